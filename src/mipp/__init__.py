@@ -1,0 +1,3 @@
+"""Mutual information preserving pruning of PyTorch networks."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,183 @@
+"""The records that pass between stages: plain frozen data, numpy arrays, no torch.
+
+Vocabulary: a *unit* is what is removed as a whole (a filter, a neuron). A *group* is a set of
+units whose channels are tied together (by a residual add, say): unit ``u`` of a group stands for
+one channel in every tensor that the group runs through. A *consumer* is one call of a convolution
+or linear layer that takes in the units of one or several groups. A unit that is never removed has
+group and unit index ``KEPT``.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+KEPT = -1
+"""Group and unit index of what is never removed."""
+
+IntArray = NDArray[np.int64]
+BoolArray = NDArray[np.bool_]
+FloatArray = NDArray[np.float64]
+
+Keep = Mapping[int, BoolArray]
+"""Group index -> mask of shape ``(n_units,)``, true where the unit stays. A group that is absent
+keeps all its units."""
+
+
+@dataclass(frozen=True, order=True)
+class AxisKey:
+    """One dimension of one parameter or buffer, by its qualified name in the model."""
+
+    tensor: str
+    dim: int
+
+
+@dataclass(frozen=True, eq=False)
+class Axis:
+    """Which unit each index along one dimension of a parameter or buffer belongs to.
+
+    ``group`` and ``unit`` have shape ``(size,)``; both are ``KEPT`` where nothing is ever removed.
+    """
+
+    key: AxisKey
+    group: IntArray
+    unit: IntArray
+
+    @property
+    def size(self) -> int:
+        """Length of the dimension before pruning."""
+        return len(self.group)
+
+    def kept(self, keep: Keep) -> BoolArray:
+        """Mask of shape ``(size,)``: which indices stay when only the units in ``keep`` stay."""
+        mask = np.ones(self.size, dtype=bool)
+        for index, units in keep.items():
+            mine = self.group == index
+            mask[mine] = units[self.unit[mine]]
+        return mask
+
+
+@dataclass(frozen=True)
+class Consumer:
+    """One call of a convolution or linear layer: ``Y = W X + b`` at ``uses`` positions an example.
+
+    ``weight`` and ``bias`` are parameter names; ``call`` counts the calls of that same weight in
+    one forward pass, from 0. ``in_dim`` and ``out_dim`` are dimensions of the weight (a transposed
+    convolution has them the other way round). ``norm_after`` holds when the output goes to a
+    BatchNorm and nowhere else, which then takes up any shift of the mean.
+    """
+
+    name: str
+    kind: Literal["conv", "conv_transpose", "linear"]
+    weight: str
+    bias: str | None
+    call: int
+    in_dim: int
+    out_dim: int
+    uses: int
+    norm_after: bool
+
+    @property
+    def in_axis(self) -> AxisKey:
+        """The dimension of the weight that reads the units."""
+        return AxisKey(self.weight, self.in_dim)
+
+    @property
+    def out_axis(self) -> AxisKey:
+        """The dimension of the weight that makes the consumer's own outputs."""
+        return AxisKey(self.weight, self.out_dim)
+
+
+@dataclass(frozen=True)
+class Group:
+    """Units that are removed together wherever they appear.
+
+    ``producers`` are the weights whose output dimension makes the units; ``consumers`` are indices
+    into ``ChannelGraph.consumers``.
+    """
+
+    index: int
+    name: str
+    n_units: int
+    producers: tuple[AxisKey, ...]
+    consumers: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """Channels that are left as they are, and why (op name, source line, what would help)."""
+
+    name: str
+    n_units: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class MacsTerm:
+    """``coefficient * product of the kept sizes of axes`` multiply-accumulates per example."""
+
+    name: str
+    coefficient: float
+    axes: tuple[AxisKey, ...]
+
+
+@dataclass(frozen=True)
+class ChannelGraph:
+    """What the graph stage found: the groups from outputs to inputs, and how they touch tensors.
+
+    ``axes`` has every dimension of a parameter or buffer that holds at least one removable unit.
+    ``shapes`` has the full shape of every parameter (shared ones once, under their first name);
+    ``aliases`` maps the other names of a shared parameter or buffer to its first name.
+    """
+
+    groups: tuple[Group, ...]
+    consumers: tuple[Consumer, ...]
+    axes: Mapping[AxisKey, Axis]
+    macs: tuple[MacsTerm, ...]
+    shapes: Mapping[str, tuple[int, ...]]
+    refused: tuple[Refusal, ...]
+    aliases: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Exact cost of one choice of widths.
+
+    ``macs``: multiply-accumulates of convolutions and matrix products for one example.
+    ``params``: parameters, shared ones once. ``units``: units of the groups that can be pruned.
+    """
+
+    macs: float
+    params: int
+    units: int
+
+
+@dataclass(frozen=True, eq=False)
+class Curve:
+    """One backward elimination: the whole trade between units and information of a group.
+
+    ``order``: unit indices in order of removal, shape ``(n_removed,)``.
+    ``nats_lost``: nats lost per example after the first ``n`` removals, shape ``(n_removed + 1,)``,
+    first entry 0, never falling. ``total``: nats that all units together transfer.
+    """
+
+    order: IntArray
+    nats_lost: FloatArray
+    total: float
+
+
+@dataclass(frozen=True)
+class GroupSummary:
+    """What a plan does to one group. ``nats`` are per example; NaN where a method measures none."""
+
+    name: str
+    units_before: int
+    units_after: int
+    nats_before: float
+    nats_after: float
+    macs_before: float
+    macs_after: float
+    params_before: int
+    params_after: int
