@@ -1,0 +1,1 @@
+"""Removing units from a model: slice the weights, refit the consumers, check, save and load."""

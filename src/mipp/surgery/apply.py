@@ -1,0 +1,249 @@
+"""Removing units from a model. This is the only module that changes weights, and on a copy."""
+
+import copy
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import TypeVar
+
+import numpy as np
+import torch
+from jaxtyping import Shaped
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+from mipp.errors import InputError, SurgeryError
+from mipp.records import AxisKey, ChannelGraph, IntArray, Keep
+from mipp.surgery.attributes import ZERO_IS_SAFE, fit_attributes
+from mipp.surgery.plan import AxisKeep, PlanRecord, check_keep, fingerprint
+
+NO_ALIASES: Mapping[str, str] = MappingProxyType({})
+RECORD = "_mipp_keep"
+"""Attribute of a sliced model that holds its `AxisKeep` records, for `mipp.save`."""
+
+Module = TypeVar("Module", bound=nn.Module)
+
+
+def slice_model(
+    model: Module,
+    kept: Mapping[AxisKey, IntArray],
+    aliases: Mapping[str, str] = NO_ALIASES,
+) -> Module:
+    """A smaller copy of the model that holds only the kept indices of every dimension.
+
+    Number types, devices, ``requires_grad``, train / eval modes, sharing of parameters and hooks
+    are those of the model; gradients are dropped, since they belong to the step before. Attributes
+    of layers (``in_channels``, ``groups``, ``num_features``, ...) follow the new shapes. Hooks are
+    copied as `copy.deepcopy` does: a function is the same function, a bound method is bound to a
+    copy. The model itself is not changed, and its full-size weights are never copied.
+
+    Parameters
+    ----------
+    kept: rising indices that stay, shape ``(n_kept,)``, for each dimension that loses something.
+    aliases: other names of a tensor -> the name that ``kept`` has it under. Names of one and the
+        same tensor are found without this.
+
+    Raises
+    ------
+    InputError: a dimension that the model does not have, or indices that do not fit it.
+    SurgeryError: the model cannot be copied, or its grouped layers would be left uneven.
+    """
+    cuts = _cuts(model, kept, aliases)
+    tensors = {id(tensor): tensor for tensor in named_tensors(model).values()}
+    small = _deep_copy(model, {key: _sliced(tensors[key], dims) for key, dims in cuts.items()})
+    for (name, full_layer), layer in zip(model.named_modules(), small.modules(), strict=True):
+        own = own_tensors(full_layer)
+        if any(id(tensor) in cuts for tensor in own.values()):
+            weight = own.get("weight")
+            fit_attributes(name, layer, None if weight is None else cuts.get(id(weight), {}).get(0))
+    _write_record(small, _composed(model, kept))
+    return small
+
+
+def mask_model(model: Module, graph: ChannelGraph, keep: Keep) -> Module:
+    """A copy of the model, of the same size, that computes what the sliced model computes.
+
+    The consumers' weights that read removed units are set to zero, which alone is exact; so are
+    the weights, biases and norm parameters that make them. Buffers (running statistics) stay, and
+    so do parameters of layers not known here, where a zero might be divided by.
+
+    Raises `InputError` if ``keep`` does not fit the graph or the graph does not fit the model.
+    """
+    check_keep(graph, keep)
+    masked = _deep_copy(model, {})
+    tensors = named_tensors(masked)
+    safe = _safe_to_zero(masked, graph)
+    for key, axis in graph.axes.items():
+        removed = np.flatnonzero(~axis.kept(keep))
+        if not len(removed) or not (key in safe or key.tensor in safe):
+            continue
+        tensor = _tensor_of(tensors, key)
+        if tensor.shape[key.dim] != axis.size:
+            raise InputError(_misfit(key, tensor, f"expected size {axis.size} as in the graph"))
+        with torch.no_grad():
+            tensor.index_fill_(key.dim, torch.as_tensor(removed, device=tensor.device), 0)
+    return masked
+
+
+def apply_plan(model: Module, record: PlanRecord) -> Module:
+    """The model with the units removed that the plan removes; the model itself is not changed.
+
+    Raises `InputError` if the plan was made for a model of another structure.
+    """
+    found = fingerprint(state_shapes(model))
+    if found != record.fingerprint:
+        raise InputError(
+            f"the plan was made for another model: expected one with fingerprint "
+            f"{record.fingerprint[:12]}, got {type(model).__name__} with {found[:12]}. Names and "
+            f"shapes of all weights must be those of the model that was planned for, before "
+            f"anything was removed."
+        )
+    return slice_model(model, record.kept())
+
+
+def recorded_axes(model: nn.Module) -> tuple[AxisKeep, ...]:
+    """What earlier calls of `slice_model` kept of the model, or of modules inside it.
+
+    Names are those in ``model``; indices count in the full-size model. Empty if never sliced.
+    """
+    axes: list[AxisKeep] = []
+    taken: list[str] = []
+    for name, module in model.named_modules():
+        inside = any(name == outer or name.startswith(f"{outer}.") for outer in taken)
+        record: tuple[AxisKeep, ...] | None = vars(module).get(RECORD)
+        if record is None or inside or taken == [""]:
+            continue
+        taken.append(name)
+        prefix = f"{name}." if name else ""
+        axes += [AxisKeep(prefix + a.tensor, a.dim, a.size, a.kept) for a in record]
+    return tuple(axes)
+
+
+def state_shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
+    """Shape of every tensor in the model's state, by every name it has, for `fingerprint`."""
+    return {
+        name: tuple(value.shape)
+        for name, value in model.state_dict(keep_vars=True).items()
+        if isinstance(value, Tensor) and not is_lazy(value)
+    }
+
+
+def named_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Every parameter and buffer by every name it has."""
+    return dict(model.named_parameters(remove_duplicate=False)) | dict(
+        model.named_buffers(remove_duplicate=False)
+    )
+
+
+def own_tensors(module: nn.Module) -> dict[str, Tensor]:
+    """Parameters and buffers of the module itself, not of modules inside it."""
+    return dict(module.named_parameters(recurse=False)) | dict(module.named_buffers(recurse=False))
+
+
+def take(tensor: Shaped[Tensor, "..."], cuts: Mapping[int, IntArray]) -> Shaped[Tensor, "..."]:
+    """A contiguous copy of the tensor with the given indices along each given dimension."""
+    with torch.no_grad():
+        for dim, indices in cuts.items():
+            tensor = tensor.index_select(dim, torch.as_tensor(indices, device=tensor.device))
+        return tensor.contiguous()
+
+
+def _cuts(
+    model: nn.Module, kept: Mapping[AxisKey, IntArray], aliases: Mapping[str, str]
+) -> dict[int, dict[int, IntArray]]:
+    """``id`` of a tensor -> dimension -> kept indices, shape ``(n_kept,)``, checked."""
+    tensors = named_tensors(model)
+    cuts: dict[int, dict[int, IntArray]] = {}
+    for key, indices in kept.items():
+        others = [other for other, first in aliases.items() if first == key.tensor]
+        for name in [key.tensor, *others]:
+            tensor = _tensor_of(tensors, AxisKey(name, key.dim))
+            size = tensor.shape[key.dim]
+            fits = len(indices) > 0 and indices[0] >= 0 and indices[-1] < size
+            if not fits or (np.diff(indices) <= 0).any():
+                raise InputError(
+                    _misfit(key, tensor, f"expected one or more rising indices, got {indices}")
+                )
+            earlier = cuts.setdefault(id(tensor), {}).setdefault(key.dim, indices)
+            if not np.array_equal(earlier, indices):
+                raise InputError(
+                    _misfit(key, tensor, "two names of this shared tensor keep different indices")
+                )
+    return cuts
+
+
+def _tensor_of(tensors: Mapping[str, Tensor], key: AxisKey) -> Tensor:
+    tensor = tensors.get(key.tensor)
+    if tensor is None:
+        raise InputError(
+            f"the model has no parameter or buffer {key.tensor!r}. Was the graph or the plan made "
+            f"for another model?"
+        )
+    if "parametrizations" in key.tensor.split("."):
+        raise SurgeryError(
+            f"{key.tensor!r} belongs to a parametrized weight (weight or spectral norm), whose "
+            f"values are computed from other tensors. Make it plain first, with "
+            f"torch.nn.utils.parametrize.remove_parametrizations, or protect the layer."
+        )
+    if is_lazy(tensor):
+        raise InputError(f"{key.tensor!r} has no shape yet. Run one batch through the model first.")
+    if not 0 <= key.dim < tensor.ndim:
+        raise InputError(_misfit(key, tensor, f"it has no dimension {key.dim}"))
+    return tensor
+
+
+def _misfit(key: AxisKey, tensor: Tensor, problem: str) -> str:
+    return (
+        f"dimension {key.dim} of {key.tensor!r}, of shape {tuple(tensor.shape)}: {problem}. Was "
+        f"the graph or the plan made for another model?"
+    )
+
+
+def _sliced(tensor: Tensor, cuts: Mapping[int, IntArray]) -> Tensor:
+    values = take(tensor.detach(), cuts)
+    if isinstance(tensor, nn.Parameter):
+        return nn.Parameter(values, requires_grad=tensor.requires_grad)
+    return values.requires_grad_(tensor.requires_grad)
+
+
+def _deep_copy(model: Module, stand_ins: Mapping[int, Tensor]) -> Module:
+    """A deep copy, with ``stand_ins`` by ``id`` of a tensor instead of copies of these."""
+    try:
+        return copy.deepcopy(model, dict(stand_ins))
+    except (RuntimeError, TypeError) as error:
+        raise SurgeryError(
+            f"{type(model).__name__} cannot be copied: {error}. A module may hold something that "
+            f"cannot be copied, such as an activation kept from a forward pass, an open file or an "
+            f"old-style weight norm; delete it (or call remove_weight_norm) and try again."
+        ) from error
+
+
+def _safe_to_zero(model: nn.Module, graph: ChannelGraph) -> set[AxisKey | str]:
+    """Dimensions, and names of tensors in all dimensions, where removed units may be zeroed."""
+    safe: set[AxisKey | str] = {consumer.in_axis for consumer in graph.consumers}
+    safe |= {producer for group in graph.groups for producer in group.producers}
+    safe |= {consumer.bias for consumer in graph.consumers if consumer.bias is not None}
+    for name, layer in model.named_modules(remove_duplicate=False):
+        if isinstance(layer, ZERO_IS_SAFE):
+            prefix = f"{name}." if name else ""
+            safe |= {prefix + own for own, _ in layer.named_parameters(recurse=False)}
+    return safe
+
+
+def _composed(model: nn.Module, kept: Mapping[AxisKey, IntArray]) -> tuple[AxisKeep, ...]:
+    """What is kept of the full-size model after slicing a model that may have been sliced."""
+    tensors = named_tensors(model)
+    before = {axis.key: axis for axis in recorded_axes(model)}
+    now = dict(before)
+    for key, indices in kept.items():
+        earlier = before.get(key)
+        size = tensors[key.tensor].shape[key.dim] if earlier is None else earlier.size
+        chosen = indices if earlier is None else earlier.indices[indices]
+        now[key] = AxisKeep(key.tensor, key.dim, size, tuple(chosen.tolist()))
+    return tuple(now[key] for key in sorted(now))
+
+
+def _write_record(model: nn.Module, axes: tuple[AxisKeep, ...]) -> None:
+    """Note on the model what was kept; records of modules inside it are part of this one."""
+    for module in model.modules():
+        vars(module).pop(RECORD, None)
+    setattr(model, RECORD, axes)

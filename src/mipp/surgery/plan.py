@@ -1,0 +1,242 @@
+"""What a plan says, as plain data: which units stay, in the coordinates of the model it is for."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from pydantic import JsonValue, TypeAdapter, ValidationError
+
+from mipp.errors import FileError, InputError
+from mipp.records import AxisKey, ChannelGraph, Cost, GroupSummary, IntArray, Keep, Refusal
+
+FORMAT = 1
+"""Version of the JSON form of a plan."""
+
+
+@dataclass(frozen=True)
+class AxisKeep:
+    """Which indices stay along one dimension of one parameter or buffer.
+
+    ``size``: length of the dimension before; ``kept``: the indices that stay, rising.
+    """
+
+    tensor: str
+    dim: int
+    size: int
+    kept: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        where = f"dimension {self.dim} of {self.tensor!r}"
+        if self.dim < 0:
+            raise InputError(f"{where}: expected a dimension counted from 0")
+        if not self.kept or not rises(self.kept) or self.kept[-1] >= self.size:
+            raise InputError(
+                f"{where}: expected one or more rising indices below {self.size}, "
+                f"got {list(self.kept)}"
+            )
+
+    @property
+    def key(self) -> AxisKey:
+        """The dimension, as the other records name it."""
+        return AxisKey(self.tensor, self.dim)
+
+    @property
+    def indices(self) -> IntArray:
+        """The kept indices, shape ``(n_kept,)``."""
+        return np.asarray(self.kept, dtype=np.int64)
+
+
+@dataclass(frozen=True)
+class PlanRecord:
+    """All that a plan says; with it, and no graph, the model can be sliced again.
+
+    ``keep``: group name -> indices of the units that stay. ``axes``: the same for every dimension
+    that loses something. ``before`` and ``after``: cost of the whole model. ``options``: how the
+    plan was made (method, budget, seed, ...). ``fingerprint``: of the model it is for (see
+    `fingerprint`). All indices count in that model, before anything is removed.
+    """
+
+    keep: Mapping[str, tuple[int, ...]]
+    axes: tuple[AxisKeep, ...]
+    refused: tuple[Refusal, ...]
+    summary: tuple[GroupSummary, ...]
+    before: Cost
+    after: Cost
+    options: Mapping[str, JsonValue]
+    fingerprint: str
+    mipp_version: str
+
+    def __post_init__(self) -> None:
+        for name, units in self.keep.items():
+            if not units or not rises(units):
+                raise InputError(
+                    f"group {name!r}: expected one or more rising unit indices, got {list(units)}"
+                )
+
+    def kept(self) -> dict[AxisKey, IntArray]:
+        """The kept indices of every dimension that loses something, as `slice_model` takes them."""
+        return kept_of(self.axes)
+
+    def to_json(self) -> str:
+        """The plan as JSON text; NaN is written as null."""
+        content = {"format": FORMAT} | asdict(self)
+        for row in content["summary"]:
+            for name in ("nats_before", "nats_after"):
+                row[name] = None if np.isnan(row[name]) else row[name]
+        try:
+            return json.dumps(content, indent=1, allow_nan=False)
+        except ValueError as error:
+            raise InputError(
+                f"the plan holds an infinite or undefined number: {error}. Only the nats of a "
+                f"group may be NaN (not measured)."
+            ) from error
+
+    @classmethod
+    def from_json(cls, text: str) -> "PlanRecord":
+        """Read what `to_json` wrote.
+
+        Raises `FileError` if the text is damaged, has a field too many or too few, or was
+        written in another format.
+        """
+        advice = "Make the plan again, or restore the file from a copy."
+        try:
+            content = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise FileError(f"not a plan: expected JSON text, got {error}. {advice}") from error
+        found = content.get("format") if isinstance(content, dict) else None
+        if found != FORMAT:
+            raise FileError(
+                f"not a plan that this version reads: expected format {FORMAT}, got {found!r}. "
+                f"{advice}"
+            )
+        fields = {name: value for name, value in content.items() if name != "format"}
+        try:
+            record: PlanRecord = TypeAdapter(cls).validate_json(
+                json.dumps(_with_nan(fields)), strict=True
+            )
+        except ValidationError as error:
+            raise FileError(f"damaged plan: {_first_problem(error)}. {advice}") from error
+        # a field that the check above does not know is seen here, however deep it lies
+        if json.loads(record.to_json()) != content:
+            raise FileError(f"damaged plan: it holds fields that a plan does not have. {advice}")
+        return record
+
+    def describe(self) -> list[str]:
+        """Plain text: a line for each group, the totals, what was refused and why."""
+        width = max((len(row.name) for row in self.summary), default=0)
+        lines = [
+            f"{row.name:<{width}}  {row.units_before:>5} -> {row.units_after:>5} units"
+            + _information(row.nats_before, row.nats_after)
+            for row in self.summary
+        ]
+        lines += [
+            f"{name}: {before:,.0f} -> {after:,.0f} ({_share(before, after)} left)"
+            for name, before, after in (
+                ("units", self.before.units, self.after.units),
+                ("params", self.before.params, self.after.params),
+                ("MACs", self.before.macs, self.after.macs),
+            )
+        ]
+        return lines + [f"refused: {r.name} ({r.n_units} units): {r.reason}" for r in self.refused]
+
+
+def kept_indices(graph: ChannelGraph, keep: Keep) -> dict[AxisKey, IntArray]:
+    """Indices that stay along every dimension that loses something, each of shape ``(n_kept,)``.
+
+    Raises `InputError` if a mask is not of its group's shape or leaves a group without units.
+    """
+    check_keep(graph, keep)
+    kept = {}
+    for key, axis in graph.axes.items():
+        mask = axis.kept(keep)
+        if not mask.all():
+            kept[key] = np.flatnonzero(mask)
+    return kept
+
+
+def check_keep(graph: ChannelGraph, keep: Keep) -> None:
+    """Raise `InputError` unless every mask is boolean, of its group's shape, and leaves a unit."""
+    n_units = {group.index: group.n_units for group in graph.groups}
+    for index, units in keep.items():
+        if index not in n_units:
+            raise InputError(f"keep names group {index}; the graph has groups {sorted(n_units)}")
+        if units.dtype != np.bool_ or units.shape != (n_units[index],):
+            raise InputError(
+                f"keep of group {index}: expected a boolean mask of shape ({n_units[index]},), "
+                f"got {units.dtype} of shape {units.shape}"
+            )
+        if not units.any():
+            raise InputError(
+                f"keep of group {index} removes all {n_units[index]} units: keep at least one"
+            )
+
+
+def axis_keeps(graph: ChannelGraph, kept: Mapping[AxisKey, IntArray]) -> tuple[AxisKeep, ...]:
+    """The kept indices of `kept_indices`, with full sizes, for a `PlanRecord`."""
+    return tuple(
+        AxisKeep(key.tensor, key.dim, graph.axes[key].size, tuple(indices.tolist()))
+        for key, indices in sorted(kept.items())
+    )
+
+
+def kept_of(axes: tuple[AxisKeep, ...]) -> dict[AxisKey, IntArray]:
+    """The kept indices of every dimension, each of shape ``(n_kept,)``."""
+    return {axis.key: axis.indices for axis in axes}
+
+
+def fingerprint(shapes: Mapping[str, tuple[int, ...]]) -> str:
+    """Hash of a model's structure: the names and shapes of its state, in hexadecimal.
+
+    The number type is left out, so that a model cast to bfloat16 is still the same model.
+    """
+    lines = (f"{name} {list(shape)}\n" for name, shape in sorted(shapes.items()))
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def installed_version() -> str:
+    """Version of the installed package."""
+    return metadata.version("torch-mipp")
+
+
+def rises(indices: tuple[int, ...]) -> bool:
+    """Whether indices start at 0 or above and each is larger than the one before."""
+    return indices[0] >= 0 and all(a < b for a, b in pairwise(indices))
+
+
+def _with_nan(content: dict[str, Any]) -> dict[str, Any]:
+    """Content read from JSON, with NaN again where null stands for nats that were not measured."""
+    rows = content.get("summary")
+    if not isinstance(rows, list):
+        return content
+    nats = ("nats_before", "nats_after")
+    return content | {
+        "summary": [
+            row | {name: np.nan for name in nats if name in row and row[name] is None}
+            if isinstance(row, dict)
+            else row
+            for row in rows
+        ]
+    }
+
+
+def _first_problem(error: ValidationError) -> str:
+    problem = error.errors()[0]
+    where = ".".join(str(part) for part in problem["loc"])
+    return f"{where}: {problem['msg']}"
+
+
+def _information(before: float, after: float) -> str:
+    return (
+        ""
+        if np.isnan(before) or np.isnan(after)
+        else f", {_share(before, after)} of {before:.4g} nats"
+    )
+
+
+def _share(before: float, after: float) -> str:
+    return "100.0%" if before == after else f"{after / before:.1%}" if before else "n/a"
