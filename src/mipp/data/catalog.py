@@ -16,7 +16,6 @@ from mipp.data.files import Download, data_root, ensure
 from mipp.data.formats import read_cifar, read_idx
 from mipp.errors import InputError
 
-
 _MNIST = "https://ossci-datasets.s3.amazonaws.com/mnist/"
 _CIFAR = "https://www.cs.toronto.edu/~kriz/"
 
