@@ -47,7 +47,7 @@ def slice_model(
     InputError: a dimension that the model does not have, or indices that do not fit it.
     SurgeryError: the model cannot be copied, or its grouped layers would be left uneven.
     """
-    cuts = _cuts(model, kept, aliases)
+    cuts = cuts_by_tensor(model, kept, aliases)
     tensors = {id(tensor): tensor for tensor in named_tensors(model).values()}
     small = _deep_copy(model, {key: _sliced(tensors[key], dims) for key, dims in cuts.items()})
     for (name, full_layer), layer in zip(model.named_modules(), small.modules(), strict=True):
@@ -147,7 +147,7 @@ def take(tensor: Shaped[Tensor, "..."], cuts: Mapping[int, IntArray]) -> Shaped[
         return tensor.contiguous()
 
 
-def _cuts(
+def cuts_by_tensor(
     model: nn.Module, kept: Mapping[AxisKey, IntArray], aliases: Mapping[str, str]
 ) -> dict[int, dict[int, IntArray]]:
     """``id`` of a tensor -> dimension -> kept indices, shape ``(n_kept,)``, checked."""
