@@ -100,6 +100,24 @@ def apply_plan(model: Module, record: PlanRecord) -> Module:
     return slice_model(model, record.kept())
 
 
+def vary_constants(model: Module) -> Module:
+    """A copy in which no parameter has the same value everywhere: what is one or zero is jittered.
+
+    On a fresh model, norms of ones and zeros (and last layers of zeros) would hide that a channel
+    was taken for another, and `probe` looks for exactly that. Leaves the global RNG alone.
+    """
+    varied = _deep_copy(model, {})
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in varied.parameters():
+            wide = parameter.is_floating_point() and parameter.numel() > 1
+            if wide and (parameter == parameter.flatten()[0]).all():
+                # a tenth: norms stay positive, and a last layer of zeros lets a signal through
+                noise = torch.randn(parameter.shape, generator=generator) / 10
+                parameter.add_(noise.to(parameter))
+    return varied
+
+
 def recorded_axes(model: nn.Module) -> tuple[AxisKeep, ...]:
     """What earlier calls of `slice_model` kept of the model, or of modules inside it.
 

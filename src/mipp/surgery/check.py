@@ -1,0 +1,223 @@
+"""Running a sliced model, to see that it still computes what the masked one computes."""
+
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from mipp.errors import InputError, SurgeryError
+from mipp.records import ChannelGraph, Keep
+from mipp.surgery.apply import mask_model, named_tensors, slice_model, vary_constants
+from mipp.surgery.outputs import Comparison, batches_like, compare, map_tensors, tensors_in
+from mipp.surgery.plan import kept_indices
+
+NO_KWARGS: Mapping[str, Any] = MappingProxyType({})
+_NOT_THE_USERS = (str(Path(torch.__file__).parent), str(Path(__file__).parent), "<")
+
+
+@dataclass(frozen=True)
+class BrokenGroup:
+    """A group (``index`` in the graph) that cannot be pruned after all, and the reason."""
+
+    index: int
+    reason: str
+
+
+def same_outputs(
+    first: nn.Module,
+    second: nn.Module,
+    args: Sequence[Any] = (),
+    kwargs: Mapping[str, Any] = NO_KWARGS,
+    tolerance: float | None = None,
+) -> Comparison:
+    """Run both models in eval mode on an example, and on another batch size, and compare.
+
+    The other batch is half the example, or the example twice if it has an odd size; a first model
+    that cannot take it is compared on the example only. All tensors are compared, however deep
+    they lie in tuples, dicts and dataclasses. Modes, buffers and RNG are restored, also after an
+    error.
+
+    Parameters
+    ----------
+    tolerance: largest difference allowed, relative to the largest output; by default the square
+        root of the machine precision of each output (3e-4 for float32). Whole numbers must agree.
+
+    Raises
+    ------
+    InputError: the first model fails on the example, or puts out no tensor.
+    """
+    largest = 0.0
+    with _restored(first, second) as rewind:
+        for position, batch in enumerate(batches_like(args, kwargs)):
+            rewind()
+            expected, problem = _outputs(first, *batch)
+            if problem and position == 0:
+                raise InputError(f"the model fails on the example input: {problem}")
+            if problem:
+                break
+            if not expected:
+                raise InputError(
+                    "the model puts out no tensor to compare: expected a tensor, or tuples, dicts "
+                    "or dataclasses of tensors"
+                )
+            rewind()
+            found, problem = _outputs(second, *batch)
+            if problem:
+                return Comparison(ok=False, difference=float("inf"), message=problem)
+            comparison = compare(expected, found, tolerance)
+            if not comparison.ok:
+                return comparison
+            largest = max(largest, comparison.difference)
+    return Comparison(ok=True, difference=largest, message="")
+
+
+def probe(
+    model: nn.Module,
+    graph: ChannelGraph,
+    args: Sequence[Any] = (),
+    kwargs: Mapping[str, Any] = NO_KWARGS,
+) -> list[BrokenGroup]:
+    """Slice away about half of every group, run the result, and find the groups that break it.
+
+    Catches what a graph cannot show: a shape written as a number in the Python code, a check of
+    a width. The sliced model is compared with the masked one of full size; if they differ, the
+    culprits are found by halving: in about ``2 log2(n_groups)`` runs if there is one. Groups that
+    break the model only together are all named. Works on copies: the model is not even run.
+
+    Raises `InputError` if the model itself fails on the example.
+    """
+    varied = vary_constants(model)
+    trial = {group.index: _half(group.index, group.n_units) for group in graph.groups}
+
+    def failure(groups: Sequence[int]) -> str | None:
+        keep: Keep = {index: trial[index] for index in groups}
+        masked = mask_model(varied, graph, keep)
+        try:
+            small = slice_model(varied, kept_indices(graph, keep), graph.aliases)
+        except SurgeryError as error:
+            return str(error)
+        result = same_outputs(masked, small, args, kwargs)
+        return None if result.ok else result.message
+
+    remaining, broken = list(trial), list[BrokenGroup]()
+    while (reason := failure(remaining)) is not None:
+        broken += _culprits(remaining, reason, failure)
+        found = {group.index for group in broken}
+        remaining = [index for index in remaining if index not in found]
+    return sorted(broken, key=lambda group: group.index)
+
+
+def _half(index: int, n_units: int) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
+    """Mask of shape ``(n_units,)`` without half of the units, in no regular pattern."""
+    keep = np.ones(n_units, dtype=np.bool_)
+    keep[np.random.default_rng(index).permutation(n_units)[: n_units // 2]] = False
+    return keep
+
+
+def _culprits(
+    groups: Sequence[int], reason: str, failure: Callable[[Sequence[int]], str | None]
+) -> list[BrokenGroup]:
+    """At least one of the groups, which are known to break the model when all lose units."""
+    if len(groups) <= 1:
+        if not groups:
+            raise SurgeryError(
+                f"a copy with nothing removed computes something else: {reason}. Does the model "
+                f"use random numbers in eval mode, or state from outside?"
+            )
+        return [BrokenGroup(groups[0], reason)]
+    found: list[BrokenGroup] = []
+    for half in (groups[: len(groups) // 2], groups[len(groups) // 2 :]):
+        why = failure(half)
+        if why is not None:
+            found += _culprits(half, why, failure)
+    if found:
+        return found
+    together = _conflict([], groups, failure, added=False)
+    return [
+        BrokenGroup(index, f"{reason} (when groups {together} lose units)") for index in together
+    ]
+
+
+def _conflict(
+    fixed: Sequence[int],
+    groups: Sequence[int],
+    failure: Callable[[Sequence[int]], str | None],
+    *,
+    added: bool,
+) -> list[int]:
+    """A smallest subset of the groups that breaks the model together with the fixed ones.
+
+    Junker, "QuickXplain: preferred explanations and relaxations", AAAI 2004.
+    """
+    if added and failure(fixed) is not None:
+        return []
+    if len(groups) == 1:
+        return list(groups)
+    left, right = groups[: len(groups) // 2], groups[len(groups) // 2 :]
+    from_right = _conflict([*fixed, *left], right, failure, added=True)
+    from_left = _conflict([*fixed, *from_right], left, failure, added=bool(from_right))
+    return from_left + from_right
+
+
+@contextmanager
+def _restored(*models: nn.Module) -> Iterator[Callable[[], None]]:
+    """Eval mode inside; modes, buffers and RNG as before after it. Gives what rewinds the RNG."""
+    modes = [(module, module.training) for model in models for module in model.modules()]
+    buffers = [(b, b.detach().clone()) for model in models for b in model.buffers()]
+    devices = {t.device for model in models for t in named_tensors(model).values()}
+    gpus = [device for device in devices if device.type == "cuda"]
+    state = torch.get_rng_state(), [torch.cuda.get_rng_state(gpu) for gpu in gpus]
+
+    def rewind() -> None:
+        torch.set_rng_state(state[0])
+        for gpu, gpu_state in zip(gpus, state[1], strict=True):
+            torch.cuda.set_rng_state(gpu_state, gpu)
+
+    try:
+        for model in models:
+            model.eval()
+        yield rewind
+    finally:
+        rewind()
+        for module, training in modes:
+            module.training = training
+        with torch.no_grad():
+            for buffer, before in buffers:
+                if not torch.equal(buffer, before):
+                    buffer.copy_(before)
+
+
+def _outputs(
+    model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]
+) -> tuple[list[Tensor], str]:
+    """All output tensors, or none and the reason why the model fails."""
+    try:
+        with torch.no_grad():
+            # a forward that works in place would change the example for the next one
+            own_args, own_kwargs = map_tensors((list(args), dict(kwargs)), torch.clone)
+            return list(tensors_in(model(*own_args, **own_kwargs))), ""
+    except torch.OutOfMemoryError:
+        raise  # says nothing about the model
+    except Exception as error:  # noqa: BLE001 - a user's forward may raise anything
+        return [], _cause(error)
+
+
+def _cause(error: Exception) -> str:
+    """The last line of the traceback, with the last source line that is the user's own."""
+    text = str(error).strip().splitlines()
+    cause = f"{type(error).__name__}: {text[0]}" if text else type(error).__name__
+    frames = [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if not frame.filename.startswith(_NOT_THE_USERS)
+    ]
+    if not frames:
+        return cause
+    return f"{cause} (at {frames[-1].filename}:{frames[-1].lineno}: {frames[-1].line})"
