@@ -1,0 +1,49 @@
+"""Graph stage: which channels are tied together, who makes them, who reads them, what they cost."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import nn
+
+from mipp.errors import InputError
+from mipp.graph.cost import CostModel, cost, group_cost
+from mipp.graph.export import export, unwrap
+from mipp.graph.groups import build
+from mipp.graph.propagate import propagate
+from mipp.records import ChannelGraph
+
+__all__ = ["CostModel", "cost", "group_cost", "trace", "unwrap"]
+
+
+def trace(
+    model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any] | None = None
+) -> ChannelGraph:
+    """Find the groups of units of a model from one example of its inputs.
+
+    Parameters
+    ----------
+    model
+        Any module that `torch.export` accepts, in train or eval mode; it is left as it is. Names
+        in the result are those of the module inside of DistributedDataParallel, DataParallel or
+        `torch.compile`.
+    args, kwargs
+        What ``model(*args, **kwargs)`` takes. Dimension 0 of the first tensor counts the examples;
+        tensors of the same length are cut to two examples.
+
+    Raises
+    ------
+    InputError
+        For arguments that are not as described.
+    GraphError
+        Where the model cannot be exported, or nothing in it can be pruned.
+    """
+    if not isinstance(model, nn.Module):
+        raise InputError(f"model is a {type(model).__name__}; a torch.nn.Module was expected.")
+    if not isinstance(args, tuple):
+        raise InputError(
+            f"args is a {type(args).__name__}; a tuple of the model's inputs was expected. For one "
+            "input write (x,)."
+        )
+    model = unwrap(model)
+    exported = export(model, args, kwargs or {})
+    return build(propagate(exported), exported.shapes, exported.first_names)

@@ -1,0 +1,177 @@
+"""From a model and an example to the ATen graph of one forward pass, with the model untouched.
+
+The exported program is only read, never run, so its shapes are static. It is traced with two
+examples: with one, a batch dimension could not be told from a broadcast.
+"""
+
+import inspect
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.export import ExportedProgram
+from torch.utils import _pytree as pytree
+
+from mipp.errors import GraphError, InputError
+
+N_EXAMPLES = 2
+"""Examples in the traced batch, cut from the given one or repeated out of it."""
+
+
+@dataclass(frozen=True, eq=False)
+class Exported:
+    """An exported model.
+
+    ``batch`` is the number of examples in the traced inputs. ``first_names`` maps every name of a
+    parameter or buffer, shared ones included, to the first; ``shapes`` has those of all parameters.
+    """
+
+    program: ExportedProgram
+    batch: int
+    first_names: Mapping[str, str]
+    shapes: Mapping[str, tuple[int, ...]]
+
+
+def unwrap(model: nn.Module) -> nn.Module:
+    """The user's module inside of `torch.compile`, DistributedDataParallel or DataParallel."""
+    while True:
+        compiled = getattr(model, "_orig_mod", None)
+        if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
+            model = model.module
+        elif isinstance(compiled, nn.Module):
+            model = compiled
+        else:
+            return model
+
+
+@contextmanager
+def untouched(model: nn.Module) -> Iterator[None]:
+    """Eval mode inside; every module's train / eval flag and the random state as before after."""
+    flags = {module: module.training for module in model.modules()}
+    devices = {tensor.device.index or 0 for tensor in model.parameters() if tensor.is_cuda}
+    with torch.random.fork_rng(devices=sorted(devices)):
+        try:
+            model.eval()
+            yield
+        finally:
+            for module, training in flags.items():
+                module.training = training
+
+
+def export(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Exported:
+    """Export an unwrapped model; `GraphError` with the cause where torch.export cannot."""
+    few_args, few_kwargs = _few_examples(args, kwargs)
+    with untouched(model):
+        try:
+            program, batch = _export(model, few_args, few_kwargs), N_EXAMPLES
+        except Exception as cause:  # noqa: BLE001  # torch.export raises what forward raises
+            program, batch = _export_as_given(model, args, kwargs, cause), _batch_size(args, kwargs)
+    shapes = {name: tuple(tensor.shape) for name, tensor in model.named_parameters()}
+    return Exported(program, batch, _first_names(model), shapes)
+
+
+def _export(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> ExportedProgram:
+    return torch.export.export(model, args, dict(kwargs), strict=False)
+
+
+def _export_as_given(
+    model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], cause: Exception
+) -> ExportedProgram:
+    """Second try, for a model that takes no other number of examples than that given."""
+    try:
+        return _export(model, args, kwargs)
+    except Exception:  # noqa: BLE001  # the first error is the one to report
+        raise _export_error(model, cause) from cause
+
+
+def _export_error(model: nn.Module, cause: Exception) -> GraphError:
+    lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
+    first_lines = " | ".join(lines[:3]) or "no message"
+    return GraphError(
+        f"torch.export cannot trace {type(model).__name__}: {type(cause).__name__}: {first_lines}. "
+        "mipp needs a forward pass that torch.export accepts for the given example. Check that "
+        "model(*args, **kwargs) runs in eval mode, and take out of forward any `if` on tensor "
+        "values and any conversion to numpy."
+    )
+
+
+def _batch_size(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> int:
+    for leaf in pytree.tree_leaves((args, dict(kwargs))):
+        if isinstance(leaf, Tensor) and leaf.dim() > 0:
+            if leaf.shape[0] == 0:
+                raise InputError(
+                    f"the example has an input of shape {tuple(leaf.shape)}, which holds no "
+                    "example; give a batch of at least one."
+                )
+            return int(leaf.shape[0])
+    raise InputError(
+        "the example holds no tensor with a batch dimension; give args=(batch,) or kwargs with at "
+        "least one tensor whose dimension 0 counts the examples."
+    )
+
+
+def _few_examples(
+    args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    batch = _batch_size(args, kwargs)
+
+    def few(leaf: object) -> object:
+        if isinstance(leaf, Tensor) and leaf.dim() > 0 and leaf.shape[0] == batch:
+            return leaf[torch.arange(N_EXAMPLES, device=leaf.device) % batch]
+        return leaf
+
+    few_args, few_kwargs = pytree.tree_map(few, (args, dict(kwargs)))
+    return few_args, few_kwargs
+
+
+def _first_names(model: nn.Module) -> dict[str, str]:
+    first: dict[int, str] = {}
+    names: dict[str, str] = {}
+    for name, tensor in [
+        *model.named_parameters(remove_duplicate=False),
+        *model.named_buffers(remove_duplicate=False),
+    ]:
+        names[name] = first.setdefault(id(tensor), name)
+    return names
+
+
+_TORCH = str(Path(inspect.getfile(torch)).parent)
+
+
+def source_line(node: torch.fx.Node) -> str:
+    """``file:line `code` `` of the user's call behind a node, as short as can be; may be empty."""
+    frames = _frames(node.meta.get("stack_trace") or "")
+    own = [frame for frame in frames if not frame[0].startswith(_TORCH)] or frames
+    if not own:
+        return ""
+    path, line, code = own[-1]
+    return f"{_short(path)}:{line} `{code}`" if code else f"{_short(path)}:{line}"
+
+
+def module_path(node: torch.fx.Node) -> str:
+    """Path of the innermost module that calls a node, empty for the model itself."""
+    stack = node.meta.get("nn_module_stack") or {}
+    return str(list(stack.values())[-1][0]) if stack else ""
+
+
+def _frames(trace: str) -> list[tuple[str, str, str]]:
+    frames: list[tuple[str, str, str]] = []
+    for text in trace.splitlines():
+        if text.lstrip().startswith('File "'):
+            path, _, rest = text.lstrip()[len('File "') :].partition('", line ')
+            frames.append((path, rest.partition(",")[0], ""))
+        elif frames and text.strip() and not frames[-1][2]:
+            frames[-1] = (*frames[-1][:2], text.strip())
+    return frames
+
+
+def _short(path: str) -> str:
+    if "site-packages/" in path:
+        return path.rpartition("site-packages/")[2]
+    if Path(path).is_relative_to(Path.cwd()):
+        return str(Path(path).relative_to(Path.cwd()))
+    return Path(path).name

@@ -1,0 +1,250 @@
+"""From ties to groups of units, their producers and consumers, and what is refused."""
+
+from collections import Counter
+from collections.abc import Mapping
+
+import numpy as np
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+from mipp.errors import GraphError
+from mipp.graph.labels import Classes, Solution
+from mipp.graph.measures import Measures
+from mipp.graph.rules import Flow, LayerCall
+from mipp.records import (
+    KEPT,
+    Axis,
+    AxisKey,
+    ChannelGraph,
+    Consumer,
+    Group,
+    IntArray,
+    Refusal,
+)
+
+
+def build(
+    flow: Flow, shapes: Mapping[str, tuple[int, ...]], first_names: Mapping[str, str]
+) -> ChannelGraph:
+    """Solve all ties; `GraphError` with every refusal where no unit can be removed."""
+    solution = _solve(flow)
+    axes = _axes(flow, solution)
+    refused = _refusals(flow, solution)
+    if not axes:
+        raise GraphError(_nothing_prunable(refused))
+    consumers = _consumers(flow, axes)
+    groups, order = _groups(flow, axes, consumers)
+    place = np.append(np.argsort(order), KEPT)  # index KEPT = -1 stays KEPT
+    measures = Measures(solution, axes)
+    # Measures compare the group numbers of the solution, so they get the axes as found.
+    return ChannelGraph(
+        groups=groups,
+        consumers=consumers,
+        axes={key: Axis(key, place[axis.group], axis.unit) for key, axis in axes.items()},
+        macs=tuple(measures.macs(term, module_name(term.name)) for term in flow.terms),
+        shapes=dict(shapes),
+        refused=refused,
+        aliases={name: first for name, first in first_names.items() if name != first},
+    )
+
+
+def module_name(weight: str) -> str:
+    """``layer1.0.conv1.weight`` -> ``layer1.0.conv1``."""
+    return weight.removesuffix(".weight")
+
+
+# ---- units
+
+
+def _solve(flow: Flow) -> Solution:
+    """Fix what turns out not to be prunable until nothing more is found."""
+    while True:
+        solution = _components(flow)
+        found = [
+            *_without_use(flow, solution),
+            *_single_units(flow, solution),
+            *_uncounted(flow, solution),
+        ]
+        for atoms, reason in found:
+            flow.ties.fix(atoms, reason)
+        if not found:
+            return solution
+
+
+def _components(flow: Flow) -> Solution:
+    """Groups of classes that one producer makes, numbered in order of execution."""
+    classes = flow.ties.classes()
+    n_classes = int(classes.class_of.max()) + 1
+    made = [_classes_on(flow, classes, key) for key in flow.producers]
+    made = [units[units >= 0] for units in made]
+    first = np.concatenate([np.full(len(u), u[0]) for u in made if len(u)] or [_empty()])
+    other = np.concatenate([*made, _empty()])
+    links = coo_array((np.ones(len(first), np.int8), (first, other)), shape=(n_classes,) * 2)
+    component = connected_components(links, directed=False)[1]
+    group_of = np.full(n_classes + 1, KEPT)
+    unit_of = np.full(n_classes + 1, KEPT)
+    groups: dict[int, int] = {}
+    n_units: Counter[int] = Counter()
+    for units in made:
+        for unit in units:
+            if unit_of[unit] == KEPT:
+                group = groups.setdefault(int(component[unit]), len(groups))
+                group_of[unit], unit_of[unit] = group, n_units[group]
+                n_units[group] += 1
+    return Solution(classes, group_of[classes.unit_of], unit_of[classes.unit_of])
+
+
+def _classes_on(flow: Flow, classes: Classes, key: AxisKey) -> IntArray:
+    return classes.unit_of[flow.atoms[key]]
+
+
+def _empty() -> IntArray:
+    return np.zeros(0, np.int64)
+
+
+def _without_use(flow: Flow, solution: Solution) -> list[tuple[IntArray, str]]:
+    used = {
+        int(group)
+        for layer in flow.layers
+        if (atoms := flow.atoms.get(AxisKey(layer.weight, layer.in_dim))) is not None
+        for group in np.unique(solution.group_of[atoms])
+    }
+    reason = "no convolution or linear layer reads these channels"
+    unused = {group: made for group, made in _by_group(flow, solution).items() if group not in used}
+    return [(atoms, reason) for made in unused.values() for atoms in made]
+
+
+def _single_units(flow: Flow, solution: Solution) -> list[tuple[IntArray, str]]:
+    found = []
+    for made in _by_group(flow, solution).values():
+        if all(solution.unit_of[atoms].max() == 0 for atoms in made):
+            merged_by = solution.classes.merged_by.get(int(solution.classes.class_of[made[0][0]]))
+            why = f" by {merged_by}" if merged_by else ""
+            found.append((made[0], f"all {len(made[0])} channels are tied into one unit{why}"))
+    return found
+
+
+def _by_group(flow: Flow, solution: Solution) -> dict[int, list[IntArray]]:
+    """For each group the atoms of its units in each producer that makes any."""
+    made: dict[int, list[IntArray]] = {}
+    for key in flow.producers:
+        atoms = flow.atoms[key]
+        for group in np.unique(solution.group_of[atoms]):
+            if group != KEPT:
+                made.setdefault(int(group), []).append(atoms[solution.group_of[atoms] == group])
+    return made
+
+
+def _uncounted(flow: Flow, solution: Solution) -> list[tuple[IntArray, str]]:
+    measures = Measures(solution, _axes(flow, solution))
+    return [
+        (extent.labels, f"the cost of {term.name} is not in proportion to any weight's dimension")
+        for term in flow.terms
+        for extent in term.extents
+        if extent.labels is not None
+        and not measures.constant(extent)
+        and measures.axis(extent) is None
+    ]
+
+
+# ---- axes, consumers, groups
+
+
+def _axes(flow: Flow, solution: Solution) -> dict[AxisKey, Axis]:
+    axes = {}
+    for key, atoms in flow.atoms.items():
+        group = solution.group_of[atoms]
+        if (group != KEPT).any():
+            axes[key] = Axis(key, group, solution.unit_of[atoms])
+    return axes
+
+
+def _consumers(flow: Flow, axes: Mapping[AxisKey, Axis]) -> tuple[Consumer, ...]:
+    calls: Counter[str] = Counter()
+    consumers = []
+    for layer in flow.layers:
+        call = calls[layer.weight]
+        calls[layer.weight] += 1
+        if AxisKey(layer.weight, layer.in_dim) in axes:
+            name = module_name(layer.weight) + (f"#{call}" if call else "")
+            consumers.append(_consumer(layer, name, call))
+    return tuple(consumers)
+
+
+def _consumer(layer: LayerCall, name: str, call: int) -> Consumer:
+    return Consumer(
+        name=name,
+        kind=layer.kind,
+        weight=layer.weight,
+        bias=layer.bias,
+        call=call,
+        in_dim=layer.in_dim,
+        out_dim=layer.out_dim,
+        uses=layer.uses,
+        norm_after=layer.norm_after,
+    )
+
+
+def _groups(
+    flow: Flow, axes: Mapping[AxisKey, Axis], consumers: tuple[Consumer, ...]
+) -> tuple[tuple[Group, ...], list[int]]:
+    """Groups from outputs to inputs, and for each place in that order the number it had."""
+    producers: dict[int, list[AxisKey]] = {}
+    for key in flow.producers:
+        if key in axes:
+            present = np.unique(axes[key].group)
+            producers.setdefault(int(present[present != KEPT][0]), []).append(key)
+    reads: dict[int, list[int]] = {group: [] for group in producers}
+    for index, consumer in enumerate(consumers):
+        for group in np.unique(axes[consumer.in_axis].group):
+            if group != KEPT:
+                reads[int(group)].append(index)
+    order = sorted(producers, key=lambda group: (-reads[group][-1], -group))
+    names: Counter[str] = Counter()
+    groups = []
+    for place, group in enumerate(order):
+        made = producers[group]
+        name = module_name(made[0].tensor)
+        names[name] += 1
+        groups.append(
+            Group(
+                index=place,
+                name=name if names[name] == 1 else f"{name}:{made[0].dim}",
+                n_units=1 + max(_last_unit(axes[key], group) for key in made),
+                producers=tuple(made),
+                consumers=tuple(reads[group]),
+            )
+        )
+    return tuple(groups), order
+
+
+def _last_unit(axis: Axis, group: int) -> int:
+    return int(axis.unit[axis.group == group].max())
+
+
+# ---- refusals
+
+
+def _refusals(flow: Flow, solution: Solution) -> tuple[Refusal, ...]:
+    classes = solution.classes
+    refused = []
+    for key in flow.producers:
+        atoms = flow.atoms[key]
+        fixed = classes.class_of[atoms[solution.group_of[atoms] == KEPT]]
+        reasons = Counter(classes.reason_of[int(unit)] for unit in fixed)
+        name = module_name(key.tensor)
+        refused += [Refusal(name, count, reason) for reason, count in reasons.items()]
+    return (*refused, *flow.refused)
+
+
+def _nothing_prunable(refused: tuple[Refusal, ...]) -> str:
+    if not refused:
+        return (
+            "nothing in this model can be pruned: it has no convolution (groups=1), linear layer "
+            "or embedding whose weight is a parameter. Give a model with such layers."
+        )
+    listed = "\n".join(f"  {item.name}: {item.n_units} channels: {item.reason}" for item in refused)
+    return (
+        "nothing in this model can be pruned: every channel has to stay. Change the model at the "
+        f"named places, or give another one. Why each layer has to keep its channels:\n{listed}"
+    )

@@ -1,0 +1,148 @@
+"""Labels: which unit every index along every dimension of a tensor belongs to.
+
+A label is an *atom*, a positive integer that stands for one index of one dimension of one
+parameter or buffer. Rules say which atoms are the same unit (`Ties.tie`) and which can never be
+removed (`Ties.fix`); nothing is solved before `Ties.classes`, which finds connected components.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+from mipp.records import IntArray
+
+FIXED = 0
+"""The atom of what is never removed."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """The parameter or buffer that a value is a view of.
+
+    ``dims``: for each dimension of the value the dimension of the tensor that it is, or None where
+    it is none (inserted, or several made one).
+    """
+
+    tensor: str
+    dims: tuple[int | None, ...]
+    is_parameter: bool
+
+
+@dataclass(frozen=True, eq=False)
+class Value:
+    """What is known of one tensor in the graph.
+
+    ``labels``: for each dimension atoms of shape ``(size,)``, or None where no index can be
+    removed. Removing a unit removes, along each dimension by itself, the indices labelled with it.
+    ``batched``: whether the number of examples is part of the shape.
+    """
+
+    shape: tuple[int, ...]
+    labels: tuple[IntArray | None, ...]
+    batched: bool = False
+    source: Source | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Classes:
+    """The solution: units as sets of atoms.
+
+    ``class_of`` and ``unit_of`` have shape ``(n_atoms,)``: the class of every atom, and the same
+    with -1 for what is never removed. ``reason_of`` maps the class of what is never removed to the
+    reason that was given first, ``merged_by`` a class to the first reason for which different
+    indices of one tensor became one unit.
+    """
+
+    class_of: IntArray
+    unit_of: IntArray
+    reason_of: dict[int, str]
+    merged_by: dict[int, str]
+
+
+@dataclass(frozen=True, eq=False)
+class Solution:
+    """Classes numbered as units of groups.
+
+    ``group_of`` and ``unit_of`` have shape ``(n_atoms,)``, ``KEPT`` where nothing is removed.
+    """
+
+    classes: Classes
+    group_of: IntArray
+    unit_of: IntArray
+
+
+class Ties:
+    """Collects which atoms are one unit and which are fixed, in order of execution."""
+
+    def __init__(self) -> None:
+        self._n_atoms = 1
+        self._left: list[IntArray] = []
+        self._right: list[IntArray] = []
+        self._fixed: list[tuple[IntArray, str]] = []
+        self._merged: list[tuple[IntArray, str]] = []
+
+    def fresh(self, size: int) -> IntArray:
+        """New atoms, shape ``(size,)``."""
+        start = self._n_atoms
+        self._n_atoms += size
+        return np.arange(start, start + size, dtype=np.int64)
+
+    def fix(self, atoms: IntArray | None, reason: str) -> None:
+        """Never remove ``atoms``; None and ``FIXED`` are fixed already."""
+        if atoms is not None:
+            atoms = atoms[atoms != FIXED]
+            if atoms.size:
+                self._fixed.append((np.unique(atoms), reason))
+
+    def tie(self, left: IntArray | None, right: IntArray | None, reason: str) -> None:
+        """Index by index, ``left`` and ``right`` are the same unit; shapes are equal.
+
+        Where one side can never be removed the other is fixed, for ``reason``.
+        """
+        if left is None or right is None:
+            self.fix(right if left is None else left, reason)
+            return
+        left, right = np.broadcast_arrays(left, right)
+        both = (left != FIXED) & (right != FIXED)
+        self._left.append(left[both])
+        self._right.append(right[both])
+        self.fix(left[right == FIXED], reason)
+        self.fix(right[left == FIXED], reason)
+
+    def merge(self, rows: IntArray, reason: str) -> IntArray:
+        """Make each row of ``rows``, shape ``(n_units, size)``, one unit; first atom of each row.
+
+        A row of which a part is fixed is fixed as a whole.
+        """
+        if rows.shape[1] > 1:
+            self.tie(rows[:, :1], rows[:, 1:], reason)
+            self._merged.append((np.unique(rows[rows != FIXED]), reason))
+        return np.where((rows == FIXED).any(axis=1), FIXED, rows[:, 0])
+
+    def classes(self) -> Classes:
+        """Connected components of all ties, with the reasons."""
+        left = np.concatenate([np.zeros(0, np.int64), *self._left])
+        right = np.concatenate([np.zeros(0, np.int64), *self._right])
+        links = coo_array(
+            (np.ones(len(left), dtype=np.int8), (left, right)), shape=(self._n_atoms,) * 2
+        )
+        class_of = connected_components(links, directed=False)[1].astype(np.int64)
+        reason_of = {int(class_of[FIXED]): "it is part of the model's inputs"}
+        _first_reasons(self._fixed, class_of, reason_of)
+        removable = np.ones(class_of.max() + 1, dtype=bool)
+        removable[list(reason_of)] = False
+        unit_of = np.where(removable[class_of], class_of, -1)
+        merged_by: dict[int, str] = {}
+        _first_reasons(self._merged, class_of, merged_by)
+        return Classes(class_of, unit_of, reason_of, merged_by)
+
+
+def _first_reasons(
+    given: Sequence[tuple[IntArray, str]], class_of: IntArray, reasons: dict[int, str]
+) -> None:
+    for atoms, reason in given:
+        for unit in np.unique(class_of[atoms]):
+            reasons.setdefault(int(unit), reason)

@@ -1,0 +1,115 @@
+"""Walk an exported graph in order of execution and let each op's rule speak."""
+
+import operator
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch._ops import OpOverload
+from torch.export.graph_signature import InputKind, OutputKind
+from torch.fx import GraphModule, Node
+from torch.fx.node import map_arg
+
+from mipp.graph import rules_cut, rules_layers, rules_matmul, rules_pointwise, rules_shape
+from mipp.graph.export import Exported
+from mipp.graph.labels import Value
+from mipp.graph.rules import Call, Flow, find_rule, schema
+
+RULE_MODULES = (rules_pointwise, rules_shape, rules_cut, rules_layers, rules_matmul)
+"""Modules whose import registers the rules."""
+
+
+def propagate(exported: Exported) -> Flow:
+    """All ties, producers, layers and costs of an exported model."""
+    flow = Flow(exported.batch)
+    program = exported.program
+    inputs = {spec.arg.name: spec for spec in program.graph_signature.input_specs}
+    values: list[Any] = []
+    for node in program.graph.find_nodes(op="placeholder"):
+        spec, meta = inputs[node.name], node.meta.get("val")
+        if not isinstance(meta, torch.Tensor):
+            values.append(meta)
+            continue
+        shape = tuple(int(size) for size in meta.shape)
+        if spec.kind in (InputKind.PARAMETER, InputKind.BUFFER) and spec.target is not None:
+            name = exported.first_names.get(spec.target, spec.target)
+            values.append(flow.tensor(name, shape, spec.kind is InputKind.PARAMETER))
+        else:
+            batched = spec.kind is InputKind.USER_INPUT and shape[:1] == (exported.batch,)
+            values.append(Value(shape, (None,) * len(shape), batched=batched))
+    outputs = run(flow, program.graph_module, values)
+    specs = program.graph_signature.output_specs
+    for spec, value in zip(specs, outputs, strict=True):
+        if spec.kind is OutputKind.USER_OUTPUT and isinstance(value, Value):
+            for labels in value.labels:
+                flow.ties.fix(labels, "it is part of the model's output")
+    return flow
+
+
+def run(flow: Flow, module: GraphModule, inputs: Sequence[Any]) -> Sequence[Any]:
+    """Values of a graph's outputs; ``inputs`` are those of its placeholders."""
+    values: dict[Node, Any] = {}
+    given = iter(inputs)
+    for node in module.graph.nodes:
+        if node.op == "placeholder":
+            values[node] = next(given)
+        elif node.op == "get_attr":
+            values[node] = _attribute(module, str(node.target))
+        elif node.op == "output":
+            return list(map_arg(node.args[0], lambda used: values[used]))
+        else:
+            args = map_arg(node.args, lambda used: values[used])
+            kwargs = map_arg(node.kwargs, lambda used: values[used])
+            values[node] = _visit(flow, node, args, kwargs)
+    return []
+
+
+def _attribute(module: GraphModule, target: str) -> object:
+    attribute: Any = module
+    for part in target.split("."):
+        attribute = getattr(attribute, part)
+    if isinstance(attribute, torch.Tensor):
+        return Value(tuple(attribute.shape), (None,) * attribute.dim())
+    return attribute
+
+
+def _visit(flow: Flow, node: Node, args: Sequence[Any], kwargs: dict[str, Any]) -> object:
+    if node.target is operator.getitem:
+        return args[0][args[1]]
+    if isinstance(node.target, OpOverload):
+        call = Call(flow, node, _by_name(node.target, args, kwargs))
+        rule = find_rule(node.target)
+        if rule is not None:
+            return _outputs(node, rule(call))
+        call.fix_all(f"mipp has no rule for {node.target}")
+        return _outputs(node, call.unlabelled())
+    bodies = [arg for arg in args if isinstance(arg, GraphModule)]
+    if len(bodies) == 1 and "wrap_with" in str(node.target):  # no_grad, autocast
+        return run(flow, bodies[0], args[list(args).index(bodies[0]) + 1 :])
+    return _unknown(flow, node, args, kwargs)
+
+
+def _by_name(op: OpOverload, args: Sequence[Any], kwargs: dict[str, Any]) -> dict[str, Any]:
+    arguments = schema(op).arguments
+    named = {item.name: item.default_value for item in arguments if item.has_default_value()}
+    named.update({item.name: arg for item, arg in zip(arguments, args, strict=False)})
+    return {**named, **kwargs}
+
+
+def _outputs(node: Node, made: Value | Sequence[Value | None] | None) -> object:
+    """What later nodes see: a list where the op has several outputs."""
+    if isinstance(made, Value) or made is None:
+        return made
+    return made if isinstance(node.meta.get("val"), tuple | list) else made[0]
+
+
+def _unknown(flow: Flow, node: Node, args: Sequence[Any], kwargs: dict[str, Any]) -> object:
+    """A node that is no op: a Python function of sizes, or control flow."""
+    call = Call(flow, node, {str(i): arg for i, arg in enumerate([*args, *kwargs.values()])})
+    if call.inputs:
+        call.op = str(getattr(node.target, "__name__", node.target))
+        call.fix_all(f"mipp has no rule for {call.op}")
+    meta = node.meta.get("val")
+    if isinstance(meta, torch.Tensor | tuple | list):
+        return _outputs(node, call.unlabelled())
+    return meta

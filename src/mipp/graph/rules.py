@@ -1,0 +1,285 @@
+"""The rule of an ATen op: how units flow from its inputs to its outputs.
+
+A rule is a small function of a `Call`, registered by the op's name without overload and without
+the trailing underscore of in-place ops::
+
+    @rule("softmax", "log_softmax")
+    def along_one_dim(call: Call) -> Value:
+        call.fix_dims(call.tensor("self"), [call.int("dim")], "needs all channels at once")
+        return call.like(call.tensor("self"))
+
+It may tie labels, fix them with a reason, merge several into one unit, and it returns one `Value`
+for each output. What a rule returns must be what eager code makes of the smaller tensors: for any
+choice of units the sliced inputs must give the sliced outputs.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import FunctionSchema
+from torch._ops import OpOverload
+from torch.fx import Node
+
+from mipp.graph.export import module_path, source_line
+from mipp.graph.labels import Source, Ties, Value
+from mipp.records import AxisKey, IntArray, Refusal
+
+Labels = IntArray | None
+Rule = Callable[["Call"], "Value | Sequence[Value | None] | None"]
+
+_RULES: dict[str, Rule] = {}
+
+
+def rule(*names: str) -> Callable[[Rule], Rule]:
+    """Register a rule for the ops ``names``, such as ``"conv2d"`` or ``"torchvision::nms"``."""
+
+    def register(function: Rule) -> Rule:
+        for name in names:
+            if name in _RULES:
+                raise ValueError(f"two rules for {name}: {_RULES[name]} and {function}")
+            _RULES[name] = function
+        return function
+
+    return register
+
+
+def find_rule(op: OpOverload) -> Rule | None:
+    """The rule of an op; every op that PyTorch tags as pointwise has one."""
+    found = _RULES.get(op_name(op))
+    if found is None and torch.Tag.pointwise in op.tags:
+        return _RULES["pointwise"]
+    return found
+
+
+def op_name(op: OpOverload) -> str:
+    """``aten.relu_.default`` -> ``relu``; a namespace other than aten is kept."""
+    namespace, _, name = schema(op).name.partition("::")
+    if name.endswith("_") and not name.endswith("__"):
+        name = name[:-1]
+    return name if namespace == "aten" else f"{namespace}::{name}"
+
+
+def schema(op: OpOverload) -> FunctionSchema:
+    """Names and defaults of an op's arguments."""
+    return op._schema  # noqa: SLF001  # PyTorch has no public name for it
+
+
+@dataclass(frozen=True, eq=False)
+class Extent:
+    """Size of one dimension in a product of sizes, and who may make it smaller."""
+
+    size: int
+    labels: Labels
+    key: AxisKey | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Term:
+    """``scale * product of extents`` multiply-accumulates for one example."""
+
+    name: str
+    scale: float
+    extents: tuple[Extent, ...]
+
+
+@dataclass(frozen=True)
+class LayerCall:
+    """One call of a dense convolution or linear layer that may become a consumer."""
+
+    kind: Literal["conv", "conv_transpose", "linear"]
+    weight: str
+    bias: str | None
+    in_dim: int
+    out_dim: int
+    uses: int
+    norm_after: bool
+
+
+@dataclass(eq=False)
+class Flow:
+    """All that the rules find out while the graph is walked."""
+
+    batch: int
+    ties: Ties = field(default_factory=Ties)
+    atoms: dict[AxisKey, IntArray] = field(default_factory=dict)
+    sizes: dict[AxisKey, int] = field(default_factory=dict)
+    producers: list[AxisKey] = field(default_factory=list)
+    layers: list[LayerCall] = field(default_factory=list)
+    terms: list[Term] = field(default_factory=list)
+    refused: list[Refusal] = field(default_factory=list)
+
+    def tensor(self, name: str, shape: Sequence[int], is_parameter: bool) -> Value:
+        """The value of a parameter or buffer, with atoms of its own along each dimension."""
+        labels: list[Labels] = []
+        for dim, size in enumerate(shape):
+            key = AxisKey(name, dim)
+            if size > 1 and key not in self.atoms:
+                self.atoms[key] = self.ties.fresh(size)
+            self.sizes[key] = size
+            labels.append(self.atoms.get(key))
+        source = Source(name, tuple(range(len(shape))), is_parameter)
+        return Value(tuple(shape), tuple(labels), source=source)
+
+
+class Call:
+    """One node of the graph as a rule sees it: arguments by schema name, and what can be said."""
+
+    def __init__(self, flow: Flow, node: Node, arguments: dict[str, Any]) -> None:
+        self.flow = flow
+        self.node = node
+        self.arguments = arguments
+        self.op = op_name(node.target) if isinstance(node.target, OpOverload) else ""
+
+    @property
+    def at(self) -> str:
+        """``aten.conv2d at net.py:12 `self.conv(x)` ``, for reasons."""
+        label = self.op if "::" in self.op else f"aten.{self.op}"
+        where = source_line(self.node)
+        return f"{label} at {where}" if where else label
+
+    # ---- arguments
+
+    def get(self, name: str) -> Any:  # noqa: ANN401  # what the op takes
+        """An argument as it is, None where the op has none of this name."""
+        return self.arguments.get(name)
+
+    def integer(self, name: str) -> int:
+        """An integer argument."""
+        return int(self.arguments[name])
+
+    def integers(self, name: str) -> list[int]:
+        """A list of integers; one integer is a list of one, None an empty list."""
+        given = self.get(name)
+        if given is None:
+            return []
+        return [given] if isinstance(given, int) else [int(item) for item in given]
+
+    def tensor(self, name: str) -> Value:
+        """A tensor argument."""
+        value = self.arguments[name]
+        if not isinstance(value, Value):
+            raise TypeError(f"{self.at}: {name} is {type(value).__name__}, a tensor was expected")
+        return value
+
+    def maybe_tensor(self, name: str) -> Value | None:
+        """A tensor argument that may be left out."""
+        return self.tensor(name) if self.get(name) is not None else None
+
+    @property
+    def first(self) -> Value:
+        """The first argument that is a tensor."""
+        return self.inputs[0]
+
+    @property
+    def inputs(self) -> list[Value]:
+        """All arguments that are tensors, those in lists included."""
+        return list(_values(self.arguments.values()))
+
+    # ---- what is found out
+
+    def fix(self, labels: Labels, reason: str) -> None:
+        """Never remove ``labels``; the op and its source line are added to the reason."""
+        self.flow.ties.fix(labels, f"{reason} ({self.at})")
+
+    def fix_dims(self, value: Value, dims: Iterable[int], reason: str) -> None:
+        """Never remove anything along ``dims`` of ``value``."""
+        for dim in dims:
+            self.fix(value.labels[dim], reason)
+
+    def fix_all(self, reason: str) -> None:
+        """Never remove anything that goes into the op."""
+        for value in self.inputs:
+            self.fix_dims(value, range(len(value.shape)), reason)
+
+    def tie(self, left: Labels, right: Labels) -> None:
+        """``left`` and ``right`` are the same units, index by index."""
+        self.flow.ties.tie(left, right, f"it is tied to channels that have to stay ({self.at})")
+
+    def merge(self, rows: IntArray) -> IntArray:
+        """Make each row, shape ``(n_units, size)``, one unit; returns atoms ``(n_units,)``."""
+        return self.flow.ties.merge(rows, self.at)
+
+    def refuse(self, n_units: int, reason: str) -> None:
+        """List the module that makes this call as not prunable."""
+        name = module_path(self.node) or self.op
+        self.flow.refused.append(Refusal(name, n_units, f"{reason} ({self.at})"))
+
+    def tie_vector(self, vector: Value | None, labels: Labels) -> None:
+        """Tie a bias or a norm's weight, shape ``(C,)`` or absent, with ``labels`` ``(C,)``."""
+        if vector is not None and vector.shape[0] > 1:
+            self.tie(vector.labels[0], labels)
+
+    # ---- outputs
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the only output."""
+        return tuple(int(size) for size in self.node.meta["val"].shape)
+
+    @property
+    def shapes(self) -> list[tuple[int, ...] | None]:
+        """Shape of each output, None for what is not a tensor."""
+        outputs = self.node.meta["val"]
+        outputs = outputs if isinstance(outputs, tuple | list) else [outputs]
+        return [tuple(item.shape) if isinstance(item, torch.Tensor) else None for item in outputs]
+
+    @property
+    def batched(self) -> bool:
+        """Whether any input holds the examples."""
+        return any(value.batched for value in self.inputs)
+
+    def out(self, labels: Sequence[Labels], source: Source | None = None) -> Value:
+        """The only output, with one entry of ``labels`` for each dimension."""
+        return self.value(self.shape, labels, source)
+
+    def value(
+        self, shape: tuple[int, ...], labels: Sequence[Labels], source: Source | None = None
+    ) -> Value:
+        """One output of several."""
+        if len(labels) != len(shape):
+            raise ValueError(f"{self.at}: {len(labels)} labels for an output of shape {shape}")
+        for size, atoms in zip(shape, labels, strict=True):
+            if atoms is not None and atoms.shape != (size,):
+                raise ValueError(f"{self.at}: labels of shape {atoms.shape} for a size of {size}")
+        return Value(shape, tuple(labels), self.batched, source)
+
+    def like(self, value: Value) -> Value:
+        """An output of the same shape and labels as ``value``."""
+        return self.out(value.labels)
+
+    def unlabelled(self) -> list[Value | None]:
+        """All outputs, with nothing to remove."""
+        return [
+            None if shape is None else self.value(shape, [None] * len(shape))
+            for shape in self.shapes
+        ]
+
+    # ---- cost
+
+    def positions(self, value: Value, *skipped: int) -> tuple[float, tuple[Extent, ...]]:
+        """Positions for one example: product of ``value``'s dimensions but the ``skipped``."""
+        skip = {dim % len(value.shape) for dim in skipped}
+        dims = [dim for dim in range(len(value.shape)) if dim not in skip]
+        free = [dim for dim in dims if value.labels[dim] is None]
+        scale = math.prod(value.shape[dim] for dim in free)
+        extents = [Extent(value.shape[d], value.labels[d]) for d in dims if d not in free]
+        return scale / (self.flow.batch if value.batched else 1), tuple(extents)
+
+    def per_example(self, amount: float) -> float:
+        """An amount for the whole traced batch, for one example."""
+        return amount / (self.flow.batch if self.batched else 1)
+
+    def count(self, name: str, scale: float, *extents: Extent) -> None:
+        """Add ``scale * product of extents`` multiply-accumulates for one example."""
+        self.flow.terms.append(Term(name, scale, extents))
+
+
+def _values(items: Iterable[Any]) -> Iterable[Value]:
+    for item in items:
+        if isinstance(item, Value):
+            yield item
+        elif isinstance(item, list | tuple):
+            yield from _values(item)

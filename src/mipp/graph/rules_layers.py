@@ -1,0 +1,202 @@
+"""Rules of layers with weights: convolutions, linear layers, embeddings."""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from mipp.graph.labels import Value
+from mipp.graph.rules import Call, Extent, Labels, LayerCall, rule
+from mipp.records import AxisKey
+
+
+@dataclass(frozen=True, eq=False)
+class Dense:
+    """What a dense layer needs.
+
+    ``in_dim`` and ``out_dim`` are dimensions of ``weight``, the value; ``channel`` is the dimension
+    of the input ``x`` and of the output that they stand for.
+    """
+
+    kind: Literal["conv", "conv_transpose", "linear"]
+    x: Value
+    weight: Value
+    bias: Value | None
+    in_dim: int
+    out_dim: int
+    channel: int
+
+
+@rule("conv1d", "conv2d", "conv3d")
+def conv(call: Call) -> Value:
+    """Weight ``(out, in / groups, *kernel)``."""
+    return _any_conv(call, "conv", in_dim=1, out_dim=0)
+
+
+@rule("conv_transpose1d", "conv_transpose2d", "conv_transpose3d")
+def conv_transpose(call: Call) -> Value:
+    """Weight ``(in, out / groups, *kernel)``."""
+    return _any_conv(call, "conv_transpose", in_dim=0, out_dim=1)
+
+
+@rule("linear")
+def linear(call: Call) -> Value:
+    """Weight ``(out, in)`` over the last dimension; units along other dimensions pass."""
+    weight, bias = call.tensor("weight"), call.maybe_tensor("bias")
+    return dense_linear(call, call.tensor("input"), weight, bias, in_dim=1)
+
+
+@rule("embedding")
+def embedding(call: Call) -> Value:
+    """Weight ``(entries, features)``: makes features, the entries stay."""
+    weight, indices = call.tensor("weight"), call.tensor("indices")
+    call.fix(weight.labels[0], "the indices of an embedding count on every entry")
+    key = parameter_axis(weight, 1)
+    if key is None:
+        call.fix(weight.labels[1], "the table of the embedding is computed, not a parameter")
+    else:
+        produce(call, key)
+    return call.out([*indices.labels, weight.labels[1]])
+
+
+def dense_linear(call: Call, x: Value, weight: Value, bias: Value | None, in_dim: int) -> Value:
+    """``x`` times a matrix of which ``in_dim`` (0 or 1) is summed over."""
+    layer = Dense("linear", x, weight, bias, in_dim, 1 - in_dim, len(x.shape) - 1)
+    out = call.out([*x.labels[:-1], dense(call, layer)])
+    _record(call, layer, kernel=1, counted=x)
+    return out
+
+
+def parameter_axis(value: Value, dim: int) -> AxisKey | None:
+    """The dimension of a parameter that dimension ``dim`` of ``value`` is, if it is one."""
+    source = value.source
+    if source is None or not source.is_parameter:
+        return None
+    own = source.dims[dim]
+    return None if own is None else AxisKey(source.tensor, own)
+
+
+def produce(call: Call, key: AxisKey) -> None:
+    """Remember that ``key`` makes units, in order of execution."""
+    if key not in call.flow.atoms:
+        call.refuse(1, "it makes a single channel")
+    elif key not in call.flow.producers:
+        call.flow.producers.append(key)
+
+
+def dense(call: Call, layer: Dense) -> Labels:
+    """Tie the layer's inputs to its weight; returns the labels of its outputs."""
+    x, weight, bias = layer.x, layer.weight, layer.bias
+    in_key, out_key = parameter_axis(weight, layer.in_dim), parameter_axis(weight, layer.out_dim)
+    computed = in_key is None or out_key is None or in_key.tensor != out_key.tensor
+    if computed or (bias is not None and parameter_axis(bias, 0) is None):
+        what = "weight" if computed else "bias"
+        reason = f"the {what} of this layer is computed, not a parameter itself"
+        call.fix(x.labels[layer.channel], reason)
+        call.fix_dims(weight, range(len(weight.shape)), reason)
+        call.tie_vector(bias, None)
+        call.refuse(weight.shape[layer.out_dim], reason)
+        return None
+    assert out_key is not None
+    call.tie(x.labels[layer.channel], weight.labels[layer.in_dim])
+    produce(call, out_key)
+    call.tie_vector(bias, weight.labels[layer.out_dim])
+    return weight.labels[layer.out_dim]
+
+
+def _any_conv(
+    call: Call, kind: Literal["conv", "conv_transpose"], in_dim: int, out_dim: int
+) -> Value:
+    x, weight, bias = call.tensor("input"), call.tensor("weight"), call.maybe_tensor("bias")
+    kernel_dims = range(2, len(weight.shape))
+    channel = len(x.shape) - len(kernel_dims) - 1
+    call.fix_dims(x, range(channel + 1, len(x.shape)), "a convolution slides along this dimension")
+    call.fix_dims(weight, kernel_dims, "it is the kernel of a convolution")
+    layer = Dense(kind, x, weight, bias, in_dim, out_dim, channel)
+    groups = call.integer("groups")
+    if groups == 1:
+        made = dense(call, layer)
+    elif groups == x.shape[channel]:
+        made = _depthwise(call, layer)
+    else:
+        made = _grouped(call, layer, groups)
+    labels: list[Labels] = [None] * len(call.shape)
+    labels[:channel] = x.labels[:channel]
+    labels[channel] = made
+    out = call.out(labels)
+    counted = out if kind == "conv" else x
+    kernel = math.prod(weight.shape[dim] for dim in kernel_dims)
+    if groups == 1:
+        _record(call, layer, kernel, counted)
+    else:
+        _count_grouped(call, layer, kernel, counted)
+    return out
+
+
+def _depthwise(call: Call, layer: Dense) -> Labels:
+    """Input channel ``c`` makes the ``m`` output channels from ``c * m`` on."""
+    x_labels, weight = layer.x.labels[layer.channel], layer.weight
+    multiplier = call.shape[layer.channel] // layer.x.shape[layer.channel]
+    made = None if x_labels is None else np.repeat(x_labels, multiplier)
+    if layer.kind == "conv":
+        call.tie(weight.labels[0], made)
+    else:
+        call.tie(weight.labels[0], x_labels)
+        call.fix(weight.labels[1], "it is the multiplier of a depthwise convolution")
+    call.tie_vector(layer.bias, made)
+    return made
+
+
+def _grouped(call: Call, layer: Dense, groups: int) -> Labels:
+    reason = f"a convolution with groups={groups} ties its channels in blocks"
+    call.fix(layer.x.labels[layer.channel], reason)
+    call.fix_dims(layer.weight, (0, 1), reason)
+    call.tie_vector(layer.bias, None)
+    call.refuse(call.shape[layer.channel], f"{reason}; only groups=1 and depthwise can be pruned")
+    return None
+
+
+def _record(call: Call, layer: Dense, kernel: int, counted: Value) -> None:
+    """Count the cost of a dense layer and remember it as a possible consumer."""
+    weight = layer.weight
+    in_key, out_key = parameter_axis(weight, layer.in_dim), parameter_axis(weight, layer.out_dim)
+    scale, positions = call.positions(counted, layer.channel)
+    name = weight.source.tensor if weight.source else call.op
+    sides = [
+        Extent(weight.shape[layer.in_dim], weight.labels[layer.in_dim], in_key),
+        Extent(weight.shape[layer.out_dim], weight.labels[layer.out_dim], out_key),
+    ]
+    call.count(name, scale * kernel, *sides, *positions)
+    if in_key is None or out_key is None:
+        return
+    uses = math.ceil(scale * math.prod(extent.size for extent in positions))
+    bias = parameter_axis(layer.bias, 0) if layer.bias is not None else None
+    call.flow.layers.append(
+        LayerCall(
+            kind=layer.kind,
+            weight=in_key.tensor,
+            bias=bias.tensor if bias is not None else None,
+            in_dim=in_key.dim,
+            out_dim=out_key.dim,
+            uses=uses,
+            norm_after=_norm_after(call),
+        )
+    )
+
+
+def _norm_after(call: Call) -> bool:
+    users = list(call.node.users)
+    return (
+        len(users) == 1
+        and str(users[0].target).startswith("aten.batch_norm.")
+        and users[0].args[0] is call.node
+    )
+
+
+def _count_grouped(call: Call, layer: Dense, kernel: int, counted: Value) -> None:
+    scale, positions = call.positions(counted, layer.channel)
+    weight = layer.weight
+    name = weight.source.tensor if weight.source else call.op
+    rows = Extent(weight.shape[0], weight.labels[0], parameter_axis(weight, 0))
+    call.count(name, scale * kernel * weight.shape[1], rows, *positions)

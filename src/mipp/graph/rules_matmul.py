@@ -1,0 +1,91 @@
+"""Rules of matrix products: with a parameter like a linear layer, else between activations."""
+
+import math
+
+from mipp.graph.labels import Value
+from mipp.graph.rules import Call, Extent, Labels, rule
+from mipp.graph.rules_layers import dense_linear, parameter_axis
+from mipp.graph.rules_pointwise import tie_broadcast
+
+
+def is_weight(value: Value) -> bool:
+    """Whether a value is a matrix that is one parameter, seen from either side."""
+    return len(value.shape) == 2 and None not in (
+        parameter_axis(value, 0),
+        parameter_axis(value, 1),
+    )
+
+
+@rule("matmul", "mm", "bmm", "mv", "dot")
+def matmul(call: Call) -> Value:
+    """``left @ right``."""
+    left, right = call.inputs
+    if is_weight(right) and not is_weight(left) and len(left.shape) > 1:
+        return dense_linear(call, left, right, None, in_dim=0)
+    if len(left.shape) < 2 or len(right.shape) < 2:
+        call.fix_all("it multiplies with a vector")
+        call.count(call.op, call.per_example(math.prod(call.shape) * left.shape[-1]))
+        return call.out([None] * len(call.shape))
+    return product(call, left, right)
+
+
+@rule("addmm")
+def addmm(call: Call) -> Value:
+    """``bias + left @ weight``."""
+    bias, left, right = call.tensor("self"), call.tensor("mat1"), call.tensor("mat2")
+    scaled = call.get("alpha") not in (None, 1) or call.get("beta") not in (None, 1)
+    if is_weight(right) and not is_weight(left) and len(bias.shape) == 1 and not scaled:
+        return dense_linear(call, left, right, bias, in_dim=0)
+    summed = product(call, left, right)
+    return call.out(tie_broadcast(call, [bias, summed], call.shape))
+
+
+@rule("baddbmm")
+def baddbmm(call: Call) -> Value:
+    """``added + left @ right`` for each item of the batch."""
+    summed = product(call, call.tensor("batch1"), call.tensor("batch2"))
+    return call.out(tie_broadcast(call, [call.tensor("self"), summed], call.shape))
+
+
+def product(call: Call, left: Value, right: Value) -> Value:
+    """``left @ right``; what is summed over is tied, what goes along passes."""
+    call.tie(left.labels[-1], right.labels[-2])
+    parts = [Value(v.shape[:-2], v.labels[:-2]) for v in (left, right)]
+    labels = tie_broadcast(call, parts, call.shape[:-2])
+    out = call.out([*labels, left.labels[-2], right.labels[-1]])
+    scale, positions = call.positions(out)
+    call.count(call.op, scale, Extent(left.shape[-1], left.labels[-1]), *positions)
+    return out
+
+
+@rule("scaled_dot_product_attention")
+def attention(call: Call) -> Value:
+    """``softmax(query @ key.T) @ value``: heads and the features of ``value`` pass."""
+    query, key, value = call.tensor("query"), call.tensor("key"), call.tensor("value")
+    if call.get("scale") is None:
+        reason = "the scale of the attention comes from the number of features"
+        call.fix(query.labels[-1], reason)
+        call.fix(key.labels[-1], reason)
+    call.tie(query.labels[-1], key.labels[-1])
+    call.tie(key.labels[-2], value.labels[-2])
+    call.fix(key.labels[-2], "softmax runs along this dimension")
+    leading = call.shape[:-2]
+    parts = [Value(v.shape[:-2], v.labels[:-2]) for v in (query, key, value)]
+    if any(part.shape != leading for part in parts):
+        for part in parts:
+            call.fix_dims(part, range(len(part.shape)), "its heads are shared")
+        labels: list[Labels] = [None] * len(leading)
+    else:
+        labels = tie_broadcast(call, parts, leading)
+    scores = Value(
+        (*leading, query.shape[-2], key.shape[-2]),
+        (*labels, query.labels[-2], None),
+        batched=call.batched,
+    )
+    mask = call.maybe_tensor("attn_mask")
+    if mask is not None:
+        tie_broadcast(call, [scores, mask], scores.shape)
+    scale, positions = call.positions(scores)
+    call.count(call.op, scale, Extent(query.shape[-1], query.labels[-1]), *positions)
+    call.count(call.op, scale, Extent(value.shape[-1], value.labels[-1]), *positions)
+    return call.out([*labels, query.labels[-2], value.labels[-1]])

@@ -1,0 +1,165 @@
+"""Rules of ops that keep every dimension where it is: pointwise, norms, pooling, reductions."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from mipp.graph.labels import Value
+from mipp.graph.rules import Call, Labels, rule
+
+
+def tie_broadcast(call: Call, values: Sequence[Value], shape: tuple[int, ...]) -> list[Labels]:
+    """Tie what meets when ``values`` are broadcast to ``shape``; the labels of the result.
+
+    A dimension of size 1 has no labels and broadcasts freely; one that stays meets labels only by
+    fixing them.
+    """
+    labels: list[Labels] = [None] * len(shape)
+    for dim, size in enumerate(shape):
+        met = [
+            value.labels[dim - len(shape)]
+            for value in values
+            if len(shape) - dim <= len(value.shape) and value.shape[dim - len(shape)] == size
+        ]
+        if size > 1 and met:
+            for other in met[1:]:
+                call.tie(met[0], other)
+            labels[dim] = None if any(other is None for other in met) else met[0]
+    return labels
+
+
+def tied(call: Call) -> Value:
+    """The output of an op for which all inputs are broadcast."""
+    return call.out(tie_broadcast(call, call.inputs, call.shape))
+
+
+@rule(
+    "pointwise", "dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout",
+    "zeros_like", "ones_like", "full_like", "empty_like", "rand_like", "randn_like", "bernoulli",
+    "rsub", "copy", "where", "masked_fill", "fill", "zero", "log_sigmoid", "relu6", "subtract",
+    "multiply", "divide", "true_divide", "floor_divide",
+)  # fmt: skip
+def pointwise(call: Call) -> Value:
+    """Index ``i`` of the output needs index ``i`` of every input."""
+    return tied(call)
+
+
+@rule("prelu")
+def prelu(call: Call) -> Value:
+    """The slopes go along dimension 1."""
+    x = call.tensor("self")
+    call.tie_vector(call.tensor("weight"), x.labels[1] if len(x.shape) > 1 else None)
+    return call.like(x)
+
+
+@rule("batch_norm", "instance_norm")
+def batch_norm(call: Call) -> Value:
+    """Weight, bias and running statistics go along dimension 1."""
+    x = call.tensor("input")
+    for name in ("weight", "bias", "running_mean", "running_var"):
+        call.tie_vector(call.maybe_tensor(name), x.labels[1])
+    if call.op == "instance_norm":
+        call.fix_dims(x, range(2, len(x.shape)), "instance norm takes statistics along it")
+    return call.like(x)
+
+
+@rule("group_norm")
+def group_norm(call: Call) -> Value:
+    """The channels that one norm group normalises together are one unit."""
+    x, groups = call.tensor("input"), call.integer("num_groups")
+    call.fix_dims(x, range(2, len(x.shape)), "group norm takes statistics along it")
+    labels = x.labels[1]
+    if labels is not None and groups == 1:
+        call.fix(labels, f"all {len(labels)} channels are tied into one unit by one norm group")
+    elif labels is not None:
+        units = call.merge(labels.reshape(groups, -1))
+        labels = np.repeat(units, len(labels) // groups)
+    call.tie_vector(call.maybe_tensor("weight"), labels)
+    call.tie_vector(call.maybe_tensor("bias"), labels)
+    return call.out([x.labels[0], labels, *x.labels[2:]])
+
+
+@rule("layer_norm", "rms_norm")
+def layer_norm(call: Call) -> Value:
+    """What is normalised together cannot be removed in part."""
+    x = call.tensor("input")
+    n_normed = len(call.integers("normalized_shape"))
+    kept, normed = x.labels[: len(x.shape) - n_normed], x.labels[len(x.shape) - n_normed :]
+    for index, labels in enumerate(normed):
+        if labels is not None:
+            call.fix(labels, f"all {len(labels)} channels are tied into one unit by {call.op}")
+        for name in ("weight", "bias"):
+            vector = call.maybe_tensor(name)
+            if vector is not None:
+                call.tie(vector.labels[index], labels)
+    return call.out([*kept, *[None] * n_normed])
+
+
+@rule(
+    "max_pool1d", "max_pool2d", "max_pool3d", "avg_pool1d", "avg_pool2d", "avg_pool3d",
+    "adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d",
+    "adaptive_max_pool1d", "adaptive_max_pool2d", "adaptive_max_pool3d",
+    "max_pool1d_with_indices", "max_pool2d_with_indices", "max_pool3d_with_indices",
+    "upsample_nearest1d", "upsample_nearest2d", "upsample_nearest3d", "upsample_linear1d",
+    "upsample_bilinear2d", "upsample_bicubic2d", "upsample_trilinear3d", "lp_pool",
+    "_upsample_nearest_exact1d", "_upsample_nearest_exact2d", "_upsample_nearest_exact3d",
+    "_upsample_bilinear2d_aa", "_upsample_bicubic2d_aa",
+)  # fmt: skip
+def spatial(call: Call) -> list[Value | None]:
+    """Each channel by itself: the last one, two or three dimensions change, the others pass."""
+    x = call.first
+    n_spatial = int(next(letter for letter in call.op if letter.isdigit() and letter != "_"))
+    before = len(x.shape) - n_spatial
+    call.fix_dims(x, range(before, len(x.shape)), "it slides along this dimension")
+    labels = [*x.labels[:before], *[None] * n_spatial]
+    return [None if shape is None else call.value(shape, labels) for shape in call.shapes]
+
+
+@rule(
+    "mean", "sum", "amax", "amin", "max", "min", "var", "std", "var_mean", "std_mean", "prod",
+    "logsumexp", "norm", "linalg_vector_norm", "any", "all", "argmax", "argmin", "median",
+    "nanmean", "nansum", "count_nonzero", "aminmax",
+)  # fmt: skip
+def reduction(call: Call) -> list[Value | None]:
+    """Dimensions that are not reduced pass."""
+    if len(call.inputs) == 2:
+        return [tied(call)]  # torch.max(x, y)
+    x = call.first
+    rank = len(x.shape)
+    reduced = {dim % rank for dim in call.integers("dim")} if rank else set()
+    reduced = reduced or set(range(rank))
+    call.fix_dims(x, reduced, "it takes one number over all channels")
+    kept = [None if dim in reduced else labels for dim, labels in enumerate(x.labels)]
+    if not call.get("keepdim"):
+        kept = [labels for dim, labels in enumerate(kept) if dim not in reduced]
+    return [None if shape is None else call.value(shape, kept) for shape in call.shapes]
+
+
+@rule(
+    "softmax", "log_softmax", "cumsum", "cumprod", "cummax", "cummin", "logcumsumexp", "sort",
+    "argsort", "flip", "roll", "renorm",
+)  # fmt: skip
+def along_dims(call: Call) -> list[Value | None]:
+    """Same shape; along ``dim`` every index needs all the others."""
+    x = call.first
+    dims = call.integers("dim") or call.integers("dims") or list(range(len(x.shape)))
+    call.fix_dims(x, [dim % len(x.shape) for dim in dims], "it mixes all channels")
+    labels = [
+        None if dim in {d % len(x.shape) for d in dims} else item
+        for dim, item in enumerate(x.labels)
+    ]
+    return [None if shape is None else call.value(shape, labels) for shape in call.shapes]
+
+
+@rule("_assert_tensor_metadata", "sym_size", "_assert_async", "_assert_scalar")
+def check_only(call: Call) -> None:
+    """Only looks at the traced shape."""
+
+
+@rule(
+    "new_zeros", "new_ones", "new_full", "new_empty", "arange", "zeros", "ones", "full", "empty",
+    "rand", "randn", "linspace", "eye", "scalar_tensor", "tril_indices", "triu_indices",
+)  # fmt: skip
+def constant(call: Call) -> list[Value | None]:
+    """A constant of a size that the code spells."""
+    return call.unlabelled()

@@ -1,0 +1,218 @@
+"""Rules of ops that move dimensions or cut and join tensors."""
+
+import math
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from mipp.graph.labels import FIXED, Source, Value
+from mipp.graph.rules import Call, Labels, rule
+from mipp.graph.rules_pointwise import tie_broadcast
+
+
+def moved(call: Call, x: Value, dims: Sequence[int | None]) -> Value:
+    """Dimension ``i`` of the output is dimension ``dims[i]`` of ``x``, None a new one."""
+    source = x.source and Source(
+        x.source.tensor,
+        tuple(None if dim is None else x.source.dims[dim] for dim in dims),
+        x.source.is_parameter,
+    )
+    return call.out([None if dim is None else x.labels[dim] for dim in dims], source)
+
+
+@rule(
+    "contiguous", "clone", "detach", "alias", "to", "_to_copy", "type_as", "lift_fresh",
+    "lift_fresh_copy", "requires_grad", "float", "double", "half", "cpu", "cuda", "positive",
+    "_autocast_to_full_precision", "_autocast_to_reduced_precision",
+)  # fmt: skip
+def identity(call: Call) -> Value:
+    """The same tensor."""
+    return moved(call, call.first, range(len(call.first.shape)))
+
+
+@rule("permute")
+def permute(call: Call) -> Value:
+    """``dims`` in a new order."""
+    x = call.first
+    return moved(call, x, [dim % len(x.shape) for dim in call.integers("dims")])
+
+
+@rule("transpose", "t", "mT", "swapaxes", "swapdims", "numpy_T", "adjoint")
+def transpose(call: Call) -> Value:
+    """Two dimensions swapped, the last two where none are named."""
+    x = call.first
+    dims = list(range(len(x.shape)))
+    names = [("dim0", "dim1"), ("axis0", "axis1")]
+    pair = next(
+        ([call.integer(a), call.integer(b)] for a, b in names if call.get(a) is not None), [-2, -1]
+    )
+    if len(dims) > 1:
+        first, second = (dim % len(dims) for dim in pair)
+        dims[first], dims[second] = dims[second], dims[first]
+    return moved(call, x, dims)
+
+
+@rule("movedim", "moveaxis")
+def movedim(call: Call) -> Value:
+    """Some dimensions at new places, the others in order."""
+    x = call.first
+    rank = len(x.shape)
+    pairs = zip(call.integers("destination"), call.integers("source"), strict=True)
+    origin = {to % rank: dim % rank for to, dim in pairs}
+    others = iter([dim for dim in range(rank) if dim not in origin.values()])
+    return moved(call, x, [origin[dim] if dim in origin else next(others) for dim in range(rank)])
+
+
+@rule("unsqueeze")
+def unsqueeze(call: Call) -> Value:
+    """A new dimension of size 1."""
+    dims: list[int | None] = list(range(len(call.first.shape)))
+    dims.insert(call.integer("dim") % (len(dims) + 1), None)
+    return moved(call, call.first, dims)
+
+
+@rule("squeeze")
+def squeeze(call: Call) -> Value:
+    """Dimensions of size 1 taken out."""
+    x = call.first
+    rank = len(x.shape)
+    named = range(rank) if call.get("dim") is None else call.integers("dim")
+    gone = {dim % rank for dim in named if x.shape[dim] == 1}
+    return moved(call, x, [dim for dim in range(rank) if dim not in gone])
+
+
+@rule("expand", "expand_as", "broadcast_to")
+def expand(call: Call) -> Value:
+    """Dimensions of size 1 repeated."""
+    return call.out(tie_broadcast(call, [call.first], call.shape))
+
+
+@rule("repeat", "tile")
+def repeat(call: Call) -> Value:
+    """The whole tensor again and again, along each dimension."""
+    x, shape = call.first, call.shape
+    lead = len(shape) - len(x.shape)
+    labels: list[Labels] = [None] * len(shape)
+    for dim, atoms in enumerate(x.labels):
+        if atoms is not None:
+            labels[lead + dim] = np.tile(atoms, shape[lead + dim] // x.shape[dim])
+    return call.out(labels)
+
+
+@rule("view", "reshape", "_unsafe_view", "flatten", "unflatten", "view_as", "reshape_as", "ravel")
+def reshape(call: Call) -> Value:
+    """Dimensions merged and split, block by block."""
+    x, shape = call.first, call.shape
+    if 0 in shape:
+        call.fix_all("it has no elements")
+        return call.out([None] * len(shape))
+    labels: list[Labels] = [None] * len(shape)
+    origin: list[int | None] = [None] * len(shape)
+    for ins, outs in _blocks(x.shape, shape):
+        if len(ins) == len(outs) == 1:
+            labels[outs[0]], origin[outs[0]] = x.labels[ins[0]], ins[0]
+            continue
+        labelled = [dim for dim in ins if x.labels[dim] is not None]
+        if len(labelled) == 1:
+            _reshape_block(call, x, ins, outs, labels)
+        else:
+            call.fix_dims(x, labelled, "it makes one dimension out of two that could be pruned")
+    source = None
+    if x.source is not None:
+        dims = tuple(None if dim is None else x.source.dims[dim] for dim in origin)
+        source = Source(x.source.tensor, dims, x.source.is_parameter)
+    return call.out(labels, source)
+
+
+def _blocks(
+    before: tuple[int, ...], after: tuple[int, ...]
+) -> Iterator[tuple[list[int], list[int]]]:
+    """Smallest runs of dimensions before and after with the same number of elements."""
+    i = j = 0
+    while i < len(before) or j < len(after):
+        ins, outs = list(range(i, min(i + 1, len(before)))), list(range(j, min(j + 1, len(after))))
+        n_in = math.prod(before[dim] for dim in ins)
+        n_out = math.prod(after[dim] for dim in outs)
+        while n_in != n_out:
+            if n_in < n_out:
+                ins.append(i + len(ins))
+                n_in *= before[ins[-1]]
+            else:
+                outs.append(j + len(outs))
+                n_out *= after[outs[-1]]
+        i, j = i + len(ins), j + len(outs)
+        yield ins, outs
+
+
+def _reshape_block(
+    call: Call, x: Value, ins: list[int], outs: list[int], labels: list[Labels]
+) -> None:
+    """Write into ``labels`` what one block with one labelled dimension becomes."""
+    along = [x.labels[dim] if x.labels[dim] is not None else np.zeros(1, np.int64) for dim in ins]
+    which = next(i for i, dim in enumerate(ins) if x.labels[dim] is not None)
+    atoms = along[which]
+    assert atoms is not None
+    spread = atoms.reshape([-1 if i == which else 1 for i in range(len(ins))])
+    after = tuple(call.shape[dim] for dim in outs)
+    spread = np.broadcast_to(spread, [x.shape[dim] for dim in ins]).reshape(after)
+    varying = [i for i in range(len(outs)) if (spread != spread.take([0], axis=i)).any()]
+    if not varying:
+        call.fix(atoms, "all of it is one unit")
+        return
+    kept = varying[0] if len(varying) == 1 else _adapting(call, outs, varying)
+    rows = np.moveaxis(spread, kept, 0).reshape(after[kept], -1)
+    labels[outs[kept]] = rows[:, 0] if len(varying) == 1 else call.merge(rows)
+
+
+def _adapting(call: Call, outs: list[int], varying: list[int]) -> int:
+    """The dimension that eager code makes smaller when a dimension that it splits gets smaller.
+
+    It is the one spelled -1; otherwise of two the last, as in ``view(b, groups, c // groups)``,
+    of more the first, as in ``view(b, c // 4, 2, 2)``. Where the code has it otherwise the sliced
+    model does not run, and the group is put back.
+    """
+    spelled = call.get("size") or call.get("shape") or call.get("sizes") or []
+    if call.op == "unflatten":
+        spelled = [None] * (call.integer("dim") % len(call.first.shape)) + list(spelled)
+    for index in varying:
+        if outs[index] < len(spelled) and spelled[outs[index]] == -1:
+            return index
+    return varying[-1] if len(varying) == 2 else varying[0]
+
+
+@rule("cat", "concat", "concatenate")
+def cat(call: Call) -> Value:
+    """Units of all inputs one after the other; along other dimensions they are the same."""
+    values = [value for value in call.inputs if value.shape != (0,)]
+    dim = call.integer("dim") % len(call.shape)
+    labels = [
+        None if other == dim else _tie_all(call, [value.labels[other] for value in values])
+        for other in range(len(call.shape))
+    ]
+    if any(value.labels[dim] is not None for value in values):
+        pieces = [value.labels[dim] for value in values]
+        labels[dim] = np.concatenate(
+            [
+                np.full(value.shape[dim], FIXED, np.int64) if piece is None else piece
+                for value, piece in zip(values, pieces, strict=True)
+            ]
+        )
+    return call.out(labels)
+
+
+@rule("stack")
+def stack(call: Call) -> Value:
+    """A new dimension; the others are the same in all inputs."""
+    values = call.inputs
+    labels = [
+        _tie_all(call, [value.labels[dim] for value in values])
+        for dim in range(len(values[0].shape))
+    ]
+    labels.insert(call.integer("dim") % len(call.shape), None)
+    return call.out(labels)
+
+
+def _tie_all(call: Call, met: list[Labels]) -> Labels:
+    for other in met[1:]:
+        call.tie(met[0], other)
+    return None if any(other is None for other in met) else met[0]
