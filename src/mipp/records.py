@@ -9,7 +9,7 @@ group and unit index ``KEPT``.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -161,11 +161,46 @@ class Curve:
     ``order``: unit indices in order of removal, shape ``(n_removed,)``.
     ``nats_lost``: nats lost per example after the first ``n`` removals, shape ``(n_removed + 1,)``,
     first entry 0, never falling. ``total``: nats that all units together transfer.
+    ``consumer_lost`` (n_removed + 1, n_consumers) and ``consumer_total`` (n_consumers,) are the same
+    for each consumer of the group alone.
     """
 
     order: IntArray
     nats_lost: FloatArray
     total: float
+    consumer_lost: FloatArray
+    consumer_total: FloatArray
+
+
+@runtime_checkable
+class Scorer(Protocol):
+    """The state of one backward elimination of one group; nats are per example."""
+
+    n_units: int
+
+    def total(self) -> FloatArray:
+        """Nats that all units transfer, shape ``(n_consumers,)``."""
+        ...
+
+    def solo(self) -> FloatArray:
+        """Nats that each unit transfers on its own, shape ``(n_units,)``."""
+        ...
+
+    def scores(self) -> FloatArray:
+        """Nats lost with each unit left, infinite for removed ones, shape ``(n_units,)``."""
+        ...
+
+    def nats_of(self, unit: int) -> FloatArray:
+        """Nats that would be lost with this unit now, shape ``(n_consumers,)``."""
+        ...
+
+    def remove(self, unit: int) -> FloatArray:
+        """Removes one unit; nats lost, shape ``(n_consumers,)``."""
+        ...
+
+    def remove_least(self, count: int) -> list[tuple[int, FloatArray]]:
+        """Removes ``count`` units greedily; ``(unit, nats lost)`` in order."""
+        ...
 
 
 @dataclass(frozen=True)

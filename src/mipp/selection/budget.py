@@ -1,0 +1,349 @@
+"""Spend a budget: how many units of each group go, so that the fewest nats are lost.
+
+Every group has a curve of nats lost. One unit is taken after the other, always where the next
+stretch of the curve's lower convex hull loses fewest nats for the cost it saves at the widths
+reached so far. That path is walked once: a smaller budget stops further along the same path, so
+nested budgets keep nested units. (Walking it is the bisection over a price per unit of cost, with
+every price visited in turn; see docs/method.md.)
+"""
+
+import heapq
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal, Protocol, runtime_checkable
+
+import numpy as np
+
+from mipp.errors import BudgetError, InputError
+from mipp.records import BoolArray, Cost, Curve, FloatArray
+from mipp.selection.terc import removable
+
+RESOURCES = ("macs", "params", "units")
+Allocation = Literal["priced", "global", "tolerance", "uniform"]
+"""``priced``: least nats per cost saved. ``global``: least nats, whatever the unit costs.
+``tolerance``: the same share of information lost in every group. ``uniform``: the same share of
+units kept in every group."""
+
+_SUFFIX = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12}
+
+
+@runtime_checkable
+class CostModel(Protocol):
+    """Exact costs of the units that are left; starts with all of them."""
+
+    def cost(self) -> Cost:
+        """Cost of what is left."""
+        ...
+
+    def saving(self, group: int, unit: int) -> Cost:
+        """What removing this unit now would save."""
+        ...
+
+    def remove(self, group: int, unit: int) -> None:
+        """Removes the unit."""
+        ...
+
+    def restore(self, group: int, unit: int) -> None:
+        """Puts a removed unit back."""
+        ...
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Upper bounds on resources, each a share of the whole model or an amount; all must be met.
+
+    ``bounds``: resource -> (value, is_share). ``information``: share of every consumer's
+    information to keep, or None.
+    """
+
+    bounds: Mapping[str, tuple[float, bool]]
+    information: float | None = None
+
+    def limits(self, full: Cost) -> dict[str, float]:
+        """Each bound as an amount, given the cost of the whole model."""
+        return {
+            name: value * getattr(full, name) if is_share else value
+            for name, (value, is_share) in self.bounds.items()
+        }
+
+    def __str__(self) -> str:
+        parts = [
+            f"{name}={value:.6g}" if not is_share else f"{name}={100 * value:.6g}%"
+            for name, (value, is_share) in self.bounds.items()
+        ]
+        if self.information is not None:
+            parts.append(f"information={100 * self.information:.6g}%")
+        return ",".join(parts)
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What each group may come down to: ``min_units``, in multiples of ``round_to``.
+
+    ``protected`` groups keep all their units.
+    """
+
+    min_units: int = 1
+    round_to: int = 1
+    protected: frozenset[int] = frozenset()
+
+    def __post_init__(self) -> None:
+        if self.min_units < 0 or self.round_to < 1:
+            raise InputError(
+                f"min_units={self.min_units}, round_to={self.round_to}; expected min_units >= 0 and "
+                "round_to >= 1."
+            )
+
+    def widths(self, group: int, n_units: int) -> list[int]:
+        """Allowed numbers of removed units, ascending from 0."""
+        if group in self.protected:
+            return [0]
+        floor = max(self.min_units, self.round_to if self.round_to > 1 else 0)
+        kept = [w for w in range(n_units - 1, floor - 1, -1) if w % self.round_to == 0]
+        return [0] + [n_units - w for w in kept]
+
+
+def parse_budget(text: "str | Budget") -> Budget:
+    """Reads ``"macs=50%"``, ``"params=300k"``, ``"information=99%"``, or several with commas."""
+    if isinstance(text, Budget):
+        return text
+    bounds: dict[str, tuple[float, bool]] = {}
+    information = None
+    for part in filter(None, (p.strip() for p in re.split(r"[,;]", text))):
+        match = re.fullmatch(
+            r"(macs|params|units|information)\s*(?:=|<=)\s*([0-9.]+(?:e[+-]?[0-9]+)?)\s*([kmgt%]?)",
+            part,
+            re.IGNORECASE,
+        )
+        if match is None:
+            raise BudgetError(
+                f"The budget {part!r} cannot be read. Write a resource (macs, params, units or "
+                "information), '=', and a share or an amount: 'macs=50%', 'params=300k', "
+                "'information=99%', or several with commas."
+            )
+        name, suffix = match[1].lower(), match[3].lower()
+        if name in bounds or (name == "information" and information is not None):
+            raise BudgetError(f"The budget names {name} twice: {text!r}. Give each resource once.")
+        value = float(match[2])
+        share = suffix == "%"
+        value = value / 100 if share else value * _SUFFIX[suffix]
+        if share and not 0 < value <= 1:
+            raise BudgetError(f"The share in {part!r} must be above 0% and at most 100%.")
+        if name == "information":
+            if not share and not 0 < value <= 1:
+                raise BudgetError(f"{part!r}: information is a share, such as information=99%.")
+            information = value
+        elif value <= 0:
+            raise BudgetError(f"The amount in {part!r} must be above 0.")
+        else:
+            bounds[name] = (value, share)
+    if not bounds and information is None:
+        raise BudgetError(
+            f"The budget {text!r} names nothing. Write for instance 'macs=50%' or 'params=300k'."
+        )
+    return Budget(bounds, information)
+
+
+def spend(
+    curves: Mapping[int, Curve],
+    n_units: Mapping[int, int],
+    model: CostModel,
+    budget: Budget,
+    limits: Limits | None = None,
+    allocation: Allocation = "priced",
+) -> dict[int, BoolArray]:
+    """The units that stay: group -> mask of shape ``(n_units,)``.
+
+    ``model`` is left with exactly those units. The cost is never above the budget, and putting back
+    the last unit that was taken would exceed it.
+
+    Raises:
+        BudgetError: when it cannot be met; the text has the smallest that can.
+    """
+    limits = limits or Limits()
+    bounds = budget.limits(model.cost())
+    widths = {g: limits.widths(g, n_units[g]) for g in curves}
+    for group, curve in curves.items():
+        most = len(curve.order)
+        if budget.information is not None:
+            most = min(most, removable(curve, budget.information))
+        widths[group] = [w for w in widths[group] if w <= most]
+    walk = _Walk(curves, model, bounds)
+    if not bounds:
+        for group, allowed in widths.items():
+            walk.take(group, allowed[-1])
+    elif allocation in ("priced", "global"):
+        _priced(walk, widths, by_cost=allocation == "priced")
+    else:
+        _equal(walk, widths, n_units, allocation)
+    keep = {}
+    for group, curve in curves.items():
+        mask = np.ones(n_units[group], dtype=bool)
+        mask[curve.order[: walk.removed[group]]] = False
+        keep[group] = mask
+    return keep
+
+
+class _Walk:
+    """How many units of each group are removed so far, and what is left to save."""
+
+    def __init__(
+        self, curves: Mapping[int, Curve], model: CostModel, bounds: Mapping[str, float]
+    ) -> None:
+        self.curves, self.model, self.bounds = curves, model, bounds
+        self.removed = dict.fromkeys(curves, 0)
+        self.full = model.cost()
+
+    def unmet(self) -> list[str]:
+        """The resources that are still above their bound (a rounding error apart)."""
+        cost = self.model.cost()
+        return [r for r, b in self.bounds.items() if getattr(cost, r) > b * (1 + 1e-12) + 1e-9]
+
+    def take(self, group: int, removed: int) -> None:
+        """Moves the group to ``removed`` units removed, in the order of its curve."""
+        order = self.curves[group].order
+        for n in range(self.removed[group], removed):
+            self.model.remove(group, int(order[n]))
+        for n in range(self.removed[group] - 1, removed - 1, -1):
+            self.model.restore(group, int(order[n]))
+        self.removed[group] = removed
+
+    def saving(self, group: int, resources: list[str]) -> float:
+        """Share of the whole model that the group's next unit saves, over the unmet resources."""
+        order = self.curves[group].order
+        cost = self.model.saving(group, int(order[self.removed[group]]))
+        return sum(getattr(cost, r) / getattr(self.full, r) for r in resources)
+
+    def unreachable(self) -> BudgetError:
+        """The error that says what was asked and what can be had."""
+        cost = self.model.cost()
+        asked = ", ".join(f"{r} <= {_amount(b)}" for r, b in self.bounds.items())
+        reached = ", ".join(
+            f"{r} = {_amount(getattr(cost, r))} "
+            f"({100 * getattr(cost, r) / getattr(self.full, r):.3g}%)"
+            for r in self.bounds
+        )
+        return BudgetError(
+            f"The budget {asked} cannot be reached: the smallest is {reached}. Ask for that or "
+            "more, or relax min_units, round_to, protect or the information share."
+        )
+
+
+def _amount(value: float | int) -> str:
+    return f"{math.ceil(value):,}"
+
+
+def _priced(walk: _Walk, widths: Mapping[int, list[int]], by_cost: bool) -> None:
+    """Walks the path of least nats per cost saved until the budget is met.
+
+    Savings only shrink as the neighbours get narrower, so a price worked out earlier is a lower
+    bound, and only the best ones need to be worked out again (a lazy heap).
+    """
+    stretches = {g: _stretches(walk.curves[g], widths[g]) for g in widths}
+    at = dict.fromkeys(widths, 0)
+    resources = walk.unmet()
+    while resources:
+
+        def price(group: int, resources: list[str] = resources) -> float:
+            slope = stretches[group][at[group]][1]
+            if not by_cost:
+                return slope
+            saved = walk.saving(group, resources)
+            return slope / saved if saved > 0 else math.inf
+
+        heap = [(price(g), g) for g in widths if at[g] < len(stretches[g])]
+        heapq.heapify(heap)
+        met_one = False
+        while heap and not met_one:
+            _, group = heapq.heappop(heap)
+            fresh = price(group)
+            if heap and fresh > heap[0][0]:
+                heapq.heappush(heap, (fresh, group))
+                continue
+            before = walk.removed[group]
+            target = stretches[group][at[group]][0]
+            walk.take(group, target)
+            at[group] += 1
+            met_one = walk.unmet() != resources
+            if met_one and not walk.unmet():
+                _give_back(walk, group, [w for w in widths[group] if before < w < target])
+                return
+            if at[group] < len(stretches[group]):
+                heapq.heappush(heap, (price(group), group))
+        resources = walk.unmet()
+        if resources and not met_one:
+            raise walk.unreachable()
+
+
+def _stretches(curve: Curve, widths: list[int]) -> list[tuple[int, float]]:
+    """The curve's lower convex hull over the allowed widths, cut into short steps.
+
+    Returns ``(removed after the step, nats per unit)``, slopes ascending.
+    """
+    hull: list[int] = []
+    lost = curve.nats_lost
+    for w in widths:
+        while len(hull) >= 2 and (lost[hull[-1]] - lost[hull[-2]]) * (w - hull[-1]) >= (
+            lost[w] - lost[hull[-1]]
+        ) * (hull[-1] - hull[-2]):
+            hull.pop()
+        hull.append(w)
+    longest = max(1, len(curve.order) // 128)
+    steps: list[tuple[int, float]] = []
+    for start, stop in zip(hull, hull[1:], strict=False):
+        slope = float(lost[stop] - lost[start]) / (stop - start)
+        last = start
+        for w in widths[widths.index(start) + 1 : widths.index(stop) + 1]:
+            if w - last >= longest or w == stop:
+                steps.append((w, slope))
+                last = w
+    return steps
+
+
+def _give_back(walk: _Walk, group: int, choices: list[int]) -> None:
+    """Takes back as much of the last step as the budget allows."""
+    reached = walk.removed[group]
+    for w in choices:
+        walk.take(group, w)
+        if not walk.unmet():
+            return
+    walk.take(group, reached)
+
+
+def _equal(
+    walk: _Walk,
+    widths: Mapping[int, list[int]],
+    n_units: Mapping[int, int],
+    allocation: Allocation,
+) -> None:
+    """Bisects the one share that all groups have in common, then fills up what is left over."""
+
+    def removed(group: int, share: float) -> int:
+        allowed = widths[group]
+        if allocation == "uniform":
+            wanted = share * n_units[group]
+            return max(w for w in allowed if w <= wanted + 1e-9)
+        curve = walk.curves[group]
+        lost: FloatArray = curve.nats_lost[allowed]
+        return allowed[int(np.flatnonzero(lost <= share * max(curve.total, 1e-300) + 1e-12)[-1])]
+
+    def go(share: float) -> bool:
+        for group in widths:
+            walk.take(group, removed(group, share))
+        return not walk.unmet()
+
+    if not go(1.0):
+        raise walk.unreachable()
+    low, high = 0.0, 1.0
+    if go(low):
+        return
+    for _ in range(50):
+        middle = (low + high) / 2
+        low, high = (low, middle) if go(middle) else (middle, high)
+    go(high)
+    for group in sorted(widths):
+        # what ties or rounding removed beyond the budget comes back, one group after the other
+        smaller = removed(group, low)
+        _give_back(walk, group, [w for w in widths[group] if smaller <= w < walk.removed[group]])

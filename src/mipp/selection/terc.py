@@ -1,0 +1,82 @@
+"""TERC, transfer entropy redundancy criterion: backward elimination of one group's units.
+
+A unit stays only if the consumers lose information with it (Westphal, Hailes and Musolesi, "Mutual
+Information Preserving Neural Network Pruning", arXiv 2411.00147). The elimination runs to the end
+and gives the whole curve; where to stop is read off it, or decided on the way by `stop_at_share`.
+"""
+
+from collections.abc import Callable
+from typing import Literal
+
+import numpy as np
+
+from mipp.records import Curve, FloatArray, Scorer
+
+Order = Literal["greedy", "ordered"]
+"""``greedy``: all units left are scored anew at every step, and the least informative one goes.
+``ordered``: one pass, least informative on its own first (the paper's MI ordering)."""
+
+
+def eliminate(
+    scorer: Scorer, order: Order = "greedy", advance: Callable[[int], None] | None = None
+) -> Curve:
+    """Removes all units one by one; the curve of nats lost, per example.
+
+    ``advance`` is called with the number of units just removed (a progress bar).
+    """
+    total = scorer.total()
+    steps: list[tuple[int, FloatArray]] = []
+    if order == "greedy":
+        stride = max(1, scorer.n_units // 16)
+        while len(steps) < scorer.n_units:
+            some = scorer.remove_least(min(stride, scorer.n_units - len(steps)))
+            steps += some
+            if advance:
+                advance(len(some))
+    else:
+        for unit in np.argsort(scorer.solo(), kind="stable"):
+            steps.append((int(unit), scorer.remove(int(unit))))
+            if advance:
+                advance(1)
+    return _curve(steps, total)
+
+
+def one_pass(scorer: Scorer, share: float) -> Curve:
+    """The paper's single pass: each unit is tested once, least informative on its own first.
+
+    A unit goes if every consumer still keeps ``share`` of its information without it, and is never
+    looked at again if not. The curve ends with the last unit that went.
+    """
+    total = scorer.total()
+    lost = np.zeros_like(total)
+    steps: list[tuple[int, FloatArray]] = []
+    allowed, slack = (1 - share) * total, 1e-9 * np.maximum(total, 1e-12)
+    for unit in np.argsort(scorer.solo(), kind="stable"):
+        if len(steps) == scorer.n_units - 1:
+            break
+        nats = scorer.nats_of(int(unit))
+        if np.all(lost + nats <= allowed + slack):
+            scorer.remove(int(unit))
+            lost = lost + nats
+            steps.append((int(unit), nats))
+    return _curve(steps, total)
+
+
+def _curve(steps: list[tuple[int, FloatArray]], total: FloatArray) -> Curve:
+    lost = np.zeros((len(steps) + 1, len(total)))
+    if steps:
+        lost[1:] = np.cumsum([nats for _, nats in steps], axis=0)
+    return Curve(
+        order=np.array([unit for unit, _ in steps], dtype=np.int64),
+        nats_lost=lost.sum(1),
+        total=float(total.sum()),
+        consumer_lost=lost,
+        consumer_total=np.asarray(total, dtype=float),
+    )
+
+
+def removable(curve: Curve, share: float) -> int:
+    """How many units can go with every consumer keeping ``share`` of its information."""
+    slack = 1e-9 * np.maximum(curve.consumer_total, 1e-12)
+    fits = np.all(curve.consumer_lost <= (1 - share) * curve.consumer_total + slack, axis=1)
+    return int(np.flatnonzero(np.cumprod(fits))[-1])

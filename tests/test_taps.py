@@ -1,0 +1,126 @@
+"""Rows of inputs and outputs: every kind of call is the matrix product it claims to be."""
+
+import pytest
+import torch
+from torch import nn
+
+from mipp.taps import Taps, input_rows, measuring, n_positions, output_rows, weight_matrix
+
+CASES = {
+    "conv1d": (nn.Conv1d(3, 4, 3, stride=2, padding=1), (2, 3, 9)),
+    "conv2d": (nn.Conv2d(3, 4, (3, 2), stride=(1, 2), padding=(2, 0)), (2, 3, 7, 8)),
+    "dilated": (nn.Conv2d(2, 3, 3, dilation=2, padding=2), (2, 2, 8, 8)),
+    "same, even kernel": (nn.Conv2d(2, 3, 4, padding="same"), (2, 2, 5, 6)),
+    "valid": (nn.Conv2d(2, 3, 3, padding="valid"), (2, 2, 5, 6)),
+    "reflected": (nn.Conv2d(2, 3, 3, padding=1, padding_mode="reflect"), (2, 2, 5, 6)),
+    "conv3d": (nn.Conv3d(2, 3, 2, padding=1), (2, 2, 3, 4, 3)),
+    "linear": (nn.Linear(5, 3), (4, 5)),
+    "linear on tokens": (nn.Linear(5, 3), (2, 6, 5)),
+    "no batch": (nn.Conv2d(2, 3, 3), (2, 6, 6)),
+}
+
+
+def tapped(layer, x):
+    seen = []
+
+    def after(call, output):
+        seen.append((call, output))
+        return output
+
+    with Taps(layer, after=after):
+        layer(x)
+    return seen[0]
+
+
+@pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")
+@pytest.mark.parametrize("name", CASES)
+def test_output_is_weight_times_input_row(name):
+    layer, shape = CASES[name]
+    x = torch.randn(shape)
+    call, output = tapped(layer, x)
+    pick = torch.randperm(n_positions(call, output))[:7]
+    rows = input_rows(call, output, pick)
+    product = rows @ weight_matrix(call.kind, layer.weight).T + layer.bias
+    torch.testing.assert_close(product, output_rows(call, output, pick))
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        nn.ConvTranspose2d(3, 4, 3, stride=2, padding=1, output_padding=1, bias=False),
+        nn.ConvTranspose1d(3, 2, 4, stride=3, dilation=2, bias=False),
+    ],
+)
+def test_windows_of_a_transposed_convolution_are_its_adjoint(layer):
+    """<g, f(x)> = sum over positions of <window of g, W x>."""
+    x = torch.randn(2, 3, *([5] * (layer.weight.dim() - 2)))
+    call, output = tapped(layer, x)
+    g = torch.randn_like(output)
+    everything = torch.arange(n_positions(call, output))
+    product = input_rows(call, output, everything) @ weight_matrix(call.kind, layer.weight).T
+    torch.testing.assert_close(
+        (product * output_rows(call, g, everything)).sum(), (g * output).sum(), rtol=1e-4, atol=1e-3
+    )
+
+
+def test_functional_and_repeated_calls_are_seen_by_their_parameter():
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.w = nn.Parameter(torch.randn(4, 4))
+
+        def forward(self, x):
+            return nn.functional.linear(nn.functional.linear(x, self.w).relu(), self.w)
+
+    seen = []
+    model = Twice()
+
+    def after(call, output):
+        seen.append(call.key)
+        return output
+
+    with Taps(model, after=after):
+        model(torch.randn(2, 4))
+    assert seen == [("w", 0), ("w", 1)]
+
+
+def test_the_output_that_after_returns_is_what_the_model_goes_on_with():
+    model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 2))
+    with Taps(model, after=lambda call, output: output * 0):
+        assert not model(torch.randn(2, 3)).any()
+    assert model(torch.randn(2, 3)).any()
+
+
+def test_grouped_convolutions_are_passed_by():
+    model = nn.Conv2d(4, 4, 3, groups=2)
+    with Taps(model, after=lambda call, output: output * 0):
+        assert model(torch.randn(1, 4, 5, 5)).any()
+
+
+def test_batch_norm_is_seen_before_it_runs():
+    seen = []
+    model = nn.BatchNorm2d(3).eval()
+    with Taps(model, on_norm=seen.append):
+        model(torch.randn(2, 3, 4, 4))
+    assert seen[0].running_mean is model.running_mean
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_measuring_puts_everything_back(fails):
+    model = nn.Sequential(nn.Linear(2, 2), nn.Sequential(nn.Dropout(), nn.Linear(2, 2)))
+    model.train()
+    model[1].eval()
+    model[0].weight.requires_grad_(False)
+    before = torch.get_rng_state()
+    try:
+        with measuring(model):
+            assert not any(m.training for m in model.modules())
+            assert not any(p.requires_grad for p in model.parameters())
+            torch.rand(3)
+            if fails:
+                raise KeyError("in the block")
+    except KeyError:
+        assert fails
+    assert [m.training for m in model.modules()] == [True, True, False, False, False]
+    assert [p.requires_grad for p in model.parameters()] == [False, True, True, True]
+    torch.testing.assert_close(torch.get_rng_state(), before)
