@@ -1,9 +1,9 @@
-"""What every test shares: two threads, and nothing random left from the test before."""
+"""What every test shares: one thread, and nothing random left from the test before."""
 
 import pytest
 import torch
 
-torch.set_num_threads(2)
+torch.set_num_threads(1)  # the tensors are small, and tests run side by side
 
 
 @pytest.fixture(autouse=True)

@@ -1,0 +1,278 @@
+"""One plain training loop, the same for every method, and evaluation."""
+
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator, Sized
+from contextlib import ExitStack
+from os import PathLike
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int64
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import Tensor, nn
+
+from mipp.errors import InputError, TrainingError
+from mipp.retrain.checkpoint import load_checkpoint, save_checkpoint
+from mipp.retrain.history import EpochRecord, Evaluation, History
+from mipp.retrain.recipes import Recipe
+from mipp.retrain.state import channels_last, generators_kept, modes_kept
+
+
+@runtime_checkable
+class EpochBatches(Protocol):
+    """Batches that have an order of their own for every epoch, such as ``mipp.data.Batches``."""
+
+    def epoch(self, epoch: int) -> Iterator[Any]:
+        """The batches ``(x, y)`` of one epoch, counted from 0."""
+        ...
+
+
+def train(
+    model: nn.Module,
+    batches: Iterable[Any],
+    recipe: Recipe,
+    *,
+    evaluate_on: Iterable[Any] | None = None,
+    teacher: nn.Module | None = None,
+    checkpoint: str | PathLike[str] | None = None,
+    seed: int = 0,
+    progress: bool = True,
+) -> History:
+    """Train a classifier in place, on the device where it is, with SGD.
+
+    The same model, batches, recipe and seed give the same weights bit for bit on one machine's
+    CPU, whether or not the run was interrupted. Train / eval mode of every module, the layout of
+    the weights and the global random generators are as before afterwards, also after an error;
+    gradients are gone.
+
+    Args:
+        model: gives logits ``(n, classes)``.
+        batches: pairs ``(x, y)`` with class indices ``y``; must have a length. With a method
+            ``epoch(k)``, as ``mipp.data.Batches`` has, every epoch has an order of its own.
+        recipe: see ``Recipe``.
+        evaluate_on: batches to evaluate after every epoch. What decides anything
+            (``recipe.patience``) should not be the test split.
+        teacher: model to distil from, usually the unpruned one; is not changed.
+        checkpoint: file to write after every epoch; if it exists, training goes on from there.
+        seed: of dropout, and of shuffling where ``batches`` draws from torch's global generator.
+        progress: show a bar.
+
+    Raises:
+        InputError: for batches without length, not in pairs or none at all; for a teacher
+            without ``distill_weight`` and the reverse; for patience without ``evaluate_on``.
+        TrainingError: if the loss is not finite, or the checkpoint is of another run.
+        FileError: if the checkpoint is damaged.
+    """
+    n_batches = _checked(batches, recipe, evaluate_on, teacher)
+    device = _device(model)
+    path = None if checkpoint is None else Path(checkpoint)
+    with ExitStack() as stack:
+        stack.enter_context(torch.enable_grad())
+        stack.enter_context(modes_kept(model))
+        stack.enter_context(generators_kept(device))
+        stack.enter_context(channels_last(model, enabled=recipe.channels_last))
+        if teacher is not None:
+            stack.enter_context(modes_kept(teacher))
+            teacher.eval()
+        optimizer = _optimizer(model, recipe)
+        stack.callback(optimizer.zero_grad)
+        history = History(())
+        if path is not None and path.exists():
+            history = load_checkpoint(path, model, optimizer, recipe, seed)
+        bar = stack.enter_context(_bar(enabled=progress))
+        task = bar.add_task("", total=n_batches * recipe.epochs)
+        while len(history.epochs) < recipe.epochs and not history.stopped_early:
+            epoch, started = len(history.epochs), time.perf_counter()
+            bar.update(task, completed=epoch * n_batches)
+            torch.manual_seed(_mixed(seed, epoch))
+
+            def show(loss: float, epoch: int = epoch) -> None:
+                bar.update(task, advance=1, description=f"epoch {epoch + 1}, loss {loss:.3f}")
+
+            result, rate = _one_epoch(
+                model, batches, recipe, optimizer, epoch, n_batches, teacher, show
+            )
+            evaluation = None if evaluate_on is None else evaluate(model, evaluate_on)
+            seconds = time.perf_counter() - started
+            record = EpochRecord(epoch, result, evaluation, rate, seconds)
+            history = History((*history.epochs, record))
+            history = History(history.epochs, history.out_of_patience(recipe.patience))
+            if path is not None:
+                save_checkpoint(path, model, optimizer, recipe, seed, history)
+    return history
+
+
+def evaluate(model: nn.Module, batches: Iterable[Any]) -> Evaluation:
+    """Cross-entropy in nats and accuracy in eval mode, in the model's own precision.
+
+    Modes of all modules are as before afterwards, also after an error.
+
+    Raises:
+        InputError: if there are no batches, or one is not a pair ``(x, y)``.
+    """
+    device = _device(model)
+    total, right, n_samples = 0.0, 0, 0
+    with torch.no_grad(), modes_kept(model):
+        model.eval()
+        for batch in batches:
+            x, y = _pair(batch, device)
+            logits = model(x)
+            total += F.cross_entropy(logits.float(), y, reduction="sum").item()
+            right += int((logits.argmax(1) == y).sum())
+            n_samples += len(y)
+    if n_samples == 0:
+        raise InputError("no batches were given to evaluate on; expected at least one.")
+    return Evaluation(total / n_samples, right / n_samples, n_samples)
+
+
+def loss_of(
+    logits: Float[Tensor, "n classes"],
+    y: Int64[Tensor, " n"],
+    recipe: Recipe,
+    teacher_logits: Float[Tensor, "n classes"] | None = None,
+) -> Float[Tensor, ""]:
+    """Mean loss in nats: cross-entropy, and a share of divergence from the teacher.
+
+    The divergence is multiplied by the temperature squared, so that its gradients keep their size
+    (Hinton, Vinyals & Dean 2015).
+    """
+    loss = F.cross_entropy(logits, y, label_smoothing=recipe.label_smoothing)
+    if teacher_logits is None:
+        return loss
+    temperature = recipe.distill_temperature
+    divergence = F.kl_div(
+        F.log_softmax(logits / temperature, 1),
+        F.log_softmax(teacher_logits / temperature, 1),
+        reduction="batchmean",
+        log_target=True,
+    )
+    weight = recipe.distill_weight
+    return (1 - weight) * loss + weight * temperature**2 * divergence
+
+
+def _one_epoch(
+    model: nn.Module,
+    batches: Iterable[Any],
+    recipe: Recipe,
+    optimizer: torch.optim.SGD,
+    epoch: int,
+    n_batches: int,
+    teacher: nn.Module | None,
+    show: Callable[[float], None],
+) -> tuple[Evaluation, float]:
+    """Train for one epoch; its mean loss and accuracy, and the last learning rate."""
+    device = _device(model)
+    autocast = torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == "bfloat16")
+    total, right, n_samples, rate = 0.0, 0, 0, math.nan
+    model.train()
+    for step, batch in enumerate(
+        batches.epoch(epoch) if isinstance(batches, EpochBatches) else batches
+    ):
+        rate = recipe.learning_rate((epoch + step / n_batches) / recipe.epochs)
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        x, y = _pair(batch, device)
+        if recipe.channels_last and x.dim() == 4:
+            x = x.contiguous(memory_format=torch.channels_last)
+        optimizer.zero_grad()
+        with autocast:
+            logits = model(x)
+            with torch.no_grad():
+                taught = None if teacher is None else teacher(x).float()
+        loss = loss_of(logits.float(), y, recipe, taught)
+        value = loss.item()
+        if not math.isfinite(value):
+            raise TrainingError(
+                f"the loss is {value} at epoch {epoch}, step {step} (learning rate {rate:.3g}); "
+                f"expected a finite number. Lower peak_lr={recipe.peak_lr}, set max_grad_norm "
+                f"(now {recipe.max_grad_norm}), use precision='float32', and look for NaN in "
+                "the data."
+            )
+        loss.backward()
+        if recipe.max_grad_norm is not None:
+            nn.utils.clip_grad_norm_(model.parameters(), recipe.max_grad_norm)
+        optimizer.step()
+        total += value * len(y)
+        right += int((logits.argmax(1) == y).sum())
+        n_samples += len(y)
+        show(value)
+    if n_samples == 0:
+        raise InputError(
+            f"no batches came in epoch {epoch}; expected {n_batches}. Give batches that can be "
+            "iterated more than once, such as a list."
+        )
+    return Evaluation(total / n_samples, right / n_samples, n_samples), rate
+
+
+def _checked(
+    batches: Iterable[Any],
+    recipe: Recipe,
+    evaluate_on: Iterable[Any] | None,
+    teacher: nn.Module | None,
+) -> int:
+    """Number of batches in an epoch, once the arguments agree with each other."""
+    if not isinstance(batches, Sized) or len(batches) == 0:
+        raise InputError(
+            f"{type(batches).__name__} without length, or empty, was given as batches; expected "
+            "something that has a length and can be iterated again, such as a list, a DataLoader "
+            "or mipp.data.Batches."
+        )
+    if (teacher is None) != (recipe.distill_weight == 0):
+        raise InputError(
+            f"distill_weight={recipe.distill_weight} was given "
+            f"{'without' if teacher is None else 'with'} a teacher; expected a weight above 0 "
+            "together with a teacher, or neither."
+        )
+    if recipe.patience is not None and evaluate_on is None:
+        raise InputError(
+            f"patience={recipe.patience} was given without evaluate_on; expected batches that "
+            "tell when to stop."
+        )
+    return len(batches)
+
+
+def _pair(batch: Any, device: torch.device) -> tuple[Tensor, Tensor]:  # noqa: ANN401 - the user's
+    if not (isinstance(batch, tuple | list) and len(batch) == 2):
+        raise InputError(
+            f"a batch of type {type(batch).__name__} was given; expected a pair (x, y) of inputs "
+            "and class indices."
+        )
+    x, y = batch
+    return x.to(device, non_blocking=True), y.to(device, non_blocking=True)
+
+
+def _optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.SGD:
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    decayed = [parameter for parameter in trained if recipe.decay_all or parameter.dim() > 1]
+    spared = [parameter for parameter in trained if not (recipe.decay_all or parameter.dim() > 1)]
+    groups = [
+        {"params": decayed, "weight_decay": recipe.weight_decay},
+        {"params": spared, "weight_decay": 0.0},
+    ]
+    return torch.optim.SGD(
+        [group for group in groups if group["params"]],
+        lr=recipe.peak_lr,
+        momentum=recipe.momentum,
+        nesterov=recipe.nesterov and recipe.momentum > 0,
+    )
+
+
+def _device(model: nn.Module) -> torch.device:
+    for parameter in model.parameters():
+        return parameter.device
+    raise InputError("a model without parameters was given; there is nothing to train in it.")
+
+
+def _mixed(seed: int, epoch: int) -> int:
+    return int(
+        np.random.SeedSequence([seed, epoch]).generate_state(1, np.uint64)[0] >> np.uint64(1)
+    )
+
+
+def _bar(*, enabled: bool) -> Progress:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    return Progress(*columns, TimeRemainingColumn(), transient=True, disable=not enabled)

@@ -1,0 +1,169 @@
+"""Checkpoints: a run in parts is the run as a whole, and files that do not fit are refused."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import safetensors.torch
+import torch
+from torch import nn
+
+from mipp.errors import FileError, TrainingError
+from mipp.retrain import Recipe, train
+
+RECIPE = Recipe(epochs=4, peak_lr=0.05, momentum=0.9, label_smoothing=0.1)
+
+
+class InterruptedRunError(Exception):
+    pass
+
+
+class Fragile:
+    """Batches that break in the middle of one epoch."""
+
+    def __init__(self, batches, epoch):
+        self.batches, self.broken_epoch = batches, epoch
+
+    def __len__(self):
+        return len(self.batches)
+
+    def __iter__(self):
+        return self.epoch(0)
+
+    def epoch(self, epoch):
+        for step, batch in enumerate(self.batches.epoch(epoch)):
+            if epoch == self.broken_epoch and step == 5:
+                raise InterruptedRunError
+            yield batch
+
+
+def assert_same(model, other):
+    for (name, mine), theirs in zip(
+        model.state_dict().items(), other.state_dict().values(), strict=True
+    ):
+        assert torch.equal(mine, theirs), name
+
+
+@pytest.fixture
+def finished(make_model, batches, tmp_path):
+    path = tmp_path / "run.safetensors"
+    model = make_model()
+    history = train(model, batches, RECIPE, checkpoint=path, progress=False)
+    return path, model, history
+
+
+@pytest.mark.parametrize(
+    "change", [{}, {"precision": "bfloat16", "channels_last": True}, {"momentum": 0.0}]
+)
+def test_train_in_parts_is_train_as_a_whole(make_model, batches, tmp_path, change):
+    recipe = replace(RECIPE, **change)
+    whole = make_model()
+    expected = train(whole, batches, recipe, evaluate_on=batches, progress=False, seed=3)
+    path = tmp_path / "deep" / "run.safetensors"
+    settings = {"evaluate_on": batches, "checkpoint": path, "progress": False, "seed": 3}
+    for broken_epoch in (1, 3):
+        with pytest.raises(InterruptedRunError):
+            train(make_model(), Fragile(batches, broken_epoch), recipe, **settings)
+    parts = make_model(9)  # weights come from the file
+    history = train(parts, batches, recipe, **settings)
+    assert_same(parts, whole)
+    assert history == expected
+    assert [record.epoch for record in history.epochs] == [0, 1, 2, 3]
+    assert [file.name for file in path.parent.iterdir()] == ["run.safetensors"]
+
+
+def test_a_finished_run_is_not_trained_again(make_model, finished):
+    path, model, history = finished
+    again = make_model(5)
+    batches = Fragile([None], None)  # would fail if it was iterated
+    assert train(again, batches, RECIPE, checkpoint=path, progress=False) == history
+    assert_same(again, model)
+
+
+def test_a_run_that_stopped_early_is_not_trained_again(make_model, batches, tmp_path):
+    recipe = replace(RECIPE, epochs=40, patience=1, peak_lr=1.0, schedule="constant")
+    settings = {"evaluate_on": batches, "checkpoint": tmp_path / "run", "progress": False}
+    first = train(make_model(), batches, recipe, **settings)
+    assert first.stopped_early
+    assert train(make_model(), batches, recipe, **settings) == first
+
+
+def test_file_is_safetensors_with_json(finished):
+    path, model, history = finished
+    with safetensors.safe_open(path, framework="pt") as file:
+        metadata, names = file.metadata(), set(file.keys())
+    assert names >= {f"model/{name}" for name in model.state_dict()}
+    assert "momentum/0.weight" in names
+    assert "momentum/6.bias" not in names  # frozen
+    assert json.loads(metadata["recipe"])["peak_lr"] == RECIPE.peak_lr
+    assert len(json.loads(metadata["history"])["epochs"]) == len(history.epochs)
+
+
+@pytest.mark.parametrize(
+    ("change", "seed", "text"),
+    [
+        ({"peak_lr": 0.01}, 0, r"another run; given peak_lr=0\.01 \(was 0\.05\)"),
+        ({}, 7, r"another run; given seed=7 \(was 0\)"),
+    ],
+)
+def test_checkpoint_of_another_run_is_refused(finished, make_model, batches, change, seed, text):
+    model, untouched = make_model(2), make_model(2)
+    with pytest.raises(TrainingError, match=text):
+        train(
+            model,
+            batches,
+            replace(RECIPE, **change),
+            checkpoint=finished[0],
+            seed=seed,
+            progress=False,
+        )
+    assert_same(model, untouched)
+
+
+def test_checkpoint_of_another_model_is_refused(finished, batches):
+    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten(), nn.Linear(144, 10))
+    text = r"does not fit the model: 0\.bias has shape \(8,\) in the file and \(4,\) in the model"
+    with pytest.raises(TrainingError, match=text):
+        train(model, batches, RECIPE, checkpoint=finished[0], progress=False)
+
+
+@pytest.mark.parametrize("content", [b"", b"no safetensors", None])
+def test_damaged_checkpoint_is_refused(finished, make_model, batches, content):
+    path = finished[0]
+    path.write_bytes(path.read_bytes()[:-100] if content is None else content)
+    with pytest.raises(FileError, match=r"cannot be read .* Remove it to start anew"):
+        train(make_model(), batches, RECIPE, checkpoint=path, progress=False)
+
+
+def test_other_safetensors_files_are_refused(make_model, batches, tmp_path):
+    path = tmp_path / "weights.safetensors"
+    safetensors.torch.save_file({"weight": torch.zeros(1)}, path)
+    with pytest.raises(FileError, match="not a training checkpoint: its format is None"):
+        train(make_model(), batches, RECIPE, checkpoint=path, progress=False)
+
+
+def test_tampered_metadata_is_refused(finished, make_model, batches):
+    path = finished[0]
+    with safetensors.safe_open(path, framework="pt") as file:
+        metadata = file.metadata()
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    recipe = json.loads(metadata["recipe"])
+    for spoilt in ("{", json.dumps({**recipe, "epochs": "many"})):
+        safetensors.torch.save_file(tensors, path, {**metadata, "recipe": spoilt})
+        with pytest.raises(FileError, match="metadata that cannot be read"):
+            train(make_model(), batches, RECIPE, checkpoint=path, progress=False)
+
+
+def test_failed_write_keeps_the_old_file(finished, make_model, batches, monkeypatch):
+    path = finished[0]
+    before = path.read_bytes()
+
+    def full(*args):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("mipp.retrain.checkpoint.os.fsync", full)
+    path.with_name("new").unlink(missing_ok=True)
+    with pytest.raises(OSError, match="No space"):
+        train(make_model(), batches, RECIPE, checkpoint=path.with_name("new"), progress=False)
+    assert path.read_bytes() == before
+    assert [file.name for file in path.parent.iterdir()] == [path.name]
