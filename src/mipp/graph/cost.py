@@ -3,11 +3,18 @@
 import math
 from collections import defaultdict
 from collections.abc import Iterable
+from fractions import Fraction
 
 import numpy as np
 
 from mipp.errors import InputError
 from mipp.records import KEPT, AxisKey, BoolArray, ChannelGraph, Cost, Keep
+
+_Number = int | Fraction
+"""Exact: floats would drift over tens of thousands of removals."""
+
+_Product = tuple[_Number, tuple[int, ...]]
+"""A factor, and the numbers of the axes whose sizes it is multiplied with."""
 
 
 def cost(graph: ChannelGraph, keep: Keep | None = None) -> Cost:
@@ -16,7 +23,7 @@ def cost(graph: ChannelGraph, keep: Keep | None = None) -> Cost:
     Exact: equal to what is counted on the sliced model. Raises `InputError` where ``keep`` does
     not fit the graph.
     """
-    return CostModel(graph).cost(keep)
+    return CostModel(graph, keep).cost()
 
 
 def group_cost(graph: ChannelGraph, keep: Keep | None, group: int) -> Cost:
@@ -25,145 +32,156 @@ def group_cost(graph: ChannelGraph, keep: Keep | None, group: int) -> Cost:
     ``macs`` and ``params`` of the layers and parameters with an axis that holds units of the group;
     ``units`` of the group alone. Layers between two groups count in both.
     """
-    model = CostModel(graph, keep)
-    if not 0 <= group < len(graph.groups):
-        raise InputError(f"group {group} was asked for; the graph has {len(graph.groups)} groups.")
-    return model.group_cost(group)
+    return CostModel(graph, keep).group_cost(group)
 
 
 class CostModel:
     """The cost of a current choice of units, brought up to date unit by unit.
 
-    It starts with the units in ``keep`` (all of them where it is None). `saving` and `remove` take
-    time in proportion to the layers that a group touches, so that a search can do many of them.
+    It starts with the units in ``keep``, all of them where it is None. `saving`, `remove` and
+    `restore` take time in proportion to the layers that the group touches, and `cost` none, so that
+    a search can do tens of thousands of removals.
     """
 
     def __init__(self, graph: ChannelGraph, keep: Keep | None = None) -> None:
         self.graph = graph
         keys = list(graph.axes)
         number = {key: index for index, key in enumerate(keys)}
-        self._sizes = [graph.axes[key].size for key in keys]
+        self._kept = _choice(graph, keep)
+        self._sizes = [int(graph.axes[key].kept(dict(enumerate(self._kept))).sum()) for key in keys]
         self._products = _macs_products(graph, number) + _params_products(graph, number)
         self._n_macs = len(graph.macs)
         self._spans = _spans(graph, keys)
         self._touched = _touched(graph, keys, self._products)
-        self._kept = [np.ones(group.n_units, dtype=bool) for group in graph.groups]
-        for group, units in self._checked(keep).items():
-            for unit in np.flatnonzero(~units):
-                self.remove(group, int(unit))
-
-    # ---- state
+        self._macs, self._params = self._sums(range(len(self._products)))
+        self._units = sum(int(units.sum()) for units in self._kept)
 
     @property
     def keep(self) -> dict[int, BoolArray]:
         """A copy of the current choice."""
         return {group: units.copy() for group, units in enumerate(self._kept)}
 
-    @property
-    def total(self) -> Cost:
+    def cost(self) -> Cost:
         """Cost of the current choice."""
-        return self._sum(self._sizes, range(len(self._products)), self._kept)
+        return Cost(float(self._macs), int(self._params), self._units)
 
-    def remove(self, group: int, unit: int) -> None:
-        """Remove one unit; `InputError` where it is removed already."""
-        self._shift(group, unit, present=True)
-
-    def restore(self, group: int, unit: int) -> None:
-        """Put a removed unit back."""
-        self._shift(group, unit, present=False)
+    def group_cost(self, group: int) -> Cost:
+        """Current cost of all that a group touches, see `mipp.graph.group_cost`."""
+        _check_group(self.graph, group)
+        macs, params = self._sums(self._touched[group])
+        return Cost(float(macs), int(params), int(self._kept[group].sum()))
 
     def saving(self, group: int, unit: int) -> Cost:
         """What removing one more unit would save now."""
         self._check_unit(group, unit, present=True)
-        sizes, touched = self._sizes, self._touched[group]
-        before = self._sum(sizes, touched, [])
-        for axis, count in self._spans[group][unit]:
-            sizes[axis] -= count
-        after = self._sum(sizes, touched, [])
-        for axis, count in self._spans[group][unit]:
-            sizes[axis] += count
-        return Cost(before.macs - after.macs, before.params - after.params, 1)
+        macs, params = self._shift(group, unit, -1)
+        self._move(group, unit, 1)
+        return Cost(float(-macs), int(-params), 1)
+
+    def remove(self, group: int, unit: int) -> None:
+        """Remove one unit; `InputError` where it is removed already."""
+        self._check_unit(group, unit, present=True)
+        self._commit(group, unit, -1)
+
+    def restore(self, group: int, unit: int) -> None:
+        """Put a removed unit back; `InputError` where it is there."""
+        self._check_unit(group, unit, present=False)
+        self._commit(group, unit, 1)
 
     def empties(self, group: int, unit: int) -> bool:
-        """Whether some dimension of a parameter would have nothing left without this unit."""
+        """Whether some dimension of a parameter would have nothing left without this unit.
+
+        Such a model does not run. It can happen before a group is empty: a layer may make a part
+        of a group's units only.
+        """
         self._check_unit(group, unit, present=True)
         return any(self._sizes[axis] == count for axis, count in self._spans[group][unit])
 
-    # ---- any choice
-
-    def cost(self, keep: Keep | None = None) -> Cost:
-        """Cost of any choice of units; the state stays as it is."""
-        kept = [np.ones(group.n_units, dtype=bool) for group in self.graph.groups]
-        for group, units in self._checked(keep).items():
-            kept[group] = units
-        choice = dict(enumerate(kept))
-        sizes = [int(axis.kept(choice).sum()) for axis in self.graph.axes.values()]
-        return self._sum(sizes, range(len(self._products)), kept)
-
-    def group_cost(self, group: int) -> Cost:
-        """Current cost of all that a group touches, see `mipp.graph.group_cost`."""
-        return self._sum(self._sizes, self._touched[group], [self._kept[group]])
-
-    # ---- inner workings
-
-    def _sum(self, sizes: list[int], which: Iterable[int], kept: list[BoolArray]) -> Cost:
-        macs, params = 0.0, 0
+    def _sums(self, which: Iterable[int]) -> tuple[_Number, _Number]:
+        """Exact multiply-accumulates and parameters of some products of sizes."""
+        macs: _Number = 0
+        params: _Number = 0
+        sizes = self._sizes
         for index in which:
             scale, axes = self._products[index]
-            product = math.prod([sizes[axis] for axis in axes])
+            amount = scale * math.prod([sizes[axis] for axis in axes])
             if index < self._n_macs:
-                macs += scale * product
+                macs += amount
             else:
-                params += int(scale) * product
-        return Cost(macs, params, sum(int(units.sum()) for units in kept))
+                params += amount
+        return macs, params
 
-    def _shift(self, group: int, unit: int, present: bool) -> None:
-        self._check_unit(group, unit, present)
+    def _move(self, group: int, unit: int, sign: int) -> None:
         for axis, count in self._spans[group][unit]:
-            self._sizes[axis] += -count if present else count
-        self._kept[group][unit] = not present
+            self._sizes[axis] += sign * count
+
+    def _shift(self, group: int, unit: int, sign: int) -> tuple[_Number, _Number]:
+        """Move the sizes and tell by how much the cost has changed."""
+        macs, params = self._sums(self._touched[group])
+        self._move(group, unit, sign)
+        macs_after, params_after = self._sums(self._touched[group])
+        return macs_after - macs, params_after - params
+
+    def _commit(self, group: int, unit: int, sign: int) -> None:
+        macs, params = self._shift(group, unit, sign)
+        self._macs, self._params = self._macs + macs, self._params + params
+        self._units += sign
+        self._kept[group][unit] = sign > 0
 
     def _check_unit(self, group: int, unit: int, present: bool) -> None:
-        if not (0 <= group < len(self._kept) and 0 <= unit < len(self._kept[group])):
+        _check_group(self.graph, group)
+        n_units, name = self.graph.groups[group].n_units, self.graph.groups[group].name
+        if not 0 <= unit < n_units:
             raise InputError(
-                f"unit {unit} of group {group} was given; the graph has {len(self._kept)} groups, "
-                "see ChannelGraph.groups for their n_units."
+                f"unit {unit} of group {name} was given; it has units 0 to {n_units - 1}."
             )
         if bool(self._kept[group][unit]) != present:
-            state = "removed already" if present else "there"
-            raise InputError(f"unit {unit} of group {self.graph.groups[group].name} is {state}.")
-
-    def _checked(self, keep: Keep | None) -> Keep:
-        for group, units in (keep or {}).items():
-            if not 0 <= group < len(self.graph.groups):
-                raise InputError(
-                    f"keep has group {group}; the graph has {len(self.graph.groups)} groups."
-                )
-            expected = (self.graph.groups[group].n_units,)
-            if units.shape != expected or units.dtype != np.bool_:
-                raise InputError(
-                    f"keep of group {self.graph.groups[group].name} has shape {units.shape} and "
-                    f"dtype {units.dtype}; a boolean mask of shape {expected} was expected."
-                )
-        return keep or {}
+            state, do = ("removed already", "restore") if present else ("there", "remove")
+            raise InputError(f"unit {unit} of group {name} is {state}; {do} it first.")
 
 
-_Product = tuple[float, tuple[int, ...]]
+def _check_group(graph: ChannelGraph, group: int) -> None:
+    if not 0 <= group < len(graph.groups):
+        raise InputError(
+            f"group {group} was given; the graph has groups 0 to {len(graph.groups) - 1}."
+        )
+
+
+def _choice(graph: ChannelGraph, keep: Keep | None) -> list[BoolArray]:
+    kept = [np.ones(group.n_units, dtype=bool) for group in graph.groups]
+    for group, units in (keep or {}).items():
+        _check_group(graph, group)
+        if units.shape != kept[group].shape or units.dtype != np.bool_:
+            raise InputError(
+                f"keep of group {graph.groups[group].name} has shape {units.shape} and dtype "
+                f"{units.dtype}; a boolean mask of shape {kept[group].shape} was expected."
+            )
+        kept[group] = units.copy()
+    return kept
 
 
 def _macs_products(graph: ChannelGraph, number: dict[AxisKey, int]) -> list[_Product]:
-    return [(term.coefficient, tuple(number[key] for key in term.axes)) for term in graph.macs]
+    products = []
+    for term in graph.macs:
+        axes = tuple(number[key] for key in term.axes if key in number)
+        fixed = [graph.shapes[key.tensor][key.dim] for key in term.axes if key not in number]
+        products.append((_exact(term.coefficient) * math.prod(fixed), axes))
+    return products
+
+
+def _exact(coefficient: float) -> _Number:
+    return int(coefficient) if coefficient.is_integer() else Fraction(coefficient)
 
 
 def _params_products(graph: ChannelGraph, number: dict[AxisKey, int]) -> list[_Product]:
-    products = []
+    products: list[_Product] = []
     for name, shape in graph.shapes.items():
         if name in graph.aliases:
             continue
         keys = [AxisKey(name, dim) for dim in range(len(shape))]
         axes = tuple(number[key] for key in keys if key in number)
         rest = math.prod(size for key, size in zip(keys, shape, strict=True) if key not in number)
-        products.append((float(rest), axes))
+        products.append((rest, axes))
     return products
 
 

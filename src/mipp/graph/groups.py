@@ -1,7 +1,7 @@
 """From ties to groups of units, their producers and consumers, and what is refused."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 
 import numpy as np
 from scipy.sparse import coo_array
@@ -27,7 +27,7 @@ def build(
     flow: Flow, shapes: Mapping[str, tuple[int, ...]], first_names: Mapping[str, str]
 ) -> ChannelGraph:
     """Solve all ties; `GraphError` with every refusal where no unit can be removed."""
-    solution = _solve(flow)
+    solution = _solve(flow, shapes)
     axes = _axes(flow, solution)
     refused = _refusals(flow, solution)
     if not axes:
@@ -35,7 +35,7 @@ def build(
     consumers = _consumers(flow, axes)
     groups, order = _groups(flow, axes, consumers)
     place = np.append(np.argsort(order), KEPT)  # index KEPT = -1 stays KEPT
-    measures = Measures(solution, axes)
+    measures = Measures(solution, axes, shapes)
     # Measures compare the group numbers of the solution, so they get the axes as found.
     return ChannelGraph(
         groups=groups,
@@ -56,14 +56,14 @@ def module_name(weight: str) -> str:
 # ---- units
 
 
-def _solve(flow: Flow) -> Solution:
+def _solve(flow: Flow, shapes: Mapping[str, tuple[int, ...]]) -> Solution:
     """Fix what turns out not to be prunable until nothing more is found."""
     while True:
         solution = _components(flow)
         found = [
             *_without_use(flow, solution),
             *_single_units(flow, solution),
-            *_uncounted(flow, solution),
+            *_uncounted(flow, solution, shapes),
         ]
         for atoms, reason in found:
             flow.ties.fix(atoms, reason)
@@ -135,8 +135,10 @@ def _by_group(flow: Flow, solution: Solution) -> dict[int, list[IntArray]]:
     return made
 
 
-def _uncounted(flow: Flow, solution: Solution) -> list[tuple[IntArray, str]]:
-    measures = Measures(solution, _axes(flow, solution))
+def _uncounted(
+    flow: Flow, solution: Solution, parameters: Container[str]
+) -> list[tuple[IntArray, str]]:
+    measures = Measures(solution, _axes(flow, solution), parameters)
     return [
         (extent.labels, f"the cost of {term.name} is not in proportion to any weight's dimension")
         for term in flow.terms

@@ -6,7 +6,7 @@ an axis that holds the same units in the same proportions.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from fractions import Fraction
 
 import numpy as np
@@ -21,9 +21,12 @@ Mixture = tuple[tuple[int, int, int], ...]
 class Measures:
     """Finds the measuring axis of any extent."""
 
-    def __init__(self, solution: Solution, axes: Mapping[AxisKey, Axis]) -> None:
+    def __init__(
+        self, solution: Solution, axes: Mapping[AxisKey, Axis], parameters: Container[str]
+    ) -> None:
         self._solution = solution
         self._axes = axes
+        self._parameters = parameters
         self._by_mixture: dict[Mixture, AxisKey] | None = None
 
     def constant(self, extent: Extent) -> bool:
@@ -41,7 +44,8 @@ class Measures:
         if self._by_mixture is None:
             self._by_mixture = {}
             for key, axis in self._axes.items():
-                self._by_mixture.setdefault(_mixture(axis.group, axis.unit), key)
+                if key.tensor in self._parameters:
+                    self._by_mixture.setdefault(_mixture(axis.group, axis.unit), key)
         solution, atoms = self._solution, extent.labels
         return self._by_mixture.get(_mixture(solution.group_of[atoms], solution.unit_of[atoms]))
 

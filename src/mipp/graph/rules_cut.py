@@ -112,7 +112,9 @@ def pad(call: Call) -> Value:
             labels[dim] = None
             continue
         inserted = call.flow.ties.fresh(before + after)
-        call.fix(inserted, f"it is tied to the {before + after} channels of zeros that padding inserts")
+        call.fix(
+            inserted, f"it is tied to the {before + after} channels of zeros that padding inserts"
+        )
         labels[dim] = np.concatenate([inserted[:before], atoms, inserted[before:]])
     return call.out(labels)
 
