@@ -1,0 +1,60 @@
+# One virtual environment, .venv, made on first use; every target needs only Python 3.11 and make.
+
+PYTHON  ?= python3.11
+WORKERS ?= 2
+VENV    := .venv
+BIN     := $(VENV)/bin
+PIP     := $(BIN)/python -m pip --disable-pip-version-check
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint format types imports docs docs-check check build clean
+
+help: ## This list
+	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: $(VENV)/.for-users ## Train, prune and compare a small network, in under two minutes
+	$(BIN)/mipp demo
+
+# small tensors: one thread in each of two processes beats two threads in one
+test: export OMP_NUM_THREADS ?= 1
+test: $(VENV)/.for-developers ## All tests; WORKERS=n runs n at a time
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
+
+lint: $(VENV)/.for-developers ## Style
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: $(VENV)/.for-developers ## Mend style where that can be done by itself
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+types: $(VENV)/.for-developers ## Types
+	$(BIN)/mypy
+
+imports: $(VENV)/.for-developers ## Who may import whom
+	$(BIN)/lint-imports
+
+docs: $(VENV)/.for-developers ## API reference, in site/
+	$(BIN)/pdoc --docformat google --output-directory site mipp
+
+docs-check: $(VENV)/.for-developers ## Code, commands and links in the documents; the API reference
+	$(BIN)/python scripts/check_docs.py
+
+check: lint types imports docs-check test ## Everything that must pass before a merge
+
+build: $(VENV)/.for-developers ## Wheel, in dist/
+	$(PIP) wheel --no-deps --wheel-dir dist .
+
+clean: ## Remove what the other targets made, the virtual environment too
+	rm -rf $(VENV) site dist build .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .hypothesis
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.for-users: pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP) install --quiet -c constraints.txt -e '.[report]'
+	@touch $@
+
+$(VENV)/.for-developers: pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP) install --quiet -c constraints.txt -e '.[bench,onnx,report,dev]'
+	@touch $@

@@ -1,0 +1,207 @@
+"""Check the documents: code compiles; names, commands and options exist; links lead somewhere.
+
+Run as ``python scripts/check_docs.py``, in the environment that has mipp installed. Prints what is
+wrong, with file and line, and exits with 1.
+"""
+
+import ast
+import importlib
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+FENCE = re.compile(
+    r"^(?P<indent> *)```(?P<language>\w*)[^\n]*\n(?P<code>.*?)^(?P=indent)```", re.M | re.S
+)
+LINK = re.compile(r"\[[^\]]*\]\((?P<target>[^)\s]+)[^)]*\)|<img[^>]+src=\"(?P<image>[^\"]+)\"")
+HEADING = re.compile(r"^#+\s+(.*?)\s*$", re.M)
+TARGET = re.compile(r"^([a-z-]+):", re.M)
+
+
+@dataclass(frozen=True)
+class Block:
+    """Fenced code: its language, its text and the line of the file where the text starts."""
+
+    language: str
+    code: str
+    line: int
+
+
+def documents() -> list[Path]:
+    """Markdown files at the top and under ``docs`` and ``examples``."""
+    folders = [ROOT.glob("*.md"), *((ROOT / name).rglob("*.md") for name in ("docs", "examples"))]
+    return sorted(path for folder in folders for path in folder)
+
+
+def blocks(text: str) -> Iterator[Block]:
+    """All fenced blocks of a document."""
+    for match in FENCE.finditer(text):
+        indent = match["indent"]
+        lines = [line.removeprefix(indent) for line in match["code"].splitlines()]
+        yield Block(match["language"], "\n".join(lines), text.count("\n", 0, match.start()) + 2)
+
+
+def python_problems(code: str) -> Iterator[str]:
+    """Syntax errors, and names of mipp that do not exist. Doctest prompts are understood."""
+    if code.lstrip().startswith(">>>"):
+        prompts = [line for line in code.splitlines() if line[:3] in (">>>", "...")]
+        code = "\n".join(line[4:] for line in prompts)
+    try:
+        tree = ast.parse(code)
+    except SyntaxError as error:
+        yield f"does not compile: {error}"
+        return
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "mipp":
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        elif isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names if alias.name.split(".")[0] == "mipp"]
+        elif isinstance(node, ast.Attribute):
+            dotted = ast.unparse(node)
+            names = [dotted] if re.fullmatch(r"mipp(\.\w+)+", dotted) else []
+        else:
+            continue
+        yield from (f"{name} does not exist" for name in names if not exists(name))
+
+
+@cache
+def exists(dotted: str) -> bool:
+    """Whether ``mipp.a.b`` is a module, or an attribute of one."""
+    found: object = importlib.import_module("mipp")
+    path = "mipp"
+    for part in dotted.split(".")[1:]:
+        path += f".{part}"
+        try:
+            found = getattr(found, part)
+        except AttributeError:
+            try:
+                found = importlib.import_module(path)
+            except ImportError:
+                return False
+    return True
+
+
+def shell_problems(code: str, make_targets: set[str]) -> Iterator[str]:
+    """``mipp`` commands and options, and ``make`` targets, that do not exist."""
+    for line in code.replace("\\\n", " ").splitlines():
+        words = line.split("#")[0].removeprefix("$ ").split()
+        while words and re.fullmatch(r"[A-Z_]+=\S*", words[0]):
+            words = words[1:]
+        if words[:1] == ["make"]:
+            called = [word for word in words[1:] if "=" not in word and not word.startswith("-")]
+            yield from (
+                f"no target {word} in the Makefile" for word in called if word not in make_targets
+            )
+        elif words and Path(words[0]).name == "mipp":
+            yield from command_problems(words[1:])
+
+
+def command_problems(words: list[str]) -> Iterator[str]:
+    """What ``mipp WORDS`` uses that its help does not know."""
+    command: tuple[str, ...] = ()
+    for word in words:
+        # `mipp bench run SUITE`: words are commands as long as the help knows them
+        if not re.fullmatch(r"\w[\w-]*", word) or help_text((*command, word)) is None:
+            break
+        command = (*command, word)
+    if not command and words and not words[0].startswith("-"):
+        yield f"no command mipp {words[0]}"
+        return
+    known = help_text(command) or ""
+    for word in words:
+        option = word.split("=")[0]
+        if option.startswith("-") and not re.search(rf"(?<![\w-]){option}(?![\w-])", known):
+            yield f"mipp {' '.join(command)} has no option {option}"
+
+
+@cache
+def help_text(command: tuple[str, ...]) -> str | None:
+    """Help of a command that exists, in a terminal so wide that no option is cut."""
+    mipp = Path(sys.executable).with_name("mipp")
+    environment = {**os.environ, "COLUMNS": "250", "NO_COLOR": "1", "TERM": "dumb"}
+    done = subprocess.run(
+        [str(mipp), *command, "--help"],
+        capture_output=True,
+        text=True,
+        env=environment,
+        check=False,
+    )
+    return done.stdout if done.returncode == 0 else None
+
+
+def link_problems(path: Path, text: str) -> Iterator[tuple[int, str]]:
+    """Relative links to files or headings that do not exist, with their lines."""
+    for match in LINK.finditer(text):
+        target = match["target"] or match["image"]
+        if re.match(r"[a-z]+:", target):
+            continue
+        file_name, _, anchor = target.partition("#")
+        file = path if not file_name else (path.parent / file_name)
+        line = text.count("\n", 0, match.start()) + 1
+        if not file.exists():
+            yield line, f"link to {target}: there is no such file"
+        elif anchor and file.suffix == ".md" and anchor not in anchors(file.read_text()):
+            yield line, f"link to {target}: there is no such heading"
+
+
+def _blank(block: re.Match[str]) -> str:
+    return "\n" * block[0].count("\n")
+
+
+def anchors(text: str) -> set[str]:
+    """The anchors that headings of a document get."""
+    headings = HEADING.findall(FENCE.sub("", text))
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def document_problems(path: Path, make_targets: set[str]) -> Iterator[str]:
+    """Everything wrong in one document, as ``file:line: what``."""
+    text, name = path.read_text(), path.relative_to(ROOT)
+    for block in blocks(text):
+        if block.language in ("python", "py"):
+            found = python_problems(block.code)
+        elif block.language in ("bash", "sh", "shell", "console"):
+            found = shell_problems(block.code, make_targets)
+        else:
+            continue
+        yield from (f"{name}:{block.line}: {what}" for what in found)
+    yield from (
+        f"{name}:{line}: {what}" for line, what in link_problems(path, FENCE.sub(_blank, text))
+    )
+
+
+def reference_problems() -> Iterator[str]:
+    """What goes wrong while the API reference is built, warnings included."""
+    with tempfile.TemporaryDirectory() as site:
+        done = subprocess.run(
+            [sys.executable, "-m", "pdoc", "--docformat", "google", "-o", site, "mipp"],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode != 0 or "Warn" in done.stderr:
+            yield f"API reference: {done.stderr.strip()}"
+        elif not (Path(site) / "mipp.html").exists():
+            yield "API reference: no page for mipp was written"
+
+
+def main() -> int:
+    """Check all documents; the exit status."""
+    make_targets = set(TARGET.findall((ROOT / "Makefile").read_text()))
+    found = [what for path in documents() for what in document_problems(path, make_targets)]
+    found += reference_problems()
+    for what in found:
+        print(what)
+    print(f"{len(documents())} documents, {len(found)} problems")
+    return 1 if found else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
