@@ -1,3 +1,49 @@
-"""Mutual information preserving pruning of PyTorch networks."""
+"""Mutual information preserving pruning of PyTorch networks.
+
+    plan = mipp.plan(model, batches, budget="macs=50%")   # nothing is changed yet
+    small = plan.apply()                                  # a new, smaller nn.Module
+"""
+
+from mipp import data, methods, models, retrain
+from mipp.capture import CaptureConfig
+from mipp.errors import (
+    BudgetError,
+    CalibrationError,
+    FileError,
+    GraphError,
+    InputError,
+    MippError,
+    SurgeryError,
+    TrainingError,
+)
+from mipp.information import Gaussian
+from mipp.pipeline import Options, Plan, plan, prune
+from mipp.selection import Budget
+from mipp.surgery import Refit, load, save
 
 __version__ = "0.1.0"
+
+__all__ = [
+    "Budget",
+    "BudgetError",
+    "CalibrationError",
+    "CaptureConfig",
+    "FileError",
+    "Gaussian",
+    "GraphError",
+    "InputError",
+    "MippError",
+    "Options",
+    "Plan",
+    "Refit",
+    "SurgeryError",
+    "TrainingError",
+    "data",
+    "load",
+    "methods",
+    "models",
+    "plan",
+    "prune",
+    "retrain",
+    "save",
+]

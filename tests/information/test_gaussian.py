@@ -180,9 +180,7 @@ def test_scaling_a_unit_and_undoing_it_in_the_consumer_changes_nothing():
 def test_permuting_the_units_permutes_the_order():
     view = random_view(4, n_units=6, k=2, outputs=3)
     names = torch.tensor([3, 5, 0, 1, 4, 2])
-    renamed = ConsumerView(
-        view.covariance, view.weight, view.fisher, names[view.unit], view.uses
-    )
+    renamed = ConsumerView(view.covariance, view.weight, view.fisher, names[view.unit], view.uses)
     plain = Gaussian().scorer([view], 6).remove_least(6)
     other = Gaussian().scorer([renamed], 6).remove_least(6)
     assert [int(names[u]) for u, _ in plain] == [u for u, _ in other]

@@ -183,9 +183,7 @@ def test_information_alone_removes_all_that_the_share_allows():
 
 def test_information_bounds_what_another_budget_may_take():
     curves = {0: curve([0.0, 0.5, 0.4, 9.1]), 1: curve([2.0, 8.0])}
-    keep = spend(
-        curves, {0: 4, 1: 2}, ChainCosts([4, 2]), parse_budget("information=90%,units=5")
-    )
+    keep = spend(curves, {0: 4, 1: 2}, ChainCosts([4, 2]), parse_budget("information=90%,units=5"))
     assert kept(keep) == {0: 3, 1: 2}
     with pytest.raises(BudgetError, match=r"smallest is units = 3 \(50%\).*information share"):
         spend(curves, {0: 4, 1: 2}, ChainCosts([4, 2]), parse_budget("information=90%,units=2"))

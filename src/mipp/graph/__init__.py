@@ -10,9 +10,10 @@ from mipp.graph.cost import CostModel, cost, group_cost
 from mipp.graph.export import export, unwrap
 from mipp.graph.groups import build
 from mipp.graph.propagate import propagate
+from mipp.graph.refuse import without
 from mipp.records import ChannelGraph
 
-__all__ = ["CostModel", "cost", "group_cost", "trace", "unwrap"]
+__all__ = ["CostModel", "cost", "group_cost", "trace", "unwrap", "without"]
 
 
 def trace(

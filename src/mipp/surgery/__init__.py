@@ -1,1 +1,35 @@
 """Removing units from a model: slice the weights, refit the consumers, check, save and load."""
+
+from mipp.surgery.apply import apply_plan, mask_model, slice_model, state_shapes
+from mipp.surgery.check import probe, same_outputs
+from mipp.surgery.files import load, save
+from mipp.surgery.optimizer import remap_optimizer
+from mipp.surgery.plan import (
+    PlanRecord,
+    axis_keeps,
+    fingerprint,
+    installed_version,
+    kept_indices,
+)
+from mipp.surgery.refit import Refit, refit
+from mipp.surgery.weights import read_weights
+
+__all__ = [
+    "PlanRecord",
+    "Refit",
+    "apply_plan",
+    "axis_keeps",
+    "fingerprint",
+    "installed_version",
+    "kept_indices",
+    "load",
+    "mask_model",
+    "probe",
+    "read_weights",
+    "refit",
+    "remap_optimizer",
+    "same_outputs",
+    "save",
+    "slice_model",
+    "state_shapes",
+]

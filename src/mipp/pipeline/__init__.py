@@ -1,0 +1,231 @@
+"""The whole way: trace, capture, score, select, and a plan that can be applied."""
+
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from fnmatch import fnmatch
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from mipp import capture, graph, methods, selection, surgery
+from mipp.errors import GraphError, InputError
+from mipp.pipeline.curves import Curves
+from mipp.pipeline.options import Options, Progress, read_options, spelled
+from mipp.pipeline.plan import Model, Plan, example, fit, masks
+from mipp.records import BoolArray, ChannelGraph, Curve, GroupSummary, Keep
+
+__all__ = ["Options", "Plan", "plan", "prune"]
+
+
+def plan(
+    model: Model,
+    batches: Iterable[Any],
+    budget: "str | selection.Budget",
+    *,
+    progress: Progress | None = None,
+    **options: Any,
+) -> Plan[Model]:
+    """Decides which units of ``model`` go. Changes nothing; `Plan.apply` makes the small model.
+
+    Parameters:
+        model: any module that `torch.export` can trace. It is left exactly as it was.
+        batches: iterable of what the model takes: tensors, ``(input, target)`` pairs or dicts.
+        budget: ``"macs=50%"``, ``"params=300k"``, ``"units=20%"``, ``"information=99%"`` (keep that
+            share of every consumer's information) or several with commas, all met.
+        progress: called as ``progress(stage, done, total)``.
+        options: see `mipp.Options`.
+
+    Raises:
+        CalibrationError: no batches, or values that are not finite.
+        GraphError: the model cannot be traced, or nothing in it can be pruned.
+        BudgetError: the budget cannot be read or reached; says the smallest that can.
+        InputError: an option that is not known or does not fit.
+    """
+    settings = read_options(**options)
+    wanted = selection.parse_budget(budget)
+    report = progress or (lambda stage, done, total: None)
+    clock = _Clock()
+    original: Model = graph.unwrap(model)
+    data = capture.read_batches(batches, settings.samples)
+    traced = usable_graph(original, data)
+    clock.lap("trace")
+    protected(traced, settings.protect)
+
+    full = graph.cost(traced)
+    targets = wanted.limits(full)
+    current: Model = original
+    now = traced
+    keep: dict[str, tuple[int, ...]] = {g.name: tuple(range(g.n_units)) for g in traced.groups}
+    nats: dict[str, tuple[float, float]] = {}
+    how = ""
+    for number in range(1, settings.rounds + 1):
+        step = _step(wanted, targets, full, number / settings.rounds)
+        curves = Curves(current, now, data, settings, report)
+        chosen, curve_of = _select(curves, now, step, settings)
+        how = how or curves.loss
+        clock.lap("select")
+        for group in now.groups:
+            units = np.array(keep[group.name])
+            keep[group.name] = tuple(units[chosen[group.index]].tolist())
+            _count_nats(nats, group.name, curve_of[group.index], chosen[group.index], settings)
+        if number < settings.rounds:
+            kept = surgery.kept_indices(traced, masks(traced, keep))
+            current = surgery.slice_model(original, kept, traced.aliases)
+            if settings.refit is not None:
+                fit(current, original, traced, kept, data, settings.refit, settings.seed)
+            now = usable_graph(current, data)
+            clock.lap("rounds")
+    record = _record(original, traced, keep, nats, spelled(settings, str(wanted)) | {"loss": how})
+    return Plan(record, original, traced, data, settings.refit, clock.seconds)
+
+
+def prune(
+    model: Model, batches: Iterable[Any], budget: "str | selection.Budget", **options: Any
+) -> Model:
+    """`plan` and `Plan.apply` in one: a smaller, ordinary module. The model is left as it was."""
+    return plan(model, batches, budget, **options).apply()
+
+
+def usable_graph(model: nn.Module, data: Sequence[capture.Batch]) -> ChannelGraph:
+    """The traced model without the groups whose removal would break the eager model."""
+    args, kwargs = example(model, data)
+    traced = graph.trace(model, args, kwargs)
+    broken = {group.index: group.reason for group in surgery.probe(model, traced, args, kwargs)}
+    left = graph.without(traced, broken) if broken else traced
+    if not left.groups:
+        reasons = "\n".join(f"  {r.name}: {r.reason}" for r in left.refused)
+        raise GraphError(f"Nothing in {type(model).__name__} can be pruned:\n{reasons}")
+    return left
+
+
+def protected(traced: ChannelGraph, patterns: Sequence[str]) -> frozenset[int]:
+    """Indices of the groups that any pattern names, by group, producer or module above it.
+
+    Raises:
+        InputError: a pattern that names nothing; the text lists the groups.
+    """
+    found: set[int] = set()
+    for pattern in patterns:
+        hits = {
+            group.index
+            for group in traced.groups
+            for name in (group.name, *(key.tensor for key in group.producers))
+            if fnmatch(name, pattern) or name.startswith(pattern + ".")
+        }
+        others = any(fnmatch(r.name, pattern) or r.name.startswith(pattern) for r in traced.refused)
+        if not hits and not others:
+            raise InputError(
+                f"protect={pattern!r} names no group. Groups: "
+                f"{', '.join(group.name for group in traced.groups)}."
+            )
+        found |= hits
+    return frozenset(found)
+
+
+def _select(
+    curves: Curves, traced: ChannelGraph, budget: selection.Budget, settings: Options
+) -> tuple[dict[int, BoolArray], dict[int, Curve]]:
+    """One round: curves for all outputs, a first choice, then again for the outputs it keeps."""
+    allocation = settings.allocation
+    passes = settings.passes
+    if settings.method != "mipp":
+        allocation = allocation or methods.get(settings.method).allocation
+        passes = 1
+    n_units = {group.index: group.n_units for group in traced.groups}
+    patterns = [p for p in settings.protect if _names_any(traced, p)]
+    limits = selection.Limits(
+        settings.min_units, settings.round_to, protected(traced, patterns)
+    )
+    keep: Keep = {}
+    for _ in range(passes):
+        made = curves.make(keep)
+        costs = graph.CostModel(traced)
+        keep = selection.spend(made, n_units, costs, budget, limits, allocation or "priced")
+    return dict(keep), made
+
+
+def _names_any(traced: ChannelGraph, pattern: str) -> bool:
+    names = [n for g in traced.groups for n in (g.name, *(key.tensor for key in g.producers))]
+    return any(fnmatch(name, pattern) or name.startswith(pattern + ".") for name in names)
+
+
+def _step(
+    wanted: selection.Budget, targets: Mapping[str, float], full: Any, share: float
+) -> selection.Budget:
+    """The budget after ``share`` of the rounds: the same factor in every round."""
+    bounds = {
+        name: (getattr(full, name) * (target / getattr(full, name)) ** share, False)
+        for name, target in targets.items()
+    }
+    information = None if wanted.information is None else wanted.information**share
+    return replace(wanted, bounds=bounds, information=information)
+
+
+def _count_nats(
+    nats: dict[str, tuple[float, float]],
+    name: str,
+    curve: Curve,
+    keep: BoolArray,
+    settings: Options,
+) -> None:
+    """Adds one round's loss to the group's (nats before, nats lost so far)."""
+    if settings.method != "mipp":
+        nats[name] = (float("nan"), float("nan"))
+        return
+    before, lost = nats.get(name, (curve.total, 0.0))
+    nats[name] = (before, lost + float(curve.nats_lost[int((~keep).sum())]))
+
+
+def _record(
+    model: nn.Module,
+    traced: ChannelGraph,
+    keep: Mapping[str, tuple[int, ...]],
+    nats: Mapping[str, tuple[float, float]],
+    options: Mapping[str, Any],
+) -> surgery.PlanRecord:
+    chosen = masks(traced, keep)
+    summary = []
+    for group in traced.groups:
+        before = graph.group_cost(traced, None, group.index)
+        after = graph.group_cost(traced, chosen, group.index)
+        total, lost = nats[group.name]
+        summary.append(
+            GroupSummary(
+                name=group.name,
+                units_before=group.n_units,
+                units_after=len(keep[group.name]),
+                nats_before=total,
+                nats_after=total - lost,
+                macs_before=before.macs,
+                macs_after=after.macs,
+                params_before=before.params,
+                params_after=after.params,
+            )
+        )
+    return surgery.PlanRecord(
+        keep=keep,
+        axes=surgery.axis_keeps(traced, surgery.kept_indices(traced, chosen)),
+        refused=traced.refused,
+        summary=tuple(summary),
+        before=graph.cost(traced),
+        after=graph.cost(traced, chosen),
+        options=options,
+        fingerprint=surgery.fingerprint(surgery.state_shapes(model)),
+        mipp_version=surgery.installed_version(),
+    )
+
+
+class _Clock:
+    """Seconds since the last lap, added up by stage."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._last = time.perf_counter()
+
+    def lap(self, stage: str) -> None:
+        """Adds the time since the last lap to the stage."""
+        now = time.perf_counter()
+        self.seconds[stage] = self.seconds.get(stage, 0.0) + now - self._last
+        self._last = now

@@ -1,0 +1,137 @@
+"""All settings of a plan, in one frozen record."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, get_args
+
+from mipp import capture, information, methods, selection, surgery
+from mipp.errors import InputError
+
+Progress = Callable[[str, int, int], None]
+"""Called as ``progress(stage, done, total)`` while a plan is made or applied."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """Settings of `mipp.plan`, each also a keyword of it.
+
+    ``method``: ``"mipp"`` or a name from `mipp.methods.names`. ``estimator``, ``noise``: how
+    information is measured (``noise`` is short for ``estimator=Gaussian(noise=...)``). ``order``:
+    ``"greedy"`` or ``"ordered"`` elimination. ``allocation``: how the budget is spread over the
+    groups (None: the method's own). ``passes``: curves are worked out for all outputs of the
+    consumers, then ``passes - 1`` times again for those that are kept. ``rounds``: prune in so many
+    steps, measuring again on the pruned net. ``loss``: whose Fisher information is the noise.
+    ``protect``: group or module names that keep all units (``*`` and ``?`` match).
+    ``min_units``, ``round_to``: per group. ``samples``: calibration examples that are used at most.
+    ``refit``: how the remaining weights take over; None or False leaves them as they are.
+    ``calibration``: how many rows are measured. ``memory``: bytes that the second moments may take; beyond it they are gathered in several
+    passes. ``seed``: of everything that is drawn.
+    """
+
+    method: str = "mipp"
+    estimator: information.Gaussian = information.Gaussian()
+    order: selection.Order = "greedy"
+    allocation: selection.Allocation | None = None
+    passes: int = 2
+    rounds: int = 1
+    loss: capture.Loss | str = "auto"
+    protect: tuple[str, ...] = ()
+    min_units: int = 1
+    round_to: int = 1
+    samples: int | None = 5120
+    refit: surgery.Refit | None = field(default_factory=surgery.Refit)
+    calibration: capture.CaptureConfig = field(default_factory=capture.CaptureConfig)
+    memory: int = 4 * 2**30
+    seed: int = 0
+
+
+_CHOICES = {"order": get_args(selection.Order), "allocation": get_args(selection.Allocation)}
+
+
+def read_options(**given: Any) -> Options:
+    """Options from the keywords of `mipp.plan`, short forms included.
+
+    Raises:
+        InputError: an unknown keyword, or a value that does not fit; the text names it.
+    """
+    estimator = given.pop("estimator", "gaussian")
+    if estimator == "gaussian":
+        estimator = information.Gaussian()
+    if not isinstance(estimator, information.Gaussian):
+        raise InputError(
+            f"estimator={estimator!r}; expected 'gaussian' or a mipp.Gaussian(...) record."
+        )
+    if "noise" in given:
+        noise = given.pop("noise")
+        estimator = replace(estimator, noise=noise)
+    known = set(Options.__dataclass_fields__)
+    unknown = sorted(set(given) - known)
+    if unknown:
+        raise InputError(
+            f"mipp.plan has no option {', '.join(unknown)}; expected some of "
+            f"{', '.join(sorted(known | {'noise'}))}."
+        )
+    if "refit" in given:
+        given["refit"] = read_refit(given["refit"])
+    if "memory" in given:
+        given["memory"] = read_memory(given["memory"])
+    if isinstance(given.get("protect"), str):
+        given["protect"] = (given["protect"],)
+    given["protect"] = tuple(given.get("protect", ()))
+    for name, choices in _CHOICES.items():
+        if given.get(name) is not None and given[name] not in choices:
+            raise InputError(
+                f"{name}={given[name]!r}; expected one of {', '.join(map(repr, choices))}."
+            )
+    if "method" in given and given["method"] != "mipp":
+        methods.get(given["method"])
+    options = Options(estimator=estimator, **given)
+    for name, least in (("passes", 1), ("rounds", 1), ("min_units", 1), ("round_to", 1)):
+        if getattr(options, name) < least:
+            raise InputError(f"{name}={getattr(options, name)}; expected at least {least}.")
+    return options
+
+
+def read_refit(refit: "surgery.Refit | str | bool | None") -> "surgery.Refit | None":
+    """True, False, a mode's name or a record as a `Refit` or None."""
+    if refit is None or refit is False or refit == "none":
+        return None
+    if refit is True:
+        return surgery.Refit()
+    if isinstance(refit, str):
+        return surgery.Refit(mode=refit)  # type: ignore[arg-type]
+    return refit
+
+
+def read_memory(memory: int | str) -> int:
+    """Bytes from a number or from text such as ``"4GiB"``."""
+    if isinstance(memory, int):
+        return memory
+    for suffix, factor in (("GiB", 2**30), ("MiB", 2**20), ("GB", 10**9), ("MB", 10**6)):
+        if memory.endswith(suffix):
+            try:
+                return int(float(memory.removesuffix(suffix)) * factor)
+            except ValueError:
+                break
+    raise InputError(f"memory={memory!r}; expected bytes or text such as '4GiB' or '500MB'.")
+
+
+def spelled(options: Options, budget: str) -> dict[str, Any]:
+    """The options as plain JSON values, for the record of a plan."""
+    refit = options.refit
+    return {
+        "method": options.method,
+        "budget": budget,
+        "estimator": "gaussian",
+        "noise": options.estimator.noise,
+        "order": options.order,
+        "allocation": options.allocation,
+        "passes": options.passes,
+        "rounds": options.rounds,
+        "protect": list(options.protect),
+        "min_units": options.min_units,
+        "round_to": options.round_to,
+        "samples": options.samples,
+        "refit": None if refit is None else refit.mode,
+        "seed": options.seed,
+    }

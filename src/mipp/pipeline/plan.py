@@ -1,0 +1,181 @@
+"""A plan: what would go, what stays, what is refused and why; and the model that it makes."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from mipp import capture, graph, surgery
+from mipp.errors import InputError
+from mipp.pipeline.options import read_refit
+from mipp.records import AxisKey, ChannelGraph, Cost, GroupSummary, IntArray, Keep, Refusal
+
+Model = TypeVar("Model", bound=nn.Module)
+
+
+@dataclass(frozen=True, eq=False)
+class Plan(Generic[Model]):
+    """Which units stay. Nothing is changed until `apply`, and then only a copy.
+
+    ``record`` is the plan as plain data. The model and the calibration batches that it was made
+    with are held for `apply` and `mask`; a plan read with `from_json` takes them from the caller.
+    """
+
+    record: surgery.PlanRecord
+    model: Model | None = None
+    traced: ChannelGraph | None = None
+    batches: Sequence[capture.Batch] = ()
+    refit: surgery.Refit | None = None
+    seconds: Mapping[str, float] | None = None
+
+    @property
+    def keep(self) -> Mapping[str, tuple[int, ...]]:
+        """Group name -> indices of the units that stay, in the original model's numbering."""
+        return self.record.keep
+
+    @property
+    def refused(self) -> tuple[Refusal, ...]:
+        """What cannot be pruned, and why."""
+        return self.record.refused
+
+    @property
+    def summary(self) -> tuple[GroupSummary, ...]:
+        """Units, nats, MACs and parameters of each group, before and after."""
+        return self.record.summary
+
+    @property
+    def before(self) -> Cost:
+        """Cost of the whole model before pruning."""
+        return self.record.before
+
+    @property
+    def after(self) -> Cost:
+        """Cost of the whole model after pruning."""
+        return self.record.after
+
+    def __str__(self) -> str:
+        return "\n".join(self.record.describe())
+
+    def to_json(self) -> str:
+        """The plan as text; `from_json` reads it back."""
+        return self.record.to_json()
+
+    @classmethod
+    def from_json(
+        cls, text: str, model: Model | None = None, batches: Iterable[Any] | None = None
+    ) -> "Plan[Model]":
+        """Reads a plan. ``batches`` are needed only for `mask` and for a refit.
+
+        Raises:
+            FileError: when the text is damaged.
+            CalibrationError: when the batches cannot be used.
+        """
+        record = surgery.PlanRecord.from_json(text)
+        if model is None:
+            return cls(record)
+        model = graph.unwrap(model)
+        samples = record.options.get("samples")
+        read = (
+            capture.read_batches(batches, samples if isinstance(samples, int) else None)
+            if batches is not None
+            else []
+        )
+        traced = graph.trace(model, *example(model, read)) if read else None
+        mode = record.options.get("refit")
+        return cls(record, model, traced, read, read_refit(mode if read else None))  # type: ignore[arg-type]
+
+    def apply(self, refit: "surgery.Refit | str | bool | None" = True) -> Model:
+        """The smaller model: a new one, the original is untouched.
+
+        ``refit``: True as planned, False to leave the weights that stay as they are, or a mode or a
+        `mipp.Refit` record.
+        """
+        model = self._model()
+        small = surgery.apply_plan(model, self.record)
+        config = self.refit if refit is True else read_refit(refit)
+        if config is not None and self.record.axes:
+            if self.traced is None or not self.batches:
+                raise InputError(
+                    "A refit needs calibration batches, and this plan has none. Read it with "
+                    "mipp.Plan.from_json(text, model, batches), or call apply(refit=False)."
+                )
+            fit(small, model, self.traced, self.record.kept(), self.batches, config, self._seed())
+        return small
+
+    def mask(self) -> Model:
+        """A copy of the same size that computes what ``apply(refit=False)`` computes."""
+        model = self._model()
+        if self.traced is None:
+            raise InputError(
+                "A mask needs the traced model. Read the plan with "
+                "mipp.Plan.from_json(text, model, batches)."
+            )
+        return surgery.mask_model(model, self.traced, self._keep())
+
+    def remap(self, optimizer: torch.optim.Optimizer, small: nn.Module) -> torch.optim.Optimizer:
+        """A new optimizer for the small model, with the state of what stays. The old is untouched."""
+        aliases = self.traced.aliases if self.traced else {}
+        return surgery.remap_optimizer(
+            optimizer, self._model(), small, self.record.kept(), aliases
+        )
+
+    def _model(self) -> Model:
+        if self.model is None:
+            raise InputError(
+                "This plan was read without a model. Use mipp.Plan.from_json(text, model)."
+            )
+        return self.model
+
+    def _seed(self) -> int:
+        seed = self.record.options.get("seed", 0)
+        return seed if isinstance(seed, int) else 0
+
+    def _keep(self) -> Keep:
+        assert self.traced is not None
+        return masks(self.traced, self.keep)
+
+
+def masks(traced: ChannelGraph, keep: Mapping[str, Sequence[int]]) -> Keep:
+    """Kept unit indices by group name as masks by group index."""
+    out = {}
+    for group in traced.groups:
+        if group.name in keep:
+            mask = torch.zeros(group.n_units, dtype=torch.bool)
+            mask[list(keep[group.name])] = True
+            out[group.index] = mask.numpy()
+    return out
+
+
+def example(
+    model: nn.Module, batches: Sequence[capture.Batch]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Arguments for tracing: a few examples of the first batch, on the model's device."""
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    batch = batches[0].part(0, 4).to(device)
+    return batch.args, dict(batch.kwargs)
+
+
+def fit(
+    small: nn.Module,
+    original: nn.Module,
+    traced: ChannelGraph,
+    kept: Mapping[AxisKey, IntArray],
+    batches: Sequence[capture.Batch],
+    config: surgery.Refit,
+    seed: int,
+) -> None:
+    """Refits ``small``, in place, on the calibration batches."""
+    device = next((p.device for p in original.parameters()), torch.device("cpu"))
+    moved = [batch.to(device) for batch in batches]
+    inputs = [(batch.args, batch.kwargs) for batch in moved]
+
+    def join(*leaves: Any) -> Any:
+        first = leaves[0]
+        batched = isinstance(first, Tensor) and first.dim() > 0 and len(first) == len(moved[0])
+        return torch.cat(leaves) if batched else first
+
+    joined = pytree.tree_map(join, inputs[0], *inputs[1:])
+    surgery.refit(small, original, traced, kept, inputs, joined, config, seed)

@@ -1,0 +1,301 @@
+"""After selection: the function of Theorem 1, written down.
+
+Where information is kept, a function exists that gives a consumer's old output from what is left of
+its input. Here it is the least-squares one: the consumer's own weights are replaced by the linear
+map from the units that are left to what the original consumer put out,
+
+    W' = (Cov(Y, X_S) + ridge D W_S) inverse(Cov(X_S) + ridge D),      D = diag Var(X_S),
+
+with the bias (or the running mean of the BatchNorm behind it) such that the mean is kept. No
+gradient step, no labels.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from mipp.errors import InputError, SurgeryError
+from mipp.records import AxisKey, ChannelGraph, Consumer, IntArray
+from mipp.taps import (
+    Call,
+    NormCall,
+    Taps,
+    input_rows,
+    measuring,
+    n_positions,
+    output_rows,
+    weight_matrix,
+)
+
+Mode = Literal["sequential", "closed", "norm"]
+Inputs = tuple[tuple[Any, ...], Mapping[str, Any]]
+"""Positional and keyword arguments of one call of the model."""
+
+
+@dataclass(frozen=True)
+class Refit:
+    """How the weights that stay take over what the removed ones did.
+
+    ``mode``: ``sequential`` fits from inputs to outputs on what the pruned net really puts in,
+    ``closed`` on what the original puts in, ``norm`` only corrects BatchNorm statistics.
+    ``ridge``: pull towards the old weights (``toward="old"``) or towards zero, as a share of each
+    feature's variance. ``norm``: BatchNorm statistics follow the ``mean``, mean and variance
+    (``full``), or nothing (``keep``). ``rows_per_feature``, ``min_rows``: rows used for a fit.
+    """
+
+    mode: Mode = "sequential"
+    ridge: float = 1e-3
+    toward: Literal["old", "zero"] = "old"
+    norm: Literal["mean", "full", "keep"] = "mean"
+    rows_per_feature: float = 8.0
+    min_rows: int = 8192
+
+    def __post_init__(self) -> None:
+        if self.mode not in ("sequential", "closed", "norm"):
+            raise InputError(
+                f"refit={self.mode!r}; expected 'sequential', 'closed', 'norm' or False."
+            )
+
+
+@dataclass(eq=False)
+class _Target:
+    """What the original consumer put out (and, for ``closed``, took in) at the sampled rows."""
+
+    pick: list[Int[Tensor, " rows"]] = field(default_factory=list)
+    y: list[Float[Tensor, "rows m"]] = field(default_factory=list)
+    x: list[Float[Tensor, "rows d"]] = field(default_factory=list)
+    seen: int = 0
+
+
+@dataclass(eq=False)
+class _NormStatistics:
+    """Sums over the examples of one BatchNorm's input in the original model."""
+
+    count: float = 0.0
+    total: Tensor | float = 0.0
+    square: Tensor | float = 0.0
+
+
+class _Fit:
+    """One refit of one pruned model against its original."""
+
+    def __init__(
+        self,
+        graph: ChannelGraph,
+        kept: Mapping[AxisKey, IntArray],
+        n_samples: int,
+        config: Refit,
+        seed: int,
+    ) -> None:
+        self.config, self.kept, self.seed, self.n_samples = config, kept, seed, n_samples
+        calls = [consumer.weight for consumer in graph.consumers]
+        once = [c for c in graph.consumers if calls.count(c.weight) == 1]
+        self.consumers = {(c.weight, c.call): c for c in once} if config.mode != "norm" else {}
+        self.targets = {key: _Target() for key in self.consumers}
+        self.norms: list[_NormStatistics] = []
+
+    def axis(self, key: AxisKey, size: int, device: torch.device) -> Int[Tensor, " kept"]:
+        """The kept indices along one dimension of a weight of the original model."""
+        kept = self.kept.get(key)
+        if kept is None:
+            return torch.arange(size, device=device)
+        return torch.as_tensor(kept, device=device)
+
+    def observe(self, original: nn.Module, batches: Sequence[Inputs]) -> None:
+        """Runs the original model and notes targets and BatchNorm inputs."""
+        for number, (args, kwargs) in enumerate(batches):
+            norm_at = iter(range(10**9))
+
+            def after(call: Call, output: Tensor, number: int = number) -> Tensor:
+                consumer = self.consumers.get(call.key)
+                if consumer is not None:
+                    self._note(consumer, call, output, number)
+                return output
+
+            def on_norm(call: NormCall, norm_at: Any = norm_at) -> None:
+                at = next(norm_at)
+                if at == len(self.norms):
+                    self.norms.append(_NormStatistics())
+                _add(self.norms[at], call.input)
+
+            with Taps(original, after=after, on_norm=on_norm):
+                original(*args, **dict(kwargs))
+
+    def _note(self, consumer: Consumer, call: Call, output: Tensor, number: int) -> None:
+        target = self.targets[call.key]
+        total = n_positions(call, output)
+        matrix = weight_matrix(call.kind, call.weight)
+        ins = self.axis(consumer.in_axis, call.weight.shape[consumer.in_dim], output.device)
+        outs = self.axis(consumer.out_axis, call.weight.shape[consumer.out_dim], output.device)
+        features = len(ins) * matrix.shape[1] // call.weight.shape[consumer.in_dim]
+        batch = call.input.shape[0] if call.input.dim() > 1 else 1
+        wanted = max(self.config.rows_per_feature * features, self.config.min_rows)
+        n_rows = max(1, round(min(1.0, wanted * batch / (self.n_samples * total)) * total))
+        generator = torch.Generator().manual_seed(
+            hash((self.seed, number, list(self.consumers).index(call.key))) % 2**63
+        )
+        pick = (
+            torch.randperm(total, generator=generator)[:n_rows].sort().values
+            if n_rows < total
+            else torch.arange(total)
+        ).to(output.device)
+        if call.kind == "conv_transpose":
+            # outputs overlap: fit what each input position adds to them
+            y = input_rows(call, output, pick) @ matrix.T.to(torch.float32)
+            per_output = matrix.shape[0] // call.weight.shape[consumer.out_dim]
+            columns = (outs.unsqueeze(1) * per_output).add(
+                torch.arange(per_output, device=outs.device)
+            )
+            y = y[:, columns.flatten()]
+        else:
+            y = output_rows(call, output, pick)[:, outs]
+        target.y.append(y)
+        if self.config.mode == "closed":
+            per_input = matrix.shape[1] // call.weight.shape[consumer.in_dim]
+            columns = (ins.unsqueeze(1) * per_input).add(torch.arange(per_input, device=ins.device))
+            target.x.append(input_rows(call, output, pick)[:, columns.flatten()])
+        target.pick.append(pick + target.seen)
+        target.seen += total
+
+    def correct(self, small: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        """Runs the pruned model once on all examples and fits each layer as it is reached."""
+        norm_at = iter(range(10**9))
+
+        def after(call: Call, output: Tensor) -> Tensor:
+            consumer = self.consumers.get(call.key)
+            if consumer is None:
+                return output
+            target = self.targets.pop(call.key)
+            y = torch.cat(target.y)
+            if self.config.mode == "closed":
+                x = torch.cat(target.x)
+            else:
+                x = input_rows(call, output, torch.cat(target.pick))
+            _solve(call, consumer, x, y, self.config)
+            return call.run()
+
+        def on_norm(call: NormCall) -> None:
+            _follow(call, self.norms[next(norm_at)], self.kept_norm(call), self.config.norm)
+
+        with Taps(small, after=after, on_norm=on_norm):
+            small(*args, **dict(kwargs))
+
+    def kept_norm(self, call: NormCall) -> Int[Tensor, " kept"] | None:
+        """Which channels of the original's BatchNorm this one has; set by `refit`."""
+        return self.norm_channels.get(id(call.running_mean))
+
+    norm_channels: dict[int, Int[Tensor, " kept"]]
+
+
+def refit(
+    small: nn.Module,
+    original: nn.Module,
+    graph: ChannelGraph,
+    kept: Mapping[AxisKey, IntArray],
+    batches: Sequence[Inputs],
+    joined: Inputs,
+    config: Refit | None = None,
+    seed: int = 0,
+) -> None:
+    """Fits the weights and BatchNorm statistics of ``small``, in place, to the original's outputs.
+
+    ``batches`` and ``joined`` are the same examples, in pieces for the original and in one piece
+    for the pruned model, which is fitted layer by layer within that one forward pass. A weight that
+    the model uses several times is left as it is. If nothing was removed, nothing is changed.
+
+    Raises:
+        SurgeryError: when the fitted weights are not finite.
+    """
+    config = config or Refit()
+    if not kept:
+        return
+    n_samples = sum(_batch_size(args, kwargs) for args, kwargs in batches)
+    fit = _Fit(graph, kept, n_samples, config, seed)
+    fit.norm_channels = {}
+    for name, buffer in small.named_buffers():
+        indices = kept.get(AxisKey(graph.aliases.get(name, name), 0))
+        if indices is not None:
+            fit.norm_channels[id(buffer)] = torch.as_tensor(indices, device=buffer.device)
+    with torch.no_grad(), measuring(original), measuring(small):
+        fit.observe(original, batches)
+        fit.correct(small, *joined)
+
+
+def _batch_size(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> int:
+    tensors = [v for v in (*args, *kwargs.values()) if isinstance(v, Tensor) and v.dim() > 0]
+    return tensors[0].shape[0] if tensors else 1
+
+
+def _solve(
+    call: Call,
+    consumer: Consumer,
+    x: Float[Tensor, "rows d"],
+    y: Float[Tensor, "rows m"],
+    config: Refit,
+) -> None:
+    """Writes the least-squares weight (and bias) into the parameters of the call."""
+    old = weight_matrix(call.kind, call.weight).double()
+    # a transposed convolution is fitted on what each position adds, which has no bias in it
+    centred = call.kind != "conv_transpose" and (call.bias is not None or consumer.norm_after)
+    x_mean = x.double().mean(0) if centred else torch.zeros_like(old[0])
+    y_mean = y.double().mean(0) if centred else torch.zeros_like(old[:, 0])
+    xc = x - x_mean.to(x.dtype)
+    yc = y - y_mean.to(y.dtype)
+    gram = (xc.T @ xc).double() / len(x)
+    cross = (xc.T @ yc).double() / len(x)
+    # a feature that never varies keeps a finite pull towards its old weight
+    pull = config.ridge * (gram.diagonal() + 1e-8 * gram.diagonal().mean() + 1e-30)
+    gram.diagonal().add_(pull)
+    if config.toward == "old":
+        cross += pull.unsqueeze(1) * old.T
+    root, fault = torch.linalg.cholesky_ex(gram)
+    if int(fault) != 0:
+        gram.diagonal().add_(1e-4 * gram.diagonal().mean())
+        root = torch.linalg.cholesky(gram)
+    new = torch.cholesky_solve(cross, root).T
+    if not bool(torch.isfinite(new).all()):
+        raise SurgeryError(
+            f"The refit of {consumer.name} gave weights that are not finite. Raise the ridge "
+            "(mipp.Refit(ridge=0.01)) or apply the plan with refit=False."
+        )
+    if call.kind == "conv_transpose":
+        new = new.T
+    elif call.bias is not None:
+        call.bias.data.copy_(y_mean - new @ x_mean)
+    call.weight.data.copy_(new.reshape(call.weight.shape))
+
+
+def _add(statistics: _NormStatistics, values: Tensor) -> None:
+    rows = values.double().movedim(1, -1).flatten(0, -2)
+    statistics.count += len(rows)
+    statistics.total = statistics.total + rows.sum(0)
+    statistics.square = statistics.square + rows.square().sum(0)
+
+
+def _follow(
+    call: NormCall,
+    before: _NormStatistics,
+    channels: Int[Tensor, " kept"] | None,
+    how: Literal["mean", "full", "keep"],
+) -> None:
+    """Shifts the running statistics by what pruning did to the input, on the same examples."""
+    if how == "keep":
+        return
+    after = _NormStatistics()
+    _add(after, call.input)
+    chosen = slice(None) if channels is None else channels
+    assert isinstance(before.total, Tensor)
+    assert isinstance(before.square, Tensor)
+    assert isinstance(after.total, Tensor)
+    assert isinstance(after.square, Tensor)
+    old_mean, new_mean = before.total[chosen] / before.count, after.total / after.count
+    call.running_mean.add_((new_mean - old_mean).to(call.running_mean.dtype))
+    if how == "full":
+        old_var = before.square[chosen] / before.count - old_mean.square()
+        new_var = after.square / after.count - new_mean.square()
+        ratio = (new_var.clamp_min(0) + 1e-12) / (old_var.clamp_min(0) + 1e-12)
+        call.running_var.mul_(ratio.to(call.running_var.dtype))
