@@ -55,7 +55,7 @@ def slice_model(
         if any(id(tensor) in cuts for tensor in own.values()):
             weight = own.get("weight")
             fit_attributes(name, layer, None if weight is None else cuts.get(id(weight), {}).get(0))
-    _write_record(small, _composed(model, kept))
+    write_record(small, _composed(model, kept))
     return small
 
 
@@ -260,7 +260,7 @@ def _composed(model: nn.Module, kept: Mapping[AxisKey, IntArray]) -> tuple[AxisK
     return tuple(now[key] for key in sorted(now))
 
 
-def _write_record(model: nn.Module, axes: tuple[AxisKeep, ...]) -> None:
+def write_record(model: nn.Module, axes: tuple[AxisKeep, ...]) -> None:
     """Note on the model what was kept; records of modules inside it are part of this one."""
     for module in model.modules():
         vars(module).pop(RECORD, None)

@@ -9,7 +9,7 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
-from pydantic import JsonValue, TypeAdapter, ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from mipp.errors import FileError, InputError
 from mipp.records import AxisKey, ChannelGraph, Cost, GroupSummary, IntArray, Keep, Refusal
@@ -57,8 +57,8 @@ class PlanRecord:
 
     ``keep``: group name -> indices of the units that stay. ``axes``: the same for every dimension
     that loses something. ``before`` and ``after``: cost of the whole model. ``options``: how the
-    plan was made (method, budget, seed, ...). ``fingerprint``: of the model it is for (see
-    `fingerprint`). All indices count in that model, before anything is removed.
+    plan was made (method, budget, seed, ...), as JSON can hold it. ``fingerprint``: of the model it
+    is for (see `fingerprint`). All indices count in that model, before anything is removed.
     """
 
     keep: Mapping[str, tuple[int, ...]]
@@ -67,7 +67,7 @@ class PlanRecord:
     summary: tuple[GroupSummary, ...]
     before: Cost
     after: Cost
-    options: Mapping[str, JsonValue]
+    options: Mapping[str, Any]
     fingerprint: str
     mipp_version: str
 
@@ -90,10 +90,10 @@ class PlanRecord:
                 row[name] = None if np.isnan(row[name]) else row[name]
         try:
             return json.dumps(content, indent=1, allow_nan=False)
-        except ValueError as error:
+        except (TypeError, ValueError) as error:
             raise InputError(
-                f"the plan holds an infinite or undefined number: {error}. Only the nats of a "
-                f"group may be NaN (not measured)."
+                f"the plan holds what JSON cannot: {error}. Expected finite numbers, text, lists "
+                f"and dicts of these; only the nats of a group may be NaN (not measured)."
             ) from error
 
     @classmethod
@@ -120,7 +120,7 @@ class PlanRecord:
                 json.dumps(_with_nan(fields)), strict=True
             )
         except ValidationError as error:
-            raise FileError(f"damaged plan: {_first_problem(error)}. {advice}") from error
+            raise FileError(f"damaged plan: {first_problem(error)}. {advice}") from error
         # a field that the check above does not know is seen here, however deep it lies
         if json.loads(record.to_json()) != content:
             raise FileError(f"damaged plan: it holds fields that a plan does not have. {advice}")
@@ -137,8 +137,8 @@ class PlanRecord:
         lines += [
             f"{name}: {before:,.0f} -> {after:,.0f} ({_share(before, after)} left)"
             for name, before, after in (
-                ("units", self.before.units, self.after.units),
-                ("params", self.before.params, self.after.params),
+                ("units", float(self.before.units), float(self.after.units)),
+                ("params", float(self.before.params), float(self.after.params)),
                 ("MACs", self.before.macs, self.after.macs),
             )
         ]
@@ -224,7 +224,8 @@ def _with_nan(content: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _first_problem(error: ValidationError) -> str:
+def first_problem(error: ValidationError) -> str:
+    """Where in the data the first problem is, and what it is."""
     problem = error.errors()[0]
     where = ".".join(str(part) for part in problem["loc"])
     return f"{where}: {problem['msg']}"

@@ -1,0 +1,293 @@
+"""Pruned models in one safetensors file: the weights, and what was kept of the full-size model.
+
+Nothing is pickled. The file holds every tensor once and one JSON text under the key ``mipp`` of its
+metadata. A digest over both shows damage and careless edits; it is no signature, since whoever
+changes a file on purpose can compute it anew.
+"""
+
+import hashlib
+import json
+import os
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, TypeVar
+
+import torch
+from pydantic import TypeAdapter, ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from mipp.errors import FileError, InputError, SurgeryError
+from mipp.surgery.apply import recorded_axes, slice_model, state_shapes, write_record
+from mipp.surgery.plan import AxisKeep, fingerprint, first_problem, installed_version, kept_of
+from mipp.surgery.weights import read_safetensors
+
+FORMAT = 1
+"""Version of what is written under ``mipp``."""
+KEY = "mipp"
+_ADVICE = "Restore the file from a copy, or save the model again."
+
+Shapes = Mapping[str, tuple[int, ...]]
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class FileRecord:
+    """What a file says beside the weights.
+
+    ``axes``: what was kept, in the full-size model. ``aliases``: other names of shared tensors ->
+    the name under which they are stored. ``fingerprint``: of the full-size model. ``digest``:
+    sha256 over all else and the bytes of all tensors. ``extra``: whatever the writer added.
+    """
+
+    format: int
+    axes: tuple[AxisKeep, ...]
+    aliases: Mapping[str, str]
+    fingerprint: str
+    mipp_version: str
+    extra: Mapping[str, Any]
+    digest: str
+
+
+def save(
+    model: nn.Module, path: str | Path, extra: Mapping[str, Any] = MappingProxyType({})
+) -> None:
+    """Write a model, pruned or not, so that `load` can put it into a freshly built full-size one.
+
+    The file appears as a whole or not at all: a failed write leaves the file that was there.
+
+    Parameters
+    ----------
+    extra: anything that JSON can hold, to be found in `read_record`.
+
+    Raises
+    ------
+    InputError: the model's state holds something else than tensors, or no longer has the widths
+        that it was sliced to, or ``extra`` is not JSON.
+    FileError: the file cannot be written.
+    """
+    model = _unwrapped(model)
+    tensors, aliases = _stored(model)
+    axes = recorded_axes(model)
+    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    full = _full_shapes(_with_aliases(shapes, aliases), axes, aliases)
+    content = {
+        "format": FORMAT,
+        "axes": [asdict(axis) for axis in axes],
+        "aliases": aliases,
+        "fingerprint": fingerprint(full),
+        "mipp_version": installed_version(),
+        "extra": dict(extra),
+    }
+    try:
+        text = json.dumps(content | {"digest": _digest(content, tensors)}, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"extra must be what JSON can hold: {error}") from error
+    _write(Path(path), tensors, {KEY: text})
+
+
+def load(model: nn.Module | Callable[[], nn.Module], path: str | Path) -> nn.Module:
+    """The model that was saved, as a new module; the one given is left exactly as it is.
+
+    Parameters
+    ----------
+    model: a full-size model, what builds one, or a model that already has the small widths. Train /
+        eval mode, devices and hooks are taken from it, all weights from the file.
+
+    Raises
+    ------
+    FileError: no such file, a damaged or changed one, or one for another model: other names,
+        shapes, number types or shared tensors.
+    """
+    path = Path(path)
+    record, tensors = _read(path)
+    given = _unwrapped(model if isinstance(model, nn.Module) else model())
+    state = _with_aliases(tensors, record.aliases)
+    small = _with_saved_widths(given, record, state, path)
+    for name, tensor in small.state_dict(keep_vars=True).items():
+        if tensor.dtype != state[name].dtype:
+            raise FileError(
+                f"{path}: {name!r} is {state[name].dtype} in the file and {tensor.dtype} in the "
+                f"model. Convert the model first, with model.to({state[name].dtype})."
+            )
+        if tensor.is_meta:
+            raise InputError("the model is on the meta device: build it on a real one")
+    small.load_state_dict(state, strict=True)
+    write_record(small, record.axes)
+    return small
+
+
+def read_record(path: str | Path) -> FileRecord:
+    """What a file written by `save` says beside the weights; raises `FileError` like `load`."""
+    return _read(Path(path))[0]
+
+
+def _with_saved_widths(
+    model: nn.Module, record: FileRecord, state: Mapping[str, Tensor], path: Path
+) -> nn.Module:
+    """A copy of the model with the widths of the saved one."""
+    small = {name: tuple(tensor.shape) for name, tensor in state.items()}
+    found = state_shapes(model)
+    try:
+        full = _full_shapes(small, record.axes, record.aliases)
+        if fingerprint(full) != record.fingerprint:
+            raise FileError(f"{path} is damaged: tensors are missing or changed shape. {_ADVICE}")
+        # a buffer that is not saved must come from a model that was cut alike
+        unsaved = any(axis.tensor not in small for axis in record.axes)
+        if found == full:
+            result = slice_model(model, kept_of(record.axes), record.aliases)
+        elif found == small and (not unsaved or recorded_axes(model) == record.axes):
+            result = slice_model(model, {})
+        else:
+            raise FileError(
+                f"{path} was saved from another model: {_first_mismatch(found, full)}. Give the "
+                f"full-size model that was pruned, freshly built, or a model of the saved widths."
+            )
+    except (InputError, SurgeryError) as error:
+        raise FileError(f"{path} does not fit {type(model).__name__}: {error}") from error
+    if _aliases(result) != record.aliases:
+        raise FileError(
+            f"{path}: the saved model shares the tensors {dict(record.aliases)} (name: stored as), "
+            f"the one given shares {_aliases(result)}. Tie the same weights as when it was saved."
+        )
+    return result
+
+
+def _first_mismatch(found: Shapes, expected: Shapes) -> str:
+    for name in sorted(found.keys() | expected.keys()):
+        one, other = expected.get(name), found.get(name)
+        if one != other:
+            return (
+                f"expected {f'{name!r} of shape {one}' if one is not None else f'no {name!r}'}, "
+                f"got {f'shape {other}' if other is not None else 'no such tensor'}"
+            )
+    return "expected other names and shapes"
+
+
+def _unwrapped(model: nn.Module) -> nn.Module:
+    """The model inside DataParallel, DistributedDataParallel or torch.compile."""
+    if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+        return _unwrapped(model.module)
+    compiled = getattr(model, "_orig_mod", None)
+    return model if compiled is None else _unwrapped(compiled)
+
+
+def _aliases(model: nn.Module) -> dict[str, str]:
+    """Other names of every shared tensor in the state -> its first name."""
+    first: dict[int, str] = {}
+    names = [(name, first.setdefault(id(tensor), name))
+             for name, tensor in model.state_dict(keep_vars=True).items()]  # fmt: skip
+    return {name: origin for name, origin in names if name != origin}
+
+
+def _stored(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Every tensor of the state once, on the CPU, and the other names of shared ones."""
+    aliases = _aliases(model)
+    tensors: dict[str, Tensor] = {}
+    storages: set[int] = set()
+    for name, value in model.state_dict(keep_vars=True).items():
+        if not isinstance(value, Tensor) or value.is_meta:
+            what = "a tensor without values" if isinstance(value, Tensor) else type(value).__name__
+            raise InputError(
+                f"the state of the model holds {what} under {name!r}; only tensors with values can "
+                f"be saved. Remove it (or its get_extra_state) first."
+            )
+        if name in aliases:
+            continue
+        tensor = value.detach().cpu().contiguous()
+        storage = tensor.untyped_storage().data_ptr()
+        # two views of one storage would be written as one
+        tensors[name] = tensor.clone() if storage in storages else tensor
+        storages.add(storage)
+    return tensors, aliases
+
+
+def _with_aliases(values: Mapping[str, T], aliases: Mapping[str, str]) -> dict[str, T]:
+    return dict(values) | {name: values[first] for name, first in aliases.items()}
+
+
+def _full_shapes(
+    shapes: Shapes, axes: tuple[AxisKeep, ...], aliases: Mapping[str, str]
+) -> dict[str, tuple[int, ...]]:
+    """Shapes before anything was removed; ``shapes`` are those after, by all names."""
+    full = {name: list(shape) for name, shape in shapes.items()}
+    for axis in axes:
+        first = aliases.get(axis.tensor, axis.tensor)
+        for name in (n for n in full if aliases.get(n, n) == first):
+            if axis.dim >= len(full[name]) or shapes[name][axis.dim] != len(axis.kept):
+                raise InputError(
+                    f"dimension {axis.dim} of {name!r}, of shape {shapes[name]}, was sliced to "
+                    f"{len(axis.kept)}: the model was changed afterwards. Save it before you "
+                    f"replace layers, or slice what the replaced model was made from."
+                )
+            full[name][axis.dim] = axis.size
+    return {name: tuple(shape) for name, shape in full.items()}
+
+
+def _digest(content: Mapping[str, object], tensors: Mapping[str, Tensor]) -> str:
+    """sha256 over the record (without digest) and the bytes of all tensors, in hexadecimal."""
+    digest = hashlib.sha256(json.dumps(content, sort_keys=True, allow_nan=False).encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _write(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
+    """Write beside the target, then put in its place: there is never half a file."""
+    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
+    try:
+        partial.touch()
+        usual = partial.stat().st_mode
+        save_file(tensors, partial, metadata)
+        partial.chmod(usual)  # safetensors lets nobody else read what it writes
+        with partial.open("rb+") as file:
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except (OSError, SafetensorError) as error:
+        raise FileError(
+            f"{path} cannot be written: {error}. Expected a folder that exists, with room and "
+            f"permission to write."
+        ) from error
+    finally:
+        if partial.exists():
+            partial.unlink()
+
+
+def _read(path: Path) -> tuple[FileRecord, dict[str, Tensor]]:
+    """The record and all stored tensors, once the digest was found to agree."""
+    tensors, metadata = read_safetensors(path)
+    if KEY not in metadata:
+        raise FileError(
+            f"{path} was not written by mipp.save: its metadata has no {KEY!r}. Read plain weights "
+            f"with read_weights, and load them with load_state_dict."
+        )
+    try:
+        content = json.loads(metadata[KEY])
+        written = content.get("format") if isinstance(content, dict) else None
+        if written != FORMAT:
+            raise FileError(
+                f"{path} has format {written!r}; this version of mipp reads format {FORMAT}. Read "
+                f"it with the version that wrote it."
+            )
+        record = TypeAdapter(FileRecord).validate_json(metadata[KEY], strict=True)
+    except json.JSONDecodeError as error:
+        raise FileError(
+            f"{path} is damaged: its record is not JSON ({error}). {_ADVICE}"
+        ) from error
+    except ValidationError as error:
+        raise FileError(f"{path} is damaged: {first_problem(error)}. {_ADVICE}") from error
+    if not set(record.aliases.values()) <= tensors.keys():
+        raise FileError(f"{path} is damaged: a shared tensor is missing. {_ADVICE}")
+    del content["digest"]
+    digest = _digest(content, tensors)
+    if digest != record.digest:
+        raise FileError(
+            f"{path} was changed after it was saved: its digest should be {record.digest[:12]} and "
+            f"is {digest[:12]}. {_ADVICE}"
+        )
+    return record, tensors
