@@ -1,6 +1,7 @@
 """Checkpoints: a run in parts is the run as a whole, and files that do not fit are refused."""
 
 import json
+import math
 from dataclasses import replace
 
 import pytest
@@ -86,6 +87,16 @@ def test_a_run_that_stopped_early_is_not_trained_again(make_model, batches, tmp_
     first = train(make_model(), batches, recipe, **settings)
     assert first.stopped_early
     assert train(make_model(), batches, recipe, **settings) == first
+
+
+def test_an_evaluation_that_is_not_finite_survives_in_the_file(make_model, batches, tmp_path):
+    x, y = next(iter(batches))
+    settings = {"evaluate_on": [(x * math.nan, y)], "checkpoint": tmp_path / "run"}
+    first = train(make_model(), batches, RECIPE, progress=False, **settings)
+    again = train(make_model(), batches, RECIPE, progress=False, **settings)
+    assert math.isnan(first.last.evaluation.loss)
+    assert math.isnan(again.last.evaluation.loss)
+    assert again.last.train == first.last.train
 
 
 def test_file_is_safetensors_with_json(finished):

@@ -213,6 +213,17 @@ def test_batches_that_cannot_be_used_are_refused(make_model, batches):
         evaluate(make_model(), [])
 
 
+def test_models_that_give_no_logits_are_refused(make_model, batches):
+    with pytest.raises(InputError, match=r"gave \(32, 3, 6, 6\) for 32 examples; expected logits"):
+        train(nn.Conv2d(1, 3, 3), batches, SHORT, progress=False)
+    with pytest.raises(InputError, match=r"gave tuple for 32 examples"):
+        evaluate(nn.LSTM(8, 4), [(x[:, 0], y) for x, y in batches])
+    teacher = nn.Sequential(nn.Flatten(), nn.Linear(64, 7))
+    distilling = replace(SHORT, distill_weight=0.5)
+    with pytest.raises(InputError, match="teacher with 7 outputs was given for a model with 10"):
+        train(make_model(), batches, distilling, teacher=teacher, progress=False)
+
+
 def test_arguments_that_contradict_are_refused(make_model, batches):
     model = make_model()
     with pytest.raises(InputError, match=r"distill_weight=0\.5 was given without a teacher"):
@@ -225,9 +236,11 @@ def test_arguments_that_contradict_are_refused(make_model, batches):
         train(nn.ReLU(), batches, SHORT, progress=False)
 
 
-def test_progress_bar_goes_to_the_terminal_only_when_asked(make_model, batches, capsys):
+def test_progress_is_shown_only_when_asked(make_model, batches, capsys):
     train(make_model(), batches, SHORT, progress=False)
     assert capsys.readouterr().out == ""
+    train(make_model(), batches, SHORT, progress=True)
+    assert "epoch 2, loss" in capsys.readouterr().out
 
 
 def test_learns_at_initialisation_scale_in_bfloat16_channels_last(batches):

@@ -8,7 +8,6 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int64
@@ -19,7 +18,7 @@ from mipp.errors import InputError, TrainingError
 from mipp.retrain.checkpoint import load_checkpoint, save_checkpoint
 from mipp.retrain.history import EpochRecord, Evaluation, History
 from mipp.retrain.recipes import Recipe
-from mipp.retrain.state import channels_last, generators_kept, modes_kept
+from mipp.retrain.state import channels_last, generators_kept, modes_kept, seed_generators
 
 
 @runtime_checkable
@@ -88,7 +87,7 @@ def train(
         while len(history.epochs) < recipe.epochs and not history.stopped_early:
             epoch, started = len(history.epochs), time.perf_counter()
             bar.update(task, completed=epoch * n_batches)
-            torch.manual_seed(_mixed(seed, epoch))
+            seed_generators(device, seed, epoch)
 
             def show(loss: float, epoch: int = epoch) -> None:
                 bar.update(task, advance=1, description=f"epoch {epoch + 1}, loss {loss:.3f}")
@@ -120,8 +119,8 @@ def evaluate(model: nn.Module, batches: Iterable[Any]) -> Evaluation:
         model.eval()
         for batch in batches:
             x, y = _pair(batch, device)
-            logits = model(x)
-            total += F.cross_entropy(logits.float(), y, reduction="sum").item()
+            logits = _logits(model, x)
+            total += F.cross_entropy(logits, y, reduction="sum").item()
             right += int((logits.argmax(1) == y).sum())
             n_samples += len(y)
     if n_samples == 0:
@@ -180,10 +179,15 @@ def _one_epoch(
             x = x.contiguous(memory_format=torch.channels_last)
         optimizer.zero_grad()
         with autocast:
-            logits = model(x)
+            logits = _logits(model, x)
             with torch.no_grad():
-                taught = None if teacher is None else teacher(x).float()
-        loss = loss_of(logits.float(), y, recipe, taught)
+                taught = None if teacher is None else _logits(teacher, x)
+        if taught is not None and taught.shape != logits.shape:
+            raise InputError(
+                f"a teacher with {taught.shape[1]} outputs was given for a model with "
+                f"{logits.shape[1]}; expected the same classes."
+            )
+        loss = loss_of(logits, y, recipe, taught)
         value = loss.item()
         if not math.isfinite(value):
             raise TrainingError(
@@ -245,6 +249,17 @@ def _pair(batch: Any, device: torch.device) -> tuple[Tensor, Tensor]:  # noqa: A
     return x.to(device, non_blocking=True), y.to(device, non_blocking=True)
 
 
+def _logits(model: nn.Module, x: Tensor) -> Tensor:
+    logits = model(x)
+    if not isinstance(logits, Tensor) or logits.dim() != 2 or len(logits) != len(x):
+        shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        raise InputError(
+            f"the model gave {shape} for {len(x)} examples; expected logits ({len(x)}, classes). "
+            "Wrap a model that returns something else."
+        )
+    return logits.float()
+
+
 def _optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.SGD:
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     decayed = [parameter for parameter in trained if recipe.decay_all or parameter.dim() > 1]
@@ -267,12 +282,6 @@ def _device(model: nn.Module) -> torch.device:
     raise InputError("a model without parameters was given; there is nothing to train in it.")
 
 
-def _mixed(seed: int, epoch: int) -> int:
-    return int(
-        np.random.SeedSequence([seed, epoch]).generate_state(1, np.uint64)[0] >> np.uint64(1)
-    )
-
-
 def _bar(*, enabled: bool) -> Progress:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    return Progress(*columns, TimeRemainingColumn(), transient=True, disable=not enabled)
+    return Progress(*columns, TimeRemainingColumn(), disable=not enabled)
