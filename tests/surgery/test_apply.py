@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from mipp.errors import InputError, SurgeryError
-from mipp.records import AxisKey
+from mipp.records import Axis, AxisKey
 from mipp.surgery.apply import mask_model, named_tensors, recorded_axes, slice_model
 from mipp.surgery.plan import kept_indices
 
@@ -245,6 +245,17 @@ def test_keep_that_does_not_fit(keep, text):
         kept_indices(case.graph, keep)
     with pytest.raises(InputError, match=text):
         mask_model(case.model, case.graph, keep)
+
+
+def test_keep_that_leaves_a_layer_without_outputs():
+    """Two layers make the units of one group; one of them would make nothing."""
+    channels = graph(
+        [("joined", 4, "left.weight", 0)],
+        [Axis(AxisKey("left.weight", 0), np.array([0, 0]), np.array([0, 1]))],
+        [],
+    )
+    with pytest.raises(InputError, match=r"leaves nothing of dimension 0 of 'left.weight'"):
+        kept_indices(channels, {0: np.array([False, False, True, True])})
 
 
 def test_keep_must_be_boolean():

@@ -9,8 +9,9 @@ import torch
 from torch import nn
 
 from mipp.errors import InputError, SurgeryError
+from mipp.records import Axis, AxisKey
 from mipp.surgery.apply import mask_model, named_tensors, slice_model, vary_constants
-from mipp.surgery.check import probe, same_outputs
+from mipp.surgery.check import _trial, probe, same_outputs
 from mipp.surgery.plan import kept_indices
 
 from .hand_built import CASES, axis, consumer, graph
@@ -158,6 +159,34 @@ def test_model_that_fails_on_the_example():
         InputError, match=r"fails on the example input: RuntimeError: mat1 and mat2"
     ):
         probe(Chain(), chain_graph(), (torch.randn(3, 5),))
+
+
+@pytest.mark.parametrize("width", [1, 2])
+def test_the_trial_leaves_something_to_each_of_several_producers(width):
+    """Fifty layers of one or two outputs each, joined: half of the units, but of no layer all."""
+
+    class Joined(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.makers = nn.ModuleList(nn.Linear(3, width) for _ in range(50))
+            self.reader = nn.Linear(50 * width, 2)
+
+        def forward(self, x):
+            return self.reader(torch.cat([maker(x) for maker in self.makers], 1))
+
+    def part(name, index):
+        units = np.arange(index * width, (index + 1) * width)
+        return Axis(AxisKey(name, 0), np.zeros(width, dtype=np.int64), units)
+
+    names = [(f"makers.{index}", index) for index in range(50)]
+    channels = graph(
+        [("joined", 50 * width, "makers.0.weight", 0)],
+        [part(f"{name}.{one}", index) for name, index in names for one in ("weight", "bias")]
+        + [axis("reader.weight", 1, 0, 50 * width)],
+        [consumer("reader"), *(consumer(name) for name, _ in names)],
+    )
+    assert probe(Joined(), channels, (torch.randn(3, 3),)) == []
+    assert _trial(channels)[0].sum() == 50
 
 
 def test_groups_of_one_unit_are_left():

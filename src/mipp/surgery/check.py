@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from mipp.errors import InputError, SurgeryError
-from mipp.records import ChannelGraph, Keep
+from mipp.records import BoolArray, ChannelGraph, Keep
 from mipp.surgery.apply import mask_model, named_tensors, slice_model, vary_constants
 from mipp.surgery.outputs import Comparison, batches_like, compare, map_tensors, tensors_in
 from mipp.surgery.plan import kept_indices
@@ -94,7 +94,7 @@ def probe(
     Raises `InputError` if the model itself fails on the example.
     """
     varied = vary_constants(model)
-    trial = {group.index: _half(group.index, group.n_units) for group in graph.groups}
+    trial = _trial(graph)
 
     def failure(groups: Sequence[int]) -> str | None:
         keep: Keep = {index: trial[index] for index in groups}
@@ -114,11 +114,29 @@ def probe(
     return sorted(broken, key=lambda group: group.index)
 
 
-def _half(index: int, n_units: int) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
-    """Mask of shape ``(n_units,)`` without half of the units, in no regular pattern."""
-    keep = np.ones(n_units, dtype=np.bool_)
-    keep[np.random.default_rng(index).permutation(n_units)[: n_units // 2]] = False
-    return keep
+def _trial(graph: ChannelGraph) -> Keep:
+    """Masks without about half of every group, in no regular pattern.
+
+    No dimension of any tensor loses all it has, with all groups or with any of them: a layer may
+    make only a few of a group's units, and these must not all go.
+    """
+    left = {key: axis.size for key, axis in graph.axes.items()}
+    trial: dict[int, BoolArray] = {}
+    for group in graph.groups:
+        spans = {
+            key: np.bincount(axis.unit[axis.group == group.index], minlength=group.n_units)
+            for key, axis in graph.axes.items()
+            if (axis.group == group.index).any()
+        }
+        keep = np.ones(group.n_units, dtype=np.bool_)
+        for unit in np.random.default_rng(group.index).permutation(group.n_units):
+            if keep.sum() * 2 <= group.n_units + 1:
+                break
+            if all(left[key] > span[unit] for key, span in spans.items()):
+                keep[unit] = False
+                left |= {key: left[key] - int(span[unit]) for key, span in spans.items()}
+        trial[group.index] = keep
+    return trial
 
 
 def _culprits(

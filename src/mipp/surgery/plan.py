@@ -148,12 +148,19 @@ class PlanRecord:
 def kept_indices(graph: ChannelGraph, keep: Keep) -> dict[AxisKey, IntArray]:
     """Indices that stay along every dimension that loses something, each of shape ``(n_kept,)``.
 
-    Raises `InputError` if a mask is not of its group's shape or leaves a group without units.
+    Raises `InputError` if a mask is not of its group's shape, or leaves a group without units or a
+    dimension of a tensor without any index.
     """
     check_keep(graph, keep)
     kept = {}
     for key, axis in graph.axes.items():
         mask = axis.kept(keep)
+        if not mask.any():
+            raise InputError(
+                f"keep leaves nothing of dimension {key.dim} of {key.tensor!r}, which has "
+                f"{axis.size} indices: a layer needs at least one. Keep one of the units that it "
+                f"makes or reads."
+            )
         if not mask.all():
             kept[key] = np.flatnonzero(mask)
     return kept
