@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 import torch
@@ -165,7 +166,7 @@ def _frames(trace: str) -> list[tuple[str, str, str]]:
             path, _, rest = text.lstrip()[len('File "') :].partition('", line ')
             frames.append((path, rest.partition(",")[0], ""))
         elif frames and text.strip() and not frames[-1][2]:
-            frames[-1] = (*frames[-1][:2], text.strip())
+            frames[-1] = (*frames[-1][:2], shorten(text.strip(), 90, placeholder=" ..."))
     return frames
 
 

@@ -10,12 +10,19 @@ from torch.export.graph_signature import InputKind, OutputKind
 from torch.fx import GraphModule, Node
 from torch.fx.node import map_arg
 
-from mipp.graph import rules_cut, rules_layers, rules_matmul, rules_pointwise, rules_shape
+from mipp.graph import (
+    rules_cut,
+    rules_index,
+    rules_layers,
+    rules_matmul,
+    rules_pointwise,
+    rules_shape,
+)
 from mipp.graph.export import Exported
 from mipp.graph.labels import Value
 from mipp.graph.rules import Call, Flow, find_rule, schema
 
-RULE_MODULES = (rules_pointwise, rules_shape, rules_cut, rules_layers, rules_matmul)
+RULE_MODULES = (rules_pointwise, rules_shape, rules_cut, rules_index, rules_layers, rules_matmul)
 """Modules whose import registers the rules."""
 
 

@@ -7,6 +7,8 @@ from mipp.graph.rules import Call, Extent, Labels, rule
 from mipp.graph.rules_layers import dense_linear, parameter_axis
 from mipp.graph.rules_pointwise import tie_broadcast
 
+SUMMED = "a product of two activations sums over it"
+
 
 def is_weight(value: Value) -> bool:
     """Whether a value is a matrix that is one parameter, seen from either side."""
@@ -48,27 +50,67 @@ def baddbmm(call: Call) -> Value:
 
 
 def product(call: Call, left: Value, right: Value) -> Value:
-    """``left @ right``; what is summed over is tied, what goes along passes."""
-    call.tie(left.labels[-1], right.labels[-2])
+    """``left @ right``; what is summed over has to stay, what goes along passes."""
+    call.fix(left.labels[-1], SUMMED)
+    call.fix(right.labels[-2], SUMMED)
     parts = [Value(v.shape[:-2], v.labels[:-2]) for v in (left, right)]
     labels = tie_broadcast(call, parts, call.shape[:-2])
     out = call.out([*labels, left.labels[-2], right.labels[-1]])
     scale, positions = call.positions(out)
-    call.count(call.op, scale, Extent(left.shape[-1], left.labels[-1]), *positions)
+    call.count(call.op, scale * left.shape[-1], *positions)
     return out
+
+
+@rule("einsum")
+def einsum(call: Call) -> Value:
+    """A sum of products, such as ``bnc,cd->bnd``; with a parameter it may be a linear layer."""
+    terms, _, made = str(call.get("equation")).replace(" ", "").partition("->")
+    operands = list(zip(terms.split(","), call.inputs, strict=True))
+    repeated = any(len(set(letters)) != len(letters) for letters, _ in operands)
+    if not made or "." in terms or repeated:
+        call.fix_all("mipp reads only an einsum with an output, without dots and diagonals")
+        return call.out([None] * len(call.shape))
+    if len(operands) == 2:
+        for (letters, x), (matrix, weight) in (operands, operands[::-1]):
+            summed = letters[-1]
+            if (
+                is_weight(weight)
+                and not is_weight(x)
+                and summed in matrix
+                and made == letters[:-1] + matrix.replace(summed, "")
+            ):
+                return dense_linear(call, x, weight, None, in_dim=matrix.index(summed))
+    return _sum_of_products(call, operands, made)
+
+
+def _sum_of_products(call: Call, operands: list[tuple[str, Value]], made: str) -> Value:
+    sizes: dict[str, int] = {}
+    labels: dict[str, Labels] = {}
+    for letters, value in operands:
+        for letter, size, atoms in zip(letters, value.shape, value.labels, strict=True):
+            if letter not in made:
+                call.fix(atoms, SUMMED)
+            elif letter in labels:
+                call.tie(labels[letter], atoms)
+            if letter not in made or atoms is None:
+                labels[letter] = None
+            labels.setdefault(letter, atoms)
+            sizes[letter] = size
+    if len(operands) > 1:
+        whole = Value(tuple(sizes.values()), tuple(labels[k] for k in sizes), call.batched)
+        scale, positions = call.positions(whole)
+        call.count(call.op, scale, *positions)
+    return call.out([labels[letter] for letter in made])
 
 
 @rule("scaled_dot_product_attention")
 def attention(call: Call) -> Value:
     """``softmax(query @ key.T) @ value``: heads and the features of ``value`` pass."""
     query, key, value = call.tensor("query"), call.tensor("key"), call.tensor("value")
-    if call.get("scale") is None:
-        reason = "the scale of the attention comes from the number of features"
-        call.fix(query.labels[-1], reason)
-        call.fix(key.labels[-1], reason)
-    call.tie(query.labels[-1], key.labels[-1])
-    call.tie(key.labels[-2], value.labels[-2])
+    call.fix(query.labels[-1], SUMMED)
+    call.fix(key.labels[-1], SUMMED)
     call.fix(key.labels[-2], "softmax runs along this dimension")
+    call.fix(value.labels[-2], SUMMED)
     leading = call.shape[:-2]
     parts = [Value(v.shape[:-2], v.labels[:-2]) for v in (query, key, value)]
     if any(part.shape != leading for part in parts):
@@ -86,6 +128,6 @@ def attention(call: Call) -> Value:
     if mask is not None:
         tie_broadcast(call, [scores, mask], scores.shape)
     scale, positions = call.positions(scores)
-    call.count(call.op, scale, Extent(query.shape[-1], query.labels[-1]), *positions)
+    call.count(call.op, scale * query.shape[-1], *positions)
     call.count(call.op, scale, Extent(value.shape[-1], value.labels[-1]), *positions)
     return call.out([*labels, query.labels[-2], value.labels[-1]])

@@ -1,0 +1,52 @@
+"""Whatever the network and the choice of units: sliced = masked, and the cost is as counted."""
+
+import random
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.utils.flop_counter import FlopCounterMode
+
+from mipp.graph import cost, trace
+
+from .random_models import random_model
+from .slicing import masked, random_keep, sliced
+
+
+def counted(model, batch):
+    """MACs for one example and parameters, by PyTorch's own counter."""
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model(batch)
+    params = sum(tensor.numel() for tensor in model.parameters())
+    return counter.get_total_flops() / 2 / len(batch), params
+
+
+def check(seed):
+    rng = random.Random(seed)
+    model, batch = random_model(rng)
+    graph = trace(model, (batch[:1],))
+    for share in (1.0, 0.7, 0.3):
+        keep = random_keep(graph, rng, share)
+        small = sliced(model, graph, keep)
+        with torch.no_grad():
+            np.testing.assert_allclose(
+                small(batch), masked(model, graph, keep)(batch), rtol=1e-9, atol=1e-9
+            )
+        now = cost(graph, keep)
+        assert (now.macs, now.params) == counted(small, batch)
+        assert now.units == sum(int(units.sum()) for units in keep.values())
+
+
+@settings(max_examples=12, deadline=None, derandomize=True)
+@given(st.integers(0, 2**32))
+def test_sliced_model_computes_the_same_at_the_cost_that_was_told(seed):
+    check(seed)
+
+
+@pytest.mark.slow
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 2**32))
+def test_many_sliced_models_compute_the_same_at_the_cost_that_was_told(seed):
+    check(seed)
