@@ -1,6 +1,5 @@
 """The whole way: trace, capture, score, select, and a plan that can be applied."""
 
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from fnmatch import fnmatch
@@ -11,6 +10,7 @@ from torch import nn
 
 from mipp import capture, graph, methods, selection, surgery
 from mipp.errors import GraphError, InputError
+from mipp.pipeline.clock import Clock
 from mipp.pipeline.curves import Curves
 from mipp.pipeline.options import Options, Progress, read_options, spelled
 from mipp.pipeline.plan import Model, Plan, example, fit, masks
@@ -46,11 +46,11 @@ def plan(
     settings = read_options(**options)
     wanted = selection.parse_budget(budget)
     report = progress or (lambda stage, done, total: None)
-    clock = _Clock()
+    clock = Clock()
     original: Model = graph.unwrap(model)
     data = capture.read_batches(batches, settings.samples)
     traced = usable_graph(original, data)
-    clock.lap("trace")
+    clock.lap("capture")
     protected(traced, settings.protect)
 
     full = graph.cost(traced)
@@ -62,10 +62,10 @@ def plan(
     how = ""
     for number in range(1, settings.rounds + 1):
         step = _step(wanted, targets, full, number / settings.rounds)
-        curves = Curves(current, now, data, settings, report)
+        curves = Curves(current, now, data, settings, report, clock)
         chosen, curve_of = _select(curves, now, step, settings)
         how = how or curves.loss
-        clock.lap("select")
+        clock.lap("plan")
         for group in now.groups:
             units = np.array(keep[group.name])
             keep[group.name] = tuple(units[chosen[group.index]].tolist())
@@ -76,7 +76,7 @@ def plan(
             if settings.refit is not None:
                 fit(current, original, traced, kept, data, settings.refit, settings.seed)
             now = usable_graph(current, data)
-            clock.lap("rounds")
+            clock.lap("capture")
     record = _record(original, traced, keep, nats, spelled(settings, str(wanted)) | {"loss": how})
     return Plan(record, original, traced, data, settings.refit, clock.seconds)
 
@@ -215,17 +215,3 @@ def _record(
         fingerprint=surgery.fingerprint(surgery.state_shapes(model)),
         mipp_version=surgery.installed_version(),
     )
-
-
-class _Clock:
-    """Seconds since the last lap, added up by stage."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-        self._last = time.perf_counter()
-
-    def lap(self, stage: str) -> None:
-        """Adds the time since the last lap to the stage."""
-        now = time.perf_counter()
-        self.seconds[stage] = self.seconds.get(stage, 0.0) + now - self._last
-        self._last = now

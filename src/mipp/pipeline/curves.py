@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from mipp import capture, information, methods, selection
+from mipp.pipeline.clock import Clock
 from mipp.pipeline.options import Options, Progress
 from mipp.records import AxisKey, ChannelGraph, Consumer, Curve, Group, IntArray, Keep
 from mipp.taps import weight_matrix
@@ -25,6 +26,7 @@ class Curves:
     batches: Sequence[capture.Batch]
     options: Options
     progress: Progress
+    clock: Clock
     loss: str = ""
 
     def __post_init__(self) -> None:
@@ -37,7 +39,9 @@ class Curves:
             question = methods.Question(
                 self.model, self.graph, self.batches, self.options.loss, self.options.seed
             )
-            return methods.curves(method.score(question))
+            scores = method.score(question)
+            self.clock.lap("plan" if method.needs == "weights" else "capture")
+            return methods.curves(scores)
         curves: dict[int, Curve] = {}
         units = sum(group.n_units for group in self.graph.groups)
         done = 0
@@ -79,6 +83,7 @@ class Curves:
     def _measure(self, part: Sequence[Group]) -> Mapping[int, capture.Statistics]:
         wanted = sorted({c for group in part for c in group.consumers})
         if any(c not in self._held for c in wanted):
+            self.clock.lap("plan")
             self._held, self.loss = capture.capture(
                 self.model,
                 {c: self.graph.consumers[c] for c in wanted},
@@ -88,6 +93,7 @@ class Curves:
                 seed=self.options.seed,
                 advance=self._advance(),
             )
+            self.clock.lap("capture")
         return self._held
 
     def _advance(self):  # type: ignore[no-untyped-def]

@@ -22,6 +22,8 @@ class Plan(Generic[Model]):
 
     ``record`` is the plan as plain data. The model and the calibration batches that it was made
     with are held for `apply` and `mask`; a plan read with `from_json` takes them from the caller.
+    ``seconds``: how long it took to ``capture`` (passes through the model) and ``plan`` (scoring and
+    selection).
     """
 
     record: surgery.PlanRecord
