@@ -239,7 +239,7 @@ def _checked(
     return len(batches)
 
 
-def _pair(batch: Any, device: torch.device) -> tuple[Tensor, Tensor]:  # noqa: ANN401 - the user's
+def _pair(batch: Any, device: torch.device) -> tuple[Tensor, Tensor]:
     if not (isinstance(batch, tuple | list) and len(batch) == 2):
         raise InputError(
             f"a batch of type {type(batch).__name__} was given; expected a pair (x, y) of inputs "
