@@ -158,11 +158,12 @@ def own_tensors(module: nn.Module) -> dict[str, Tensor]:
 
 
 def take(tensor: Shaped[Tensor, "..."], cuts: Mapping[int, IntArray]) -> Shaped[Tensor, "..."]:
-    """A contiguous copy of the tensor with the given indices along each given dimension."""
+    """A copy of the tensor with the given indices along each given dimension, contiguous."""
     with torch.no_grad():
+        chosen = tensor.clone() if not cuts else tensor
         for dim, indices in cuts.items():
-            tensor = tensor.index_select(dim, torch.as_tensor(indices, device=tensor.device))
-        return tensor.contiguous()
+            chosen = chosen.index_select(dim, torch.as_tensor(indices, device=tensor.device))
+        return chosen
 
 
 def cuts_by_tensor(

@@ -78,4 +78,4 @@ def _sliced_state(
             f"be carried over: make a new optimizer for the smaller model."
         )
     present = {d: kept for d, kept in dims.items() if value.shape[d] == parameter.shape[d]}
-    return take(value, present).clone()
+    return take(value, present)
