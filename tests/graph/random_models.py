@@ -59,6 +59,11 @@ def _gated(x: Tensor) -> Tensor:
     return left * torch.sigmoid(right)
 
 
+def _swapped(x: Tensor) -> Tensor:
+    left, right = x.chunk(2, dim=1)
+    return torch.cat([right, left], dim=1)
+
+
 _FUNCTIONS: dict[str, Callable[..., Tensor]] = {
     "relu": F.relu,
     "gelu": F.gelu,
@@ -71,6 +76,7 @@ _FUNCTIONS: dict[str, Callable[..., Tensor]] = {
     "flatten": lambda x: x.flatten(1),
     "shuffle": _shuffle,
     "gated": _gated,
+    "swapped": _swapped,
 }
 
 
@@ -149,6 +155,12 @@ def _randomize(model: nn.Module, rng: random.Random) -> None:
             tensor.data.uniform_(low, 1.0, generator=generator)
 
 
+_MAP_KINDS = (
+    *("conv", "conv", "bn", "depthwise", "residual", "residual", "cat", "excite", "max_pool"),
+    *("group_norm", "shuffle", "gated", "swapped", "transposed", "twice", "relu", "upsample"),
+)
+
+
 def _grow_map(build: _Builder) -> None:  # noqa: PLR0912  # one branch for each kind
     """One more thing on a feature map."""
     x = build.pick(3)
@@ -156,26 +168,7 @@ def _grow_map(build: _Builder) -> None:  # noqa: PLR0912  # one branch for each 
         return
     width, size, _ = build.shapes[x]
     rng = build.rng
-    kind = rng.choice(
-        [
-            "conv",
-            "conv",
-            "bn",
-            "depthwise",
-            "residual",
-            "residual",
-            "cat",
-            "excite",
-            "max_pool",
-            "group_norm",
-            "shuffle",
-            "gated",
-            "transposed",
-            "twice",
-            "relu",
-            "upsample",
-        ]
-    )
+    kind = rng.choice(_MAP_KINDS)
     if kind == "conv":
         build.step("relu", (build.conv(x, build.width(), rng.choice([1, 3])),))
     elif kind == "bn" and x:
@@ -198,7 +191,7 @@ def _grow_map(build: _Builder) -> None:  # noqa: PLR0912  # one branch for each 
         build.step("upsample", (x,))
     elif kind == "group_norm" and x and width % 2 == 0:
         build.step("group_norm", (x,), nn.GroupNorm(2, width))
-    elif kind in ("shuffle", "gated") and x and width % 2 == 0 and width > 2:
+    elif kind in ("shuffle", "gated", "swapped") and x and width % 2 == 0 and width > 2:
         build.step(kind, (x,))
     elif kind == "transposed" and size <= 4:
         layer = nn.ConvTranspose2d(width, build.width(), 2, stride=2)

@@ -48,6 +48,8 @@ def _follow_weights(module):
         module.groups = module.weight.shape[0] * module.groups // module.out_channels
     elif isinstance(module, nn.ConvTranspose2d) and module.groups > 1:
         module.groups = module.weight.shape[0]
+    elif isinstance(module, nn.InstanceNorm2d):
+        module.num_features = module.weight.shape[0]
     elif isinstance(module, nn.GroupNorm):
         module.num_groups = module.weight.shape[0] * module.num_groups // module.num_channels
 

@@ -20,7 +20,7 @@ from mipp.graph import (
 )
 from mipp.graph.export import Exported
 from mipp.graph.labels import Value
-from mipp.graph.rules import Call, Flow, find_rule, schema
+from mipp.graph.rules import Call, Flow, Made, find_rule, schema
 
 RULE_MODULES = (rules_pointwise, rules_shape, rules_cut, rules_index, rules_layers, rules_matmul)
 """Modules whose import registers the rules."""
@@ -82,18 +82,24 @@ def _attribute(module: GraphModule, target: str) -> object:
 
 def _visit(flow: Flow, node: Node, args: Sequence[Any], kwargs: dict[str, Any]) -> object:
     if node.target is operator.getitem:
-        return args[0][args[1]]
+        return None if args[0] is None else args[0][args[1]]
     if isinstance(node.target, OpOverload):
         call = Call(flow, node, _by_name(node.target, args, kwargs))
         rule = find_rule(node.target)
-        if rule is not None:
-            return _outputs(node, rule(call))
-        call.fix_all(f"mipp has no rule for {node.target}")
-        return _outputs(node, call.unlabelled())
+        if rule is None:
+            call.fix_all(f"mipp has no rule for {node.target}")
+        if rule is None or _is_number(call):
+            return call.unlabelled()
+        return _outputs(node, rule(call))
     bodies = [arg for arg in args if isinstance(arg, GraphModule)]
     if len(bodies) == 1 and "wrap_with" in str(node.target):  # no_grad, autocast
         return run(flow, bodies[0], args[list(args).index(bodies[0]) + 1 :])
     return _unknown(flow, node, args, kwargs)
+
+
+def _is_number(call: Call) -> bool:
+    """Whether the op works on a tensor without dimensions: rules need not think of those."""
+    return call.inputs[:1] != [] and call.first.shape == () and len(call.inputs) == 1
 
 
 def _by_name(op: OpOverload, args: Sequence[Any], kwargs: dict[str, Any]) -> dict[str, Any]:
@@ -103,20 +109,16 @@ def _by_name(op: OpOverload, args: Sequence[Any], kwargs: dict[str, Any]) -> dic
     return {**named, **kwargs}
 
 
-def _outputs(node: Node, made: Value | Sequence[Value | None] | None) -> object:
+def _outputs(node: Node, made: Made) -> Made:
     """What later nodes see: a list where the op has several outputs."""
     if isinstance(made, Value) or made is None:
         return made
     return made if isinstance(node.meta.get("val"), tuple | list) else made[0]
 
 
-def _unknown(flow: Flow, node: Node, args: Sequence[Any], kwargs: dict[str, Any]) -> object:
+def _unknown(flow: Flow, node: Node, args: Sequence[Any], kwargs: dict[str, Any]) -> Made:
     """A node that is no op: a Python function of sizes, or control flow."""
     call = Call(flow, node, {str(i): arg for i, arg in enumerate([*args, *kwargs.values()])})
-    if call.inputs:
-        call.op = str(getattr(node.target, "__name__", node.target))
-        call.fix_all(f"mipp has no rule for {call.op}")
-    meta = node.meta.get("val")
-    if isinstance(meta, torch.Tensor | tuple | list):
-        return _outputs(node, call.unlabelled())
-    return meta
+    call.op = str(getattr(node.target, "__name__", node.target))
+    call.fix_all(f"mipp has no rule for {call.op}")
+    return call.unlabelled()

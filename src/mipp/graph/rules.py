@@ -28,7 +28,13 @@ from mipp.graph.labels import Source, Ties, Value
 from mipp.records import AxisKey, IntArray, Refusal
 
 Labels = IntArray | None
-Rule = Callable[["Call"], "Value | Sequence[Value | None] | None"]
+Made = Value | Sequence["Made"] | None
+"""What an op makes: a value, None for what is no tensor, or several in the op's own order."""
+
+Rule = Callable[["Call"], Made]
+
+UNKNOWN = -1
+"""Stands for a size that depends on values."""
 
 _RULES: dict[str, Rule] = {}
 
@@ -150,6 +156,10 @@ class Call:
         """An integer argument."""
         return int(self.arguments[name])
 
+    def dim(self, name: str = "dim") -> int:
+        """An argument that is a dimension of the first tensor, counted from the front."""
+        return int(self.arguments[name]) % len(self.first.shape)
+
     def integers(self, name: str) -> list[int]:
         """A list of integers; one integer is a list of one, None an empty list."""
         given = self.get(name)
@@ -209,7 +219,7 @@ class Call:
 
     def tie_vector(self, vector: Value | None, labels: Labels) -> None:
         """Tie a bias or a norm's weight, shape ``(C,)`` or absent, with ``labels`` ``(C,)``."""
-        if vector is not None and vector.shape[0] > 1:
+        if vector is not None and vector.shape[:1] > (1,):
             self.tie(vector.labels[0], labels)
 
     # ---- outputs
@@ -217,14 +227,7 @@ class Call:
     @property
     def shape(self) -> tuple[int, ...]:
         """Shape of the only output."""
-        return tuple(int(size) for size in self.node.meta["val"].shape)
-
-    @property
-    def shapes(self) -> list[tuple[int, ...] | None]:
-        """Shape of each output, None for what is not a tensor."""
-        outputs = self.node.meta["val"]
-        outputs = outputs if isinstance(outputs, tuple | list) else [outputs]
-        return [tuple(item.shape) if isinstance(item, torch.Tensor) else None for item in outputs]
+        return _shape(self.node.meta["val"])
 
     @property
     def batched(self) -> bool:
@@ -250,12 +253,25 @@ class Call:
         """An output of the same shape and labels as ``value``."""
         return self.out(value.labels)
 
-    def unlabelled(self) -> list[Value | None]:
-        """All outputs, with nothing to remove."""
+    def each(self, labels: Sequence[Labels]) -> list[Value | None]:
+        """All outputs, every one with the same labels; None for what is not a tensor."""
+        made = self.node.meta["val"]
+        outputs = made if isinstance(made, tuple | list) else [made]
         return [
-            None if shape is None else self.value(shape, [None] * len(shape))
-            for shape in self.shapes
+            self.value(_shape(item), labels) if isinstance(item, torch.Tensor) else None
+            for item in outputs
         ]
+
+    def unlabelled(self) -> Made:
+        """All outputs, however they are nested, with nothing to remove."""
+        return self._unlabelled(self.node.meta.get("val"))
+
+    def _unlabelled(self, made: object) -> Made:
+        if isinstance(made, tuple | list):
+            return [self._unlabelled(item) for item in made]
+        if isinstance(made, torch.Tensor):
+            return self.value(_shape(made), [None] * made.dim())
+        return None
 
     # ---- cost
 
@@ -264,7 +280,7 @@ class Call:
         skip = {dim % len(value.shape) for dim in skipped}
         dims = [dim for dim in range(len(value.shape)) if dim not in skip]
         free = [dim for dim in dims if value.labels[dim] is None]
-        scale = math.prod(value.shape[dim] for dim in free)
+        scale = math.prod(abs(value.shape[dim]) for dim in free)  # UNKNOWN counts once
         extents = [Extent(value.shape[d], value.labels[d]) for d in dims if d not in free]
         return scale / (self.flow.batch if value.batched else 1), tuple(extents)
 
@@ -275,6 +291,11 @@ class Call:
     def count(self, name: str, scale: float, *extents: Extent) -> None:
         """Add ``scale * product of extents`` multiply-accumulates for one example."""
         self.flow.terms.append(Term(name, scale, extents))
+
+
+def _shape(tensor: torch.Tensor) -> tuple[int, ...]:
+    """The traced shape; it is static but for sizes that depend on values."""
+    return tuple(size if type(size) is int else UNKNOWN for size in tensor.shape)
 
 
 def _values(items: Iterable[Any]) -> Iterable[Value]:

@@ -3,7 +3,7 @@
 import numpy as np
 
 from mipp.graph.labels import Value
-from mipp.graph.rules import Call, Labels, rule
+from mipp.graph.rules import Call, rule
 
 SPELLED = "its length along the channels is a constant in the code"
 
@@ -12,7 +12,7 @@ SPELLED = "its length along the channels is a constant in the code"
 def take_slice(call: Call) -> Value:
     """A slice of everything passes; any other counts on the places of the channels."""
     x = call.first
-    dim = call.integer("dim") % len(x.shape)
+    dim = call.dim()
     labels = list(x.labels)
     start, end, step = call.get("start") or 0, call.get("end"), call.get("step") or 1
     if not (start == 0 and step == 1 and (end is None or end >= x.shape[dim])):
@@ -25,52 +25,46 @@ def take_slice(call: Call) -> Value:
 def select(call: Call) -> Value:
     """One index of a dimension."""
     x = call.first
-    dim = call.integer("dim") % len(x.shape)
+    dim = call.dim()
     call.fix(x.labels[dim], "it takes one channel by its place")
     return call.out([labels for other, labels in enumerate(x.labels) if other != dim])
 
 
-@rule(
-    "narrow",
-    "index_select",
-    "topk",
-    "unfold",
-    "split",
-    "split_with_sizes",
-    "tensor_split",
-    "gather",
-)
+@rule("narrow", "index_select", "topk", "split", "split_with_sizes")
 def cut_along(call: Call) -> list[Value | None]:
     """A part, or several, by constants: units along other dimensions pass."""
-    x = call.first
-    dim = (call.integer("dim") if call.get("dim") is not None else call.integer("dimension")) % len(
-        x.shape
-    )
-    call.fix(x.labels[dim], SPELLED)
-    labels: list[Labels] = [None if other == dim else item for other, item in enumerate(x.labels)]
-    return [
-        None
-        if shape is None
-        else call.value(shape, [*labels, *[None] * (len(shape) - len(labels))])
-        for shape in call.shapes
-    ]
+    labels, dim = list(call.first.labels), call.dim()
+    for value in call.inputs[1:]:
+        call.fix_dims(value, range(len(value.shape)), "it is an index")
+    call.fix(labels[dim], SPELLED)
+    labels[dim] = None
+    return call.each(labels)
+
+
+@rule("unfold")
+def unfold(call: Call) -> Value:
+    """Windows along one dimension, as a new last dimension."""
+    labels, dim = list(call.first.labels), call.dim("dimension")
+    call.fix(labels[dim], SPELLED)
+    labels[dim] = None
+    return call.out([*labels, None])
 
 
 @rule("unbind")
 def unbind(call: Call) -> list[Value | None]:
     """All indices of a dimension, each a tensor."""
     x = call.first
-    dim = call.integer("dim") % len(x.shape)
+    dim = call.dim()
     call.fix(x.labels[dim], "it takes channels by their place")
     labels = [item for other, item in enumerate(x.labels) if other != dim]
-    return [None if shape is None else call.value(shape, labels) for shape in call.shapes]
+    return call.each(labels)
 
 
 @rule("chunk")
 def chunk(call: Call) -> list[Value | None]:
     """Equal parts: the indices at the same place of all parts are one unit, so parts stay equal."""
     x, n_chunks = call.first, call.integer("chunks")
-    dim = call.integer("dim") % len(x.shape)
+    dim = call.dim()
     atoms, labels = x.labels[dim], list(x.labels)
     if atoms is not None:
         labels[dim] = None
@@ -78,14 +72,14 @@ def chunk(call: Call) -> list[Value | None]:
             call.fix(atoms, "the parts would change their places")
         else:
             labels[dim] = call.merge(atoms.reshape(n_chunks, -1).T)
-    return [None if shape is None else call.value(shape, labels) for shape in call.shapes]
+    return call.each(labels)
 
 
 @rule("glu")
 def glu(call: Call) -> Value:
     """Like a chunk in two halves that are multiplied."""
     x = call.first
-    dim = call.integer("dim") % len(x.shape)
+    dim = call.dim()
     atoms, labels = x.labels[dim], list(x.labels)
     if atoms is not None:
         labels[dim] = call.merge(atoms.reshape(2, -1).T) if len(atoms) > 2 else None

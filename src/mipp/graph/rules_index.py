@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from mipp.graph.labels import Value
-from mipp.graph.rules import Call, rule
+from mipp.graph.rules import Call, Made, rule
 
 
 @rule("index")
@@ -39,7 +39,7 @@ def repeat_interleave(call: Call) -> Value:
 
 
 @rule("lstm", "gru", "rnn_tanh", "rnn_relu")
-def recurrent(call: Call) -> list[Value | None]:
+def recurrent(call: Call) -> Made:
     """Recurrent layers keep all their features; their cost is counted."""
     call.fix_all("recurrent layers keep all their features")
     steps = 1

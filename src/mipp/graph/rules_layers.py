@@ -99,6 +99,8 @@ def dense(call: Call, layer: Dense) -> Labels:
         call.refuse(weight.shape[layer.out_dim], reason)
         return None
     assert out_key is not None
+    if x.labels[layer.channel] is None:
+        call.fix(weight.labels[layer.in_dim], "the same weight reads channels that have to stay")
     call.tie(x.labels[layer.channel], weight.labels[layer.in_dim])
     produce(call, out_key)
     call.tie_vector(bias, weight.labels[layer.out_dim])

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from mipp.graph.labels import Value
-from mipp.graph.rules import Call, Labels, rule
+from mipp.graph.rules import Call, Labels, Made, rule
 
 
 def tie_broadcast(call: Call, values: Sequence[Value], shape: tuple[int, ...]) -> list[Labels]:
@@ -37,10 +37,16 @@ def tied(call: Call) -> Value:
     "pointwise", "dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout",
     "zeros_like", "ones_like", "full_like", "empty_like", "rand_like", "randn_like", "bernoulli",
     "rsub", "copy", "where", "masked_fill", "fill", "zero", "log_sigmoid", "relu6", "subtract",
-    "multiply", "divide", "true_divide", "floor_divide",
+    "multiply", "divide", "true_divide", "floor_divide", "hardswish", "absolute", "negative",
+    "fix", "greater", "greater_equal", "less", "less_equal", "not_equal", "isclose", "isreal",
+    "real", "conj", "special_expit", "special_erf", "special_log1p", "special_logit", "__and__",
+    "__or__",
 )  # fmt: skip
-def pointwise(call: Call) -> Value:
+def pointwise(call: Call) -> Made:
     """Index ``i`` of the output needs index ``i`` of every input."""
+    if isinstance(call.node.meta["val"], tuple | list):  # where(condition) alone gives indices
+        call.fix_all("how many indices it gives depends on the values")
+        return call.unlabelled()
     return tied(call)
 
 
@@ -60,6 +66,9 @@ def batch_norm(call: Call) -> Value:
         call.tie_vector(call.maybe_tensor(name), x.labels[1])
     if call.op == "instance_norm":
         call.fix_dims(x, range(2, len(x.shape)), "instance norm takes statistics along it")
+    elif call.get("training"):
+        others = [dim for dim in range(len(x.shape)) if dim != 1]
+        call.fix_dims(x, others, "batch norm takes statistics along it")
     return call.like(x)
 
 
@@ -112,7 +121,7 @@ def spatial(call: Call) -> list[Value | None]:
     before = len(x.shape) - n_spatial
     call.fix_dims(x, range(before, len(x.shape)), "it slides along this dimension")
     labels = [*x.labels[:before], *[None] * n_spatial]
-    return [None if shape is None else call.value(shape, labels) for shape in call.shapes]
+    return call.each(labels)
 
 
 @rule(
@@ -132,23 +141,21 @@ def reduction(call: Call) -> list[Value | None]:
     kept = [None if dim in reduced else labels for dim, labels in enumerate(x.labels)]
     if not call.get("keepdim"):
         kept = [labels for dim, labels in enumerate(kept) if dim not in reduced]
-    return [None if shape is None else call.value(shape, kept) for shape in call.shapes]
+    return call.each(kept)
 
 
 @rule(
-    "softmax", "log_softmax", "cumsum", "cumprod", "cummax", "cummin", "logcumsumexp", "sort",
-    "argsort", "flip", "roll", "renorm",
+    "softmax", "log_softmax", "_safe_softmax", "cumsum", "cumprod", "cummax", "cummin",
+    "logcumsumexp", "sort", "argsort", "flip", "roll",
 )  # fmt: skip
 def along_dims(call: Call) -> list[Value | None]:
     """Same shape; along ``dim`` every index needs all the others."""
-    x = call.first
-    dims = call.integers("dim") or call.integers("dims") or list(range(len(x.shape)))
-    call.fix_dims(x, [dim % len(x.shape) for dim in dims], "it mixes all channels")
-    labels = [
-        None if dim in {d % len(x.shape) for d in dims} else item
-        for dim, item in enumerate(x.labels)
-    ]
-    return [None if shape is None else call.value(shape, labels) for shape in call.shapes]
+    labels = list(call.first.labels)
+    named = call.integers("dim") or call.integers("dims") or range(len(labels))
+    for dim in named:
+        call.fix(labels[dim], "it mixes all channels")
+        labels[dim] = None
+    return call.each(labels)
 
 
 @rule("_assert_tensor_metadata", "sym_size", "_assert_async", "_assert_scalar")
@@ -160,6 +167,6 @@ def check_only(call: Call) -> None:
     "new_zeros", "new_ones", "new_full", "new_empty", "arange", "zeros", "ones", "full", "empty",
     "rand", "randn", "linspace", "eye", "scalar_tensor", "tril_indices", "triu_indices",
 )  # fmt: skip
-def constant(call: Call) -> list[Value | None]:
+def constant(call: Call) -> Made:
     """A constant of a size that the code spells."""
     return call.unlabelled()

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from mipp.graph.labels import FIXED, Source, Value
-from mipp.graph.rules import Call, Labels, rule
+from mipp.graph.rules import UNKNOWN, Call, Labels, rule
 from mipp.graph.rules_pointwise import tie_broadcast
 
 
@@ -103,8 +103,8 @@ def repeat(call: Call) -> Value:
 def reshape(call: Call) -> Value:
     """Dimensions merged and split, block by block."""
     x, shape = call.first, call.shape
-    if 0 in shape:
-        call.fix_all("it has no elements")
+    if 0 in shape or UNKNOWN in (*x.shape, *shape):
+        call.fix_all("it has no elements, or a number of them that depends on values")
         return call.out([None] * len(shape))
     labels: list[Labels] = [None] * len(shape)
     origin: list[int | None] = [None] * len(shape)
