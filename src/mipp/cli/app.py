@@ -1,0 +1,49 @@
+"""The commands, put together."""
+
+from typing import Annotated
+
+import typer
+
+import mipp
+from mipp.cli.demo import demo
+from mipp.cli.evaluate import evaluate
+from mipp.cli.guard import EXIT_CODES
+from mipp.cli.inspect import inspect
+from mipp.cli.prune import prune
+from mipp.cli.train import train
+
+app = typer.Typer(
+    name="mipp",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog=EXIT_CODES,
+)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"mipp {mipp.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def mipp_command(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    """Mutual information preserving pruning of PyTorch networks."""
+
+
+app.command(epilog=EXIT_CODES)(inspect)
+app.command(epilog=EXIT_CODES)(prune)
+app.command("eval", epilog=EXIT_CODES)(evaluate)
+app.command(epilog=EXIT_CODES)(train)
+app.command(epilog=EXIT_CODES)(demo)
+
+
+def main() -> None:
+    """The command ``mipp``."""
+    app(prog_name="mipp")

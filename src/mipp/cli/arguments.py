@@ -1,0 +1,92 @@
+"""Options that several commands have in common."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mipp import data, models
+
+_MODEL, _DATA, _OUTPUT = "Model", "Data", "Output"
+
+ModelName = Annotated[
+    str,
+    typer.Option(
+        "--model",
+        "-m",
+        metavar="NAME",
+        rich_help_panel=_MODEL,
+        help=f"One of {', '.join(models.names())}; or torchvision:NAME, timm:NAME, hf:FOLDER (an "
+        "image classifier, or the .json of its configuration), or package.module:factory, a "
+        "function or class in the current folder or installed that makes a torch.nn.Module.",
+    ),
+]
+Width = Annotated[
+    float | None,
+    typer.Option(
+        help="Factor on the channels of a built-in network.",
+        show_default="1",
+        rich_help_panel=_MODEL,
+    ),
+]
+Classes = Annotated[
+    int | None,
+    typer.Option(
+        help="Outputs of the model.",
+        show_default="as many as the data have",
+        rich_help_panel=_MODEL,
+    ),
+]
+_WEIGHTS = (
+    "A .safetensors file, plain or written by mipp, of a pruned model too; or tensors in a .pt, "
+    ".pth, .bin or .ckpt file, which is read without running any code in it."
+)
+Weights = Annotated[
+    Path | None,
+    typer.Option(
+        "--weights", "-w", metavar="FILE", rich_help_panel=_MODEL,
+        show_default="random, from the seed", help=_WEIGHTS,
+    ),
+]  # fmt: skip
+SomeWeights = Annotated[
+    Path,
+    typer.Option("--weights", "-w", metavar="FILE", rich_help_panel=_MODEL, help=_WEIGHTS),
+]
+Device = Annotated[
+    str,
+    typer.Option(help="Where the model runs, such as cuda or cuda:1.", rich_help_panel=_MODEL),
+]
+DataName = Annotated[
+    str,
+    typer.Option(
+        "--data",
+        "-d",
+        metavar="NAME",
+        rich_help_panel=_DATA,
+        help=f"One of {', '.join(data.names())}; or package.module:function for your own, a "
+        "function without arguments that returns (training batches, test batches), each a "
+        "DataLoader or a list of pairs (x, y) of inputs and class indices.",
+    ),
+]
+DataRoot = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FOLDER",
+        rich_help_panel=_DATA,
+        show_default="$MIPP_DATA, or the user's cache",
+        help="Folder that has MNIST/raw, cifar-10-batches-bin or cifar-100-binary; what is absent "
+        "is fetched.",
+    ),
+]
+Seed = Annotated[int, typer.Option(min=0, help="Of everything that is drawn.")]
+Json = Annotated[
+    bool,
+    typer.Option(
+        "--json",
+        rich_help_panel=_OUTPUT,
+        help="One JSON object as the last line of stdout; everything else goes to stderr.",
+    ),
+]
+Debug = Annotated[
+    bool, typer.Option("--debug", rich_help_panel=_OUTPUT, help="Show the traceback of an error.")
+]

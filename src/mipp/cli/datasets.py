@@ -1,0 +1,139 @@
+"""Data by the names that the command line takes."""
+
+from collections.abc import Iterable, Iterator, Sized
+from dataclasses import dataclass
+from functools import cache, partial
+from pathlib import Path
+from typing import Any, Protocol
+
+from mipp import data
+from mipp.cli import imported
+from mipp.data.batches import Batch
+from mipp.errors import InputError
+
+OPTION = "--data"
+EVALUATION_BATCH = 256
+AUGMENTED = ("cifar10", "cifar100")
+"""Data sets whose images mean the same when mirrored and shifted; digits do not."""
+
+
+class Source(Protocol):
+    """Where batches come from. ``classes`` and ``channels`` are None where they are not known."""
+
+    @property
+    def name(self) -> str:
+        """As the command line has it."""
+        ...
+
+    @property
+    def classes(self) -> int | None:
+        """Number of classes."""
+        ...
+
+    @property
+    def channels(self) -> int | None:
+        """Channels of an image."""
+        ...
+
+    def train(self, batch_size: int, seed: int, augment: bool) -> Iterable[Any]:
+        """Batches to train on, with a length."""
+        ...
+
+    def test(self) -> Iterable[Any]:
+        """Batches to evaluate on."""
+        ...
+
+    def calibration(self, samples: int | None, seed: int) -> Iterable[Any]:
+        """Batches of the training split to measure a model on."""
+        ...
+
+
+class Catalog:
+    """A data set that `mipp.data` knows. Splits are read when they are first asked for."""
+
+    def __init__(self, name: str, root: Path | None) -> None:
+        self.name = name
+        self._split = cache(partial(data.load, name, root=root))
+        test = self._split("test")
+        self.classes: int | None = test.num_classes
+        self.channels: int | None = test.shape[0]
+
+    def train(self, batch_size: int, seed: int, augment: bool) -> data.Batches:
+        """The training split, shuffled anew in every epoch."""
+        return data.Batches(
+            self._split("train"),
+            batch_size,
+            shuffle=True,
+            seed=seed,
+            augment=augment and self.name in AUGMENTED,
+        )
+
+    def test(self) -> data.Batches:
+        """The test split, in order."""
+        return data.Batches(self._split("test"), EVALUATION_BATCH)
+
+    def calibration(self, samples: int | None, seed: int) -> list[Batch]:
+        """A balanced part of the training split, at most ``samples`` images."""
+        split = self._split("train")
+        number = len(split) if samples is None else min(samples, len(split))
+        return data.calibration(split, number, EVALUATION_BATCH, seed)
+
+
+@dataclass(frozen=True, eq=False)
+class Own:
+    """What a function of the user gave."""
+
+    name: str
+    batches: Iterable[Any]
+    held_out: Iterable[Any]
+    classes: int | None = None
+    channels: int | None = None
+
+    def train(self, batch_size: int, seed: int, augment: bool) -> Iterable[Any]:  # noqa: ARG002
+        """The user's training batches as they are."""
+        return self.batches
+
+    def test(self) -> Iterable[Any]:
+        """The user's test batches as they are."""
+        return self.held_out
+
+    def calibration(self, samples: int | None, seed: int) -> Iterable[Any]:  # noqa: ARG002
+        """The user's training batches; planning takes what it needs from the start."""
+        return self.batches
+
+
+def find_source(name: str, root: Path | None) -> Source:
+    """The data that ``--data`` names, found and checked.
+
+    Raises:
+        InputError: no such data set, or a function that fails or returns something else.
+        FileError: files that are damaged or cannot be had.
+    """
+    if name in data.names():
+        return Catalog(name, root)
+    if ":" not in name:
+        raise InputError(
+            f"{OPTION} {name} is not known; expected one of {', '.join(data.names())}, or "
+            "package.module:function for your own."
+        )
+    function = imported.find(name, OPTION)
+    expected = (
+        "expected a function without arguments that returns (training batches, test batches), "
+        "each a DataLoader or a list of pairs (x, y)."
+    )
+    if not callable(function):
+        raise InputError(f"{OPTION} {name} is a {type(function).__name__}; {expected}")
+    given = imported.called(function, name, OPTION)
+    if not isinstance(given, tuple | list) or len(given) != 2:
+        raise InputError(f"{OPTION} {name} returned a {type(given).__name__}; {expected}")
+    for part in given:
+        if not isinstance(part, Iterable):
+            raise InputError(f"{OPTION} {name} returned a {type(part).__name__} in it; {expected}")
+    batches, held_out = (_repeatable(part) for part in given)
+    return Own(name, batches, held_out)
+
+
+def _repeatable(batches: Iterable[Any]) -> Iterable[Any]:
+    """A list where batches can be had only once, or nobody knows how many there are."""
+    once = isinstance(batches, Iterator) or not isinstance(batches, Sized)
+    return list(batches) if once else batches

@@ -1,0 +1,61 @@
+"""``mipp eval``: accuracy, cost and latency of a model with its weights, pruned or not."""
+
+import torch
+
+from mipp import retrain
+from mipp.cli import arguments as arg
+from mipp.cli import measure, tables
+from mipp.cli.datasets import find_source
+from mipp.cli.guard import readable_errors
+from mipp.cli.networks import find_network
+from mipp.cli.opening import Wanted, check_fit, check_weights, open_model
+from mipp.cli.output import open_output
+
+
+def evaluate(
+    model: arg.ModelName,
+    weights: arg.SomeWeights,
+    width: arg.Width = None,
+    classes: arg.Classes = None,
+    device: arg.Device = "cpu",
+    data: arg.DataName = "digits",
+    data_root: arg.DataRoot = None,
+    seed: arg.Seed = 0,
+    json: arg.Json = False,
+    debug: arg.Debug = False,
+) -> None:
+    """Accuracy on the test split, MACs, parameters and CPU latency of a model and its weights.
+
+    Weights of a pruned model are read into the full-size model that --model names.
+    """
+    with readable_errors(debug):
+        output = open_output(json)
+        torch.manual_seed(seed)
+        network = find_network(model)
+        check_weights(weights)
+        source = find_source(data, data_root)
+        opened = open_model(network, Wanted(width, classes, weights, device, seed), source)
+        check_fit(network, opened, source)
+        with output.busy("evaluating"):
+            found = retrain.evaluate(network.classifier(opened), source.test())
+            cost = measure.cost_of(opened, source.test())
+            (latency,) = measure.latency_ms([opened], source.test())
+        params = sum(parameter.numel() for parameter in opened.parameters())
+        output.say(f"accuracy    {100 * found.accuracy:.2f} % of {found.n_samples} examples")
+        output.say(f"loss        {found.loss:.4f} nats")
+        macs = "not known: the model cannot be traced" if cost is None else tables.exact(cost.macs)
+        output.say(f"MACs        {macs}")
+        output.say(f"parameters  {tables.exact(params)}")
+        output.say(f"latency     {latency:.3f} ms for one example on the CPU")
+        output.result(
+            {
+                "accuracy": found.accuracy,
+                "macs": None if cost is None else cost.macs,
+                "params": params,
+                "loss": found.loss,
+                "n_samples": found.n_samples,
+                "units": None if cost is None else cost.units,
+                "latency_ms": latency,
+                "seed": seed,
+            }
+        )

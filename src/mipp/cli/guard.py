@@ -1,0 +1,50 @@
+"""Exit codes, and every error as one readable message."""
+
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from mipp.errors import MippError
+
+FAILED = 1
+BUG = 70
+"""EX_SOFTWARE of sysexits.h."""
+INTERRUPTED = 130
+"""What a shell gives for a process that SIGINT ended."""
+
+EXIT_CODES = (
+    "Exit codes: 0 all went well; 1 an error, or a check of the demo, that the message explains; "
+    "2 wrong usage; 70 a mistake in mipp or in code that was given to it; 130 interrupted."
+)
+
+
+@contextmanager
+def readable_errors(debug: bool) -> Iterator[None]:
+    """Errors become a message on stderr and an exit code; with ``debug`` after a traceback."""
+    try:
+        yield
+    except (typer.Exit, typer.Abort, typer.BadParameter):
+        raise
+    except MippError as error:
+        _tell(str(error), debug)
+        raise typer.Exit(FAILED) from error
+    except KeyboardInterrupt as error:
+        _tell("interrupted", debug)
+        raise typer.Exit(INTERRUPTED) from error
+    except Exception as error:
+        if isinstance(error, BrokenPipeError):  # the reader has seen enough, as with `| head`
+            raise
+        what = f"unexpected {type(error).__name__}: {error}"
+        _tell(what if debug else f"{what}\nRun again with --debug to see where.", debug)
+        raise typer.Exit(BUG) from error
+
+
+def _tell(message: str, debug: bool) -> None:
+    if debug:
+        typer.echo(traceback.format_exc(), err=True)
+    text = Text.assemble(("error: ", "bold red"), message)
+    Console(stderr=True).print(text, soft_wrap=True)

@@ -1,0 +1,164 @@
+"""Models by the names that the command line takes."""
+
+import difflib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from mipp import models, retrain
+from mipp.cli import imported
+from mipp.errors import InputError
+
+IMAGENET = (3, 224, 224)
+OPTION = "--model"
+
+
+@dataclass(frozen=True)
+class Network:
+    """A model that can be built.
+
+    ``make(width, classes, channels)`` builds it, where None stands for the model's own.
+    ``input_shape``: of one example, where it is known. ``recipe``: how it is trained from scratch.
+    """
+
+    name: str
+    make: Callable[[float | None, int | None, int | None], nn.Module]
+    input_shape: tuple[int, ...] | None
+    recipe: retrain.Recipe
+
+    def build(
+        self, *, width: float | None, classes: int | None, channels: int | None, seed: int
+    ) -> nn.Module:
+        """The model, in train mode; initial weights follow from the seed.
+
+        Raises:
+            InputError: what the user named fails or makes something else than a module.
+        """
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            model = imported.called(lambda: self.make(width, classes, channels), self.name, OPTION)
+        if not isinstance(model, nn.Module):
+            raise InputError(
+                f"{OPTION} {self.name} made a {type(model).__name__}; expected a torch.nn.Module."
+            )
+        return model
+
+    def classifier(self, model: nn.Module) -> nn.Module:
+        """The model as one that gives plain logits, sharing its weights."""
+        return Logits(model) if self.name.startswith("hf:") else model
+
+
+class Logits(nn.Module):
+    """A model that gives a record with ``logits``, as one that gives the logits alone."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Logits of a batch, shape ``(n, classes)``."""
+        return self.model(x).logits
+
+
+def find_network(name: str) -> Network:
+    """The network that ``--model`` names. Imports what it needs; builds nothing yet.
+
+    Raises:
+        InputError: no such network, or a package that is not installed.
+    """
+    if name in models.names():
+        return _built_in(name)
+    kind, separator, rest = name.partition(":")
+    if not separator:
+        close = difflib.get_close_matches(name, models.names(), n=1)
+        hint = f" Did you mean {close[0]!r}?" if close else ""
+        raise InputError(
+            f"{OPTION} {name} is not known; expected one of {', '.join(models.names())}, "
+            f"torchvision:NAME, timm:NAME, hf:FOLDER or package.module:factory.{hint}"
+        )
+    finders = {"torchvision": _torchvision, "timm": _timm, "hf": _hugging_face}
+    return finders.get(kind, _factory)(name, rest)
+
+
+def _built_in(name: str) -> Network:
+    spec = models.spec(name)
+
+    def make(width: float | None, classes: int | None, channels: int | None) -> nn.Module:
+        factor = 1.0 if width is None else width
+        return models.build(name, width=factor, num_classes=classes, in_channels=channels)
+
+    return Network(name, make, spec.input_shape, retrain.recipe_for(name))
+
+
+def _torchvision(name: str, rest: str) -> Network:
+    zoo = imported.package("torchvision", f"{OPTION} {name}").models
+    _among(name, rest, zoo.list_models())
+
+    def make(width: float | None, classes: int | None, _channels: int | None) -> Any:
+        _no_width(name, width)
+        return zoo.get_model(rest, weights=None, **_given(num_classes=classes))
+
+    return Network(name, make, IMAGENET, retrain.Recipe())
+
+
+def _timm(name: str, rest: str) -> Network:
+    timm = imported.package("timm", f"{OPTION} {name}")
+    _among(name, rest, timm.list_models())
+
+    def make(width: float | None, classes: int | None, channels: int | None) -> Any:
+        _no_width(name, width)
+        options = _given(num_classes=classes, in_chans=channels)
+        return timm.create_model(rest, pretrained=False, **options)
+
+    return Network(name, make, IMAGENET, retrain.Recipe())
+
+
+def _hugging_face(name: str, rest: str) -> Network:
+    transformers = imported.package("transformers", f"{OPTION} {name}")
+
+    def make(width: float | None, classes: int | None, _channels: int | None) -> Any:
+        _no_width(name, width)
+        options = _given(num_labels=classes)
+        auto = transformers.AutoModelForImageClassification
+        if rest.endswith(".json"):
+            config = transformers.AutoConfig.from_pretrained(rest, **options)
+            return auto.from_config(config)
+        return auto.from_pretrained(rest, **options)
+
+    return Network(name, make, IMAGENET, retrain.Recipe())
+
+
+def _factory(name: str, _rest: str) -> Network:
+    found = imported.find(name, OPTION)
+    if not callable(found):
+        raise InputError(
+            f"{OPTION} {name} is a {type(found).__name__}; expected a function or class that "
+            "makes a torch.nn.Module without arguments, or a module."
+        )
+
+    def make(width: float | None, _classes: int | None, _channels: int | None) -> Any:
+        _no_width(name, width)
+        return found if isinstance(found, nn.Module) else found()
+
+    return Network(name, make, None, retrain.Recipe())
+
+
+def _among(name: str, wanted: str, known: list[str]) -> None:
+    if wanted not in known:
+        close = difflib.get_close_matches(wanted, known, n=5)
+        hint = f" Did you mean {' or '.join(close)}?" if close else ""
+        raise InputError(f"{OPTION} {name}: there is none of that name among {len(known)}.{hint}")
+
+
+def _no_width(name: str, width: float | None) -> None:
+    if width is not None:
+        raise InputError(
+            f"--width {width} was given with {OPTION} {name}; only built-in networks have a width."
+        )
+
+
+def _given(**options: int | None) -> dict[str, int]:
+    return {key: value for key, value in options.items() if value is not None}

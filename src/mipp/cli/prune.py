@@ -1,0 +1,217 @@
+"""``mipp prune``: a smaller model under a budget, and what it costs in accuracy."""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import torch
+import typer
+
+from mipp import methods, pipeline, selection, surgery
+from mipp.cli import arguments as arg
+from mipp.cli.datasets import find_source
+from mipp.cli.guard import readable_errors
+from mipp.cli.networks import find_network
+from mipp.cli.opening import Wanted, check_fit, check_weights, open_model
+from mipp.cli.output import open_output
+from mipp.cli.pruning import FINE_TUNING, Task, fine_tuning, run
+from mipp.cli.targets import check_target, write_text
+from mipp.errors import InputError
+
+_PLANNING, _RETRAINING, _OUTPUT = "What goes", "Retraining", "Output"
+_DEFAULTS = pipeline.Options()
+
+
+def prune(
+    model: arg.ModelName,
+    budget: Annotated[
+        str,
+        typer.Option(
+            "--budget", "-b", rich_help_panel=_PLANNING,
+            help="What may be left: macs=50%, params=300k, units=20%, information=99% (of what "
+            "every consumer takes in), or several with commas, all met.",
+        ),
+    ],
+    width: arg.Width = None,
+    classes: arg.Classes = None,
+    weights: arg.Weights = None,
+    device: arg.Device = "cpu",
+    data: arg.DataName = "digits",
+    data_root: arg.DataRoot = None,
+    samples: Annotated[
+        int | None,
+        typer.Option(
+            min=1, rich_help_panel="Data", show_default=str(_DEFAULTS.samples),
+            help="Training examples at most that activations are measured on.",
+        ),
+    ] = None,
+    method: Annotated[
+        str | None,
+        typer.Option(
+            rich_help_panel=_PLANNING, show_default=_DEFAULTS.method,
+            help=f"How units are ranked: {', '.join(methods.names())}.",
+        ),
+    ] = None,
+    noise: Annotated[
+        str | None,
+        typer.Option(
+            rich_help_panel=_PLANNING, show_default=str(_DEFAULTS.estimator.noise),
+            help="What counts as noise in a consumer's output: fisher, or a share of its variance "
+            "such as 0.1.",
+        ),
+    ] = None,
+    order: Annotated[
+        Literal["greedy", "ordered"] | None,
+        typer.Option(
+            metavar="HOW", rich_help_panel=_PLANNING, show_default=_DEFAULTS.order,
+            help="Elimination: greedy (scored anew after each removal) or ordered (in one pass).",
+        ),
+    ] = None,
+    allocation: Annotated[
+        Literal["priced", "global", "tolerance", "uniform"] | None,
+        typer.Option(
+            metavar="HOW", rich_help_panel=_PLANNING, show_default="the method's own",
+            help="How the budget is spread over the groups: priced (fewest nats per cost saved), "
+            "global (fewest nats), tolerance (the same share of nats) or uniform (of units).",
+        ),
+    ] = None,
+    rounds: Annotated[
+        int | None,
+        typer.Option(
+            rich_help_panel=_PLANNING, show_default=str(_DEFAULTS.rounds),
+            help="Prune in so many steps, measuring again after each.",
+        ),
+    ] = None,
+    passes: Annotated[
+        int | None,
+        typer.Option(
+            rich_help_panel=_PLANNING, show_default=str(_DEFAULTS.passes),
+            help="Score so often, each time for the outputs that were kept the time before.",
+        ),
+    ] = None,
+    refit: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODE", rich_help_panel=_PLANNING,
+            show_default=_DEFAULTS.refit.mode if _DEFAULTS.refit else "none",
+            help="How the weights that stay take over: sequential, closed, norm or none.",
+        ),
+    ] = None,
+    no_refit: Annotated[
+        bool,
+        typer.Option("--no-refit", rich_help_panel=_PLANNING, help="The same as --refit none."),
+    ] = False,
+    protect: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME", rich_help_panel=_PLANNING,
+            help="Group or module that keeps all units; * and ? match; can be given several times.",
+        ),
+    ] = None,
+    min_units: Annotated[
+        int | None,
+        typer.Option(
+            rich_help_panel=_PLANNING, show_default=str(_DEFAULTS.min_units),
+            help="Units that every group keeps at least.",
+        ),
+    ] = None,
+    round_to: Annotated[
+        int | None,
+        typer.Option(
+            rich_help_panel=_PLANNING, show_default=str(_DEFAULTS.round_to),
+            help="Groups that lose units keep a multiple of this many.",
+        ),
+    ] = None,
+    memory: Annotated[
+        str | None,
+        typer.Option(
+            rich_help_panel=_PLANNING, show_default="4GiB",
+            help="That measurements may take; beyond it they are made in several passes.",
+        ),
+    ] = None,
+    retraining: Annotated[
+        int,
+        typer.Option(
+            "--retrain", metavar="EPOCHS", min=0, rich_help_panel=_RETRAINING,
+            help="Epochs of retraining by the network's recipe.",
+        ),
+    ] = 0,
+    retrain_lr: Annotated[
+        float | None,
+        typer.Option(
+            rich_help_panel=_RETRAINING, show_default=f"1/{FINE_TUNING} of the recipe's",
+            help="Highest learning rate of retraining.",
+        ),
+    ] = None,
+    distill: Annotated[
+        float,
+        typer.Option(
+            metavar="SHARE", min=0, max=1, rich_help_panel=_RETRAINING,
+            help="Share of the loss that is the divergence from the unpruned model.",
+        ),
+    ] = 0.0,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out", "-o", metavar="FILE", rich_help_panel=_OUTPUT,
+            help="Where the pruned model goes: a .safetensors file for mipp.load and --weights.",
+        ),
+    ] = None,
+    plan: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", rich_help_panel=_OUTPUT,
+            help="Where the plan goes: a .json file for mipp.Plan.from_json.",
+        ),
+    ] = None,
+    seed: arg.Seed = 0,
+    json: arg.Json = False,
+    debug: arg.Debug = False,
+) -> None:  # fmt: skip
+    """Prune a model to a budget and show what is left of it: units, information, cost, accuracy."""
+    with readable_errors(debug):
+        output = open_output(json)
+        if no_refit and refit not in (None, "none"):
+            raise InputError(f"--refit {refit} and --no-refit were both given; give one of them.")
+        if (retrain_lr is not None or distill) and not retraining:
+            raise InputError("--retrain-lr and --distill need --retrain EPOCHS.")
+        options = _given(
+            samples=samples, method=method, noise=_number(noise), order=order,
+            allocation=allocation, rounds=rounds, passes=passes,
+            refit="none" if no_refit else refit, protect=protect, min_units=min_units,
+            round_to=round_to, memory=memory,
+        )  # fmt: skip
+        network = find_network(model)
+        retrain_by = None
+        if retraining:
+            retrain_by = fine_tuning(network.recipe, retraining, retrain_lr, distill)
+        task = Task(selection.parse_budget(budget), options, retrain_by, seed)
+        check_weights(weights)
+        check_target(out, "--out", suffix=".safetensors", source=weights)
+        check_target(plan, "--plan", suffix=".json")
+        torch.manual_seed(seed)
+        source = find_source(data, data_root)
+        opened = open_model(network, Wanted(width, classes, weights, device, seed), source)
+        check_fit(network, opened, source)
+        small, outcome = run(task, network, opened, source, output)
+        if out is not None:
+            surgery.save(small, out)
+        if plan is not None:
+            write_text(plan, outcome.plan.to_json())
+        outcome.show(output)
+        if weights is None:
+            output.say("No --weights were given: this model has random weights.")
+        output.say(
+            f"pruned model in {out}" if out else "The model was not kept: no --out was given."
+        )
+        output.result(outcome.content())
+
+
+def _number(noise: str | None) -> float | str | None:
+    try:
+        return None if noise is None else float(noise)
+    except ValueError:
+        return noise
+
+
+def _given(**options: Any) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if value is not None}

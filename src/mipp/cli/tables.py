@@ -1,0 +1,110 @@
+"""Tables for people; at most 80 columns wide where names are not long."""
+
+import math
+from collections.abc import Sequence
+
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from mipp.records import ChannelGraph, Cost, Group, GroupSummary, Refusal
+
+
+def groups_after(summary: Sequence[GroupSummary]) -> Table:
+    """What a plan does to each group, outputs first."""
+    table = _table("group", units="right", information="right", MACs="right", params="right")
+    for row in summary:
+        table.add_row(
+            row.name,
+            f"{row.units_before} → {row.units_after}",
+            percent(share(row.nats_before, row.nats_after)),
+            f"{short(row.macs_before)} → {short(row.macs_after)}",
+            f"{short(row.params_before)} → {short(row.params_after)}",
+        )
+    table.caption = (
+        "information: share of the nats that is kept. MACs, params: of the layers that make or "
+        "read the group; a layer between two groups counts in both."
+    )
+    return table
+
+
+def groups_of(graph: ChannelGraph, costs: Sequence[Cost]) -> Table:
+    """The groups of a model, outputs first, with who makes and who reads their units."""
+    table = _table("group", units="right", **{"made by": "left", "read by": "left"}, MACs="right",
+                   params="right")  # fmt: skip
+    for group, cost in zip(graph.groups, costs, strict=True):
+        table.add_row(
+            group.name,
+            str(group.n_units),
+            _some(producers(group)),
+            _some([graph.consumers[index].name for index in group.consumers]),
+            short(cost.macs),
+            short(cost.params),
+        )
+    return table
+
+
+def refusals(refused: Sequence[Refusal]) -> Table:
+    """What is left as it is, and why."""
+    table = _table("not pruned", units="right", why="left")
+    for row in refused:
+        table.add_row(row.name, str(row.n_units), row.reason)
+    return table
+
+
+def totals(rows: Sequence[tuple[str, str, str, str]]) -> Table:
+    """Rows of what, before, after and what is left."""
+    table = _table("", before="right", after="right", left="right")
+    for what, *values in rows:
+        table.add_row(what, *values)
+    return table
+
+
+def producers(group: Group) -> list[str]:
+    """Names of the layers whose weights make the group's units."""
+    return list(dict.fromkeys(key.tensor.rpartition(".")[0] for key in group.producers))
+
+
+def share(before: float, after: float) -> float | None:
+    """What is left of it; None where it was not measured."""
+    if not (math.isfinite(before) and math.isfinite(after)):
+        return None
+    return after / before if before else 1.0
+
+
+def percent(value: float | None) -> str:
+    """``98.7 %``."""
+    return "–" if value is None else f"{100 * value:.1f} %"
+
+
+def short(value: float) -> str:
+    """Three significant digits: ``431k``, ``2.29M``."""
+    for size, letter in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if value >= 0.9995 * size:
+            scaled = value / size
+            digits = 2 if scaled < 9.995 else 1 if scaled < 99.95 else 0
+            return f"{scaled:.{digits}f}{letter}"
+    return f"{value:.0f}"
+
+
+def exact(value: float) -> str:
+    """``431,080``."""
+    return f"{value:,.0f}"
+
+
+def _table(first: str, **columns: str) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, caption_justify="left")
+    table.add_column(first, overflow="fold")
+    for name, side in columns.items():
+        table.add_column(
+            name,
+            justify="right" if side == "right" else "left",
+            no_wrap=side == "right",
+            overflow="fold",
+        )
+    return table
+
+
+def _some(names: Sequence[str]) -> Text:
+    shown = list(names) if len(names) <= 4 else [*names[:3], f"and {len(names) - 3} more"]
+    return Text("\n".join(shown))

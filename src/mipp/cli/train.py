@@ -1,0 +1,134 @@
+"""``mipp train``: a network from scratch or from weights, by its recipe."""
+
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import torch
+import typer
+
+from mipp import retrain, surgery
+from mipp.cli import arguments as arg
+from mipp.cli.datasets import find_source
+from mipp.cli.guard import readable_errors
+from mipp.cli.networks import find_network
+from mipp.cli.opening import Wanted, check_fit, check_weights, open_model
+from mipp.cli.output import open_output
+from mipp.cli.targets import check_target
+
+_PANEL = "Training"
+
+
+def train(
+    model: arg.ModelName,
+    out: Annotated[
+        Path,
+        typer.Option(
+            "--out", "-o", metavar="FILE", rich_help_panel="Output",
+            help="Where the trained weights go: a .safetensors file.",
+        ),
+    ],
+    width: arg.Width = None,
+    classes: arg.Classes = None,
+    weights: arg.Weights = None,
+    device: arg.Device = "cpu",
+    data: arg.DataName = "digits",
+    data_root: arg.DataRoot = None,
+    epochs: Annotated[
+        int | None,
+        typer.Option(min=1, rich_help_panel=_PANEL, show_default="the network's recipe"),
+    ] = None,
+    lr: Annotated[
+        float | None,
+        typer.Option(
+            "--lr", rich_help_panel=_PANEL, show_default="the network's recipe",
+            help="Highest learning rate.",
+        ),
+    ] = None,
+    batch_size: Annotated[
+        int | None,
+        typer.Option(
+            min=1, rich_help_panel=_PANEL, show_default="the network's recipe",
+            help="Of built-in data; your own come in batches already.",
+        ),
+    ] = None,
+    precision: Annotated[
+        Literal["float32", "bfloat16"] | None,
+        typer.Option(
+            rich_help_panel=_PANEL, show_default="the network's recipe",
+            help="Of convolutions and products; weights stay float32.",
+        ),
+    ] = None,
+    augment: Annotated[
+        bool | None,
+        typer.Option(
+            "--augment/--no-augment", rich_help_panel=_PANEL,
+            show_default="the network's recipe", help="Mirror and shift images of CIFAR.",
+        ),
+    ] = None,
+    resume: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", rich_help_panel=_PANEL,
+            help="Checkpoint, written after every epoch; if it is there, training goes on from it. "
+            "A .safetensors file.",
+        ),
+    ] = None,
+    seed: arg.Seed = 0,
+    json: arg.Json = False,
+    debug: arg.Debug = False,
+) -> None:  # fmt: skip
+    """Train a network and write its weights; with --weights, go on from these.
+
+    Built-in networks have recipes that reach the accuracy of the literature, or near it.
+    """
+    with readable_errors(debug):
+        output = open_output(json)
+        torch.manual_seed(seed)
+        network = find_network(model)
+        check_weights(weights)
+        check_target(out, "--out", suffix=".safetensors")
+        check_target(resume, "--resume", suffix=".safetensors", source=out)
+        recipe = changed(
+            network.recipe, epochs=epochs, peak_lr=lr, batch_size=batch_size, precision=precision,
+            augment=augment,
+        )  # fmt: skip
+        source = find_source(data, data_root)
+        opened = open_model(network, Wanted(width, classes, weights, device, seed), source)
+        check_fit(network, opened, source)
+        start = time.perf_counter()
+        history = retrain.train(
+            network.classifier(opened),
+            source.train(recipe.batch_size, seed, recipe.augment),
+            recipe,
+            checkpoint=resume,
+            seed=seed,
+        )
+        seconds = time.perf_counter() - start
+        surgery.save(opened, out)
+        with output.busy("evaluating"):
+            found = retrain.evaluate(network.classifier(opened), source.test())
+        output.say(
+            f"accuracy {100 * found.accuracy:.2f} % of {found.n_samples} test examples after "
+            f"{len(history.epochs)} epochs, {seconds:.0f} s"
+        )
+        output.say(f"weights in {out}")
+        output.result(
+            {
+                "accuracy": found.accuracy,
+                "loss": found.loss,
+                "n_samples": found.n_samples,
+                "train_accuracy": history.last.train.accuracy,
+                "train_loss": history.last.train.loss,
+                "epochs": len(history.epochs),
+                "seconds": seconds,
+                "out": str(out),
+                "seed": seed,
+            }
+        )
+
+
+def changed(recipe: retrain.Recipe, **given: Any) -> retrain.Recipe:
+    """The recipe with the fields that were given, those that are not None."""
+    return replace(recipe, **{name: value for name, value in given.items() if value is not None})
