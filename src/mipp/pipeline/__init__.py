@@ -47,7 +47,7 @@ def plan(
     wanted = selection.parse_budget(budget)
     report = progress or (lambda stage, done, total: None)
     clock = Clock()
-    original: Model = graph.unwrap(model)
+    original: Model = graph.unwrap(model)  # type: ignore[assignment] # of the model, or inside
     data = capture.read_batches(batches, settings.samples)
     traced = usable_graph(original, data)
     clock.lap("capture")
@@ -140,7 +140,7 @@ def _select(
     )
     keep: Keep = {}
     for _ in range(passes):
-        made = curves.make(keep)
+        made = curves.make(keep, budget.information)
         costs = graph.CostModel(traced)
         keep = selection.spend(made, n_units, costs, budget, limits, allocation or "priced")
     return dict(keep), made

@@ -32,8 +32,12 @@ class Curves:
     def __post_init__(self) -> None:
         self._held: dict[int, capture.Statistics] = {}
 
-    def make(self, keep: Keep) -> dict[int, Curve]:
-        """Curves of all groups; only the outputs in ``keep`` count as what the consumers give."""
+    def make(self, keep: Keep, share: float | None) -> dict[int, Curve]:
+        """Curves of all groups; only the outputs in ``keep`` count as what the consumers give.
+
+        With a ``share`` of the information to keep and ``order="ordered"``, each unit is tested
+        against it on the way, once (the paper's pass), and the curve ends with the last that goes.
+        """
         if self.options.method != "mipp":
             method = methods.get(self.options.method)
             question = methods.Question(
@@ -53,7 +57,10 @@ class Curves:
                     for c in group.consumers
                 ]
                 scorer = self.options.estimator.scorer(views, group.n_units)
-                curves[group.index] = selection.eliminate(scorer, self.options.order)
+                if share is not None and self.options.order == "ordered":
+                    curves[group.index] = selection.one_pass(scorer, share)
+                else:
+                    curves[group.index] = selection.eliminate(scorer, self.options.order)
                 done += group.n_units
                 self.progress("score", done, units)
         return curves

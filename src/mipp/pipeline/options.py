@@ -1,7 +1,7 @@
 """All settings of a plan, in one frozen record."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal, get_args
 
 from mipp import capture, information, methods, selection, surgery
@@ -132,6 +132,6 @@ def spelled(options: Options, budget: str) -> dict[str, Any]:
         "min_units": options.min_units,
         "round_to": options.round_to,
         "samples": options.samples,
-        "refit": None if refit is None else refit.mode,
+        "refit": None if refit is None else asdict(refit),
         "seed": options.seed,
     }

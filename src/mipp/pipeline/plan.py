@@ -78,7 +78,7 @@ class Plan(Generic[Model]):
         record = surgery.PlanRecord.from_json(text)
         if model is None:
             return cls(record)
-        model = graph.unwrap(model)
+        model = graph.unwrap(model)  # type: ignore[assignment] # of the model, or inside
         samples = record.options.get("samples")
         read = (
             capture.read_batches(batches, samples if isinstance(samples, int) else None)
@@ -86,8 +86,9 @@ class Plan(Generic[Model]):
             else []
         )
         traced = graph.trace(model, *example(model, read)) if read else None
-        mode = record.options.get("refit")
-        return cls(record, model, traced, read, read_refit(mode if read else None))  # type: ignore[arg-type]
+        settings = record.options.get("refit")
+        refit = surgery.Refit(**settings) if isinstance(settings, dict) else None
+        return cls(record, model, traced, read, refit)
 
     def apply(self, refit: "surgery.Refit | str | bool | None" = True) -> Model:
         """The smaller model: a new one, the original is untouched.

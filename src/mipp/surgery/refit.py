@@ -12,7 +12,7 @@ gradient step, no labels.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -31,7 +31,11 @@ from mipp.taps import (
     weight_matrix,
 )
 
-Mode = Literal["sequential", "closed", "norm"]
+_CHOICES = {
+    "mode": ("sequential", "closed", "norm"),
+    "toward": ("old", "zero"),
+    "norm": ("mean", "full", "keep"),
+}
 Inputs = tuple[tuple[Any, ...], Mapping[str, Any]]
 """Positional and keyword arguments of one call of the model."""
 
@@ -47,18 +51,22 @@ class Refit:
     (``full``), or nothing (``keep``). ``rows_per_feature``, ``min_rows``: rows used for a fit.
     """
 
-    mode: Mode = "sequential"
+    mode: str = "sequential"
     ridge: float = 1e-3
-    toward: Literal["old", "zero"] = "old"
-    norm: Literal["mean", "full", "keep"] = "mean"
+    toward: str = "old"
+    norm: str = "mean"
     rows_per_feature: float = 8.0
     min_rows: int = 8192
 
     def __post_init__(self) -> None:
-        if self.mode not in ("sequential", "closed", "norm"):
-            raise InputError(
-                f"refit={self.mode!r}; expected 'sequential', 'closed', 'norm' or False."
-            )
+        for name, choices in _CHOICES.items():
+            if getattr(self, name) not in choices:
+                raise InputError(
+                    f"Refit has {name}={getattr(self, name)!r}; expected one of "
+                    f"{', '.join(map(repr, choices))}."
+                )
+        if not self.ridge > 0:
+            raise InputError(f"Refit has ridge={self.ridge}; expected a number above 0.")
 
 
 @dataclass(eq=False)
@@ -253,14 +261,12 @@ def _solve(
     if config.toward == "old":
         cross += pull.unsqueeze(1) * old.T
     root, fault = torch.linalg.cholesky_ex(gram)
-    if int(fault) != 0:
-        gram.diagonal().add_(1e-4 * gram.diagonal().mean())
-        root = torch.linalg.cholesky(gram)
     new = torch.cholesky_solve(cross, root).T
-    if not bool(torch.isfinite(new).all()):
+    if int(fault) != 0 or not bool(torch.isfinite(new).all()):
         raise SurgeryError(
-            f"The refit of {consumer.name} gave weights that are not finite. Raise the ridge "
-            "(mipp.Refit(ridge=0.01)) or apply the plan with refit=False."
+            f"The refit of {consumer.name} gave weights that are not finite. Check the activations "
+            "for infinite values, raise the ridge (mipp.Refit(ridge=0.01)), or apply the plan with "
+            "refit=False."
         )
     if call.kind == "conv_transpose":
         new = new.T
@@ -280,7 +286,7 @@ def _follow(
     call: NormCall,
     before: _NormStatistics,
     channels: Int[Tensor, " kept"] | None,
-    how: Literal["mean", "full", "keep"],
+    how: str,
 ) -> None:
     """Shifts the running statistics by what pruning did to the input, on the same examples."""
     if how == "keep":

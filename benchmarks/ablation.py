@@ -1,0 +1,138 @@
+"""What each choice inside the method is worth; the defaults are what this table says.
+
+    python benchmarks/ablation.py           # two nets, three seeds
+    python benchmarks/ablation.py --show
+
+One choice is changed at a time, from the defaults. Accuracy in percent: at once without refit, with
+the closed-form and the sequential refit, and after a short retraining from the unrefitted and from
+the sequentially refitted weights (the better of two learning rates each; the same for all).
+"""
+
+from typing import Any
+
+from common import NETS, Net, Records, arguments, finetune, parent, spread, table, test_batches
+
+import mipp
+from mipp import Refit, data, retrain
+
+BUDGETS = {"lenet5": ("macs=10%",), "vgg16": ("macs=25%", "macs=10%")}
+PLANS: dict[str, dict[str, Any]] = {
+    "default (fisher)": {},
+    "noise 0.1": {"noise": 0.1},
+    "noise 0.01": {"noise": 0.01},
+    "ordered": {"order": "ordered"},
+    "one pass (all rows)": {"passes": 1},
+    "three passes": {"passes": 3},
+    "equal tolerance": {"allocation": "tolerance"},
+    "uniform widths": {"allocation": "uniform"},
+    "nats, cost ignored": {"allocation": "global"},
+    "noise 0.1, uniform widths": {"noise": 0.1, "allocation": "uniform"},
+    "3 rounds": {"rounds": 3},
+    "5 rounds": {"rounds": 5},
+    "L2, uniform widths": {"method": "l2"},
+}
+REFITS: dict[str, Refit | None] = {
+    "none": None,
+    "norm only": Refit(mode="norm", norm="full"),
+    "closed": Refit(mode="closed"),
+    "sequential": Refit(),
+    "sequential, keep norm": Refit(norm="keep"),
+    "sequential, full norm": Refit(norm="full"),
+    "ridge 1e-4": Refit(ridge=1e-4),
+    "ridge 1e-2": Refit(ridge=1e-2),
+    "ridge 1e-1": Refit(ridge=1e-1),
+    "ridge 1e-2 to zero": Refit(ridge=1e-2, toward="zero"),
+}
+MAIN = ("none", "closed", "sequential")
+RATES = (0.02, 0.1)
+RETRAINED = {
+    "default (fisher)", "noise 0.1", "uniform widths", "equal tolerance", "3 rounds",
+    "L2, uniform widths",
+}  # fmt: skip
+"""Plans that are retrained as well; each costs a training run per start and learning rate."""
+
+
+def measure(
+    net: Net, seed: int, budget: str, variant: str, samples: int, epochs: int
+) -> dict[str, Any]:
+    """Accuracies of one variant of the plan, under several refits and after retraining."""
+    model = parent(net, seed)
+    calibration = data.calibration(data.load(net.data, "train"), samples, 256, seed)
+    test = test_batches(net)
+    plan = mipp.plan(model, calibration, budget, seed=seed, **PLANS[variant])
+    at_once = {}
+    for name, refit in REFITS.items():
+        if variant == "default (fisher)" or name in MAIN:
+            at_once[name] = retrain.evaluate(plan.apply(refit=refit), test).accuracy
+    after: dict[str, dict[str, float]] = {}
+    if variant in RETRAINED and epochs:
+        for start in ("none", "sequential"):
+            after[start] = {}
+            for rate in RATES:
+                small = plan.apply(refit=REFITS[start])
+                finetune(net, small, epochs, seed, rate)
+                after[start][str(rate)] = retrain.evaluate(small, test).accuracy
+    return {
+        "at_once": at_once,
+        "retrained": after,
+        "epochs": epochs,
+        "params": plan.after.params / plan.before.params,
+        "seconds_plan": {name: round(value, 1) for name, value in (plan.seconds or {}).items()},
+    }
+
+
+def show(records: Records) -> None:
+    """One table of plans and one of refits for each net and budget."""
+    for name, net in NETS.items():
+        for budget in BUDGETS[name]:
+            rows = [r for r in records.rows if r["net"] == net.label and r["budget"] == budget]
+            if not rows:
+                continue
+            seeds = len({row["seed"] for row in rows})
+            epochs = max(row["epochs"] for row in rows)
+            print(f"\n{net.label}, {budget}, {seeds} seeds\n")
+            lines = []
+            for variant in PLANS:
+                mine = [row for row in rows if row["variant"] == variant]
+                line = [variant, *(spread(r["at_once"][m] for r in mine) for m in MAIN)]
+                for start in ("none", "sequential"):
+                    done = [r["retrained"][start] for r in mine if start in r["retrained"]]
+                    line.append(spread(max(rates.values()) for rates in done))
+                lines.append(line)
+            header = ["plan", *MAIN, f"none + {epochs} ep.", f"sequential + {epochs} ep."]
+            print(table(header, lines))
+            mine = [row for row in rows if row["variant"] == "default (fisher)"]
+            refits = [[m, spread(r["at_once"][m] for r in mine)] for m in REFITS]
+            print("\n" + table(["refit of the default plan", "at once"], refits))
+
+
+def main() -> None:
+    """Measures what is missing, then prints the tables."""
+    parser = arguments(__doc__ or "")
+    parser.add_argument("--epochs", type=int, default=1, help="of retraining")
+    options = parser.parse_args()
+    records = Records("ablation")
+    if not options.show:
+        for seed in range(options.seeds):
+            for name in options.nets:
+                net = NETS[name]
+                for budget in BUDGETS[name]:
+                    for variant in PLANS:
+                        key = {
+                            "net": net.label,
+                            "seed": seed,
+                            "budget": budget,
+                            "variant": variant,
+                            "samples": options.samples,
+                        }
+                        records.measure(
+                            key,
+                            lambda: measure(
+                                net, seed, budget, variant, options.samples, options.epochs
+                            ),
+                        )
+    show(records)
+
+
+if __name__ == "__main__":
+    main()

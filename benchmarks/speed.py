@@ -1,0 +1,156 @@
+"""Planning and applying next to the bare forward passes and to Torch-Pruning's Taylor, as ratios.
+
+    python benchmarks/speed.py              # needs the extra: pip install 'torch-mipp[bench]'
+
+Every figure is measured in a process of its own, one after the other, on the same random weights
+and images: the calibration images forward through the model, once; `mipp.plan` + `Plan.apply`; one
+Taylor step of Torch-Pruning on the same batches. Peak memory is the process's own, less what it
+held before it started. Seconds depend on the machine; the ratios of one run are what to quote.
+"""
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import time
+from typing import Any
+
+import torch
+from common import Records, table
+
+import mipp
+from mipp import models
+
+CASES: dict[str, dict[str, Any]] = {
+    "lenet5": {"name": "lenet5", "samples": 2048, "batch": 256},
+    "vgg16": {"name": "vgg16", "samples": 1024, "batch": 128},
+    "resnet18": {"name": "resnet18", "samples": 1024, "batch": 128},
+    "resnet50 at 224": {"name": "resnet50_imagenet", "samples": 512, "batch": 16},
+}
+
+
+def images(case: dict[str, Any]) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Random images and labels."""
+    generator = torch.Generator().manual_seed(0)
+    shape = models.input_shape(case["name"])
+    made = []
+    for start in range(0, case["samples"], case["batch"]):
+        n = min(case["batch"], case["samples"] - start)
+        x = torch.randn(n, *shape, generator=generator)
+        made.append((x, torch.randint(0, 10, (n,), generator=generator)))
+    return made
+
+
+def forward(model: torch.nn.Module, batches: list[Any]) -> dict[str, float]:
+    """The bare passes."""
+    model.eval()
+    with torch.no_grad():
+        for x, _ in batches:
+            model(x)
+    return {}
+
+
+def planned(model: torch.nn.Module, batches: list[Any], **options: Any) -> dict[str, float]:
+    """Plan and apply, with the seconds of each stage."""
+    plan = mipp.plan(model, batches, "macs=50%", **options)
+    started = time.perf_counter()
+    plan.apply()
+    return dict(plan.seconds or {}) | {"apply": time.perf_counter() - started}
+
+
+def torch_pruning(model: torch.nn.Module, batches: list[Any]) -> dict[str, float]:
+    """Torch-Pruning: gradients over the same batches, then one Taylor step at half the channels."""
+    import torch_pruning as tp  # noqa: PLC0415 - a peer, only in the extra
+
+    model.eval()
+    last = [m for m in model.modules() if isinstance(m, torch.nn.Linear)][-1]
+    pruner = tp.pruner.BasePruner(
+        model,
+        batches[0][0][:1],
+        importance=tp.importance.GroupTaylorImportance(),
+        pruning_ratio=0.3,
+        ignored_layers=[last],
+        global_pruning=True,
+    )
+    for x, y in batches:
+        torch.nn.functional.cross_entropy(model(x), y).backward()
+    pruner.step()
+    return {}
+
+
+WORK = {
+    "forward": forward,
+    "mipp": planned,
+    "mipp, noise 0.1": lambda model, batches: planned(model, batches, noise=0.1),
+    "mipp, no refit": lambda model, batches: planned(model, batches, refit=False),
+    "torch-pruning": torch_pruning,
+}
+
+
+def child(case: str, work: str) -> None:
+    """One measurement; prints seconds, peak memory and the stages."""
+    model = models.build(CASES[case]["name"], seed=0)
+    batches = images(CASES[case])
+    held = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    started = time.perf_counter()
+    stages = WORK[work](model, batches)
+    seconds = time.perf_counter() - started
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    print(json.dumps({"seconds": seconds, "mib": (peak - held) / 1024, "stages": stages}))
+
+
+def measure(case: str, work: str) -> dict[str, Any]:
+    """The measurement in a process of its own."""
+    command = [sys.executable, __file__, "--child", case, work]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
+    if done.returncode:
+        return {"error": done.stderr.strip().splitlines()[-1]}
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def show(records: Records) -> None:
+    """Ratios to the forward passes, and where the time goes."""
+    lines = []
+    for case in CASES:
+        rows = {r["work"]: r for r in records.rows if r["case"] == case and "seconds" in r}
+        if "forward" not in rows:
+            continue
+        base = rows["forward"]
+        for work, row in rows.items():
+            stages = ", ".join(f"{k} {v:.1f}" for k, v in row["stages"].items())
+            lines.append(
+                [
+                    case,
+                    work,
+                    f"{row['seconds']:.1f}",
+                    f"{row['seconds'] / base['seconds']:.2f}",
+                    f"{row['mib']:.0f}",
+                    stages or "-",
+                ]
+            )
+    header = ["net", "work", "seconds", "ratio to forward", "peak MiB above start", "stages (s)"]
+    print(table(header, lines))
+
+
+def main() -> None:
+    """Measures what is missing, then prints the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--child", nargs=2, metavar=("CASE", "WORK"))
+    parser.add_argument("--cases", nargs="+", default=list(CASES), choices=list(CASES))
+    parser.add_argument("--show", action="store_true")
+    options = parser.parse_args()
+    if options.child:
+        child(*options.child)
+        return
+    records = Records("speed")
+    if not options.show:
+        for case in options.cases:
+            for work in WORK:
+                records.measure({"case": case, "work": work}, lambda: measure(case, work))
+    show(records)
+
+
+if __name__ == "__main__":
+    main()

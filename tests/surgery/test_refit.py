@@ -1,0 +1,187 @@
+"""The refit restores what can be restored, and touches nothing else."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from mipp import graph
+from mipp.errors import InputError, SurgeryError
+from mipp.surgery import Refit, kept_indices, refit, slice_model
+
+EXACT = Refit(ridge=1e-9, norm="mean", rows_per_feature=1e9)
+
+
+def refitted(model, x, removed, config=EXACT):
+    """The model without the removed units of its last group, refitted on x."""
+    model.eval()
+    traced = graph.trace(model, (x[:4],))
+    group = traced.groups[0]
+    keep = np.ones(group.n_units, dtype=bool)
+    keep[removed] = False
+    kept = kept_indices(traced, {group.index: keep})
+    small = slice_model(model, kept, traced.aliases)
+    refit(small, model, traced, kept, [((x[: len(x) // 2],), {}), ((x[len(x) // 2 :],), {})],
+          ((x,), {}), config)  # fmt: skip
+    return small
+
+
+def tied(layer, norm=None):
+    """Makes unit 2 of a layer the sum of units 0 and 1, plus a constant."""
+    with torch.no_grad():
+        layer.weight[2] = layer.weight[0] + layer.weight[1]
+        if layer.bias is not None:
+            layer.bias[2] = layer.bias[0] + layer.bias[1] + 0.7
+
+
+@pytest.mark.parametrize("mode", ["sequential", "closed"])
+def test_a_unit_that_the_others_tell_of_is_made_up_for_exactly(mode):
+    model = nn.Sequential(nn.Linear(4, 5), nn.Identity(), nn.Linear(5, 3))
+    tied(model[0])
+    x = torch.randn(400, 4)
+    small = refitted(model, x, [2], Refit(mode=mode, ridge=1e-9, rows_per_feature=1e9))
+    assert small[0].out_features == 4
+    fresh = torch.randn(50, 4)
+    torch.testing.assert_close(small(fresh), model(fresh), rtol=1e-4, atol=1e-4)
+
+
+def test_a_convolution_is_made_up_for_exactly():
+    # no padding: a constant in the tied channel is then the same at every position
+    model = nn.Sequential(nn.Conv2d(2, 5, 3, padding=1), nn.Identity(), nn.Conv2d(5, 3, 3))
+    tied(model[0])
+    x = torch.randn(60, 2, 7, 7)
+    small = refitted(model, x, [2])
+    torch.testing.assert_close(small(x[:8]), model(x[:8]), rtol=1e-3, atol=1e-3)
+
+
+def test_a_transposed_convolution_is_made_up_for_exactly():
+    model = nn.Sequential(
+        nn.Conv2d(2, 5, 3, bias=False), nn.Identity(), nn.ConvTranspose2d(5, 3, 3, stride=2)
+    )
+    tied(model[0])
+    x = torch.randn(60, 2, 7, 7)
+    small = refitted(model, x, [2])
+    torch.testing.assert_close(small(x[:8]), model(x[:8]), rtol=1e-3, atol=1e-3)
+
+
+def test_without_a_bias_the_batch_norm_behind_takes_up_the_mean():
+    model = nn.Sequential(
+        nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 6, bias=False), nn.BatchNorm1d(6), nn.Linear(6, 2)
+    )
+    model[0].bias.data.fill_(1.0)
+    x = torch.randn(500, 4)
+    with torch.no_grad():
+        hidden = model[2](model[1](model[0](x)))
+    model[3].running_mean.copy_(hidden.mean(0))
+    model[3].running_var.copy_(hidden.var(0))
+    model.eval()
+    traced = graph.trace(model, (x[:4],))
+    (first,) = [g for g in traced.groups if g.name == "0"]
+    keep = {first.index: np.array([True, True, False, True, False])}
+    kept = kept_indices(traced, keep)
+    small = slice_model(model, kept)
+    refit(small, model, traced, kept, [((x,), {})], ((x,), {}), Refit(ridge=1e-6))
+    with torch.no_grad():
+        put_out = small[2](small[1](small[0](x)))
+    torch.testing.assert_close(small[3].running_mean, put_out.mean(0), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(small[3].running_var, model[3].running_var)
+
+
+def test_full_norm_follows_the_variance_as_well():
+    model = nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.ReLU(), nn.Linear(6, 2)).eval()
+    x = torch.randn(300, 4)
+    small = refitted(model, x, [1, 3], Refit(mode="norm", norm="full"))
+    # the norm's own input did not change, so neither do its statistics
+    torch.testing.assert_close(small[1].running_var, model[1].running_var[[0, 2, 4, 5]])
+    torch.testing.assert_close(small[1].running_mean, model[1].running_mean[[0, 2, 4, 5]])
+
+
+def test_sequential_beats_closed_beats_nothing_on_a_deep_net():
+    torch.manual_seed(3)
+    layers = [nn.Linear(8, 24), nn.ReLU()]
+    for _ in range(3):
+        layers += [nn.Linear(24, 24), nn.ReLU()]
+    model = nn.Sequential(*layers, nn.Linear(24, 3)).eval()
+    x = torch.randn(4000, 8)
+    traced = graph.trace(model, (x[:4],))
+    generator = np.random.default_rng(0)
+    keep = {}
+    for group in traced.groups:
+        keep[group.index] = np.arange(group.n_units) < 14
+        generator.shuffle(keep[group.index])
+    kept = kept_indices(traced, keep)
+    errors = {}
+    fresh = torch.randn(1000, 8)
+    for mode in ("none", "closed", "sequential"):
+        small = slice_model(model, kept)
+        if mode != "none":
+            refit(small, model, traced, kept, [((x,), {})], ((x,), {}), Refit(mode=mode))
+        errors[mode] = (small(fresh) - model(fresh)).square().mean().item()
+    assert errors["sequential"] < errors["closed"] < 0.5 * errors["none"]
+
+
+def test_with_nothing_removed_nothing_changes():
+    model = nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 3))
+    small = refitted(model, torch.randn(40, 4), [])
+    for ours, theirs in zip(small.parameters(), model.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_a_strong_pull_keeps_the_old_weights():
+    model = nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 3))
+    x = torch.randn(200, 4)
+    small = refitted(model, x, [2], Refit(ridge=1e9))
+    torch.testing.assert_close(small[2].weight, model[2].weight[:, [0, 1, 3, 4]], rtol=1e-4, atol=1e-5)
+    zero = refitted(model, x, [2], Refit(ridge=1e9, toward="zero"))
+    assert float(zero[2].weight.abs().max()) < 1e-6
+
+
+def test_a_weight_that_is_used_twice_is_left_alone():
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first = nn.Linear(4, 4)
+            self.second = nn.Linear(4, 4)
+
+        def forward(self, x):
+            return self.second(self.first(self.second(self.first(x)).relu()).relu())
+
+    model = Twice().eval()
+    x = torch.randn(50, 4)
+    try:
+        small = refitted(model, x, [1])
+    except Exception as error:
+        assert "pruned" in str(error)
+        return
+    assert torch.equal(small.second.weight, model.second.weight[:, [0, 2, 3]])
+
+
+def test_the_original_is_untouched():
+    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 2, 3))
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    model.eval()
+    refitted(model, torch.randn(20, 1, 8, 8), [0])
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert all(parameter.requires_grad for parameter in model.parameters())
+
+
+def test_infinite_targets_are_an_error_that_says_what_to_do():
+    model = nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 3))
+    x = torch.randn(40, 4)
+    x[3] = torch.inf
+    with pytest.raises(SurgeryError, match=r"refit of 2 gave weights that are not finite.*ridge"):
+        refitted(model, x, [1])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"mode": "forward"}, "expected one of 'sequential', 'closed', 'norm'"),
+        ({"toward": "new"}, "expected one of 'old', 'zero'"),
+        ({"norm": "off"}, "expected one of 'mean', 'full', 'keep'"),
+        ({"ridge": 0.0}, "expected a number above 0"),
+    ],
+)
+def test_settings_that_do_not_fit_are_errors(options, message):
+    with pytest.raises(InputError, match=message):
+        Refit(**options)
