@@ -13,12 +13,12 @@ from mipp.graph import cost, trace
 from .slicing import masked, random_keep, sliced
 
 
-def traced(model, *args, **kwargs):
+def traced(model, *args, shares=(1.0, 0.7, 0.3), **kwargs):
     """The graph of a model, after a check that it is right for a few choices of units."""
     model = model.double().eval()
     args, kwargs = pytree.tree_map(_double, (args, kwargs))
     graph = trace(model, args, kwargs)
-    check_slices(model, graph, random.Random(0), *args, **kwargs)
+    check_slices(model, graph, random.Random(0), shares, *args, **kwargs)
     return graph
 
 
@@ -27,9 +27,9 @@ def _double(leaf):
     return leaf.double() if is_float else leaf
 
 
-def check_slices(model, graph, rng, *args, **kwargs):
-    """Sliced = masked, and the cost told is that counted, for wide and narrow choices."""
-    for share in (1.0, 0.7, 0.3):
+def check_slices(model, graph, rng, shares, *args, **kwargs):
+    """Sliced = masked, and the cost told is that counted, for each share of units."""
+    for share in shares:
         keep = random_keep(graph, rng, share)
         small = sliced(model, graph, keep)
         with torch.no_grad():
@@ -46,7 +46,8 @@ def check_slices(model, graph, rng, *args, **kwargs):
 def counted(model, *args, **kwargs):
     """MACs for one example and parameters, by PyTorch's own counter."""
     batch = len(pytree.tree_leaves((args, kwargs))[0])
-    with FlopCounterMode(display=False) as counter, torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
+    # with gradients: without them transformer layers take a path that is not counted
+    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
         model(*args, **kwargs)
     params = sum(tensor.numel() for tensor in model.parameters())
     return counter.get_total_flops() / 2 / batch, params

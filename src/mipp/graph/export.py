@@ -5,6 +5,7 @@ examples: with one, a batch dimension could not be told from a broadcast.
 """
 
 import inspect
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -76,7 +77,10 @@ def export(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -
 
 
 def _export(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> ExportedProgram:
-    return torch.export.export(model, args, dict(kwargs), strict=False)
+    with warnings.catch_warnings():
+        # such as attributes that forward assigns, which torch.export puts back
+        warnings.simplefilter("ignore")
+        return torch.export.export(model, args, dict(kwargs), strict=False)
 
 
 def _export_as_given(

@@ -148,7 +148,7 @@ class Call:
 
     # ---- arguments
 
-    def get(self, name: str) -> Any:  # noqa: ANN401  # what the op takes
+    def get(self, name: str) -> Any:  # what the op takes
         """An argument as it is, None where the op has none of this name."""
         return self.arguments.get(name)
 
@@ -284,13 +284,9 @@ class Call:
         extents = [Extent(value.shape[d], value.labels[d]) for d in dims if d not in free]
         return scale / (self.flow.batch if value.batched else 1), tuple(extents)
 
-    def per_example(self, amount: float) -> float:
-        """An amount for the whole traced batch, for one example."""
-        return amount / (self.flow.batch if self.batched else 1)
-
-    def count(self, name: str, scale: float, *extents: Extent) -> None:
+    def count(self, name: str, scale: float | int, *extents: Extent) -> None:
         """Add ``scale * product of extents`` multiply-accumulates for one example."""
-        self.flow.terms.append(Term(name, scale, extents))
+        self.flow.terms.append(Term(name, float(scale), extents))
 
 
 def _shape(tensor: torch.Tensor) -> tuple[int, ...]:

@@ -1,6 +1,6 @@
 """Rules of matrix products: with a parameter like a linear layer, else between activations."""
 
-import math
+from string import ascii_letters
 
 from mipp.graph.labels import Value
 from mipp.graph.rules import Call, Extent, Labels, rule
@@ -20,13 +20,12 @@ def is_weight(value: Value) -> bool:
 
 @rule("matmul", "mm", "bmm", "mv", "dot")
 def matmul(call: Call) -> Value:
-    """``left @ right``."""
+    """``left @ right``; products with a vector are not counted, nor does PyTorch count them."""
     left, right = call.inputs
     if is_weight(right) and not is_weight(left) and len(left.shape) > 1:
         return dense_linear(call, left, right, None, in_dim=0)
     if len(left.shape) < 2 or len(right.shape) < 2:
         call.fix_all("it multiplies with a vector")
-        call.count(call.op, call.per_example(math.prod(call.shape) * left.shape[-1]))
         return call.out([None] * len(call.shape))
     return product(call, left, right)
 
@@ -65,10 +64,11 @@ def product(call: Call, left: Value, right: Value) -> Value:
 def einsum(call: Call) -> Value:
     """A sum of products, such as ``bnc,cd->bnd``; with a parameter it may be a linear layer."""
     terms, _, made = str(call.get("equation")).replace(" ", "").partition("->")
-    operands = list(zip(terms.split(","), call.inputs, strict=True))
-    repeated = any(len(set(letters)) != len(letters) for letters, _ in operands)
-    if not made or "." in terms or repeated:
-        call.fix_all("mipp reads only an einsum with an output, without dots and diagonals")
+    ranks = [len(value.shape) for value in call.inputs]
+    made, *subscripts = _without_dots(made, terms.split(","), ranks)
+    operands = list(zip(subscripts, call.inputs, strict=True))
+    if "->" not in call.get("equation") or any(len(set(s)) != len(s) for s in subscripts):
+        call.fix_all("mipp reads no einsum without an output or with a diagonal")
         return call.out([None] * len(call.shape))
     if len(operands) == 2:
         for (letters, x), (matrix, weight) in (operands, operands[::-1]):
@@ -83,6 +83,17 @@ def einsum(call: Call) -> Value:
     return _sum_of_products(call, operands, made)
 
 
+def _without_dots(made: str, terms: list[str], ranks: list[int]) -> list[str]:
+    """The output and the operands of an einsum, with a letter for each dimension of the dots."""
+    free = [letter for letter in ascii_letters if letter not in made + "".join(terms)]
+    n_dots = [rank - len(term.replace(".", "")) for term, rank in zip(terms, ranks, strict=True)]
+    written = [made, *terms]
+    return [
+        text.replace("...", "".join(free[:n][::-1]))
+        for text, n in zip(written, [max(n_dots), *n_dots], strict=True)
+    ]
+
+
 def _sum_of_products(call: Call, operands: list[tuple[str, Value]], made: str) -> Value:
     sizes: dict[str, int] = {}
     labels: dict[str, Labels] = {}
@@ -92,15 +103,16 @@ def _sum_of_products(call: Call, operands: list[tuple[str, Value]], made: str) -
                 call.fix(atoms, SUMMED)
             elif letter in labels:
                 call.tie(labels[letter], atoms)
-            if letter not in made or atoms is None:
+            if letter not in made or (atoms is None and size > 1):
                 labels[letter] = None
-            labels.setdefault(letter, atoms)
-            sizes[letter] = size
+            if size > 1:
+                labels.setdefault(letter, atoms)
+            sizes[letter] = max(size, sizes.get(letter, 1))
     if len(operands) > 1:
-        whole = Value(tuple(sizes.values()), tuple(labels[k] for k in sizes), call.batched)
+        whole = Value(tuple(sizes.values()), tuple(labels.get(k) for k in sizes), call.batched)
         scale, positions = call.positions(whole)
         call.count(call.op, scale, *positions)
-    return call.out([labels[letter] for letter in made])
+    return call.out([labels.get(letter) for letter in made])
 
 
 @rule("scaled_dot_product_attention")
