@@ -8,6 +8,7 @@ the closed-form and the sequential refit, and after a short retraining from the 
 the sequentially refitted weights (the better of two learning rates each; the same for all).
 """
 
+from functools import partial
 from typing import Any
 
 from common import NETS, Net, Records, arguments, finetune, parent, spread, table, test_batches
@@ -125,12 +126,8 @@ def main() -> None:
                             "variant": variant,
                             "samples": options.samples,
                         }
-                        records.measure(
-                            key,
-                            lambda: measure(
-                                net, seed, budget, variant, options.samples, options.epochs
-                            ),
-                        )
+                        given = net, seed, budget, variant, options.samples, options.epochs
+                        records.measure(key, partial(measure, *given))
     show(records)
 
 

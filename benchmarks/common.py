@@ -115,7 +115,9 @@ class Records:
         with self.path.open("a") as file:
             file.write(json.dumps(row) + "\n")
         self.rows.append(row)
-        print(json.dumps({k: v for k, v in row.items() if k not in ("machine", "torch")}), flush=True)
+        print(
+            json.dumps({k: v for k, v in row.items() if k not in ("machine", "torch")}), flush=True
+        )
         return row
 
 
@@ -144,7 +146,9 @@ def arguments(description: str) -> argparse.ArgumentParser:
     """Options that the benchmarks have in common."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--nets", nargs="+", default=list(NETS), choices=list(NETS))
-    parser.add_argument("--seeds", type=int, default=3, help="how many parents, trained with seeds 0, 1, ...")
+    parser.add_argument(
+        "--seeds", type=int, default=3, help="how many parents, trained with seeds 0, 1, ..."
+    )
     parser.add_argument("--samples", type=int, default=2560, help="calibration images")
     parser.add_argument("--show", action="store_true", help="print the tables of what is recorded")
     return parser

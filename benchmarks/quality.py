@@ -8,6 +8,7 @@ with seeds 0, 1, 2; mean and standard deviation over them. Seconds are those of 
 """
 
 import time
+from functools import partial
 from typing import Any
 
 from common import NETS, Net, Records, arguments, parent, spread, table, test_batches
@@ -83,9 +84,8 @@ def main() -> None:
                             "method": method,
                             "samples": options.samples,
                         }
-                        records.measure(
-                            key, lambda: measure(net, seed, method, budget, options.samples)
-                        )
+                        given = net, seed, method, budget, options.samples
+                        records.measure(key, partial(measure, *given))
     show(records)
 
 

@@ -14,6 +14,7 @@ import resource
 import subprocess
 import sys
 import time
+from functools import partial
 from typing import Any
 
 import torch
@@ -148,7 +149,7 @@ def main() -> None:
     if not options.show:
         for case in options.cases:
             for work in WORK:
-                records.measure({"case": case, "work": work}, lambda: measure(case, work))
+                records.measure({"case": case, "work": work}, partial(measure, case, work))
     show(records)
 
 

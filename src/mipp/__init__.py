@@ -1,7 +1,7 @@
 """Mutual information preserving pruning of PyTorch networks.
 
-    plan = mipp.plan(model, batches, budget="macs=50%")   # nothing is changed yet
-    small = plan.apply()                                  # a new, smaller nn.Module
+plan = mipp.plan(model, batches, budget="macs=50%")   # nothing is changed yet
+small = plan.apply()                                  # a new, smaller nn.Module
 """
 
 from mipp import data, methods, models, retrain

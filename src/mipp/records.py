@@ -161,8 +161,8 @@ class Curve:
     ``order``: unit indices in order of removal, shape ``(n_removed,)``.
     ``nats_lost``: nats lost per example after the first ``n`` removals, shape ``(n_removed + 1,)``,
     first entry 0, never falling. ``total``: nats that all units together transfer.
-    ``consumer_lost`` (n_removed + 1, n_consumers) and ``consumer_total`` (n_consumers,) are the same
-    for each consumer of the group alone.
+    ``consumer_lost`` (n_removed + 1, n_consumers) and ``consumer_total`` (n_consumers,) are the
+    same for each consumer of the group alone.
     """
 
     order: IntArray

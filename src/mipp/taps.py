@@ -110,9 +110,7 @@ class Taps(TorchFunctionMode):
         given = dict(zip(names, args, strict=False)) | dict(kwargs)
         if kind == "norm":
             if self._on_norm and given.get("running_mean") is not None:
-                self._on_norm(
-                    NormCall(given["input"], given["running_mean"], given["running_var"])
-                )
+                self._on_norm(NormCall(given["input"], given["running_mean"], given["running_var"]))
             return func(*args, **kwargs)
         name = self._names.get(id(given["weight"]))
         if name is None or given.get("groups", 1) != 1:
@@ -233,7 +231,8 @@ def _windows(
         ),
         padded.storage_offset(),
     )
-    rows = view[where[0], :, *where[1:]]
+    picked: tuple[Tensor | slice, ...] = (where[0], slice(None), *where[1:])
+    rows = view[picked]
     return _wide(rows.reshape(len(pick), -1))
 
 

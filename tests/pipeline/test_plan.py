@@ -20,9 +20,7 @@ class Residual(nn.Module):
         super().__init__()
         self.stem = nn.Conv2d(2, 8, 3, padding=1)
         self.inner = nn.ModuleList(nn.Conv2d(8, 12, 3, padding=1, bias=False) for _ in range(2))
-        self.norms = nn.ModuleList(
-            nn.BatchNorm2d(12) if norm else nn.Identity() for _ in range(2)
-        )
+        self.norms = nn.ModuleList(nn.BatchNorm2d(12) if norm else nn.Identity() for _ in range(2))
         self.outer = nn.ModuleList(nn.Conv2d(12, 8, 1) for _ in range(2))
         self.head = nn.Linear(8, 4)
 
@@ -165,9 +163,7 @@ def test_rounds_measure_again_and_keep_original_numbers():
     small = plan.apply(refit=False)
     keep = list(plan.keep["inner.0"])
     stream = list(plan.keep["stem"])
-    torch.testing.assert_close(
-        small.inner[0].weight, model.inner[0].weight[keep][:, stream]
-    )
+    torch.testing.assert_close(small.inner[0].weight, model.inner[0].weight[keep][:, stream])
     row = {group.name: group for group in plan.summary}["inner.0"]
     assert row.units_before == 12
     assert row.nats_after < row.nats_before
@@ -178,7 +174,7 @@ def test_several_budgets_and_information_together():
     plan = mipp.plan(model, data, "macs=70%,params=50%")
     assert plan.after.macs <= 0.7 * plan.before.macs
     assert plan.after.params <= 0.5 * plan.before.params
-    with pytest.raises(mipp.BudgetError, match="smallest is params = .* information share"):
+    with pytest.raises(mipp.BudgetError, match=r"smallest is params = .* information share"):
         mipp.plan(model, data, "params=10%,information=99.9%")
 
 

@@ -1,5 +1,7 @@
 """Budgets: what is read, what is reached, and that more budget never takes another path."""
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -19,7 +21,7 @@ class ChainCosts:
 
     def cost(self):
         sizes = [self.ends[0], *self.widths, self.ends[1]]
-        products = sum(a * b for a, b in zip(sizes, sizes[1:], strict=False))
+        products = sum(a * b for a, b in itertools.pairwise(sizes))
         return Cost(macs=float(products), params=products + sum(sizes[1:]), units=sum(self.widths))
 
     def saving(self, group, _unit):

@@ -131,8 +131,10 @@ def test_a_strong_pull_keeps_the_old_weights():
     model = nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 3))
     x = torch.randn(200, 4)
     small = refitted(model, x, [2], Refit(ridge=1e9))
-    torch.testing.assert_close(small[2].weight, model[2].weight[:, [0, 1, 3, 4]], rtol=1e-4, atol=1e-5)
-    zero = refitted(model, x, [2], Refit(ridge=1e9, toward="zero"))
+    torch.testing.assert_close(
+        small[2].weight, model[2].weight[:, [0, 1, 3, 4]], rtol=1e-4, atol=1e-5
+    )
+    zero = refitted(model, x, [2], Refit(ridge=1e9, toward="zero")).requires_grad_(False)
     assert float(zero[2].weight.abs().max()) < 1e-6
 
 
@@ -141,18 +143,15 @@ def test_a_weight_that_is_used_twice_is_left_alone():
         def __init__(self):
             super().__init__()
             self.first = nn.Linear(4, 4)
-            self.second = nn.Linear(4, 4)
+            self.second = nn.Linear(4, 2)
 
         def forward(self, x):
-            return self.second(self.first(self.second(self.first(x)).relu()).relu())
+            return self.second(self.first(x).relu()) + self.second(self.first(-x).relu())
 
     model = Twice().eval()
     x = torch.randn(50, 4)
-    try:
-        small = refitted(model, x, [1])
-    except Exception as error:
-        assert "pruned" in str(error)
-        return
+    small = refitted(model, x, [1])
+    assert small.first.out_features == 3
     assert torch.equal(small.second.weight, model.second.weight[:, [0, 2, 3]])
 
 

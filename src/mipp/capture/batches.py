@@ -62,7 +62,9 @@ def read_batch(item: Any) -> Batch:
         if isinstance(inputs, Mapping):
             batch = Batch((), dict(inputs), target)
         else:
-            batch = Batch(tuple(inputs) if isinstance(inputs, (list, tuple)) else (inputs,), {}, target)
+            batch = Batch(
+                tuple(inputs) if isinstance(inputs, (list, tuple)) else (inputs,), {}, target
+            )
     else:
         raise CalibrationError(
             f"A batch is a {type(item).__name__}"
@@ -86,8 +88,10 @@ def read_batches(batches: Any, samples: int | None = None) -> list[Batch]:
     """
     if isinstance(batches, (Tensor, Mapping)):
         batches = [batches]
-    if isinstance(batches, tuple) and len(batches) == 2 and all(
-        isinstance(item, Tensor) for item in batches
+    if (
+        isinstance(batches, tuple)
+        and len(batches) == 2
+        and all(isinstance(item, Tensor) for item in batches)
     ):
         batches = [batches]  # one (input, target) pair, given without a list around it
     read: list[Batch] = []
@@ -134,8 +138,8 @@ def _check_alike(batch: Batch, read: list[Batch], number: int) -> None:
     mine = [(tuple(t.shape[1:]), t.dtype) for t in batch.tensors()]
     if mine != first:
         raise CalibrationError(
-            f"Batch {number} has inputs {_spell(mine)} an example, the first batch {_spell(first)}. "
-            "All calibration batches need one shape and dtype: resize or pad them."
+            f"Batch {number} has inputs {_spell(mine)} an example, the first batch "
+            f"{_spell(first)}. All calibration batches need one shape and dtype: resize or pad."
         )
 
 

@@ -34,8 +34,9 @@ class CaptureConfig:
 class Statistics:
     """What was measured at one consumer.
 
-    ``covariance`` (d, d) and ``mean`` (d,) of its input ``X``; ``fisher`` (m, m): Fisher information
-    of the loss about its output ``Y`` at one position, in nats, or None when it was not asked for.
+    ``covariance`` (d, d) and ``mean`` (d,) of its input ``X``; ``fisher`` (m, m): Fisher
+    information of the loss about its output ``Y`` at one position, in nats, or None when it was not
+    asked for.
     ``rows``: how many rows went into the covariance.
     """
 
@@ -80,6 +81,7 @@ class _Recorder:
             self.moments = Moments(rows.shape[1], rows.device, self.config.dtype)
         self.moments.update(rows)
         if with_fisher:
+
             def keep_gradient(gradient: Tensor) -> None:
                 g = output_rows(call, gradient, pick.to(gradient.device))
                 if self.fisher is None:
@@ -124,7 +126,9 @@ def capture(
     config = config or CaptureConfig()
     rank, world = _rank_and_world()
     n_samples = sum(len(batch) for batch in batches) * world
-    by_key = {(c.weight, c.call): _Recorder(i, config, seed, n_samples) for i, c in consumers.items()}
+    by_key = {
+        (c.weight, c.call): _Recorder(i, config, seed, n_samples) for i, c in consumers.items()
+    }
     wanted_fisher = config.fisher_samples / world if loss is not None else 0.0
     settled: Loss | None = None
     how = "no loss"
@@ -185,8 +189,8 @@ def _finish(consumer: Consumer, recorder: _Recorder, with_fisher: bool) -> Stati
         fisher = gradient.covariance() + torch.outer(gradient.mean, gradient.mean)
         if not bool(torch.isfinite(fisher).all()):
             raise CalibrationError(
-                f"The gradient at the output of {consumer.name} has NaN or infinite values. Run the "
-                "model in float32 or bfloat16, or use noise=0.1, which needs no gradient."
+                f"The gradient at the output of {consumer.name} has NaN or infinite values. Run "
+                "the model in float32 or bfloat16, or use noise=0.1, which needs no gradient."
             )
     moments = recorder.moments
     return Statistics(moments.count, moments.mean, moments.covariance(), fisher)

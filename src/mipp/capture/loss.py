@@ -44,16 +44,16 @@ def settle(loss: Loss | str, output: Any, target: Any) -> tuple[Loss, str]:
         return loss, "given by the caller"
     outputs = floating_outputs(output)
     logits = len(outputs) == 1 and outputs[0].dim() >= 2 and outputs[0].shape[1] > 1
+    if loss == "categorical" and logits:
+        return "categorical", "asked for"
     if loss == "categorical":
-        if not logits:
-            shapes = [tuple(o.shape) for o in outputs]
-            raise InputError(
-                f"loss='categorical' needs one output of shape (batch, classes, ...); the model "
-                f"returns {shapes}. Use loss='gaussian' or give a function of (output, target)."
-            )
-        return loss, "asked for"
+        shapes = [tuple(o.shape) for o in outputs]
+        raise InputError(
+            f"loss='categorical' needs one output of shape (batch, classes, ...); the model "
+            f"returns {shapes}. Use loss='gaussian' or give a function of (output, target)."
+        )
     if loss == "gaussian":
-        return loss, "asked for"
+        return "gaussian", "asked for"
     if loss != "auto":
         raise InputError(
             f"loss={loss!r} is not known; expected 'auto', 'categorical', 'gaussian' or a function."

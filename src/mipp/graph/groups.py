@@ -8,9 +8,9 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from mipp.errors import GraphError
+from mipp.graph.flow import Flow, LayerCall
 from mipp.graph.labels import Classes, Solution
 from mipp.graph.measures import Measures
-from mipp.graph.rules import Flow, LayerCall
 from mipp.records import (
     KEPT,
     Axis,

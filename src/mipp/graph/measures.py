@@ -11,8 +11,8 @@ from fractions import Fraction
 
 import numpy as np
 
+from mipp.graph.flow import Extent, Term
 from mipp.graph.labels import Solution
-from mipp.graph.rules import Extent, Term
 from mipp.records import KEPT, Axis, AxisKey, IntArray, MacsTerm
 
 Mixture = tuple[tuple[int, int, int], ...]

@@ -19,8 +19,9 @@ from mipp.graph import (
     rules_shape,
 )
 from mipp.graph.export import Exported
+from mipp.graph.flow import Flow
 from mipp.graph.labels import Value
-from mipp.graph.rules import Call, Flow, Made, find_rule, schema
+from mipp.graph.rules import Call, Made, find_rule, schema
 
 RULE_MODULES = (rules_pointwise, rules_shape, rules_cut, rules_index, rules_layers, rules_matmul)
 """Modules whose import registers the rules."""

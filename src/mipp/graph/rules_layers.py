@@ -6,8 +6,9 @@ from typing import Literal
 
 import numpy as np
 
+from mipp.graph.flow import Extent, Labels, LayerCall
 from mipp.graph.labels import Value
-from mipp.graph.rules import Call, Extent, Labels, LayerCall, rule
+from mipp.graph.rules import Call, rule
 from mipp.records import AxisKey
 
 

@@ -2,8 +2,9 @@
 
 from string import ascii_letters
 
+from mipp.graph.flow import Extent, Labels
 from mipp.graph.labels import Value
-from mipp.graph.rules import Call, Extent, Labels, rule
+from mipp.graph.rules import Call, rule
 from mipp.graph.rules_layers import dense_linear, parameter_axis
 from mipp.graph.rules_pointwise import tie_broadcast
 

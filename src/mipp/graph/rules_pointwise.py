@@ -4,8 +4,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from mipp.graph.flow import Labels
 from mipp.graph.labels import Value
-from mipp.graph.rules import Call, Labels, Made, rule
+from mipp.graph.rules import Call, Made, rule
 
 
 def tie_broadcast(call: Call, values: Sequence[Value], shape: tuple[int, ...]) -> list[Labels]:

@@ -5,8 +5,9 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from mipp.graph.flow import Labels
 from mipp.graph.labels import FIXED, Source, Value
-from mipp.graph.rules import UNKNOWN, Call, Labels, rule
+from mipp.graph.rules import UNKNOWN, Call, rule
 from mipp.graph.rules_pointwise import tie_broadcast
 
 

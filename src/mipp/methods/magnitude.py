@@ -30,6 +30,4 @@ def _random(question: Question) -> Scores:
 L2 = Method(
     "l2", _score, "uniform", "weights", "L2 norm of the incoming weights, equal share of each group"
 )
-RANDOM = Method(
-    "random", _random, "uniform", "weights", "random units, equal share of each group"
-)
+RANDOM = Method("random", _random, "uniform", "weights", "random units, equal share of each group")

@@ -14,7 +14,7 @@ from mipp.selection import Allocation
 
 @dataclass(frozen=True)
 class Question:
-    """What a method is asked: how much does each unit of this model matter?"""
+    """What a method is asked: how much each unit of this model matters."""
 
     model: nn.Module
     graph: ChannelGraph

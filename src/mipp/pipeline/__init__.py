@@ -45,7 +45,7 @@ def plan(
     """
     settings = read_options(**options)
     wanted = selection.parse_budget(budget)
-    report = progress or (lambda stage, done, total: None)
+    report = progress or _silent
     clock = Clock()
     original: Model = graph.unwrap(model)  # type: ignore[assignment] # of the model, or inside
     data = capture.read_batches(batches, settings.samples)
@@ -135,15 +135,17 @@ def _select(
         passes = 1
     n_units = {group.index: group.n_units for group in traced.groups}
     patterns = [p for p in settings.protect if _names_any(traced, p)]
-    limits = selection.Limits(
-        settings.min_units, settings.round_to, protected(traced, patterns)
-    )
+    limits = selection.Limits(settings.min_units, settings.round_to, protected(traced, patterns))
     keep: Keep = {}
     for _ in range(passes):
         made = curves.make(keep, budget.information)
         costs = graph.CostModel(traced)
         keep = selection.spend(made, n_units, costs, budget, limits, allocation or "priced")
     return dict(keep), made
+
+
+def _silent(_stage: str, _done: int, _total: int) -> None:
+    """Shows no progress."""
 
 
 def _names_any(traced: ChannelGraph, pattern: str) -> bool:

@@ -1,6 +1,6 @@
 """From a model and batches to one curve of nats lost for every group."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -103,7 +103,7 @@ class Curves:
             self.clock.lap("capture")
         return self._held
 
-    def _advance(self):  # type: ignore[no-untyped-def]
+    def _advance(self) -> Callable[[], None]:
         count = iter(range(1, len(self.batches) + 1))
         return lambda: self.progress("capture", next(count), len(self.batches))
 
@@ -122,7 +122,6 @@ class Curves:
         row = torch.as_tensor(rows, device=device)
         column = torch.as_tensor(columns, device=device)
         fisher = seen.fisher
-        # a transposed convolution's gradient is measured per output and kernel cell, as its rows are
         return information.ConsumerView(
             covariance=seen.covariance[column][:, column],
             weight=matrix[row][:, column],

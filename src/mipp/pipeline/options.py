@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 from mipp import capture, information, methods, selection, surgery
 from mipp.errors import InputError
@@ -24,12 +24,12 @@ class Options:
     ``protect``: group or module names that keep all units (``*`` and ``?`` match).
     ``min_units``, ``round_to``: per group. ``samples``: calibration examples that are used at most.
     ``refit``: how the remaining weights take over; None or False leaves them as they are.
-    ``calibration``: how many rows are measured. ``memory``: bytes that the second moments may take; beyond it they are gathered in several
-    passes. ``seed``: of everything that is drawn.
+    ``calibration``: how many rows are measured. ``memory``: bytes that the second moments may take;
+    beyond it they are gathered in several passes. ``seed``: of everything that is drawn.
     """
 
     method: str = "mipp"
-    estimator: information.Gaussian = information.Gaussian()
+    estimator: information.Gaussian = field(default_factory=information.Gaussian)
     order: selection.Order = "greedy"
     allocation: selection.Allocation | None = None
     passes: int = 2
@@ -99,7 +99,7 @@ def read_refit(refit: "surgery.Refit | str | bool | None") -> "surgery.Refit | N
     if refit is True:
         return surgery.Refit()
     if isinstance(refit, str):
-        return surgery.Refit(mode=refit)  # type: ignore[arg-type]
+        return surgery.Refit(mode=refit)
     return refit
 
 

@@ -22,8 +22,8 @@ class Plan(Generic[Model]):
 
     ``record`` is the plan as plain data. The model and the calibration batches that it was made
     with are held for `apply` and `mask`; a plan read with `from_json` takes them from the caller.
-    ``seconds``: how long it took to ``capture`` (passes through the model) and ``plan`` (scoring and
-    selection).
+    ``seconds``: how long it took to ``capture`` (passes through the model) and ``plan`` (scoring
+    and selection).
     """
 
     record: surgery.PlanRecord
@@ -119,11 +119,9 @@ class Plan(Generic[Model]):
         return surgery.mask_model(model, self.traced, self._keep())
 
     def remap(self, optimizer: torch.optim.Optimizer, small: nn.Module) -> torch.optim.Optimizer:
-        """A new optimizer for the small model, with the state of what stays. The old is untouched."""
+        """A new optimizer for the small model, with the state of what stays."""
         aliases = self.traced.aliases if self.traced else {}
-        return surgery.remap_optimizer(
-            optimizer, self._model(), small, self.record.kept(), aliases
-        )
+        return surgery.remap_optimizer(optimizer, self._model(), small, self.record.kept(), aliases)
 
     def _model(self) -> Model:
         if self.model is None:

@@ -8,6 +8,7 @@ every price visited in turn; see docs/method.md.)
 """
 
 import heapq
+import itertools
 import math
 import re
 from collections.abc import Mapping
@@ -92,8 +93,8 @@ class Limits:
     def __post_init__(self) -> None:
         if self.min_units < 0 or self.round_to < 1:
             raise InputError(
-                f"min_units={self.min_units}, round_to={self.round_to}; expected min_units >= 0 and "
-                "round_to >= 1."
+                f"min_units={self.min_units}, round_to={self.round_to}; expected min_units >= 0 "
+                "and round_to >= 1."
             )
 
     def widths(self, group: int, n_units: int) -> list[int]:
@@ -292,7 +293,7 @@ def _stretches(curve: Curve, widths: list[int]) -> list[tuple[int, float]]:
         hull.append(w)
     longest = max(1, len(curve.order) // 128)
     steps: list[tuple[int, float]] = []
-    for start, stop in zip(hull, hull[1:], strict=False):
+    for start, stop in itertools.pairwise(hull):
         slope = float(lost[stop] - lost[start]) / (stop - start)
         last = start
         for w in widths[widths.index(start) + 1 : widths.index(stop) + 1]:

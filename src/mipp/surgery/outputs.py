@@ -105,7 +105,7 @@ def batches_like(
 def map_tensors(value: Value, change: Callable[[Tensor], Tensor]) -> Value:
     """The same tuples, lists and dicts, with every tensor in them changed."""
 
-    def mapped(item: Any) -> Any:  # noqa: ANN401 - whatever a forward takes
+    def mapped(item: Any) -> Any:
         if isinstance(item, Tensor):
             return change(item)
         if isinstance(item, dict):
