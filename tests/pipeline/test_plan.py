@@ -151,6 +151,23 @@ def test_a_static_view_is_refused_with_its_reason_and_the_rest_is_pruned():
     assert plan.apply()(torch.randn(5, 1, 7, 7)).shape == (5, 3)
 
 
+def test_a_product_that_is_no_layer_call_is_refused_and_the_rest_is_pruned():
+    class Product(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.second = nn.Linear(4, 9), nn.Linear(9, 8)
+            self.weight = nn.Parameter(torch.randn(3, 8))
+
+        def forward(self, x):
+            return torch.matmul(self.second(self.first(x).relu()).relu(), self.weight.t())
+
+    plan = mipp.plan(Product(), [torch.randn(64, 4)], "macs=60%")
+    assert list(plan.keep) == ["first"]
+    assert any("multiplies by weight without a layer call" in r.reason or "matmul" in r.reason
+               for r in plan.refused)  # fmt: skip
+    assert plan.apply()(torch.randn(5, 4)).shape == (5, 3)
+
+
 def test_nothing_prunable_is_an_error_with_the_reasons():
     with pytest.raises(mipp.GraphError, match="output"):
         mipp.plan(nn.Linear(3, 2), [torch.randn(8, 3)], "macs=50%")

@@ -1,22 +1,21 @@
 """The whole way: trace, capture, score, select, and a plan that can be applied."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from fnmatch import fnmatch
 from typing import Any
 
 import numpy as np
 from torch import nn
 
 from mipp import capture, graph, methods, selection, surgery
-from mipp.errors import GraphError, InputError
 from mipp.pipeline.clock import Clock
 from mipp.pipeline.curves import Curves
 from mipp.pipeline.options import Options, Progress, read_options, spelled
-from mipp.pipeline.plan import Model, Plan, example, fit, masks
+from mipp.pipeline.plan import Model, Plan, fit, masks
+from mipp.pipeline.usable import check_patterns, protected, usable_graph
 from mipp.records import BoolArray, ChannelGraph, Curve, GroupSummary, Keep
 
-__all__ = ["Options", "Plan", "plan", "prune"]
+__all__ = ["Options", "Plan", "plan", "prune", "usable_graph"]
 
 
 def plan(
@@ -51,7 +50,7 @@ def plan(
     data = capture.read_batches(batches, settings.samples)
     traced = usable_graph(original, data)
     clock.lap("capture")
-    protected(traced, settings.protect)
+    check_patterns(traced, settings.protect)
 
     full = graph.cost(traced)
     targets = wanted.limits(full)
@@ -88,42 +87,6 @@ def prune(
     return plan(model, batches, budget, **options).apply()
 
 
-def usable_graph(model: nn.Module, data: Sequence[capture.Batch]) -> ChannelGraph:
-    """The traced model without the groups whose removal would break the eager model."""
-    args, kwargs = example(model, data)
-    traced = graph.trace(model, args, kwargs)
-    broken = {group.index: group.reason for group in surgery.probe(model, traced, args, kwargs)}
-    left = graph.without(traced, broken) if broken else traced
-    if not left.groups:
-        reasons = "\n".join(f"  {r.name}: {r.reason}" for r in left.refused)
-        raise GraphError(f"Nothing in {type(model).__name__} can be pruned:\n{reasons}")
-    return left
-
-
-def protected(traced: ChannelGraph, patterns: Sequence[str]) -> frozenset[int]:
-    """Indices of the groups that any pattern names, by group, producer or module above it.
-
-    Raises:
-        InputError: a pattern that names nothing; the text lists the groups.
-    """
-    found: set[int] = set()
-    for pattern in patterns:
-        hits = {
-            group.index
-            for group in traced.groups
-            for name in (group.name, *(key.tensor for key in group.producers))
-            if fnmatch(name, pattern) or name.startswith(pattern + ".")
-        }
-        others = any(fnmatch(r.name, pattern) or r.name.startswith(pattern) for r in traced.refused)
-        if not hits and not others:
-            raise InputError(
-                f"protect={pattern!r} names no group. Groups: "
-                f"{', '.join(group.name for group in traced.groups)}."
-            )
-        found |= hits
-    return frozenset(found)
-
-
 def _select(
     curves: Curves, traced: ChannelGraph, budget: selection.Budget, settings: Options
 ) -> tuple[dict[int, BoolArray], dict[int, Curve]]:
@@ -134,8 +97,9 @@ def _select(
         allocation = allocation or methods.get(settings.method).allocation
         passes = 1
     n_units = {group.index: group.n_units for group in traced.groups}
-    patterns = [p for p in settings.protect if _names_any(traced, p)]
-    limits = selection.Limits(settings.min_units, settings.round_to, protected(traced, patterns))
+    limits = selection.Limits(
+        settings.min_units, settings.round_to, frozenset(protected(traced, settings.protect))
+    )
     keep: Keep = {}
     for _ in range(passes):
         made = curves.make(keep, budget.information)
@@ -146,11 +110,6 @@ def _select(
 
 def _silent(_stage: str, _done: int, _total: int) -> None:
     """Shows no progress."""
-
-
-def _names_any(traced: ChannelGraph, pattern: str) -> bool:
-    names = [n for g in traced.groups for n in (g.name, *(key.tensor for key in g.producers))]
-    return any(fnmatch(name, pattern) or name.startswith(pattern + ".") for name in names)
 
 
 def _step(

@@ -1,0 +1,75 @@
+"""Which groups can really be pruned: those that can be measured and that no code depends on."""
+
+from collections.abc import Mapping, Sequence
+from fnmatch import fnmatch
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mipp import capture, graph, surgery
+from mipp.errors import GraphError, InputError
+from mipp.pipeline.plan import example
+from mipp.records import ChannelGraph
+from mipp.taps import Call, Taps, measuring
+
+
+def usable_graph(model: nn.Module, data: Sequence[capture.Batch]) -> ChannelGraph:
+    """The traced model without the groups whose removal would break the eager model."""
+    args, kwargs = example(model, data)
+    traced = graph.trace(model, args, kwargs)
+    broken = _unmeasured(model, traced, args, kwargs)
+    if len(broken) < len(traced.groups):
+        for group in surgery.probe(model, traced, args, kwargs):
+            broken.setdefault(group.index, group.reason)
+    left = graph.without(traced, broken) if broken else traced
+    if not left.groups:
+        reasons = "\n".join(f"  {r.name}: {r.reason}" for r in left.refused)
+        raise GraphError(f"Nothing in {type(model).__name__} can be pruned:\n{reasons}")
+    return left
+
+
+def _unmeasured(
+    model: nn.Module, traced: ChannelGraph, args: Sequence[Any], kwargs: Mapping[str, Any]
+) -> dict[int, str]:
+    """Groups read by a product that is no layer call, so that nothing can be measured there."""
+    seen = set()
+
+    def after(call: Call, output: Tensor) -> Tensor:
+        seen.add(call.key)
+        return output
+
+    with torch.no_grad(), measuring(model), Taps(model, after=after):
+        model(*args, **kwargs)
+    return {
+        group.index: f"{consumer.name} multiplies by {consumer.weight} without a layer call; "
+        "use torch.nn.functional.linear, or a layer"
+        for group in traced.groups
+        for consumer in (traced.consumers[c] for c in group.consumers)
+        if (consumer.weight, consumer.call) not in seen
+    }
+
+
+def protected(traced: ChannelGraph, patterns: Sequence[str]) -> set[int]:
+    """Indices of the groups that a pattern names: by group, producer or a module above it."""
+    return {
+        group.index
+        for group in traced.groups
+        for name in (group.name, *(key.tensor for key in group.producers))
+        if _named(name, patterns)
+    }
+
+
+def check_patterns(traced: ChannelGraph, patterns: Sequence[str]) -> None:
+    """Raises `InputError` for a pattern that names no group and nothing refused either."""
+    for pattern in patterns:
+        refused = any(_named(refusal.name, [pattern]) for refusal in traced.refused)
+        if not refused and not protected(traced, [pattern]):
+            raise InputError(
+                f"protect={pattern!r} names no group. Groups: "
+                f"{', '.join(group.name for group in traced.groups)}."
+            )
+
+
+def _named(name: str, patterns: Sequence[str]) -> bool:
+    return any(fnmatch(name, pattern) or name.startswith(pattern + ".") for pattern in patterns)
