@@ -1,6 +1,7 @@
 """Which units go: elimination, stop rules, budgets. Knows scores and costs, not where from."""
 
-from mipp.selection.budget import Allocation, Budget, Limits, parse_budget, spend
+from mipp.selection.bounds import Budget, Limits, parse_budget
+from mipp.selection.budget import Allocation, spend
 from mipp.selection.terc import Order, eliminate, one_pass, removable
 
 __all__ = [

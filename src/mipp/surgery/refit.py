@@ -10,7 +10,8 @@ with the bias (or the running mean of the BatchNorm behind it) such that the mea
 gradient step, no labels.
 """
 
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -73,6 +74,7 @@ class Refit:
 class _Target:
     """What the original consumer put out (and, for ``closed``, took in) at the sampled rows."""
 
+    number: int
     pick: list[Int[Tensor, " rows"]] = field(default_factory=list)
     y: list[Float[Tensor, "rows m"]] = field(default_factory=list)
     x: list[Float[Tensor, "rows d"]] = field(default_factory=list)
@@ -89,12 +91,16 @@ class _NormStatistics:
 
 
 class _Fit:
-    """One refit of one pruned model against its original."""
+    """One refit of one pruned model against its original.
+
+    ``norm_channels``: ``id`` of a running mean of the pruned model -> its channels in the original.
+    """
 
     def __init__(
         self,
         graph: ChannelGraph,
         kept: Mapping[AxisKey, IntArray],
+        norm_channels: Mapping[int, Int[Tensor, " kept"]],
         n_samples: int,
         config: Refit,
         seed: int,
@@ -103,8 +109,9 @@ class _Fit:
         calls = [consumer.weight for consumer in graph.consumers]
         once = [c for c in graph.consumers if calls.count(c.weight) == 1]
         self.consumers = {(c.weight, c.call): c for c in once} if config.mode != "norm" else {}
-        self.targets = {key: _Target() for key in self.consumers}
+        self.targets = {key: _Target(number) for number, key in enumerate(self.consumers)}
         self.norms: list[_NormStatistics] = []
+        self.norm_channels = norm_channels
 
     def axis(self, key: AxisKey, size: int, device: torch.device) -> Int[Tensor, " kept"]:
         """The kept indices along one dimension of a weight of the original model."""
@@ -116,7 +123,7 @@ class _Fit:
     def observe(self, original: nn.Module, batches: Sequence[Inputs]) -> None:
         """Runs the original model and notes targets and BatchNorm inputs."""
         for number, (args, kwargs) in enumerate(batches):
-            norm_at = iter(range(10**9))
+            norm_at = itertools.count()
 
             def after(call: Call, output: Tensor, number: int = number) -> Tensor:
                 consumer = self.consumers.get(call.key)
@@ -124,7 +131,7 @@ class _Fit:
                     self._note(consumer, call, output, number)
                 return output
 
-            def on_norm(call: NormCall, norm_at: Any = norm_at) -> None:
+            def on_norm(call: NormCall, norm_at: Iterator[int] = norm_at) -> None:
                 at = next(norm_at)
                 if at == len(self.norms):
                     self.norms.append(_NormStatistics())
@@ -144,7 +151,7 @@ class _Fit:
         wanted = max(self.config.rows_per_feature * features, self.config.min_rows)
         n_rows = max(1, round(min(1.0, wanted * batch / (self.n_samples * total)) * total))
         generator = torch.Generator().manual_seed(
-            hash((self.seed, number, list(self.consumers).index(call.key))) % 2**63
+            (self.seed * 1_000_003 + number * 10_007 + target.number) % 2**63
         )
         pick = (
             torch.randperm(total, generator=generator)[:n_rows].sort().values
@@ -171,7 +178,7 @@ class _Fit:
 
     def correct(self, small: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         """Runs the pruned model once on all examples and fits each layer as it is reached."""
-        norm_at = iter(range(10**9))
+        norm_at = itertools.count()
 
         def after(call: Call, output: Tensor) -> Tensor:
             consumer = self.consumers.get(call.key)
@@ -187,16 +194,11 @@ class _Fit:
             return call.run()
 
         def on_norm(call: NormCall) -> None:
-            _follow(call, self.norms[next(norm_at)], self.kept_norm(call), self.config.norm)
+            channels = self.norm_channels.get(id(call.running_mean))
+            _follow(call, self.norms[next(norm_at)], channels, self.config.norm)
 
         with Taps(small, after=after, on_norm=on_norm):
             small(*args, **dict(kwargs))
-
-    def kept_norm(self, call: NormCall) -> Int[Tensor, " kept"] | None:
-        """Which channels of the original's BatchNorm this one has; set by `refit`."""
-        return self.norm_channels.get(id(call.running_mean))
-
-    norm_channels: dict[int, Int[Tensor, " kept"]]
 
 
 def refit(
@@ -222,12 +224,12 @@ def refit(
     if not kept:
         return
     n_samples = sum(_batch_size(args, kwargs) for args, kwargs in batches)
-    fit = _Fit(graph, kept, n_samples, config, seed)
-    fit.norm_channels = {}
-    for name, buffer in small.named_buffers():
-        indices = kept.get(AxisKey(graph.aliases.get(name, name), 0))
-        if indices is not None:
-            fit.norm_channels[id(buffer)] = torch.as_tensor(indices, device=buffer.device)
+    norm_channels = {
+        id(buffer): torch.as_tensor(kept[key], device=buffer.device)
+        for name, buffer in small.named_buffers()
+        if (key := AxisKey(graph.aliases.get(name, name), 0)) in kept
+    }
+    fit = _Fit(graph, kept, norm_channels, n_samples, config, seed)
     with torch.no_grad(), measuring(original), measuring(small):
         fit.observe(original, batches)
         fit.correct(small, *joined)

@@ -1,0 +1,106 @@
+"""What a user asks for: bounds on resources, and what every group must keep."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from mipp.errors import BudgetError, InputError
+from mipp.records import Cost
+
+_SUFFIX = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12}
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Upper bounds on resources, each a share of the whole model or an amount; all must be met.
+
+    ``bounds``: resource -> (value, is_share). ``information``: share of every consumer's
+    information to keep, or None.
+    """
+
+    bounds: Mapping[str, tuple[float, bool]]
+    information: float | None = None
+
+    def limits(self, full: Cost) -> dict[str, float]:
+        """Each bound as an amount, given the cost of the whole model."""
+        return {
+            name: value * getattr(full, name) if is_share else value
+            for name, (value, is_share) in self.bounds.items()
+        }
+
+    def __str__(self) -> str:
+        parts = [
+            f"{name}={value:.6g}" if not is_share else f"{name}={100 * value:.6g}%"
+            for name, (value, is_share) in self.bounds.items()
+        ]
+        if self.information is not None:
+            parts.append(f"information={100 * self.information:.6g}%")
+        return ",".join(parts)
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What each group may come down to: ``min_units``, in multiples of ``round_to``.
+
+    ``protected`` groups keep all their units.
+    """
+
+    min_units: int = 1
+    round_to: int = 1
+    protected: frozenset[int] = frozenset()
+
+    def __post_init__(self) -> None:
+        if self.min_units < 0 or self.round_to < 1:
+            raise InputError(
+                f"min_units={self.min_units}, round_to={self.round_to}; expected min_units >= 0 "
+                "and round_to >= 1."
+            )
+
+    def widths(self, group: int, n_units: int) -> list[int]:
+        """Allowed numbers of removed units, ascending from 0."""
+        if group in self.protected:
+            return [0]
+        floor = max(self.min_units, self.round_to if self.round_to > 1 else 0)
+        kept = [w for w in range(n_units - 1, floor - 1, -1) if w % self.round_to == 0]
+        return [0] + [n_units - w for w in kept]
+
+
+def parse_budget(text: "str | Budget") -> Budget:
+    """Reads ``"macs=50%"``, ``"params=300k"``, ``"information=99%"``, or several with commas."""
+    if isinstance(text, Budget):
+        return text
+    bounds: dict[str, tuple[float, bool]] = {}
+    information = None
+    for part in filter(None, (p.strip() for p in re.split(r"[,;]", text))):
+        match = re.fullmatch(
+            r"(macs|params|units|information)\s*(?:=|<=)\s*([0-9.]+(?:e[+-]?[0-9]+)?)\s*([kmgt%]?)",
+            part,
+            re.IGNORECASE,
+        )
+        if match is None:
+            raise BudgetError(
+                f"The budget {part!r} cannot be read. Write a resource (macs, params, units or "
+                "information), '=', and a share or an amount: 'macs=50%', 'params=300k', "
+                "'information=99%', or several with commas."
+            )
+        name, suffix = match[1].lower(), match[3].lower()
+        if name in bounds or (name == "information" and information is not None):
+            raise BudgetError(f"The budget names {name} twice: {text!r}. Give each resource once.")
+        value = float(match[2])
+        share = suffix == "%"
+        value = value / 100 if share else value * _SUFFIX[suffix]
+        if share and not 0 < value <= 1:
+            raise BudgetError(f"The share in {part!r} must be above 0% and at most 100%.")
+        if name == "information":
+            if not share and not 0 < value <= 1:
+                raise BudgetError(f"{part!r}: information is a share, such as information=99%.")
+            information = value
+        elif value <= 0:
+            raise BudgetError(f"The amount in {part!r} must be above 0.")
+        else:
+            bounds[name] = (value, share)
+    if not bounds and information is None:
+        raise BudgetError(
+            f"The budget {text!r} names nothing. Write for instance 'macs=50%' or 'params=300k'."
+        )
+    return Budget(bounds, information)
