@@ -5,12 +5,16 @@ the trailing underscore of in-place ops::
 
     @rule("softmax", "log_softmax")
     def along_one_dim(call: Call) -> Value:
-        call.fix_dims(call.tensor("self"), [call.int("dim")], "needs all channels at once")
-        return call.like(call.tensor("self"))
+        call.fix_dims(call.first, [call.dim()], "it mixes all channels")
+        return call.like(call.first)
 
 It may tie labels, fix them with a reason, merge several into one unit, and it returns one `Value`
-for each output. What a rule returns must be what eager code makes of the smaller tensors: for any
-choice of units the sliced inputs must give the sliced outputs.
+for each output. It has to see to two things:
+
+* What it returns is what eager code makes of smaller tensors: for any choice of units the sliced
+  inputs give the sliced outputs.
+* Only dense layers, which are recorded as consumers, may mix a unit into the values of others. Any
+  other op that does, such as a sum over channels, fixes what it reads.
 """
 
 import math

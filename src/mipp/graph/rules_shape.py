@@ -23,7 +23,7 @@ def moved(call: Call, x: Value, dims: Sequence[int | None]) -> Value:
 
 @rule(
     "contiguous", "clone", "detach", "alias", "to", "_to_copy", "type_as", "lift_fresh",
-    "lift_fresh_copy", "requires_grad", "float", "double", "half", "cpu", "cuda", "positive",
+    "lift_fresh_copy", "requires_grad", "cpu", "cuda", "positive",
     "_autocast_to_full_precision", "_autocast_to_reduced_precision",
 )  # fmt: skip
 def identity(call: Call) -> Value:

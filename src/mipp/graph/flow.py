@@ -1,0 +1,68 @@
+"""What the rules find out while the graph is walked, before anything is solved."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from mipp.graph.labels import Source, Ties, Value
+from mipp.records import AxisKey, IntArray, Refusal
+
+Labels = IntArray | None
+"""Atoms along one dimension, shape ``(size,)``; None where nothing can be removed."""
+
+
+@dataclass(frozen=True, eq=False)
+class Extent:
+    """Size of one dimension in a product of sizes, and who may make it smaller."""
+
+    size: int
+    labels: Labels
+    key: AxisKey | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Term:
+    """``scale * product of extents`` multiply-accumulates for one example."""
+
+    name: str
+    scale: float
+    extents: tuple[Extent, ...]
+
+
+@dataclass(frozen=True)
+class LayerCall:
+    """One call of a dense convolution or linear layer that may become a consumer."""
+
+    kind: Literal["conv", "conv_transpose", "linear"]
+    weight: str
+    bias: str | None
+    in_dim: int
+    out_dim: int
+    uses: int
+    norm_after: bool
+
+
+@dataclass(eq=False)
+class Flow:
+    """All that the rules find out while the graph is walked."""
+
+    batch: int
+    ties: Ties = field(default_factory=Ties)
+    atoms: dict[AxisKey, IntArray] = field(default_factory=dict)
+    sizes: dict[AxisKey, int] = field(default_factory=dict)
+    producers: list[AxisKey] = field(default_factory=list)
+    layers: list[LayerCall] = field(default_factory=list)
+    terms: list[Term] = field(default_factory=list)
+    refused: list[Refusal] = field(default_factory=list)
+
+    def tensor(self, name: str, shape: Sequence[int], is_parameter: bool) -> Value:
+        """The value of a parameter or buffer, with atoms of its own along each dimension."""
+        labels: list[Labels] = []
+        for dim, size in enumerate(shape):
+            key = AxisKey(name, dim)
+            if size > 1 and key not in self.atoms:
+                self.atoms[key] = self.ties.fresh(size)
+            self.sizes[key] = size
+            labels.append(self.atoms.get(key))
+        source = Source(name, tuple(range(len(shape))), is_parameter)
+        return Value(tuple(shape), tuple(labels), source=source)
