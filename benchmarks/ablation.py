@@ -22,8 +22,8 @@ PLANS: dict[str, dict[str, Any]] = {
     "noise 0.1": {"noise": 0.1},
     "noise 0.01": {"noise": 0.01},
     "ordered": {"order": "ordered"},
-    "one pass (all rows)": {"passes": 1},
-    "three passes": {"passes": 3},
+    "kept rows only, 2 passes": {"passes": 2},
+    "kept rows only, 3 passes": {"passes": 3},
     "equal tolerance": {"allocation": "tolerance"},
     "uniform widths": {"allocation": "uniform"},
     "nats, cost ignored": {"allocation": "global"},
@@ -46,7 +46,7 @@ REFITS: dict[str, Refit | None] = {
 }
 MAIN = ("none", "closed", "sequential")
 RATES = (0.05,)
-RETRAINED = {"default (fisher)", "noise 0.1", "uniform widths", "3 rounds", "L2, uniform widths"}
+RETRAINED = {"default (fisher)", "uniform widths", "L2, uniform widths"}
 """Plans that are retrained as well; each costs a training run per start and learning rate."""
 
 

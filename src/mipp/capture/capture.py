@@ -24,9 +24,9 @@ class CaptureConfig:
     the backward pass. ``dtype``: in which the sums are kept.
     """
 
-    rows_per_feature: float = 8.0
+    rows_per_feature: float = 12.0
     min_rows: int = 4096
-    fisher_samples: int = 1024
+    fisher_samples: int = 2048
     dtype: torch.dtype = torch.float64
 
 

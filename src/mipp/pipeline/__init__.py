@@ -30,16 +30,21 @@ def plan(
 
     Parameters:
         model: any module that `torch.export` can trace. It is left exactly as it was.
-        batches: iterable of what the model takes: tensors, ``(input, target)`` pairs or dicts.
+        batches: iterable of what the model takes: tensors, ``(input, target)`` pairs or dicts, all
+            of one shape and dtype but for the number of examples. Targets only tell that the model
+            is a classifier, unless ``loss=`` or ``method=`` uses them. Under
+            ``torch.distributed`` each process gives its own.
         budget: ``"macs=50%"``, ``"params=300k"``, ``"units=20%"``, ``"information=99%"`` (keep that
             share of every consumer's information) or several with commas, all met.
-        progress: called as ``progress(stage, done, total)``.
-        options: see `mipp.Options`.
+        progress: called as ``progress(stage, done, total)``; stages are ``capture`` (batches) and
+            ``score`` (units).
+        options: the fields of `mipp.Options`, and ``noise``.
 
     Raises:
-        CalibrationError: no batches, or values that are not finite.
+        CalibrationError: no batches, changing shapes, or values that are not finite.
         GraphError: the model cannot be traced, or nothing in it can be pruned.
         BudgetError: the budget cannot be read or reached; says the smallest that can.
+        SurgeryError: the model cannot be copied, or computes something else in every call.
         InputError: an option that is not known or does not fit.
     """
     settings = read_options(**options)
@@ -83,7 +88,10 @@ def plan(
 def prune(
     model: Model, batches: Iterable[Any], budget: "str | selection.Budget", **options: Any
 ) -> Model:
-    """`plan` and `Plan.apply` in one: a smaller, ordinary module. The model is left as it was."""
+    """`plan` and `Plan.apply` in one: a smaller, ordinary module. The model is left as it was.
+
+    Takes what `plan` takes, and raises what the two raise.
+    """
     return plan(model, batches, budget, **options).apply()
 
 

@@ -32,7 +32,7 @@ class Options:
     estimator: information.Gaussian = field(default_factory=information.Gaussian)
     order: selection.Order = "greedy"
     allocation: selection.Allocation | None = None
-    passes: int = 2
+    passes: int = 1
     rounds: int = 1
     loss: capture.Loss | str = "auto"
     protect: tuple[str, ...] = ()

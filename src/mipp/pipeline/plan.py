@@ -22,6 +22,7 @@ class Plan(Generic[Model]):
 
     ``record`` is the plan as plain data. The model and the calibration batches that it was made
     with are held for `apply` and `mask`; a plan read with `from_json` takes them from the caller.
+    Printed, it has a line for each group, the totals, and what is refused and why.
     ``seconds``: how long it took to ``capture`` (passes through the model) and ``plan`` (scoring
     and selection).
     """
@@ -94,7 +95,12 @@ class Plan(Generic[Model]):
         """The smaller model: a new one, the original is untouched.
 
         ``refit``: True as planned, False to leave the weights that stay as they are, or a mode or a
-        `mipp.Refit` record.
+        `mipp.Refit` record. A refit runs all calibration examples through the small model at once,
+        and is not merged over processes.
+
+        Raises:
+            InputError: a plan without its model, or of another one; a refit without batches.
+            SurgeryError: the model cannot be copied, or refitted weights are not finite.
         """
         model = self._model()
         small = surgery.apply_plan(model, self.record)
@@ -109,7 +115,11 @@ class Plan(Generic[Model]):
         return small
 
     def mask(self) -> Model:
-        """A copy of the same size that computes what ``apply(refit=False)`` computes."""
+        """A copy of the same size that computes what ``apply(refit=False)`` computes.
+
+        Raises:
+            InputError: a plan that was read without its model or without batches.
+        """
         model = self._model()
         if self.traced is None:
             raise InputError(
@@ -119,7 +129,13 @@ class Plan(Generic[Model]):
         return surgery.mask_model(model, self.traced, self._keep())
 
     def remap(self, optimizer: torch.optim.Optimizer, small: nn.Module) -> torch.optim.Optimizer:
-        """A new optimizer for the small model, with the state of what stays."""
+        """A new optimizer for the small model, with the state of what stays; the old is untouched.
+
+        ``optimizer``: of the full-size model. ``small``: what `apply` gave.
+
+        Raises:
+            InputError: an optimizer of another model, or state that cannot be sliced (LBFGS).
+        """
         aliases = self.traced.aliases if self.traced else {}
         return surgery.remap_optimizer(optimizer, self._model(), small, self.record.kept(), aliases)
 

@@ -56,7 +56,7 @@ class Refit:
     ridge: float = 1e-3
     toward: str = "old"
     norm: str = "mean"
-    rows_per_feature: float = 8.0
+    rows_per_feature: float = 24.0
     min_rows: int = 8192
 
     def __post_init__(self) -> None:
