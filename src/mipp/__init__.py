@@ -1,7 +1,12 @@
 """Mutual information preserving pruning of PyTorch networks.
 
-plan = mipp.plan(model, batches, budget="macs=50%")   # nothing is changed yet
-small = plan.apply()                                  # a new, smaller nn.Module
+```python
+plan = mipp.plan(model, batches, budget="macs=50%")  # nothing is changed yet
+small = plan.apply()  # a new, smaller nn.Module
+```
+
+Start with `plan`; its settings are the fields of `Options`. What is raised on purpose is a
+`MippError`.
 """
 
 from mipp import data, methods, models, retrain

@@ -15,17 +15,23 @@ Progress = Callable[[str, int, int], None]
 class Options:
     """Settings of `mipp.plan`, each also a keyword of it.
 
-    ``method``: ``"mipp"`` or a name from `mipp.methods.names`. ``estimator``, ``noise``: how
-    information is measured (``noise`` is short for ``estimator=Gaussian(noise=...)``). ``order``:
+    ``method``: ``"mipp"`` or a name from `mipp.methods.names`. ``estimator``: how information is
+    measured (the keyword ``noise=`` is short for ``estimator=Gaussian(noise=...)``). ``order``:
     ``"greedy"`` or ``"ordered"`` elimination. ``allocation``: how the budget is spread over the
-    groups (None: the method's own). ``passes``: curves are worked out for all outputs of the
-    consumers, then ``passes - 1`` times again for those that are kept. ``rounds``: prune in so many
-    steps, measuring again on the pruned net. ``loss``: whose Fisher information is the noise.
-    ``protect``: group or module names that keep all units (``*`` and ``?`` match).
-    ``min_units``, ``round_to``: per group. ``samples``: calibration examples that are used at most.
-    ``refit``: how the remaining weights take over; None or False leaves them as they are.
-    ``calibration``: how many rows are measured. ``memory``: bytes that the second moments may take;
-    beyond it they are gathered in several passes. ``seed``: of everything that is drawn.
+    groups: ``"priced"`` (fewest nats per cost saved), ``"global"`` (fewest nats), ``"tolerance"``
+    (the same share of nats lost) or ``"uniform"`` (the same share of units kept); None is the
+    method's own, ``"priced"`` for ``"mipp"``. ``passes``: curves are worked out for all outputs of
+    the consumers, then ``passes - 1`` times again for those that are kept. ``rounds``: prune in so
+    many steps, measuring again on the pruned net. ``loss``: whose Fisher information is the noise:
+    ``"categorical"``, ``"gaussian"``, ``"auto"`` (one of the two, by targets and outputs) or a
+    function of (output, target) that gives the nats summed over the batch. ``protect``: group or
+    module names that keep all units (``*`` and ``?`` match). ``min_units``, ``round_to``: a group
+    keeps so many units at least, and in such multiples where it loses any. ``samples``: calibration
+    examples that are used at most, None for all. ``refit``: how the remaining weights take over, as
+    a record or a mode's name; None or False leaves them. ``calibration``: how many rows are
+    measured. ``memory``: bytes (or ``"4GiB"``) that the second moments may take; beyond it they are
+    gathered in several passes, one consumer at a time at the least. ``seed``: of everything that is
+    drawn.
     """
 
     method: str = "mipp"

@@ -14,8 +14,10 @@ _SUFFIX = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12}
 class Budget:
     """Upper bounds on resources, each a share of the whole model or an amount; all must be met.
 
-    ``bounds``: resource -> (value, is_share). ``information``: share of every consumer's
-    information to keep, or None.
+    Usually written as text, ``"macs=50%,params=300k"``; this is what is made of it.
+
+    ``bounds``: resource (``macs`` per example, ``params`` or ``units``) -> (value, is_share).
+    ``information``: share of every consumer's information to keep, 0 to 1, or None.
     """
 
     bounds: Mapping[str, tuple[float, bool]]

@@ -49,7 +49,8 @@ class Refit:
     ``closed`` on what the original puts in, ``norm`` only corrects BatchNorm statistics.
     ``ridge``: pull towards the old weights (``toward="old"``) or towards zero, as a share of each
     feature's variance. ``norm``: BatchNorm statistics follow the ``mean``, mean and variance
-    (``full``), or nothing (``keep``). ``rows_per_feature``, ``min_rows``: rows used for a fit.
+    (``full``), or nothing (``keep``). ``rows_per_feature``, ``min_rows``: rows (examples x
+    positions) used for a fit, per feature of the layer's input and at the least.
     """
 
     mode: str = "sequential"
