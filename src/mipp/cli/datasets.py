@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Sized
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from mipp import data
 from mipp.cli import imported
@@ -15,37 +15,6 @@ OPTION = "--data"
 EVALUATION_BATCH = 256
 AUGMENTED = ("cifar10", "cifar100")
 """Data sets whose images mean the same when mirrored and shifted; digits do not."""
-
-
-class Source(Protocol):
-    """Where batches come from. ``classes`` and ``channels`` are None where they are not known."""
-
-    @property
-    def name(self) -> str:
-        """As the command line has it."""
-        ...
-
-    @property
-    def classes(self) -> int | None:
-        """Number of classes."""
-        ...
-
-    @property
-    def channels(self) -> int | None:
-        """Channels of an image."""
-        ...
-
-    def train(self, batch_size: int, seed: int, augment: bool) -> Iterable[Any]:
-        """Batches to train on, with a length."""
-        ...
-
-    def test(self) -> Iterable[Any]:
-        """Batches to evaluate on."""
-        ...
-
-    def calibration(self, samples: int | None, seed: int) -> Iterable[Any]:
-        """Batches of the training split to measure a model on."""
-        ...
 
 
 class Catalog:
@@ -100,6 +69,10 @@ class Own:
     def calibration(self, samples: int | None, seed: int) -> Iterable[Any]:  # noqa: ARG002
         """The user's training batches; planning takes what it needs from the start."""
         return self.batches
+
+
+Source = Catalog | Own
+"""Where batches come from. ``classes`` and ``channels`` are None where they are not known."""
 
 
 def find_source(name: str, root: Path | None) -> Source:

@@ -39,7 +39,7 @@ def evaluate(
         with output.busy("evaluating"):
             found = retrain.evaluate(network.classifier(opened), source.test())
             cost = measure.cost_of(opened, source.test())
-            (latency,) = measure.latency_ms([opened], source.test())
+        (latency,) = measure.latency_ms([opened], source.test())
         params = sum(parameter.numel() for parameter in opened.parameters())
         output.say(f"accuracy    {100 * found.accuracy:.2f} % of {found.n_samples} examples")
         output.say(f"loss        {found.loss:.4f} nats")

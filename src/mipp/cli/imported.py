@@ -27,7 +27,7 @@ def find(reference: str, option: str) -> Any:
         found = importlib.import_module(module_name)
     except Exception as error:
         raise InputError(
-            f"{option} {reference}: importing {module_name} failed with {_said(error)}. It is "
+            f"{option} {reference}: importing {module_name} failed with {said(error)}. It is "
             f"looked for in the current folder ({here}) and among the installed packages."
         ) from error
     for name in path.split("."):
@@ -48,7 +48,7 @@ def called(make: Callable[[], T], reference: str, option: str) -> T:
         raise
     except Exception as error:
         raise InputError(
-            f"{option} {reference} failed with {_said(error)}. Run again with --debug to see where."
+            f"{option} {reference} failed with {said(error)}. Run again with --debug to see where."
         ) from error
 
 
@@ -56,12 +56,13 @@ def package(name: str, option: str) -> Any:
     """An optional package; raises `InputError` where it is not installed."""
     try:
         return importlib.import_module(name)
-    except ImportError as error:
+    except Exception as error:  # a build for another version of torch fails with a RuntimeError
         raise InputError(
-            f"{option} needs the package {name}, which cannot be imported ({error}). "
-            f"Install it: pip install {name}."
+            f"{option} needs the package {name}, which cannot be imported: {said(error)}. "
+            f"Install it (pip install {name}), in a version that fits this torch."
         ) from error
 
 
-def _said(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}"
+def said(error: Exception) -> str:
+    """An error of other people's code, to go into a sentence."""
+    return f"{type(error).__name__}: {error}".rstrip(" .")

@@ -46,6 +46,7 @@ def inspect(
     """List the groups of units that can be pruned, outputs first, and what is refused and why."""
     with readable_errors(debug):
         output = open_output(json)
+        torch.manual_seed(seed)
         network = find_network(model)
         check_weights(weights)
         source = None if data is None else find_source(data, data_root)

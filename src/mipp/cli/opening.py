@@ -10,6 +10,7 @@ from torch import nn
 
 from mipp import models, retrain, surgery
 from mipp.cli.datasets import Source
+from mipp.cli.imported import said
 from mipp.cli.networks import Network
 from mipp.errors import FileError, InputError, MippError
 from mipp.surgery.files import KEY
@@ -45,7 +46,7 @@ def open_model(network: Network, wanted: Wanted, source: Source | None) -> nn.Mo
     try:
         return model.to(wanted.device).eval()
     except (RuntimeError, AssertionError) as error:  # torch has both for devices that are not there
-        raise InputError(f"--device {wanted.device} cannot be used: {error}") from error
+        raise InputError(f"--device {wanted.device} cannot be used: {said(error)}.") from error
 
 
 def with_weights(model: nn.Module, path: Path) -> nn.Module:
@@ -105,7 +106,7 @@ def check_fit(network: Network, model: nn.Module, source: Source) -> None:
             )
         raise InputError(
             f"{network.name} does not fit the data {source.name}, whose examples are {shape}: "
-            f"{error}.{usual}"
+            f"{said(error)}.{usual}"
         ) from error
 
 

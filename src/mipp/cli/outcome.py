@@ -86,5 +86,5 @@ class Outcome:
         return f"{100 * (accuracy - self.accuracy[0]):+.2f} points"
 
 
-def _pair(before: float, after: float) -> dict[str, float]:
+def _pair(before: float | int, after: float | int) -> dict[str, float | int]:
     return {"before": before, "after": after}

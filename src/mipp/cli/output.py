@@ -46,9 +46,10 @@ class Output:
             transient=True,
             disable=not self.console.is_terminal,
         ) as progress:
-            tasks = {}
+            tasks = {"trace": progress.add_task("tracing", total=None)}
 
             def advance(stage: str, done: int, total: int) -> None:
+                progress.update(tasks["trace"], visible=False)
                 if stage not in tasks:
                     tasks[stage] = progress.add_task(_STAGES.get(stage, stage), total=total)
                 progress.update(tasks[stage], completed=done, total=total)

@@ -64,8 +64,8 @@ def run(
             seed=task.seed,
         )
         retrained = accuracy(small)
-    with output.busy("measuring latency"):
-        first, second = measure.latency_ms([model, small], source.test())
+    # no spinner, which would run in a thread of its own beside what is measured
+    first, second = measure.latency_ms([model, small], source.test())
     outcome = Outcome(
         plan=plan,
         accuracy=(before, after),

@@ -65,7 +65,7 @@ def producers(group: Group) -> list[str]:
     return list(dict.fromkeys(key.tensor.rpartition(".")[0] for key in group.producers))
 
 
-def share(before: float, after: float) -> float | None:
+def share(before: float | int, after: float | int) -> float | None:
     """What is left of it; None where it was not measured."""
     if not (math.isfinite(before) and math.isfinite(after)):
         return None
@@ -77,7 +77,7 @@ def percent(value: float | None) -> str:
     return "–" if value is None else f"{100 * value:.1f} %"
 
 
-def short(value: float) -> str:
+def short(value: float | int) -> str:
     """Three significant digits: ``431k``, ``2.29M``."""
     for size, letter in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
         if value >= 0.9995 * size:
@@ -87,7 +87,7 @@ def short(value: float) -> str:
     return f"{value:.0f}"
 
 
-def exact(value: float) -> str:
+def exact(value: float | int) -> str:
     """``431,080``."""
     return f"{value:,.0f}"
 

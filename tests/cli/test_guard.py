@@ -1,0 +1,77 @@
+"""Exit codes and messages."""
+
+import pytest
+
+import mipp as library
+
+
+def test_help_and_version(mipp):
+    helped = mipp("--help")
+    assert helped.code == 0
+    for name in ("inspect", "prune", "eval", "train", "demo", "Exit codes"):
+        assert name in helped.out
+    assert "130 interrupted" in " ".join(mipp("prune", "-h").out.split())
+    assert mipp("--version").out == f"mipp {library.__version__}\n"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("no-such-command",),
+        ("eval", "--model", "mlp"),
+        ("prune", "--model", "mlp"),
+        ("prune", "--model", "mlp", "--budget", "macs=50%", "--order", "alphabetical"),
+        ("train", "--model", "mlp", "--out", "x.safetensors", "--epochs", "0"),
+        ("inspect", "--model", "mlp", "--seed", "-1"),
+        ("inspect", "--model", "mlp", "--no-such-option"),
+    ],
+)
+def test_wrong_usage_is_2(mipp, arguments):
+    done = mipp(*arguments)
+    assert done.code == 2
+    assert not done.out
+    assert done.err
+
+
+def test_an_error_is_one_message_without_traceback(mipp):
+    done = mipp("eval", "--model", "digits_cnn", "--weights", "nothing.safetensors")
+    assert done.code == 1
+    assert done.err == (
+        "error: --weights nothing.safetensors: there is no such file. Check the path.\n"
+    )
+
+
+def test_debug_shows_where(mipp):
+    done = mipp("eval", "--model", "digits_cnn", "--weights", "nothing.safetensors", "--debug")
+    assert done.code == 1
+    assert "Traceback" in done.err
+    assert "FileError" in done.err
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "text"),
+    [
+        (ZeroDivisionError("by nothing"), 70, "unexpected ZeroDivisionError: by nothing"),
+        (KeyboardInterrupt(), 130, "interrupted"),
+        (library.SurgeryError("it bled"), 1, "it bled"),
+    ],
+)
+def test_errors_by_kind(mipp, monkeypatch, error, code, text):
+    def fail(_name):
+        raise error
+
+    monkeypatch.setattr("mipp.cli.inspect.find_network", fail)
+    done = mipp("inspect", "--model", "mlp")
+    assert done.code == code
+    assert text in done.err
+    assert "Traceback" not in done.err
+    assert ("--debug" in done.err) == (code == 70)
+
+
+def test_weights_of_another_kind_of_file(mipp, tmp_path):
+    torn = tmp_path / "torn.safetensors"
+    torn.write_bytes(b"torn")
+    for path, text in ((torn, "cut short"), (tmp_path / "x.txt", "no such file")):
+        done = mipp("eval", "--model", "digits_cnn", "--weights", path)
+        assert done.code == 1
+        assert text in done.err

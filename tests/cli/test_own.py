@@ -1,0 +1,189 @@
+"""Models and data of the user, and models of other packages."""
+
+import sys
+from collections import namedtuple
+from types import ModuleType, SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+
+OWN = """
+import torch
+from torch import nn
+
+class Net(nn.Sequential):
+    def __init__(self):
+        super().__init__(nn.Linear(6, 12), nn.ReLU(), nn.Linear(12, 8), nn.ReLU(), nn.Linear(8, 3))
+
+made = Net()
+
+def batches():
+    generator = torch.Generator().manual_seed(0)
+    def some(count):
+        for _ in range(count):
+            x = torch.randn(32, 6, generator=generator)
+            yield x, x[:, :3].argmax(1)
+    return some(8), some(2)  # to be had only once, and of unknown length
+
+def fails(): raise RuntimeError("out of paper")
+def wrong(): return 7
+def half(): return [], 3
+def empty(): return [], []
+number = 3
+"""
+
+
+@pytest.fixture
+def own(tmp_path, monkeypatch):
+    """A module ``own_net`` in the current folder."""
+    (tmp_path / "own_net.py").write_text(OWN)
+    (tmp_path / "own_broken.py").write_text("import there_is_no_such_module")
+    monkeypatch.chdir(tmp_path)
+    path = list(sys.path)
+    yield tmp_path
+    sys.path[:] = path
+    sys.modules.pop("own_net", None)
+
+
+def test_train_prune_and_eval_of_an_own_model_on_own_data(mipp, own):
+    both = ("--data", "own_net:batches")
+    trained = mipp("train", "-m", "own_net:Net", *both, "--epochs", "3", "-o", "full.safetensors")
+    assert trained.code == 0, trained.err
+    pruned = mipp(
+        "prune", "-m", "own_net:Net", *both, "-w", "full.safetensors", "-b", "units=50%",
+        "-o", "small.safetensors", "--retrain", "1", "--json",
+    )  # fmt: skip
+    assert pruned.code == 0, pruned.err
+    assert pruned.json["units"] == {"before": 20, "after": 10}
+    found = mipp("eval", "-m", "own_net:Net", *both, "-w", "small.safetensors", "--json").json
+    assert found["accuracy"] == pruned.json["accuracy"]["retrained"]
+    assert found["n_samples"] == 64
+
+
+def test_plain_and_pickled_tensors_are_read(mipp, own):
+    from safetensors.torch import save_file
+
+    state = nn.Sequential(
+        nn.Linear(6, 12), nn.ReLU(), nn.Linear(12, 8), nn.ReLU(), nn.Linear(8, 3)
+    ).state_dict()
+    torch.save({"state_dict": state}, "net.pt")
+    save_file(state, "net.safetensors")
+    arguments = ("eval", "-m", "own_net:made", "--data", "own_net:batches", "--json", "-w")
+    found = [mipp(*arguments, name).json for name in ("net.pt", "net.safetensors")]
+    assert found[0]["accuracy"] == found[1]["accuracy"]
+    del state["4.bias"]
+    state["more"] = state["0.weight"] = torch.zeros(5, 5)
+    torch.save(state, "other.pt")
+    done = mipp(*arguments, "other.pt")
+    assert done.code == 1
+    assert "lacks 4.bias" in done.err
+    assert "has besides more" in done.err
+    assert "0.weight is (5, 5) in the file and (12, 6) in the model" in done.err
+
+
+def test_inspect_needs_the_shape_of_the_inputs(mipp, own):
+    done = mipp("inspect", "-m", "own_net:Net")
+    assert done.code == 1
+    assert "--input 3,32,32, or --data" in done.err
+    by_shape = mipp("inspect", "-m", "own_net:Net", "--input", "6", "--json").json
+    by_data = mipp("inspect", "-m", "own_net:Net", "--data", "own_net:batches", "--json").json
+    assert by_shape == by_data
+    assert by_shape["groups"][0] == {
+        "name": "2", "units": 8, "producers": ["2"], "consumers": ["4"], "macs": 120.0,
+        "params": 128,
+    }  # fmt: skip
+    assert mipp("inspect", "-m", "own_net:Net", "--input", "six").code == 1
+
+
+@pytest.mark.parametrize(
+    ("option", "name", "text"),
+    [
+        ("--model", "own_net:Nett", "has no Nett. It has"),
+        ("--model", "own_net:", "expected package.module:name"),
+        ("--model", "no_such_module:net", "No module named 'no_such_module'"),
+        ("--model", "own_broken:net", "No module named 'there_is_no_such_module'"),
+        ("--model", "own_net:fails", "failed with RuntimeError: out of paper"),
+        ("--model", "own_net:wrong", "made a int; expected a torch.nn.Module"),
+        ("--model", "own_net:number", "is a int; expected a function or class"),
+        ("--data", "own_net:fails", "failed with RuntimeError: out of paper"),
+        ("--data", "own_net:wrong", "returned a int; expected"),
+        ("--data", "own_net:half", "returned a int in it; expected"),
+        ("--data", "own_net:empty", "has no test batches"),
+        ("--data", "own_net:number", "is a int; expected a function"),
+    ],
+)
+def test_what_is_wrong_with_own_code_is_said(mipp, own, option, name, text):
+    given = {"--model": "own_net:Net", "--data": "own_net:batches"} | {option: name}
+    arguments = [word for pair in given.items() for word in pair]
+    done = mipp("train", *arguments, "--out", "x.safetensors")
+    assert done.code == 1
+    assert text in " ".join(done.err.split())
+
+
+def test_width_and_classes_of_others(mipp, own):
+    done = mipp("inspect", "-m", "own_net:Net", "--input", "6", "--width", "0.5")
+    assert done.code == 1
+    assert "only built-in networks have a width" in done.err
+
+
+Answer = namedtuple("Answer", "logits")
+
+
+class Answering(nn.Module):
+    """Like the classifiers of transformers: the logits are in a record."""
+
+    def __init__(self, classes):
+        super().__init__()
+        self.body = nn.Sequential(nn.Flatten(), nn.Linear(64, 12), nn.ReLU())
+        self.head = nn.Linear(12, classes)
+
+    def forward(self, x):
+        return Answer(self.head(self.body(x)))
+
+
+def _stand_in(monkeypatch, name, **content):
+    module = ModuleType(name)
+    vars(module).update(content)
+    monkeypatch.setitem(sys.modules, name, module)
+
+
+def test_models_of_other_packages(mipp, monkeypatch):
+    def plain(name, num_classes=1000, **_):
+        return nn.Sequential(nn.Flatten(), nn.LazyLinear(12), nn.ReLU(), nn.Linear(12, num_classes))
+
+    def ready(name, **options):
+        model = plain(name, **options)
+        model(torch.zeros(1, options.get("in_chans", 1), 8, 8))
+        return model
+
+    zoo = SimpleNamespace(
+        list_models=lambda: ["tiny"], get_model=lambda n, weights, **k: ready(n, **k)
+    )
+    _stand_in(monkeypatch, "torchvision", models=zoo)
+    _stand_in(
+        monkeypatch, "timm", list_models=lambda: ["tiny"],
+        create_model=lambda n, pretrained, **k: ready(n, **k),
+    )  # fmt: skip
+    auto = SimpleNamespace(from_pretrained=lambda name, num_labels: Answering(num_labels))
+    _stand_in(monkeypatch, "transformers", AutoModelForImageClassification=auto)
+    for name in ("torchvision:tiny", "timm:tiny", "hf:folder"):
+        done = mipp(
+            "prune", "-m", name, "-b", "units=50%", "--samples", "64", "--retrain", "1",
+            "--distill", "0.3", "--json",
+        )  # fmt: skip
+        assert done.code == 0, done.err
+        assert done.json["units"]["after"] == 6
+    for name in ("torchvision:tinny", "timm:tinny"):
+        done = mipp("inspect", "-m", name)
+        assert done.code == 1
+        assert "Did you mean tiny?" in done.err
+
+
+@pytest.mark.parametrize("package", ["torchvision", "timm", "transformers"])
+def test_a_package_that_is_not_there(mipp, monkeypatch, package):
+    monkeypatch.setitem(sys.modules, package, None)  # importing it fails
+    name = {"transformers": "hf"}.get(package, package)
+    done = mipp("inspect", "-m", f"{name}:resnet50")
+    assert done.code == 1
+    assert f"pip install {package}" in done.err

@@ -1,0 +1,187 @@
+"""``mipp prune`` and what it writes; ``mipp eval`` and ``mipp inspect`` agree with it."""
+
+import math
+
+import pytest
+
+import mipp as library
+from mipp.cli.prune import prune as command
+
+QUICK = ("--samples", "256")
+PAIR = {"before", "after"}
+
+
+def test_json_is_one_object_and_nothing_else(mipp, small_cnn, weights, tmp_path):
+    small = tmp_path / "small.safetensors"
+    done = mipp(
+        "prune", *small_cnn, "--weights", weights, "--budget", "macs=40%", *QUICK,
+        "--out", small, "--json", "--seed", "3",
+    )  # fmt: skip
+    assert done.code == 0, done.err
+    assert len(done.out.splitlines()) == 1
+    assert "information" in done.err  # the table is there too, beside the JSON
+    found = done.json
+    assert found.keys() == {
+        "accuracy", "macs", "params", "units", "latency_ms", "seconds", "groups", "refused", "seed",
+    }  # fmt: skip
+    assert found["accuracy"].keys() == PAIR | {"retrained"}
+    assert found["accuracy"]["retrained"] is None
+    assert all(0 <= found["accuracy"][when] <= 1 for when in PAIR)
+    for name in ("macs", "params", "units", "latency_ms"):
+        assert found[name].keys() == PAIR
+    assert 0 < found["macs"]["after"] <= 0.4 * found["macs"]["before"]
+    assert found["latency_ms"]["before"] > 0
+    assert found["seconds"].keys() == {"capture", "plan", "apply"}
+    assert all(seconds > 0 for seconds in found["seconds"].values())
+    assert [group["name"] for group in found["groups"]] == ["fc1", "conv3", "conv2", "conv1"]
+    for group in found["groups"]:
+        assert group.keys() == {"name", "units", "information", "macs", "params"}
+        assert 0 < group["information"] <= 1
+    assert found["units"]["after"] == sum(group["units"]["after"] for group in found["groups"])
+    (refused,) = found["refused"]
+    assert refused["name"] == "fc2"
+    assert refused["units"] == 10
+    assert "output" in refused["reason"]
+    assert found["seed"] == 3
+
+    again = mipp("eval", *small_cnn, "--weights", small, "--json").json
+    assert again["accuracy"] == found["accuracy"]["after"]
+    assert again["macs"] == found["macs"]["after"]
+    assert again["params"] == found["params"]["after"]
+    listed = mipp("inspect", *small_cnn, "--weights", small, "--json").json
+    assert listed["units"] == found["units"]["after"]
+    assert {group["name"]: group["units"] for group in listed["groups"]} == {
+        group["name"]: group["units"]["after"] for group in found["groups"]
+    }
+
+    model = library.models.build("digits_cnn", width=0.5)
+    loaded = library.load(model, small)
+    assert sum(p.numel() for p in loaded.parameters()) == found["params"]["after"]
+    evaluation = library.retrain.evaluate(
+        loaded, library.data.Batches(library.data.load("digits", "test"), 256)
+    )
+    assert evaluation.accuracy == found["accuracy"]["after"]
+
+
+def test_tables_fit_80_columns_and_the_plan_is_kept(mipp, small_cnn, weights, tmp_path):
+    path = tmp_path / "plan.json"
+    done = mipp(
+        "prune", *small_cnn, "--weights", weights, "--budget", "params=50%", *QUICK,
+        "--plan", path, "--retrain", "1", "--distill", "0.5",
+    )  # fmt: skip
+    assert done.code == 0, done.err
+    assert max(len(line) for line in done.out.splitlines()) <= 80
+    for text in ("conv1", "information", "not pruned", "MACs", "accuracy, retrained", "no --out"):
+        assert text in done.out
+    plan = library.Plan.from_json(path.read_text())
+    assert plan.after.params <= 0.5 * plan.before.params
+
+
+def test_retraining_is_in_the_json_and_in_the_file(mipp, small_cnn, weights, tmp_path):
+    small = tmp_path / "small.safetensors"
+    done = mipp(
+        "prune", *small_cnn, "--weights", weights, "--budget", "macs=20%", *QUICK,
+        "--retrain", "1", "--out", small, "--json",
+    )  # fmt: skip
+    accuracy = done.json["accuracy"]
+    assert accuracy["retrained"] is not None
+    again = mipp("eval", *small_cnn, "--weights", small, "--json").json
+    assert again["accuracy"] == accuracy["retrained"]
+
+
+def test_options_reach_the_plan(mipp, small_cnn, weights, tmp_path):
+    path = tmp_path / "plan.json"
+    done = mipp(
+        "prune", *small_cnn, "--weights", weights, "--budget", "units=75%", *QUICK,
+        "--plan", path, "--noise", "0.1", "--order", "ordered", "--allocation", "tolerance",
+        "--rounds", "2", "--passes", "1", "--no-refit", "--protect", "conv1", "--protect", "fc*",
+        "--min-units", "4", "--round-to", "2", "--memory", "1GiB", "--seed", "5", "--json",
+    )  # fmt: skip
+    assert done.code == 0, done.err
+    plan = library.Plan.from_json(path.read_text())
+    wanted = {
+        "noise": 0.1, "order": "ordered", "allocation": "tolerance", "rounds": 2, "passes": 1,
+        "refit": None, "protect": ["conv1", "fc*"], "min_units": 4, "round_to": 2, "samples": 256,
+        "seed": 5, "budget": "units=75%",
+    }  # fmt: skip
+    assert {name: plan.record.options[name] for name in wanted} == wanted
+    kept = {name: len(units) for name, units in plan.keep.items()}
+    assert kept["conv1"] == 8
+    assert kept["fc1"] == 32
+    assert kept["conv2"] % 2 == kept["conv3"] % 2 == 0
+
+
+def test_a_method_without_nats_has_null_information(mipp, small_cnn, weights):
+    done = mipp(
+        "prune", *small_cnn, "--weights", weights, "--budget", "macs=50%", *QUICK,
+        "--method", "l2", "--refit", "norm", "--json",
+    )  # fmt: skip
+    assert done.code == 0, done.err
+    assert {group["information"] for group in done.json["groups"]} == {None}
+
+
+def test_same_seed_same_numbers(mipp, small_cnn, weights):
+    arguments = ("prune", *small_cnn, "-w", weights, "-b", "macs=50%", *QUICK, "--json")
+    one, other = mipp(*arguments).json, mipp(*arguments).json
+    for found in (one, other):
+        del found["seconds"], found["latency_ms"]
+    assert one == other
+
+
+def test_a_pruned_model_can_be_pruned_again(mipp, small_cnn, weights, tmp_path):
+    first, second = tmp_path / "first.safetensors", tmp_path / "second.safetensors"
+    mipp("prune", *small_cnn, "-w", weights, "-b", "macs=60%", *QUICK, "-o", first)
+    done = mipp("prune", *small_cnn, "-w", first, "-b", "macs=60%", *QUICK, "-o", second, "--json")
+    found = mipp("eval", *small_cnn, "-w", second, "--json").json
+    assert found["macs"] == done.json["macs"]["after"]
+    assert found["accuracy"] == done.json["accuracy"]["after"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (("--budget", "macs=lots"), "cannot be read"),
+        (("--budget", "macs=0.1%"), "the smallest is"),
+        (("--budget", "macs=50%", "--method", "magic"), "expected one of mipp"),
+        (("--budget", "macs=50%", "--noise", "loud"), "expected 'fisher' or a positive number"),
+        (("--budget", "macs=50%", "--refit", "often"), "expected one of 'sequential'"),
+        (("--budget", "macs=50%", "--refit", "norm", "--no-refit"), "give one of them"),
+        (("--budget", "macs=50%", "--protect", "conv9"), "names no group"),
+        (("--budget", "macs=50%", "--distill", "0.5"), "need --retrain"),
+        (("--budget", "macs=50%", "--rounds", "0"), "expected at least 1"),
+        (("--budget", "macs=50%", "--retrain", "1", "--retrain-lr", "-1"), "above 0"),
+    ],
+)
+def test_options_that_do_not_fit(mipp, small_cnn, weights, arguments, text):
+    done = mipp("prune", *small_cnn, "--weights", weights, "--samples", "64", *arguments)
+    assert done.code == 1
+    assert text in " ".join(done.err.split())
+    assert not done.out
+
+
+def test_weights_are_not_replaced_by_what_is_left_of_them(mipp, small_cnn, weights):
+    before = weights.read_bytes()
+    done = mipp("prune", *small_cnn, "-w", weights, "-b", "macs=50%", "-o", weights)
+    assert done.code == 1
+    assert "would replace them" in done.err
+    assert weights.read_bytes() == before
+
+
+def test_defaults_are_those_of_the_library():
+    defaults = library.Options()
+    shown = {name: parameter.default for name, parameter in _parameters().items()}
+    for name in ("samples", "method", "noise", "order", "allocation", "rounds", "passes"):
+        assert shown[name] is None  # not given on, so that the library decides
+    assert _parameters()["samples"].annotation.__metadata__[0].show_default == str(defaults.samples)
+
+
+def _parameters():
+    import inspect
+
+    return inspect.signature(command).parameters
+
+
+def test_latency_is_a_number_of_milliseconds(mipp, small_cnn, weights):
+    found = mipp("eval", *small_cnn, "--weights", weights, "--json").json
+    assert 0 < found["latency_ms"] < 10_000
+    assert math.isfinite(found["loss"])

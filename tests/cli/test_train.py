@@ -1,0 +1,82 @@
+"""``mipp train``: weights, checkpoints, and what fails before any training."""
+
+import pytest
+from safetensors import safe_open
+
+import mipp as library
+
+
+def epochs(count):
+    return ("--epochs", str(count), "--batch-size", "64", "--json")
+
+
+def test_it_writes_weights_that_the_library_loads(mipp, small_cnn, tmp_path):
+    out = tmp_path / "net.safetensors"
+    done = mipp("train", *small_cnn, "--out", out, "--seed", "1", "--lr", "0.02", *epochs(1))
+    assert done.code == 0, done.err
+    assert len(done.out.splitlines()) == 1
+    assert done.json["epochs"] == 1
+    assert done.json["seed"] == 1
+    model = library.load(library.models.build("digits_cnn", width=0.5), out)
+    test = library.data.Batches(library.data.load("digits", "test"), 256)
+    assert library.retrain.evaluate(model, test).accuracy == done.json["accuracy"]
+    assert [path.name for path in tmp_path.iterdir()] == ["net.safetensors"]
+
+
+def test_people_read_the_accuracy_on_stdout(mipp, small_cnn, tmp_path):
+    done = mipp("train", *small_cnn, "--out", tmp_path / "net.safetensors", "--epochs", "1")
+    assert done.code == 0, done.err
+    assert "accuracy" in done.out
+    assert "net.safetensors" in done.out
+
+
+def test_a_checkpoint_goes_on_to_the_same_weights(mipp, small_cnn, tmp_path):
+    whole, parts, saved = (tmp_path / f"{name}.safetensors" for name in ("a", "b", "checkpoint"))
+    mipp("train", *small_cnn, "--out", whole, *epochs(2))
+    first = mipp("train", *small_cnn, "--out", parts, "--resume", saved, *epochs(2))
+    assert saved.is_file()
+    again = mipp("train", *small_cnn, "--out", parts, "--resume", saved, *epochs(2))
+    assert first.json["accuracy"] == again.json["accuracy"]
+    assert whole.read_bytes() == parts.read_bytes()
+    other = mipp("train", *small_cnn, "--out", parts, "--resume", saved, *epochs(3))
+    assert other.code == 1
+    assert "another run" in other.err
+
+
+def test_pruned_weights_are_trained_on_and_stay_pruned(mipp, small_cnn, weights, tmp_path):
+    small, tuned = tmp_path / "small.safetensors", tmp_path / "tuned.safetensors"
+    mipp("prune", *small_cnn, "-w", weights, "-b", "macs=50%", "--samples", "128", "-o", small)
+    done = mipp("train", *small_cnn, "-w", small, "--lr", "0.01", "-o", tuned, *epochs(1))
+    assert done.code == 0, done.err
+    shapes = []
+    for path in (small, tuned):
+        with safe_open(path, framework="pt") as file:
+            shapes.append({name: file.get_slice(name).get_shape() for name in file.keys()})  # noqa: SIM118
+    assert shapes[0] == shapes[1]
+    assert mipp("eval", *small_cnn, "-w", tuned, "--json").json["accuracy"] == done.json["accuracy"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (("--model", "lenet6", "--out", "x.safetensors"), "Did you mean 'lenet5'?"),
+        (("--model", "digits_cnn", "--data", "digit", "--out", "x.safetensors"), "expected one of"),
+        (("--model", "digits_cnn", "--out", "x.pt"), "ends in .safetensors"),
+        (("--model", "digits_cnn", "--out", "no/x.safetensors"), "there is no folder"),
+        (("--model", "digits_cnn", "--out", "/proc/x.safetensors"), "nothing can be written"),
+        (("--model", "digits_cnn", "--out", "folder.safetensors"), "is a folder"),
+        (("--model", "lenet5", "--out", "x.safetensors"), "--data mnist"),
+        (("--model", "digits_cnn", "--classes", "5", "--out", "x.safetensors"), "does not fit"),
+        (("--model", "digits_cnn", "--width", "-1", "--out", "x.safetensors"), "width"),
+        (("--model", "digits_cnn", "--lr", "-1", "--out", "x.safetensors"), "above 0"),
+        (("--model", "digits_cnn", "--device", "abacus", "--out", "x.safetensors"), "--device"),
+    ],
+)
+def test_what_fails_before_any_training(mipp, monkeypatch, tmp_path, arguments, text):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder.safetensors").mkdir()
+    monkeypatch.setattr(library.retrain, "train", lambda *a, **k: pytest.fail("it trained"))
+    done = mipp("train", *arguments)
+    assert done.code == 1
+    assert text in " ".join(done.err.split())
+    assert [path.name for path in tmp_path.iterdir()] == ["folder.safetensors"]
