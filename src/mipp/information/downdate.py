@@ -14,7 +14,9 @@ class State:
     """One consumer during the elimination: precision P, regression B, Z = inverse(C) B, unit-major.
 
     Every unit owns ``k`` columns; units with fewer features are padded with independent features of
-    unit variance and no weight, which carry no information and change nothing.
+    unit variance and no weight, which carry no information and change nothing. Columns of removed
+    units stay, as zeros, until they are a seventh of all: copying the matrices costs more than
+    carrying those along. Units are named by their position among those that are left.
     """
 
     def __init__(
@@ -25,32 +27,41 @@ class State:
         ridge: float,
         dtype: torch.dtype,
     ) -> None:
-        wide = torch.float64
-        cov = view.covariance.to(wide)
-        scale = cov.diagonal().clamp_min(0).sqrt()
-        scale = torch.where(scale > 0, scale, torch.ones_like(scale))
-        corr = cov / torch.outer(scale, scale)
-        corr.diagonal().add_(ridge)
-        # a constant feature has no variance left but the ridge
         self.uses = view.uses
-        weight = whitened(view.weight.to(wide) * scale, view, cov, scale, noise)
-        self.total = 0.5 * view.uses * _logdet_eye_plus(weight @ corr @ weight.T)
+        self._view, self._n_units, self._noise, self._ridge = view, n_units, noise, ridge
         columns, self.k = _unit_major(view.unit, n_units)
-        self.solo = self._solo(corr, weight, columns) * view.uses
+        corr, weight = self._standardised()
+        explained = weight @ corr @ weight.T
+        self.total = 0.5 * view.uses * _logdet_eye_plus(explained)
         precision = _inverse(corr)
         pad = columns < 0
         real = columns.clamp_min(0)
         self.P = precision[real][:, real].to(dtype)
-        self.P[pad] = 0
-        self.P[:, pad] = 0
-        self.P[pad, pad] = 1
+        if bool(pad.any()):
+            self.P[pad] = 0
+            self.P[:, pad] = 0
+            self.P[pad, pad] = 1
         self.B = weight[:, real].to(dtype)
         self.B[:, pad] = 0
         self.Z = self.B.clone()
+        self._slots = torch.arange(n_units, device=self.P.device)
 
-    def _solo(
-        self, corr: Float[Tensor, "d d"], weight: Float[Tensor, "r d"], columns: Int[Tensor, " uk"]
-    ) -> Float[Tensor, " units"]:
+    def _standardised(self) -> tuple[Float[Tensor, "d d"], Float[Tensor, "r d"]]:
+        """Correlations with the ridge, and the weight of the standardised features, whitened."""
+        cov = self._view.covariance.double()
+        scale = cov.diagonal().clamp_min(0).sqrt()
+        # a constant feature has no variance left but the ridge
+        scale = torch.where(scale > 0, scale, torch.ones_like(scale))
+        weight = whitened(self._view.weight.double() * scale, self._view, cov, scale, self._noise)
+        corr = cov / scale
+        corr /= scale.unsqueeze(1)
+        corr.diagonal().add_(self._ridge)
+        return corr, weight
+
+    def solo(self) -> Float[Tensor, " units"]:
+        """Nats that each unit of the full group transfers on its own."""
+        corr, weight = self._standardised()
+        columns, _ = _unit_major(self._view.unit, self._n_units)
         explained = weight @ corr
         noisy = explained @ weight.T
         noisy.diagonal().add_(1)
@@ -63,37 +74,42 @@ class State:
         eye = torch.eye(self.k, dtype=corr.dtype, device=corr.device)
         before = torch.where(hole, eye, before)
         after = torch.where(hole, eye, before - gain)
-        return 0.5 * (torch.logdet(before) - torch.logdet(after)).clamp_min(0)
+        return 0.5 * self.uses * (torch.logdet(before) - torch.logdet(after)).clamp_min(0)
 
-    def blocks(self, alive: int) -> tuple[Float[Tensor, "u k k"], Float[Tensor, "u k k"]]:
-        """Diagonal blocks of P and of R = B^T inverse(C) B."""
-        k = self.k
-        p = self.P.view(alive, k, alive, k).diagonal(dim1=0, dim2=2).permute(2, 0, 1)
-        b = self.B.view(-1, alive, k)
-        z = self.Z.view(-1, alive, k)
-        return p, torch.einsum("rui,ruj->uij", b, z)
+    def _columns(self, units: Int[Tensor, " u"]) -> Int[Tensor, " uk"]:
+        steps = torch.arange(self.k, device=self.P.device)
+        return (self._slots[units].unsqueeze(1) * self.k + steps).flatten()
 
-    def downdate(self, gone: Int[Tensor, " u"], stay: Int[Tensor, " v"], alive: int) -> None:
-        """Removes the units ``gone`` (positions among the alive) and drops their columns."""
-        k = self.k
-        steps = torch.arange(k, device=self.P.device)
-        i = (gone.unsqueeze(1) * k + steps).flatten()
-        s = (stay.unsqueeze(1) * k + steps).flatten()
-        p_ss = self.P.view(alive, k, alive, k)[stay][:, :, stay].reshape(len(s), len(s))
-        p_is = self.P[i][:, s]
-        p_ii = self.P[i][:, i]
+    def blocks(self) -> tuple[Float[Tensor, "u k k"], Float[Tensor, "u k k"]]:
+        """Diagonal blocks of P and of R = B^T inverse(C) B, of the units that are left."""
+        n, k = len(self.P) // self.k, self.k
+        p = self.P.view(n, k, n, k).diagonal(dim1=0, dim2=2).permute(2, 0, 1)
+        r = torch.einsum("rui,ruj->uij", self.B.view(-1, n, k), self.Z.view(-1, n, k))
+        return p[self._slots], r[self._slots]
+
+    def downdate(self, gone: Int[Tensor, " u"]) -> None:
+        """Removes the units ``gone``."""
+        i = self._columns(gone)
+        p_i = self.P[i]
         b_i, z_i = self.B[:, i], self.Z[:, i]
-        t = torch.linalg.solve(p_ii, p_is)
-        self.P = p_ss.addmm_(p_is.T, t, alpha=-1)
-        self.B = self.B[:, s].addmm_(b_i, t, alpha=-1)
+        m_ii = p_i[:, i] + b_i.T @ z_i
+        t = torch.linalg.solve(p_i[:, i], p_i)
+        self.P.addmm_(p_i.T, t, alpha=-1)
+        self.B.addmm_(b_i, t, alpha=-1)
         u = z_i.T @ self.B
-        m_ii = p_ii + b_i.T @ z_i
-        self.Z = self.Z[:, s].addmm_(z_i, t + torch.linalg.solve(m_ii, u), alpha=-1)
+        self.Z.addmm_(z_i, t + torch.linalg.solve(m_ii, u), alpha=-1)
+        stay = torch.ones(len(self._slots), dtype=torch.bool, device=self.P.device)
+        stay[gone] = False
+        self._slots = self._slots[stay]
+        if 7 * len(self._slots) * self.k < 6 * len(self.P):
+            left = self._columns(torch.arange(len(self._slots), device=self.P.device))
+            self.P = self.P[left][:, left]
+            self.B, self.Z = self.B[:, left], self.Z[:, left]
+            self._slots = torch.arange(len(self._slots), device=self.P.device)
 
     def candidate(self, chosen: Int[Tensor, " u"]) -> "Candidates":
         """P and M = P + R of the chosen units alone, in float64."""
-        steps = torch.arange(self.k, device=self.P.device)
-        c = (chosen.unsqueeze(1) * self.k + steps).flatten()
+        c = self._columns(chosen)
         p = self.P[c][:, c].double()
         r = self.B[:, c].double().T @ self.Z[:, c].double()
         return Candidates(p.cpu(), (p + (r + r.T) / 2).cpu(), self.k, self.uses)
@@ -148,14 +164,17 @@ def whitened(
     if noise == "fisher":
         if view.fisher is None:
             raise InputError("noise='fisher' needs Fisher matrices, and none were captured.")
-        values, vectors = torch.linalg.eigh(view.fisher.to(weight.dtype))
+        fisher = view.fisher.to(weight.dtype)
+        wide = weight.shape[0] > weight.shape[1]
+        # the smaller of F and W^T F W is decomposed
+        values, vectors = torch.linalg.eigh(weight.T @ fisher @ weight if wide else fisher)
         seen = values > values[-1].clamp_min(0) * 1e-12
-        white = (vectors[:, seen] * values[seen].sqrt()).T @ weight
-    else:
-        plain = weight / scale
-        variance = torch.einsum("md,de,me->m", plain, covariance, plain)
-        seen = variance > 0
-        white = weight[seen] / (float(noise) * variance[seen]).sqrt().unsqueeze(1)
+        white = (vectors[:, seen] * values[seen].sqrt()).T
+        return white if wide else white @ weight
+    plain = weight / scale
+    variance = torch.einsum("md,de,me->m", plain, covariance, plain)
+    seen = variance > 0
+    white = weight[seen] / (float(noise) * variance[seen]).sqrt().unsqueeze(1)
     if white.shape[0] > white.shape[1]:
         white = torch.linalg.qr(white, mode="r").R
     return white
@@ -208,5 +227,7 @@ def _block_logdet(blocks: Float[Tensor, "u k k"]) -> Float[Tensor, " u"]:
 
 
 def _logdet_eye_plus(matrix: Float[Tensor, "r r"]) -> float:
-    values = torch.linalg.eigvalsh((matrix + matrix.T) / 2)
-    return float(torch.log1p(values.clamp_min(0)).sum())
+    root = torch.linalg.cholesky(
+        (matrix + matrix.T) / 2 + torch.eye(len(matrix), dtype=matrix.dtype, device=matrix.device)
+    )
+    return 2 * float(root.diagonal().log().sum())

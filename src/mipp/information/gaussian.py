@@ -44,7 +44,7 @@ class Gaussian:
     noise: float | str = "fisher"
     ridge: float = 1e-6
     share_per_round: float = 0.02
-    single_above: int = 2048
+    single_above: int = 1024
 
     def __post_init__(self) -> None:
         if self.noise != "fisher" and (isinstance(self.noise, str) or not self.noise > 0):
@@ -81,7 +81,7 @@ class GaussianScorer:
         """Nats that each unit transfers on its own, over all consumers, shape ``(n_units,)``."""
         out = np.zeros(self.n_units)
         for state in self._states:
-            out += state.solo.cpu().numpy()
+            out += state.solo().cpu().numpy()
         return out
 
     def scores(self) -> FloatArray:
@@ -93,8 +93,7 @@ class GaussianScorer:
     def _alive_scores(self) -> FloatArray:
         out = np.zeros(len(self._alive))
         for state in self._states:
-            p, r = state.blocks(len(self._alive))
-            out += delta(p, r).cpu().numpy() * state.uses
+            out += delta(*state.blocks()).cpu().numpy() * state.uses
         return out
 
     def nats_of(self, unit: int) -> FloatArray:
@@ -149,12 +148,6 @@ class GaussianScorer:
         return out
 
     def _commit(self, where: np.ndarray) -> None:
-        stay = np.setdiff1d(np.arange(len(self._alive)), where)
         for state in self._states:
-            device = state.P.device
-            state.downdate(
-                torch.as_tensor(where, device=device),
-                torch.as_tensor(stay, device=device),
-                len(self._alive),
-            )
-        self._alive = self._alive[stay]
+            state.downdate(torch.as_tensor(where, device=state.P.device))
+        self._alive = np.delete(self._alive, where)

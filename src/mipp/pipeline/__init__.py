@@ -155,10 +155,11 @@ def _record(
     options: Mapping[str, Any],
 ) -> surgery.PlanRecord:
     chosen = masks(traced, keep)
+    whole, pruned = graph.CostModel(traced), graph.CostModel(traced, chosen)
     summary = []
     for group in traced.groups:
-        before = graph.group_cost(traced, None, group.index)
-        after = graph.group_cost(traced, chosen, group.index)
+        before = whole.group_cost(group.index)
+        after = pruned.group_cost(group.index)
         total, lost = nats[group.name]
         summary.append(
             GroupSummary(
@@ -178,8 +179,8 @@ def _record(
         axes=surgery.axis_keeps(traced, surgery.kept_indices(traced, chosen)),
         refused=traced.refused,
         summary=tuple(summary),
-        before=graph.cost(traced),
-        after=graph.cost(traced, chosen),
+        before=whole.cost(),
+        after=pruned.cost(),
         options=options,
         fingerprint=surgery.fingerprint(surgery.state_shapes(model)),
         mipp_version=surgery.installed_version(),
