@@ -16,7 +16,14 @@ from common import NETS, Net, Records, arguments, parent, spread, table, test_ba
 import mipp
 from mipp import data, retrain
 
-METHODS = ("mipp", "l2", "taylor", "random")
+METHODS: dict[str, dict[str, Any]] = {
+    "mipp": {},
+    "mipp, 3 rounds": {"rounds": 3},
+    "l2": {"method": "l2"},
+    "taylor": {"method": "taylor"},
+    "taylor, uniform": {"method": "taylor", "allocation": "uniform"},
+    "random": {"method": "random"},
+}
 BUDGETS = {
     "lenet5": ("params=10%", "params=5%", "params=2%", "macs=25%", "macs=10%"),
     "vgg16": ("macs=50%", "macs=25%", "macs=10%"),
@@ -29,7 +36,7 @@ def measure(net: Net, seed: int, method: str, budget: str, samples: int) -> dict
     calibration = data.calibration(data.load(net.data, "train"), samples, 256, seed)
     test = test_batches(net)
     started = time.perf_counter()
-    plan = mipp.plan(model, calibration, budget, method=method, seed=seed)
+    plan = mipp.plan(model, calibration, budget, seed=seed, **METHODS[method])
     planned = time.perf_counter() - started
     plain = plan.apply(refit=False)
     started = time.perf_counter()
@@ -56,14 +63,15 @@ def show(records: Records) -> None:
         seeds = sorted({row["seed"] for row in rows})
         full = {row["seed"]: row["unpruned"] for row in rows}
         print(f"\n{net.label}, unpruned {spread(full.values())} %, {len(seeds)} seeds\n")
-        header = ["budget", *(f"{m}: {v}" for m in METHODS for v in ("none", "refit"))]
+        header = ["method", "refit", *BUDGETS[name]]
         lines = []
-        for budget in BUDGETS[name]:
-            line = [budget]
+        for variant in ("refit", "none"):
             for method in METHODS:
-                mine = [r for r in rows if r["budget"] == budget and r["method"] == method]
-                line += [spread(r[variant] for r in mine) for variant in ("none", "refit")]
-            lines.append(line)
+                line = [method, "yes" if variant == "refit" else "no"]
+                for budget in BUDGETS[name]:
+                    mine = [r for r in rows if r["budget"] == budget and r["method"] == method]
+                    line.append(spread(r[variant] for r in mine))
+                lines.append(line)
         print(table(header, lines))
 
 
