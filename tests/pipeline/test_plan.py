@@ -186,6 +186,12 @@ def test_rounds_measure_again_and_keep_original_numbers():
     assert row.nats_after < row.nats_before
 
 
+def test_rounds_count_the_units_of_groups_that_are_down_to_one():
+    model, data = Residual(), batches()
+    plan = mipp.plan(model, data, "units=5", rounds=4)
+    assert plan.after.units == sum(len(units) for units in plan.keep.values()) <= 5
+
+
 def test_several_budgets_and_information_together():
     model, data = Residual(), batches()
     plan = mipp.plan(model, data, "macs=70%,params=50%")

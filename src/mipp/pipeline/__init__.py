@@ -13,7 +13,7 @@ from mipp.pipeline.curves import Curves
 from mipp.pipeline.options import Options, Progress, read_options, spelled
 from mipp.pipeline.plan import Model, Plan, fit, masks
 from mipp.pipeline.usable import check_patterns, protected, usable_graph
-from mipp.records import BoolArray, ChannelGraph, Curve, GroupSummary, Keep
+from mipp.records import BoolArray, ChannelGraph, Cost, Curve, GroupSummary, Keep
 
 __all__ = ["Options", "Plan", "plan", "prune", "usable_graph"]
 
@@ -65,7 +65,9 @@ def plan(
     nats: dict[str, tuple[float, float]] = {}
     how = ""
     for number in range(1, settings.rounds + 1):
-        step = _step(wanted, targets, full, number / settings.rounds)
+        # groups that are down to one unit are not in the graph any more, but still count
+        gone = sum(len(u) for n, u in keep.items() if n not in {g.name for g in now.groups})
+        step = _step(wanted, targets, full, number / settings.rounds, gone)
         curves = Curves(current, now, data, settings, report, clock)
         chosen, curve_of = _select(curves, now, step, settings)
         how = how or curves.loss
@@ -121,11 +123,15 @@ def _silent(_stage: str, _done: int, _total: int) -> None:
 
 
 def _step(
-    wanted: selection.Budget, targets: Mapping[str, float], full: Any, share: float
+    wanted: selection.Budget, targets: Mapping[str, float], full: Cost, share: float, gone: int
 ) -> selection.Budget:
-    """The budget after ``share`` of the rounds: the same factor in every round."""
+    """The budget after ``share`` of the rounds, less ``gone`` units: the same factor every round."""
     bounds = {
-        name: (getattr(full, name) * (target / getattr(full, name)) ** share, False)
+        name: (
+            getattr(full, name) * (target / getattr(full, name)) ** share
+            - gone * (name == "units"),
+            False,
+        )
         for name, target in targets.items()
     }
     information = None if wanted.information is None else wanted.information**share
