@@ -125,15 +125,12 @@ def _silent(_stage: str, _done: int, _total: int) -> None:
 def _step(
     wanted: selection.Budget, targets: Mapping[str, float], full: Cost, share: float, gone: int
 ) -> selection.Budget:
-    """The budget after ``share`` of the rounds, less ``gone`` units: the same factor every round."""
-    bounds = {
-        name: (
-            getattr(full, name) * (target / getattr(full, name)) ** share
-            - gone * (name == "units"),
-            False,
-        )
-        for name, target in targets.items()
-    }
+    """The budget after ``share`` of the rounds, the same factor in each, less ``gone`` units."""
+    bounds = {}
+    for name, target in targets.items():
+        whole = getattr(full, name)
+        bound = whole * (target / whole) ** share
+        bounds[name] = (bound - gone if name == "units" else bound, False)
     information = None if wanted.information is None else wanted.information**share
     return replace(wanted, bounds=bounds, information=information)
 
