@@ -18,7 +18,6 @@ from mipp import data, retrain
 
 METHODS: dict[str, dict[str, Any]] = {
     "mipp": {},
-    "mipp, 3 rounds": {"rounds": 3},
     "l2": {"method": "l2"},
     "taylor": {"method": "taylor"},
     "taylor, uniform": {"method": "taylor", "allocation": "uniform"},
