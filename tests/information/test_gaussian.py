@@ -305,7 +305,7 @@ def test_estimates_from_samples_rank_the_true_information():
 
 
 def test_a_variance_that_is_told_without_correlation_is_beyond_it():
-    """X ~ N(0, Y) with Y ~ chi2(1): dependent, yet the best linear guess of Y from X is constant."""
+    """X ~ N(0, Y), Y ~ chi2(1): dependent, yet the best linear guess of Y is a constant."""
     generator = torch.Generator().manual_seed(1)
     y = torch.randn(200_000, 1, generator=generator, dtype=torch.float64) ** 2
     x = torch.randn(200_000, 1, generator=generator, dtype=torch.float64) * y.sqrt()
