@@ -23,12 +23,18 @@ def test_module_and_json_on_stdout(small_cnn, weights):
     assert found["params"] > 0
 
 
+def _hear_interrupts() -> None:
+    """A job in the background of a script is started deaf to them, and so are its children."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def test_ctrl_c_leaves_a_whole_checkpoint_and_no_output(small_cnn, tmp_path):
     out, checkpoint = tmp_path / "net.safetensors", tmp_path / "checkpoint.safetensors"
     command = [sys.executable, "-m", "mipp", "train", *small_cnn, "--epochs", "9999"]
     process = subprocess.Popen(
         [*command, "--out", out, "--resume", checkpoint],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ENV,
+        preexec_fn=_hear_interrupts,  # noqa: PLW1509 - one thread here
     )  # fmt: skip
     try:
         deadline = time.monotonic() + 300

@@ -39,6 +39,9 @@ class ChainCosts:
     def restore(self, group, _unit):
         self.widths[group] += 1
 
+    def empties(self, group, _unit):
+        return self.widths[group] == 1
+
 
 def curve(losses, order=None):
     nats = np.concatenate([[0.0], np.cumsum(losses)])
@@ -164,6 +167,13 @@ def test_a_stretch_that_pays_only_as_a_whole_is_taken_as_a_whole():
     keep = spend(curves, {0: 5, 1: 5}, ChainCosts([5, 5], 1, 1), parse_budget("units=6"),
                  allocation="global")  # fmt: skip
     assert kept(keep) == {0: 1, 1: 5}
+
+
+def test_the_last_unit_of_a_layer_stays_whatever_the_limits():
+    curves = {0: curve([0.0, 0.0, 0.0]), 1: curve([1.0, 1.0, 1.0])}
+    model = ChainCosts([3, 3])
+    spend(curves, {0: 3, 1: 3}, model, parse_budget("units=3"), Limits(min_units=0))
+    assert model.widths == [1, 2]
 
 
 def test_several_budgets_are_all_met():

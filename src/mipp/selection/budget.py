@@ -46,6 +46,10 @@ class CostModel(Protocol):
         """Puts a removed unit back."""
         ...
 
+    def empties(self, group: int, unit: int) -> bool:
+        """Whether some layer would have nothing left without this unit."""
+        ...
+
 
 def spend(
     curves: Mapping[int, Curve],
@@ -103,9 +107,15 @@ class _Walk:
         return [r for r, b in self.bounds.items() if getattr(cost, r) > b * (1 + 1e-12) + 1e-9]
 
     def take(self, group: int, removed: int) -> None:
-        """Moves the group to ``removed`` units removed, in the order of its curve."""
+        """Moves the group to ``removed`` units removed, in the order of its curve.
+
+        Stops short of a unit that is the last one of some layer.
+        """
         order = self.curves[group].order
         for n in range(self.removed[group], removed):
+            if self.model.empties(group, int(order[n])):
+                self.removed[group] = n
+                return
             self.model.remove(group, int(order[n]))
         for n in range(self.removed[group] - 1, removed - 1, -1):
             self.model.restore(group, int(order[n]))
@@ -166,7 +176,8 @@ def _priced(walk: _Walk, widths: Mapping[int, list[int]], by_cost: bool) -> None
             before = walk.removed[group]
             target = stretches[group][at[group]][0]
             walk.take(group, target)
-            at[group] += 1
+            stuck = walk.removed[group] < target
+            at[group] = len(stretches[group]) if stuck else at[group] + 1
             met_one = walk.unmet() != resources
             if met_one and not walk.unmet():
                 _give_back(walk, group, [w for w in widths[group] if before < w < target])
