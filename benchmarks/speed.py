@@ -84,7 +84,6 @@ def torch_pruning(model: torch.nn.Module, batches: list[Any]) -> dict[str, float
 WORK = {
     "forward": forward,
     "mipp": planned,
-    "mipp, no refit": lambda model, batches: planned(model, batches, refit=False),
     "torch-pruning": torch_pruning,
 }
 
@@ -119,7 +118,8 @@ def show(records: Records) -> None:
         if "forward" not in rows:
             continue
         base = rows["forward"]
-        for work, row in rows.items():
+        for work in (name for name in WORK if name in rows):
+            row = rows[work]
             stages = ", ".join(f"{k} {v:.1f}" for k, v in row["stages"].items())
             lines.append(
                 [
