@@ -202,6 +202,18 @@ class Scorer(Protocol):
         """Removes ``count`` units greedily; ``(unit, nats lost)`` in order."""
         ...
 
+    def transfers(self, units: IntArray) -> FloatArray:
+        """Nats that these units transfer together, whatever was removed, ``(n_consumers,)``."""
+        ...
+
+    def estimates(self, unit: int) -> FloatArray:
+        """Several estimates of `nats_of`, ``(n_estimates, n_consumers)``, some maybe negative.
+
+        Raises:
+            InputError: for a scorer that has no more than one.
+        """
+        ...
+
 
 @dataclass(frozen=True)
 class GroupSummary:

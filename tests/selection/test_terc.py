@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from mipp.selection import eliminate, one_pass, removable
+from mipp.selection import Share, eliminate, eliminate_until, removable
 
 
 class TableScorer:
@@ -30,6 +30,12 @@ class TableScorer:
         return np.array(
             [self.nats_of(u)[0] if u in self.left else np.inf for u in range(self.n_units)]
         )
+
+    def transfers(self, units):
+        return np.array([self._information(units)])
+
+    def estimates(self, unit):
+        return np.tile(self.nats_of(unit), (5, 1))
 
     def remove(self, unit):
         nats = self.nats_of(unit)
@@ -60,21 +66,21 @@ def test_of_two_redundant_sets_the_smaller_stays():
     curve = eliminate(scorer, "ordered")
     kept = set(range(6)) - set(curve.order[: removable(curve, 1.0)])
     assert kept == {0, 1}
-    one = one_pass(TableScorer("ab", "cd", "a", "b", "c", "d"), 1.0)
+    one = eliminate_until(TableScorer("ab", "cd", "a", "b", "c", "d"), Share(1.0))
     assert set(range(6)) - set(one.order) == {0, 1}
 
 
 def test_one_pass_keeps_a_unit_that_fails_its_test_and_goes_on():
     # in order of solo information: x (2 facts), yz (2), then the copies of yz
-    curve = one_pass(TableScorer("pq", "yz", "yzr", "pqyzr"), 1.0)
+    curve = eliminate_until(TableScorer("pq", "yz", "yzr", "pqyzr"), Share(1.0))
     assert list(curve.order) == [0, 1, 2]
-    curve = one_pass(TableScorer("p", "yz", "yz", "abc"), 1.0)
+    curve = eliminate_until(TableScorer("p", "yz", "yz", "abc"), Share(1.0))
     assert list(curve.order) == [1]
 
 
 def test_one_pass_never_removes_the_last_unit():
-    assert len(one_pass(TableScorer("a", "a", "a"), 1.0).order) == 2
-    assert len(one_pass(TableScorer("", "", ""), 0.5).order) == 2
+    assert len(eliminate_until(TableScorer("a", "a", "a"), Share(1.0)).order) == 2
+    assert len(eliminate_until(TableScorer("", "", ""), Share(0.5)).order) == 2
 
 
 def test_removable_asks_every_consumer():

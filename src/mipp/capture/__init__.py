@@ -3,14 +3,18 @@
 from mipp.capture.batches import Batch, read_batches
 from mipp.capture.capture import CaptureConfig, Statistics, capture, chunks
 from mipp.capture.loss import Loss, floating_outputs
+from mipp.capture.rows import Rows, answers, collect_rows
 
 __all__ = [
     "Batch",
     "CaptureConfig",
     "Loss",
+    "Rows",
     "Statistics",
+    "answers",
     "capture",
     "chunks",
+    "collect_rows",
     "floating_outputs",
     "read_batches",
 ]

@@ -1,6 +1,29 @@
 """How many nats a consumer would lose with each unit."""
 
-from mipp.information.estimator import ConsumerView, Estimator
+from mipp.information.estimator import (
+    ConsumerView,
+    Estimator,
+    Observations,
+    Reads,
+    RowShape,
+    View,
+)
 from mipp.information.gaussian import Gaussian, GaussianScorer
+from mipp.information.observed import observations
+from mipp.information.registry import get, names
+from mipp.information.whitening import whitening
 
-__all__ = ["ConsumerView", "Estimator", "Gaussian", "GaussianScorer"]
+__all__ = [
+    "ConsumerView",
+    "Estimator",
+    "Gaussian",
+    "GaussianScorer",
+    "Observations",
+    "Reads",
+    "RowShape",
+    "View",
+    "get",
+    "names",
+    "observations",
+    "whitening",
+]

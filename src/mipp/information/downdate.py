@@ -76,6 +76,17 @@ class State:
         after = torch.where(hole, eye, before - gain)
         return 0.5 * self.uses * (torch.logdet(before) - torch.logdet(after)).clamp_min(0)
 
+    def transfers(self, units: Int[Tensor, " u"]) -> float:
+        """Nats that the units ``units`` of the full group transfer together, others as given."""
+        corr, weight = self._standardised()
+        owner = self._view.unit
+        s = torch.isin(owner, units) | (owner < 0)
+        across = weight @ corr[:, s]
+        explained = across @ torch.linalg.solve(corr[s][:, s], across.T)
+        whole = _logdet_eye_plus(weight @ corr @ weight.T)
+        left = _logdet_eye_plus(weight @ corr @ weight.T - explained)
+        return max(0.0, 0.5 * self.uses * (whole - left))
+
     def _columns(self, units: Int[Tensor, " u"]) -> Int[Tensor, " uk"]:
         steps = torch.arange(self.k, device=self.P.device)
         return (self._slots[units].unsqueeze(1) * self.k + steps).flatten()

@@ -17,9 +17,11 @@ import numpy as np
 import torch
 
 from mipp.errors import InputError
+from mipp.information.crossvalidated import CrossValidated
 from mipp.information.downdate import State, delta
-from mipp.information.estimator import ConsumerView
-from mipp.records import FloatArray
+from mipp.information.estimator import Observations, Reads, RowShape, View
+from mipp.information.observed import second_moments
+from mipp.records import FloatArray, IntArray
 
 
 @dataclass(frozen=True)
@@ -53,22 +55,44 @@ class Gaussian:
                 "share of each output's variance that counts as noise."
             )
 
-    def scorer(self, views: Sequence[ConsumerView], n_units: int) -> "GaussianScorer":
+    @property
+    def name(self) -> str:
+        """As in ``mipp.plan(estimator=...)``."""
+        return "gaussian"
+
+    @property
+    def reads(self) -> Reads:
+        """Second moments are enough; `Observations` give several estimates, too."""
+        return "moments"
+
+    @property
+    def row_shape(self) -> RowShape:
+        """A convolution is seen patch by patch."""
+        return "positions"
+
+    def scorer(self, views: Sequence[View], n_units: int, seed: int = 0) -> "GaussianScorer":
         """A fresh elimination over ``n_units`` units."""
-        return GaussianScorer(views, n_units, self)
+        return GaussianScorer(views, n_units, self, seed)
 
 
 class GaussianScorer:
     """A `mipp.information.estimator.Scorer` in closed form; see `Gaussian`."""
 
-    def __init__(self, views: Sequence[ConsumerView], n_units: int, config: Gaussian) -> None:
+    def __init__(
+        self, views: Sequence[View], n_units: int, config: Gaussian, seed: int = 0
+    ) -> None:
         self.n_units = n_units
         self._config = config
-        self._states = [
-            State(view, n_units, config.noise, config.ridge, self._dtype(len(view.unit)))
-            for view in views
-        ]
+        self._states = [self._state(view) for view in views]
         self._alive = np.arange(n_units)
+        self._views, self._seed = views, seed
+        self._folds: list[CrossValidated] | None = None
+
+    def _state(self, view: View) -> State:
+        # the noise of observed targets is what the regression leaves over
+        noise = "fisher" if isinstance(view, Observations) else self._config.noise
+        seen = second_moments(view) if isinstance(view, Observations) else view
+        return State(seen, self.n_units, noise, self._config.ridge, self._dtype(len(view.unit)))
 
     def _dtype(self, n_features: int) -> torch.dtype:
         return torch.float64 if n_features <= self._config.single_above else torch.float32
@@ -99,6 +123,32 @@ class GaussianScorer:
     def nats_of(self, unit: int) -> FloatArray:
         """Nats that would be lost with this unit now, per consumer, shape ``(n_consumers,)``."""
         return self._nats_at(self._position(unit))
+
+    def transfers(self, units: IntArray) -> FloatArray:
+        """Nats that these units transfer together, shape ``(n_consumers,)``."""
+        chosen = [torch.as_tensor(units, device=s.P.device) for s in self._states]
+        return np.array([state.transfers(u) for state, u in zip(self._states, chosen, strict=True)])
+
+    def estimates(self, unit: int) -> FloatArray:
+        """Nats lost with this unit as five folds of the rows see it, ``(5, n_consumers)``.
+
+        Raises:
+            InputError: when the scorer was made from second moments, which have no folds.
+        """
+        self._position(unit)
+        if self._folds is None:
+            if not all(isinstance(view, Observations) for view in self._views):
+                raise InputError(
+                    "Several estimates need rows of observations, and this scorer was made from "
+                    "second moments."
+                )
+            gone = np.setdiff1d(np.arange(self.n_units), self._alive)
+            self._folds = [
+                CrossValidated(view, self._config.ridge, self._seed, gone)
+                for view in self._views
+                if isinstance(view, Observations)
+            ]
+        return np.stack([folds.estimates(unit) for folds in self._folds], 1)
 
     def remove(self, unit: int) -> FloatArray:
         """Removes one unit; nats lost per consumer, shape ``(n_consumers,)``."""
@@ -150,4 +200,7 @@ class GaussianScorer:
     def _commit(self, where: np.ndarray) -> None:
         for state in self._states:
             state.downdate(torch.as_tensor(where, device=state.P.device))
+        for folds in self._folds or ():
+            for unit in self._alive[where]:
+                folds.remove(int(unit))
         self._alive = np.delete(self._alive, where)

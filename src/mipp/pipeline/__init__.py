@@ -8,6 +8,7 @@ import numpy as np
 from torch import nn
 
 from mipp import capture, graph, methods, selection, surgery
+from mipp.errors import InputError
 from mipp.pipeline.clock import Clock
 from mipp.pipeline.curves import Curves
 from mipp.pipeline.options import Options, Progress, read_options, spelled
@@ -21,7 +22,7 @@ __all__ = ["Options", "Plan", "plan", "prune", "usable_graph"]
 def plan(
     model: Model,
     batches: Iterable[Any],
-    budget: "str | selection.Budget",
+    budget: "str | selection.Budget | None" = None,
     *,
     progress: Progress | None = None,
     **options: Any,
@@ -35,10 +36,11 @@ def plan(
             is a classifier, unless ``loss=`` or ``method=`` uses them. Under
             ``torch.distributed`` each process gives its own.
         budget: ``"macs=50%"``, ``"params=300k"``, ``"units=20%"``, ``"information=99%"`` (keep that
-            share of every consumer's information) or several with commas, all met.
+            share of every consumer's information) or several with commas, all met. Can be left out
+            with ``stop=``, which then says how much goes.
         progress: called as ``progress(stage, done, total)``; stages are ``capture`` (batches) and
             ``score`` (units).
-        options: the fields of `mipp.Options`, and ``noise``.
+        options: the fields of `mipp.Options`, ``noise`` and ``confidence``.
 
     Raises:
         CalibrationError: no batches, changing shapes, or values that are not finite.
@@ -48,7 +50,7 @@ def plan(
         InputError: an option that is not known or does not fit.
     """
     settings = read_options(**options)
-    wanted = selection.parse_budget(budget)
+    wanted = _wanted(budget, settings)
     report = progress or _silent
     clock = Clock()
     original: Model = graph.unwrap(model)  # type: ignore[assignment] # of the model, or inside
@@ -68,7 +70,10 @@ def plan(
         # groups that are down to one unit are not in the graph any more, but still count
         gone = sum(len(u) for n, u in keep.items() if n not in {g.name for g in now.groups})
         step = _step(wanted, targets, full, number / settings.rounds, gone)
-        curves = Curves(current, now, data, settings, report, clock)
+        curves = Curves(
+            current, now, data, settings, report, clock,
+            protected=frozenset(protected(now, settings.protect)),
+        )  # fmt: skip
         chosen, curve_of = _select(curves, now, step, settings)
         how = how or curves.loss
         clock.lap("plan")
@@ -88,7 +93,10 @@ def plan(
 
 
 def prune(
-    model: Model, batches: Iterable[Any], budget: "str | selection.Budget", **options: Any
+    model: Model,
+    batches: Iterable[Any],
+    budget: "str | selection.Budget | None" = None,
+    **options: Any,
 ) -> Model:
     """`plan` and `Plan.apply` in one: a smaller, ordinary module. The model is left as it was.
 
@@ -116,6 +124,25 @@ def _select(
         costs = graph.CostModel(traced)
         keep = selection.spend(made, n_units, costs, budget, limits, allocation or "priced")
     return dict(keep), made
+
+
+def _wanted(budget: "str | selection.Budget | None", settings: Options) -> selection.Budget:
+    if budget is not None:
+        wanted = selection.parse_budget(budget)
+    elif settings.stop is not None:
+        wanted = selection.Budget({})
+    else:
+        raise InputError(
+            "Neither a budget nor a stop rule was given. Say how much may be left, such as "
+            "budget='macs=50%', or when to stop, such as stop=mipp.Confidence(0.95)."
+        )
+    ends = settings.stop is not None or wanted.information is not None
+    if settings.next_layer == "pruned" and not ends:
+        raise InputError(
+            "next_layer='pruned' needs a rule that decides each group on its own: stop=, or a "
+            "budget of information=. For a budget of cost use passes=2."
+        )
+    return wanted
 
 
 def _silent(_stage: str, _done: int, _total: int) -> None:

@@ -2,10 +2,12 @@
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 from mipp import capture, information, methods, selection, surgery
 from mipp.errors import InputError
+
+Target = Literal["activations", "outputs", "labels"]
 
 Progress = Callable[[str, int, int], None]
 """Called as ``progress(stage, done, total)`` while a plan is made or applied."""
@@ -16,8 +18,14 @@ class Options:
     """Settings of `mipp.plan`, each also a keyword of it.
 
     ``method``: ``"mipp"`` or a name from `mipp.methods.names`. ``estimator``: how information is
-    measured (the keyword ``noise=`` is short for ``estimator=Gaussian(noise=...)``). ``order``:
-    ``"greedy"`` or ``"ordered"`` elimination. ``allocation``: how the budget is spread over the
+    measured, a name of `mipp.information.names` or a record such as `mipp.Gaussian` (the keyword
+    ``noise=`` changes that field of it). ``target``: what a group must tell: ``"activations"``
+    (what its consumers give), ``"outputs"`` of the model, or the ``"labels"`` that come with the
+    batches. ``order``: ``"greedy"`` or ``"ordered"`` elimination. ``stop``: a rule that says which
+    units may go at all, such as `mipp.Confidence` (the keyword ``confidence=0.95`` is short for
+    it). ``next_layer``: with a stop rule or an information budget, whether a consumer's ``"whole"``
+    output counts or what the groups decided before have left of it (``"pruned"``, the paper's).
+    ``allocation``: how the budget is spread over the
     groups: ``"priced"`` (fewest nats per cost saved), ``"global"`` (fewest nats), ``"tolerance"``
     (the same share of nats lost) or ``"uniform"`` (the same share of units kept); None is the
     method's own, ``"priced"`` for ``"mipp"``. ``passes``: curves are worked out for all outputs of
@@ -35,8 +43,11 @@ class Options:
     """
 
     method: str = "mipp"
-    estimator: information.Gaussian = field(default_factory=information.Gaussian)
+    estimator: information.Estimator = field(default_factory=information.Gaussian)
+    target: Target = "activations"
     order: selection.Order = "greedy"
+    stop: selection.Stop | None = None
+    next_layer: Literal["whole", "pruned"] = "whole"
     allocation: selection.Allocation | None = None
     passes: int = 1
     rounds: int = 1
@@ -50,8 +61,22 @@ class Options:
     memory: int = 4 * 2**30
     seed: int = 0
 
+    @property
+    def needs_rows(self) -> bool:
+        """Whether moments are not enough: rows of observations have to be kept."""
+        return (
+            self.estimator.reads == "rows"
+            or self.target != "activations"
+            or isinstance(self.stop, selection.Confidence)
+        )
 
-_CHOICES = {"order": get_args(selection.Order), "allocation": get_args(selection.Allocation)}
+
+_CHOICES = {
+    "order": get_args(selection.Order),
+    "allocation": get_args(selection.Allocation),
+    "target": get_args(Target),
+    "next_layer": ("whole", "pruned"),
+}
 
 
 def read_options(**given: Any) -> Options:
@@ -60,22 +85,19 @@ def read_options(**given: Any) -> Options:
     Raises:
         InputError: an unknown keyword, or a value that does not fit; the text names it.
     """
-    estimator = given.pop("estimator", "gaussian")
-    if estimator == "gaussian":
-        estimator = information.Gaussian()
-    if not isinstance(estimator, information.Gaussian):
-        raise InputError(
-            f"estimator={estimator!r}; expected 'gaussian' or a mipp.Gaussian(...) record."
-        )
+    estimator = read_estimator(given.pop("estimator", "gaussian"))
     if "noise" in given:
-        noise = given.pop("noise")
-        estimator = replace(estimator, noise=noise)
+        estimator = replace(estimator, noise=given.pop("noise"))  # type: ignore[type-var]
+    if "confidence" in given:
+        if given.get("stop") is not None:
+            raise InputError("confidence= and stop= were both given; give one of them.")
+        given["stop"] = selection.Confidence(given.pop("confidence"))
     known = set(Options.__dataclass_fields__)
     unknown = sorted(set(given) - known)
     if unknown:
         raise InputError(
             f"mipp.plan has no option {', '.join(unknown)}; expected some of "
-            f"{', '.join(sorted(known | {'noise'}))}."
+            f"{', '.join(sorted(known | {'noise', 'confidence'}))}."
         )
     if "refit" in given:
         given["refit"] = read_refit(given["refit"])
@@ -96,6 +118,18 @@ def read_options(**given: Any) -> Options:
         if getattr(options, name) < least:
             raise InputError(f"{name}={getattr(options, name)}; expected at least {least}.")
     return options
+
+
+def read_estimator(estimator: "information.Estimator | str") -> information.Estimator:
+    """A name or a record as an estimator."""
+    if isinstance(estimator, str):
+        return information.get(estimator)
+    if not isinstance(estimator, information.Estimator):
+        raise InputError(
+            f"estimator={estimator!r}; expected one of {', '.join(information.names())}, or a "
+            "record such as mipp.Gaussian(...)."
+        )
+    return estimator
 
 
 def read_refit(refit: "surgery.Refit | str | bool | None") -> "surgery.Refit | None":
@@ -128,9 +162,12 @@ def spelled(options: Options, budget: str) -> dict[str, Any]:
     return {
         "method": options.method,
         "budget": budget,
-        "estimator": "gaussian",
+        "estimator": options.estimator.name,
         "noise": options.estimator.noise,
+        "target": options.target,
         "order": options.order,
+        "stop": None if options.stop is None else repr(options.stop),
+        "next_layer": options.next_layer,
         "allocation": options.allocation,
         "passes": options.passes,
         "rounds": options.rounds,

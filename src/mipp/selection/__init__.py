@@ -2,16 +2,21 @@
 
 from mipp.selection.bounds import Budget, Limits, parse_budget
 from mipp.selection.budget import Allocation, spend
-from mipp.selection.terc import Order, eliminate, one_pass, removable
+from mipp.selection.stop import Confidence, Share, Stop, surely_positive
+from mipp.selection.terc import Order, eliminate, eliminate_until, removable
 
 __all__ = [
     "Allocation",
     "Budget",
+    "Confidence",
     "Limits",
     "Order",
+    "Share",
+    "Stop",
     "eliminate",
-    "one_pass",
+    "eliminate_until",
     "parse_budget",
     "removable",
     "spend",
+    "surely_positive",
 ]

@@ -2,7 +2,7 @@
 
 A unit stays only if the consumers lose information with it (Westphal, Hailes and Musolesi, "Mutual
 Information Preserving Neural Network Pruning", arXiv 2411.00147). The elimination runs to the end
-and gives the whole curve; where to stop is read off it, or decided on the way by `stop_at_share`.
+and gives the whole curve; where to stop is read off it, or decided on the way by a stop rule.
 """
 
 from collections.abc import Callable
@@ -11,6 +11,7 @@ from typing import Literal
 import numpy as np
 
 from mipp.records import Curve, FloatArray, Scorer
+from mipp.selection.stop import Stop
 
 Order = Literal["greedy", "ordered"]
 """``greedy``: all units left are scored anew at every step, and the least informative one goes.
@@ -41,31 +42,45 @@ def eliminate(
     return _curve(steps, total)
 
 
-def one_pass(scorer: Scorer, share: float) -> Curve:
-    """The paper's single pass: each unit is tested once, least informative on its own first.
+def eliminate_until(
+    scorer: Scorer,
+    stop: Stop,
+    order: Order = "ordered",
+    advance: Callable[[int], None] | None = None,
+) -> Curve:
+    """Removes the units that the stop rule lets go; the curve ends with the last of them.
 
-    A unit goes if every consumer still keeps ``share`` of its information without it, and is never
-    looked at again if not. The curve ends with the last unit that went.
+    ``ordered`` is the paper's single pass: each unit is tested once, least informative on its own
+    first, and one that may not go is never looked at again. ``greedy`` tests the least informative
+    unit left, and ends with the first that may not go. One unit always stays. ``advance`` is called
+    with the number of units just dealt with.
     """
     total = scorer.total()
     lost = np.zeros_like(total)
     steps: list[tuple[int, FloatArray]] = []
-    allowed, slack = (1 - share) * total, 1e-9 * np.maximum(total, 1e-12)
-    for unit in np.argsort(scorer.solo(), kind="stable"):
+    queue = iter(np.argsort(scorer.solo(), kind="stable") if order == "ordered" else ())
+    for _ in range(scorer.n_units):
         if len(steps) == scorer.n_units - 1:
             break
-        nats = scorer.nats_of(int(unit))
-        if np.all(lost + nats <= allowed + slack):
-            scorer.remove(int(unit))
+        unit = int(next(queue) if order == "ordered" else np.argmin(scorer.scores()))
+        goes = stop.may_go(scorer, unit, lost, total)
+        if goes:
+            nats = scorer.remove(unit)
             lost = lost + nats
-            steps.append((int(unit), nats))
+            steps.append((unit, nats))
+        elif order == "greedy":
+            break
+        if advance:
+            advance(1)
     return _curve(steps, total)
 
 
 def _curve(steps: list[tuple[int, FloatArray]], total: FloatArray) -> Curve:
     lost = np.zeros((len(steps) + 1, len(total)))
     if steps:
-        lost[1:] = np.cumsum([nats for _, nats in steps], axis=0)
+        # an estimate that a unit's loss is below zero is noise
+        summed = np.cumsum([nats for _, nats in steps], axis=0)
+        lost[1:] = np.maximum.accumulate(np.maximum(summed, 0), axis=0)
     return Curve(
         order=np.array([unit for unit, _ in steps], dtype=np.int64),
         nats_lost=lost.sum(1),

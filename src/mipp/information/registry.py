@@ -1,0 +1,25 @@
+"""The estimators by name."""
+
+from collections.abc import Callable
+
+from mipp.errors import InputError
+from mipp.information.estimator import Estimator
+from mipp.information.gaussian import Gaussian
+
+_ALL: dict[str, Callable[[], Estimator]] = {"gaussian": Gaussian}
+
+
+def names() -> list[str]:
+    """Names that ``mipp.plan(estimator=...)`` takes, the default first."""
+    return list(_ALL)
+
+
+def get(name: str) -> Estimator:
+    """The estimator of that name, with its defaults.
+
+    Raises:
+        InputError: with the known names.
+    """
+    if name not in _ALL:
+        raise InputError(f"estimator={name!r} is not known; expected one of {', '.join(_ALL)}.")
+    return _ALL[name]()
