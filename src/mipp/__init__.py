@@ -22,8 +22,17 @@ from mipp.errors import (
     TrainingError,
 )
 from mipp.information import Gaussian
-from mipp.pipeline import Options, Plan, plan, prune
-from mipp.selection import Budget
+from mipp.pipeline import (
+    KeptInformation,
+    Options,
+    Plan,
+    information_kept,
+    plan,
+    plans,
+    presets,
+    prune,
+)
+from mipp.selection import Budget, Confidence, Share
 from mipp.surgery import Refit, load, save
 
 __version__ = "0.1.0"
@@ -33,21 +42,27 @@ __all__ = [
     "BudgetError",
     "CalibrationError",
     "CaptureConfig",
+    "Confidence",
     "FileError",
     "Gaussian",
     "GraphError",
     "InputError",
+    "KeptInformation",
     "MippError",
     "Options",
     "Plan",
     "Refit",
+    "Share",
     "SurgeryError",
     "TrainingError",
     "data",
+    "information_kept",
     "load",
     "methods",
     "models",
     "plan",
+    "plans",
+    "presets",
     "prune",
     "retrain",
     "save",

@@ -332,3 +332,22 @@ def test_keep_lists_are_in_rising_order_and_nothing_is_empty():
         assert len(units) >= 1
         assert list(units) == sorted(set(units))
         assert np.array(units).min() >= 0
+
+
+def test_several_budgets_from_one_measurement_are_the_plans_of_each():
+    model, data = Residual(), batches()
+    budgets = ["macs=60%", "macs=30%", "information=90%"]
+    found = mipp.plans(model, data, budgets, seed=3)
+    for budget, one in zip(budgets, found, strict=True):
+        alone = mipp.plan(model, data, budget, seed=3)
+        assert one.keep == alone.keep
+        assert one.to_json() == alone.to_json()
+    assert set(found[1].keep["stem"]) <= set(found[0].keep["stem"])
+
+
+@pytest.mark.parametrize(
+    "options", [{"rounds": 2}, {"passes": 2}, {"order": "ordered"}], ids=lambda o: next(iter(o))
+)
+def test_several_budgets_need_a_measurement_that_does_not_depend_on_them(options):
+    with pytest.raises(mipp.InputError, match="depends on the budget. Call mipp.plan for each"):
+        mipp.plans(Residual(), batches(), ["information=90%"], **options)

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 import torch
 import typer
 
-from mipp import methods, pipeline, selection, surgery
+from mipp import information, methods, pipeline, selection, surgery
 from mipp.cli import arguments as arg
 from mipp.cli.datasets import find_source
 from mipp.cli.guard import readable_errors
@@ -24,13 +24,14 @@ _DEFAULTS = pipeline.Options()
 def prune(
     model: arg.ModelName,
     budget: Annotated[
-        str,
+        str | None,
         typer.Option(
             "--budget", "-b", rich_help_panel=_PLANNING,
+            show_default="as --confidence or --preset say",
             help="What may be left: macs=50%, params=300k, units=20%, information=99% (of what "
             "every consumer takes in), or several with commas, all met.",
         ),
-    ],
+    ] = None,
     width: arg.Width = None,
     classes: arg.Classes = None,
     weights: arg.Weights = None,
@@ -49,6 +50,45 @@ def prune(
         typer.Option(
             rich_help_panel=_PLANNING, show_default=_DEFAULTS.method,
             help=f"How units are ranked: {', '.join(methods.names())}.",
+        ),
+    ] = None,
+    preset: Annotated[
+        Literal["paper"] | None,
+        typer.Option(
+            metavar="NAME", rich_help_panel=_PLANNING,
+            help="Settings to start from; the other options replace single ones. paper: MIPP as "
+            "published (learned estimator, one ordered pass, confidence, no refit).",
+        ),
+    ] = None,
+    estimator: Annotated[
+        str | None,
+        typer.Option(
+            rich_help_panel=_PLANNING, show_default=_DEFAULTS.estimator.name,
+            help=f"How information is measured: {', '.join(information.names())}.",
+        ),
+    ] = None,
+    target: Annotated[
+        Literal["activations", "outputs", "labels"] | None,
+        typer.Option(
+            metavar="WHAT", rich_help_panel=_PLANNING, show_default=_DEFAULTS.target,
+            help="What units must tell: activations (what the next layer gives), outputs (of the "
+            "model) or labels.",
+        ),
+    ] = None,
+    confidence: Annotated[
+        float | None,
+        typer.Option(
+            metavar="LEVEL", rich_help_panel=_PLANNING, show_default="no such rule",
+            help="Remove only units of which we are not that sure (0.5 to 0.99) that they transfer "
+            "entropy; more go with a higher level.",
+        ),
+    ] = None,
+    next_layer: Annotated[
+        Literal["whole", "pruned"] | None,
+        typer.Option(
+            metavar="HOW", rich_help_panel=_PLANNING, show_default=_DEFAULTS.next_layer,
+            help="With --confidence or a budget of information: a layer tells of the whole next "
+            "one, or of what is left of it (pruned).",
         ),
     ] = None,
     noise: Annotated[
@@ -175,16 +215,20 @@ def prune(
         if (retrain_lr is not None or distill) and not retraining:
             raise InputError("--retrain-lr and --distill need --retrain EPOCHS.")
         options = _given(
-            samples=samples, method=method, noise=_number(noise), order=order,
+            samples=samples, method=method, estimator=estimator, target=target,
+            confidence=confidence, next_layer=next_layer, noise=_number(noise), order=order,
             allocation=allocation, rounds=rounds, passes=passes,
             refit="none" if no_refit else refit, protect=protect, min_units=min_units,
             round_to=round_to, memory=memory,
         )  # fmt: skip
+        if preset is not None:
+            options = pipeline.presets.change(pipeline.presets.paper(), options)
         network = find_network(model)
         retrain_by = None
         if retraining:
             retrain_by = fine_tuning(network.recipe, retraining, retrain_lr, distill)
-        task = Task(selection.parse_budget(budget), options, retrain_by, seed)
+        wanted = None if budget is None else selection.parse_budget(budget)
+        task = Task(wanted, options, retrain_by, seed)
         check_weights(weights)
         check_target(out, "--out", suffix=".safetensors", source=weights)
         check_target(plan, "--plan", suffix=".json")

@@ -24,14 +24,14 @@ FINE_TUNING = 5
 class Task:
     """What is to be done to a model. ``options``: of `mipp.plan`. ``retrain``: None for not."""
 
-    budget: selection.Budget
+    budget: selection.Budget | None
     options: Mapping[str, Any]
     retrain: retrain.Recipe | None
     seed: int
 
     def __post_init__(self) -> None:
         """Options that do not fit are told now, before data are read."""
-        read_options(**self.options)
+        pipeline.wanted_budget(self.budget, read_options(**self.options))
 
 
 def run(

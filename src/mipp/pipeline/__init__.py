@@ -5,18 +5,32 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from torch import nn
 
-from mipp import capture, graph, methods, selection, surgery
+from mipp import capture, graph, selection, surgery
 from mipp.errors import InputError
+from mipp.pipeline import presets
 from mipp.pipeline.clock import Clock
 from mipp.pipeline.curves import Curves
-from mipp.pipeline.options import Options, Progress, read_options, spelled
+from mipp.pipeline.kept import KeptInformation, information_kept
+from mipp.pipeline.options import Options, Progress, read_options, spelled, wanted_budget
 from mipp.pipeline.plan import Model, Plan, fit, masks
-from mipp.pipeline.usable import check_patterns, protected, usable_graph
-from mipp.records import BoolArray, ChannelGraph, Cost, Curve, GroupSummary, Keep
+from mipp.pipeline.recording import count_nats, made_record
+from mipp.pipeline.selecting import select, spent
+from mipp.pipeline.usable import check_patterns, usable_graph
+from mipp.records import Cost
 
-__all__ = ["Options", "Plan", "plan", "prune", "usable_graph"]
+__all__ = [
+    "KeptInformation",
+    "Options",
+    "Plan",
+    "information_kept",
+    "plan",
+    "plans",
+    "presets",
+    "prune",
+    "usable_graph",
+    "wanted_budget",
+]
 
 
 def plan(
@@ -50,7 +64,7 @@ def plan(
         InputError: an option that is not known or does not fit.
     """
     settings = read_options(**options)
-    wanted = _wanted(budget, settings)
+    wanted = wanted_budget(budget, settings)
     report = progress or _silent
     clock = Clock()
     original: Model = graph.unwrap(model)  # type: ignore[assignment] # of the model, or inside
@@ -70,17 +84,14 @@ def plan(
         # groups that are down to one unit are not in the graph any more, but still count
         gone = sum(len(u) for n, u in keep.items() if n not in {g.name for g in now.groups})
         step = _step(wanted, targets, full, number / settings.rounds, gone)
-        curves = Curves(
-            current, now, data, settings, report, clock,
-            protected=frozenset(protected(now, settings.protect)),
-        )  # fmt: skip
-        chosen, curve_of = _select(curves, now, step, settings)
+        curves = Curves(current, now, data, settings, report, clock)
+        chosen, curve_of = select(curves, now, step, settings)
         how = how or curves.loss
         clock.lap("plan")
         for group in now.groups:
             units = np.array(keep[group.name])
             keep[group.name] = tuple(units[chosen[group.index]].tolist())
-            _count_nats(nats, group.name, curve_of[group.index], chosen[group.index], settings)
+            count_nats(nats, group.name, curve_of[group.index], chosen[group.index], settings)
         if number < settings.rounds:
             kept = surgery.kept_indices(traced, masks(traced, keep))
             current = surgery.slice_model(original, kept, traced.aliases)
@@ -88,8 +99,58 @@ def plan(
                 fit(current, original, traced, kept, data, settings.refit, settings.seed)
             now = usable_graph(current, data)
             clock.lap("capture")
-    record = _record(original, traced, keep, nats, spelled(settings, str(wanted)) | {"loss": how})
+    record = made_record(
+        original, traced, keep, nats, spelled(settings, str(wanted)) | {"loss": how}
+    )
     return Plan(record, original, traced, data, settings.refit, clock.seconds)
+
+
+def plans(
+    model: Model,
+    batches: Iterable[Any],
+    budgets: "Iterable[str | selection.Budget]",
+    *,
+    progress: Progress | None = None,
+    **options: Any,
+) -> list[Plan[Model]]:
+    """One plan for each budget, from one measurement: the whole trade-off for the time of one.
+
+    Takes what `plan` takes and raises what it raises.
+
+    Raises:
+        InputError: with ``passes`` or ``rounds`` above 1, or an information budget in ``ordered``
+            elimination, whose measurements depend on the budget.
+    """
+    settings = read_options(**options)
+    wanted = [wanted_budget(budget, settings) for budget in budgets]
+    on_the_way = settings.order == "ordered" and any(b.information is not None for b in wanted)
+    if settings.passes > 1 or settings.rounds > 1 or on_the_way:
+        raise InputError(
+            f"mipp.plans was given passes={settings.passes}, rounds={settings.rounds} and "
+            f"order={settings.order!r} for {', '.join(map(str, wanted))}; what is measured then "
+            "depends on the budget. Call mipp.plan for each."
+        )
+    clock = Clock()
+    original: Model = graph.unwrap(model)  # type: ignore[assignment] # of the model, or inside
+    data = capture.read_batches(batches, settings.samples)
+    traced = usable_graph(original, data)
+    clock.lap("capture")
+    check_patterns(traced, settings.protect)
+    curves = Curves(original, traced, data, settings, progress or _silent, clock)
+    made = curves.make({}, None)
+    found = []
+    for budget in wanted:
+        chosen = spent(made, traced, budget, settings)
+        keep: dict[str, tuple[int, ...]] = {}
+        nats: dict[str, tuple[float, float]] = {}
+        for group in traced.groups:
+            keep[group.name] = tuple(np.flatnonzero(chosen[group.index]).tolist())
+            count_nats(nats, group.name, made[group.index], chosen[group.index], settings)
+        clock.lap("plan")
+        words = spelled(settings, str(budget)) | {"loss": curves.loss}
+        record = made_record(original, traced, keep, nats, words)
+        found.append(Plan(record, original, traced, data, settings.refit, dict(clock.seconds)))
+    return found
 
 
 def prune(
@@ -103,46 +164,6 @@ def prune(
     Takes what `plan` takes, and raises what the two raise.
     """
     return plan(model, batches, budget, **options).apply()
-
-
-def _select(
-    curves: Curves, traced: ChannelGraph, budget: selection.Budget, settings: Options
-) -> tuple[dict[int, BoolArray], dict[int, Curve]]:
-    """One round: curves for all outputs, a first choice, then again for the outputs it keeps."""
-    allocation = settings.allocation
-    passes = settings.passes
-    if settings.method != "mipp":
-        allocation = allocation or methods.get(settings.method).allocation
-        passes = 1
-    n_units = {group.index: group.n_units for group in traced.groups}
-    limits = selection.Limits(
-        settings.min_units, settings.round_to, frozenset(protected(traced, settings.protect))
-    )
-    keep: Keep = {}
-    for _ in range(passes):
-        made = curves.make(keep, budget.information)
-        costs = graph.CostModel(traced)
-        keep = selection.spend(made, n_units, costs, budget, limits, allocation or "priced")
-    return dict(keep), made
-
-
-def _wanted(budget: "str | selection.Budget | None", settings: Options) -> selection.Budget:
-    if budget is not None:
-        wanted = selection.parse_budget(budget)
-    elif settings.stop is not None:
-        wanted = selection.Budget({})
-    else:
-        raise InputError(
-            "Neither a budget nor a stop rule was given. Say how much may be left, such as "
-            "budget='macs=50%', or when to stop, such as stop=mipp.Confidence(0.95)."
-        )
-    ends = settings.stop is not None or wanted.information is not None
-    if settings.next_layer == "pruned" and not ends:
-        raise InputError(
-            "next_layer='pruned' needs a rule that decides each group on its own: stop=, or a "
-            "budget of information=. For a budget of cost use passes=2."
-        )
-    return wanted
 
 
 def _silent(_stage: str, _done: int, _total: int) -> None:
@@ -160,58 +181,3 @@ def _step(
         bounds[name] = (bound - gone if name == "units" else bound, False)
     information = None if wanted.information is None else wanted.information**share
     return replace(wanted, bounds=bounds, information=information)
-
-
-def _count_nats(
-    nats: dict[str, tuple[float, float]],
-    name: str,
-    curve: Curve,
-    keep: BoolArray,
-    settings: Options,
-) -> None:
-    """Adds one round's loss to the group's (nats before, nats lost so far)."""
-    if settings.method != "mipp":
-        nats[name] = (float("nan"), float("nan"))
-        return
-    before, lost = nats.get(name, (curve.total, 0.0))
-    nats[name] = (before, lost + float(curve.nats_lost[int((~keep).sum())]))
-
-
-def _record(
-    model: nn.Module,
-    traced: ChannelGraph,
-    keep: Mapping[str, tuple[int, ...]],
-    nats: Mapping[str, tuple[float, float]],
-    options: Mapping[str, Any],
-) -> surgery.PlanRecord:
-    chosen = masks(traced, keep)
-    whole, pruned = graph.CostModel(traced), graph.CostModel(traced, chosen)
-    summary = []
-    for group in traced.groups:
-        before = whole.group_cost(group.index)
-        after = pruned.group_cost(group.index)
-        total, lost = nats[group.name]
-        summary.append(
-            GroupSummary(
-                name=group.name,
-                units_before=group.n_units,
-                units_after=len(keep[group.name]),
-                nats_before=total,
-                nats_after=total - lost,
-                macs_before=before.macs,
-                macs_after=after.macs,
-                params_before=before.params,
-                params_after=after.params,
-            )
-        )
-    return surgery.PlanRecord(
-        keep=keep,
-        axes=surgery.axis_keeps(traced, surgery.kept_indices(traced, chosen)),
-        refused=traced.refused,
-        summary=tuple(summary),
-        before=whole.cost(),
-        after=pruned.cost(),
-        options=options,
-        fingerprint=surgery.fingerprint(surgery.state_shapes(model)),
-        mipp_version=surgery.installed_version(),
-    )

@@ -178,3 +178,28 @@ def spelled(options: Options, budget: str) -> dict[str, Any]:
         "refit": None if refit is None else asdict(refit),
         "seed": options.seed,
     }
+
+
+def wanted_budget(budget: "str | selection.Budget | None", settings: Options) -> selection.Budget:
+    """The budget as a record; empty where a stop rule decides alone.
+
+    Raises:
+        BudgetError: it cannot be read.
+        InputError: neither is given, or options that need one.
+    """
+    if budget is not None:
+        wanted = selection.parse_budget(budget)
+    elif settings.stop is not None:
+        wanted = selection.Budget({})
+    else:
+        raise InputError(
+            "Neither a budget nor a stop rule was given. Say how much may be left, such as "
+            "budget='macs=50%', or when to stop, such as stop=mipp.Confidence(0.95)."
+        )
+    ends = settings.stop is not None or wanted.information is not None
+    if settings.next_layer == "pruned" and not ends:
+        raise InputError(
+            "next_layer='pruned' needs a rule that decides each group on its own: stop=, or a "
+            "budget of information=. For a budget of cost use passes=2."
+        )
+    return wanted

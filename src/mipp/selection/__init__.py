@@ -3,7 +3,7 @@
 from mipp.selection.bounds import Budget, Limits, parse_budget
 from mipp.selection.budget import Allocation, spend
 from mipp.selection.stop import Confidence, Share, Stop, surely_positive
-from mipp.selection.terc import Order, eliminate, eliminate_until, removable
+from mipp.selection.terc import Order, eliminate, eliminate_until, removable, untouched
 
 __all__ = [
     "Allocation",
@@ -19,4 +19,5 @@ __all__ = [
     "removable",
     "spend",
     "surely_positive",
+    "untouched",
 ]

@@ -75,6 +75,11 @@ def eliminate_until(
     return _curve(steps, total)
 
 
+def untouched(scorer: Scorer) -> Curve:
+    """The curve of a group that nothing is removed from."""
+    return _curve([], scorer.total())
+
+
 def _curve(steps: list[tuple[int, FloatArray]], total: FloatArray) -> Curve:
     lost = np.zeros((len(steps) + 1, len(total)))
     if steps:

@@ -1,0 +1,95 @@
+"""How much information a choice of units keeps between the layers of a model."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from mipp import capture, graph
+from mipp.errors import InputError
+from mipp.pipeline.clock import Clock
+from mipp.pipeline.options import Progress, read_options
+from mipp.pipeline.plan import Plan, masks
+from mipp.pipeline.usable import usable_graph
+from mipp.pipeline.views import Views
+from mipp.records import ChannelGraph
+
+
+@dataclass(frozen=True)
+class KeptInformation:
+    """Nats per example between one group and one of its consumers.
+
+    ``before``: that all units transfer to all of the consumer's outputs (and to those that stay,
+    with ``next_layer="pruned"``). ``after``: that the units which stay transfer to the same.
+    """
+
+    group: str
+    consumer: str
+    before: float
+    after: float
+
+    @property
+    def share(self) -> float:
+        """``after`` as a share of ``before``; 1 where there was none."""
+        return self.after / self.before if self.before > 0 else 1.0
+
+
+def information_kept(
+    model: nn.Module,
+    batches: Iterable[Any],
+    keep: "Plan[Any] | Mapping[str, Sequence[int]]",
+    *,
+    progress: Progress | None = None,
+    **options: Any,
+) -> tuple[KeptInformation, ...]:
+    """Measures what a choice of units keeps, between each group and each layer that reads it.
+
+    Parameters:
+        model: the unpruned model. It is left exactly as it was.
+        batches: as in `mipp.plan`; best other examples than the plan was made with.
+        keep: a plan, or group name -> indices of the units that stay; groups that are absent keep
+            all of theirs.
+        options: of `mipp.plan`, of which ``estimator``, ``noise``, ``target``, ``next_layer``,
+            ``samples``, ``calibration``, ``loss``, ``memory`` and ``seed`` count.
+            ``next_layer="pruned"`` measures only what is told about the outputs that stay.
+
+    Raises:
+        InputError: a group that the model does not have, or units that its group does not have.
+        CalibrationError, GraphError: as in `mipp.plan`.
+    """
+    settings = read_options(**options)
+    original = graph.unwrap(model)
+    data = capture.read_batches(batches, settings.samples)
+    traced = usable_graph(original, data)
+    chosen = dict(keep.keep) if isinstance(keep, Plan) else dict(keep)
+    _check(traced, chosen)
+    kept = masks(traced, chosen)
+    shown = kept if settings.next_layer == "pruned" else {}
+    views = Views(original, traced, data, settings, progress or (lambda *_: None), Clock())
+    found = []
+    for part in views.parts():
+        views_of = views.of(part)
+        for group in part:
+            scorer = settings.estimator.scorer(views_of(group, shown), group.n_units, settings.seed)
+            before = scorer.total()
+            stays = np.flatnonzero(kept.get(group.index, np.ones(group.n_units, dtype=bool)))
+            after = before if len(stays) == group.n_units else scorer.transfers(stays)
+            for index, b, a in zip(group.consumers, before, after, strict=True):
+                name = traced.consumers[index].name
+                found.append(KeptInformation(group.name, name, float(b), float(a)))
+    return tuple(found)
+
+
+def _check(traced: ChannelGraph, keep: Mapping[str, Sequence[int]]) -> None:
+    sizes = {group.name: group.n_units for group in traced.groups}
+    for name, units in keep.items():
+        if name not in sizes:
+            raise InputError(f"keep names {name!r}, which is no group. Groups: {', '.join(sizes)}.")
+        wrong = [unit for unit in units if not 0 <= unit < sizes[name]]
+        if wrong or len(units) == 0:
+            raise InputError(
+                f"keep[{name!r}] has {wrong or 'no units'}; expected some of 0 to "
+                f"{sizes[name] - 1}."
+            )

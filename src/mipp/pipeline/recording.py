@@ -1,0 +1,67 @@
+"""What a plan says of each group, and the record that is kept of it."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import nn
+
+from mipp import graph, surgery
+from mipp.pipeline.options import Options
+from mipp.pipeline.plan import masks
+from mipp.records import BoolArray, ChannelGraph, Curve, GroupSummary
+
+
+def count_nats(
+    nats: dict[str, tuple[float, float]],
+    name: str,
+    curve: Curve,
+    keep: BoolArray,
+    settings: Options,
+) -> None:
+    """Adds one round's loss to the group's (nats before, nats lost so far)."""
+    if settings.method != "mipp":
+        nats[name] = (float("nan"), float("nan"))
+        return
+    before, lost = nats.get(name, (curve.total, 0.0))
+    nats[name] = (before, lost + float(curve.nats_lost[int((~keep).sum())]))
+
+
+def made_record(
+    model: nn.Module,
+    traced: ChannelGraph,
+    keep: Mapping[str, tuple[int, ...]],
+    nats: Mapping[str, tuple[float, float]],
+    options: Mapping[str, Any],
+) -> surgery.PlanRecord:
+    """The plan as plain data. ``keep``, ``nats``: by group name."""
+    chosen = masks(traced, keep)
+    whole, pruned = graph.CostModel(traced), graph.CostModel(traced, chosen)
+    summary = []
+    for group in traced.groups:
+        before = whole.group_cost(group.index)
+        after = pruned.group_cost(group.index)
+        total, lost = nats[group.name]
+        summary.append(
+            GroupSummary(
+                name=group.name,
+                units_before=group.n_units,
+                units_after=len(keep[group.name]),
+                nats_before=total,
+                nats_after=total - lost,
+                macs_before=before.macs,
+                macs_after=after.macs,
+                params_before=before.params,
+                params_after=after.params,
+            )
+        )
+    return surgery.PlanRecord(
+        keep=keep,
+        axes=surgery.axis_keeps(traced, surgery.kept_indices(traced, chosen)),
+        refused=traced.refused,
+        summary=tuple(summary),
+        before=whole.cost(),
+        after=pruned.cost(),
+        options=options,
+        fingerprint=surgery.fingerprint(surgery.state_shapes(model)),
+        mipp_version=surgery.installed_version(),
+    )

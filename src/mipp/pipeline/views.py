@@ -1,0 +1,133 @@
+"""What the consumers of each group take in, measured and shown as the group sees it."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from mipp import capture, information
+from mipp.pipeline.clock import Clock
+from mipp.pipeline.observe import Observer
+from mipp.pipeline.options import Options, Progress
+from mipp.records import AxisKey, ChannelGraph, Consumer, Group, IntArray, Keep
+from mipp.taps import weight_matrix
+
+ViewsOf = Callable[[Group, Keep], list[information.View]]
+"""The consumers of a group, given what is kept of the outputs and of other groups."""
+
+
+@dataclass(eq=False)
+class Views:
+    """Measures a model group by group; second moments are kept between calls when they fit.
+
+    ``loss``: after the first measurement, in words which loss was used.
+    """
+
+    model: nn.Module
+    graph: ChannelGraph
+    batches: Sequence[capture.Batch]
+    options: Options
+    progress: Progress
+    clock: Clock
+    loss: str = ""
+
+    def __post_init__(self) -> None:
+        self._held: dict[int, capture.Statistics] = {}
+        self._observer: Observer | None = None
+        if self.options.needs_rows:
+            self._observer = Observer(self.model, self.graph, self.batches, self.options)
+
+    def parts(self) -> list[list[Group]]:
+        """Groups in passes whose measurements fit into the memory allowed."""
+        parts: list[list[Group]] = []
+        room, held = -1, set[int]()
+        for group in self.graph.groups:
+            new = [c for c in group.consumers if c not in held]
+            size = sum(self._bytes(c) for c in new)
+            if size > room:
+                parts.append([])
+                room, held = self.options.memory, set()
+                size = sum(self._bytes(c) for c in group.consumers)
+            parts[-1].append(group)
+            held |= set(group.consumers)
+            room -= size
+        return parts
+
+    def of(self, part: Sequence[Group]) -> ViewsOf:
+        """Measures what the groups' consumers take in."""
+        observer, consumers = self._observer, self.graph.consumers
+        if observer is None:
+            statistics = self._measure(part)
+            return lambda group, keep: [
+                self._view(group, consumers[c], statistics[c], keep) for c in group.consumers
+            ]
+        with_fisher = self.options.target == "activations" and self._fisher_wanted()
+        fishers = {c: s.fisher for c, s in self._measure(part).items()} if with_fisher else {}
+        self.clock.lap("plan")
+        rows = observer.rows(sorted({c for group in part for c in group.consumers}))
+        self.clock.lap("capture")
+        return lambda group, keep: [
+            observer.view(group, c, rows, fishers.get(c), keep) for c in group.consumers
+        ]
+
+    def _fisher_wanted(self) -> bool:
+        return self.options.estimator.noise == "fisher"
+
+    def _bytes(self, index: int) -> int:
+        consumer = self.graph.consumers[index]
+        shape = self.graph.shapes[consumer.weight]
+        outputs = shape[consumer.out_dim]
+        inputs = int(np.prod(shape)) // outputs
+        rows = self._observer.bytes(index) if self._observer is not None else 0
+        return 8 * (inputs**2 + outputs**2) + rows
+
+    def _measure(self, part: Sequence[Group]) -> Mapping[int, capture.Statistics]:
+        wanted = sorted({c for group in part for c in group.consumers})
+        if any(c not in self._held for c in wanted):
+            self.clock.lap("plan")
+            self._held, self.loss = capture.capture(
+                self.model,
+                {c: self.graph.consumers[c] for c in wanted},
+                self.batches,
+                loss=self.options.loss if self._fisher_wanted() else None,
+                config=self.options.calibration,
+                seed=self.options.seed,
+                advance=self._advance(),
+            )
+            self.clock.lap("capture")
+        return self._held
+
+    def _advance(self) -> Callable[[], None]:
+        count = iter(range(1, len(self.batches) + 1))
+        return lambda: self.progress("capture", next(count), len(self.batches))
+
+    def _view(
+        self, group: Group, consumer: Consumer, seen: capture.Statistics, keep: Keep
+    ) -> information.ConsumerView:
+        weight: Tensor = self.model.get_parameter(consumer.weight).detach()
+        matrix = weight_matrix(consumer.kind, weight).to(seen.covariance.dtype)
+        in_axis = self.graph.axes[consumer.in_axis]
+        per_input = matrix.shape[1] // in_axis.size
+        mine = in_axis.group == group.index
+        unit = np.repeat(np.where(mine, in_axis.unit, -1), per_input)
+        columns = np.flatnonzero(np.repeat(mine | in_axis.kept(keep), per_input))
+        rows = self._rows(consumer, keep, matrix.shape[0])
+        device = matrix.device
+        row = torch.as_tensor(rows, device=device)
+        column = torch.as_tensor(columns, device=device)
+        fisher = seen.fisher
+        return information.ConsumerView(
+            covariance=seen.covariance[column][:, column],
+            weight=matrix[row][:, column],
+            fisher=None if fisher is None else fisher[row][:, row],
+            unit=torch.as_tensor(unit[columns], device=device),
+            uses=consumer.uses,
+        )
+
+    def _rows(self, consumer: Consumer, keep: Keep, n_rows: int) -> IntArray:
+        axis = self.graph.axes.get(AxisKey(consumer.weight, consumer.out_dim))
+        if axis is None:
+            return np.arange(n_rows)
+        return np.flatnonzero(np.repeat(axis.kept(keep), n_rows // axis.size))
