@@ -1,6 +1,6 @@
 """A plan: what would go, what stays, what is refused and why; and the model that it makes."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -40,6 +40,15 @@ class Plan(Generic[Model]):
         return self.record.keep
 
     @property
+    def collapsed(self) -> tuple[str, ...]:
+        """Names of the groups that have no unit left, which only ``min_units=0`` allows.
+
+        `apply` then leaves one unit there with zero weights, in and out, since no layer runs
+        without any channel: what it computes is what the group computes without units.
+        """
+        return self.record.collapsed
+
+    @property
     def refused(self) -> tuple[Refusal, ...]:
         """What cannot be pruned, and why."""
         return self.record.refused
@@ -56,7 +65,7 @@ class Plan(Generic[Model]):
 
     @property
     def after(self) -> Cost:
-        """Cost of the whole model after pruning."""
+        """Cost of the whole model after pruning; units that stay for their shape alone are free."""
         return self.record.after
 
     def __str__(self) -> str:
@@ -111,7 +120,10 @@ class Plan(Generic[Model]):
                     "A refit needs calibration batches, and this plan has none. Read it with "
                     "mipp.Plan.from_json(text, model, batches), or call apply(refit=False)."
                 )
-            fit(small, model, self.traced, self.record.kept(), self.batches, config, self._seed())
+            fit(
+                small, model, self.traced, self.record.kept(), self.batches, config, self._seed(),
+                hold=lambda: surgery.zero_placeholders(small, self.record),
+            )  # fmt: skip
         return small
 
     def mask(self) -> Model:
@@ -183,6 +195,7 @@ def fit(
     batches: Sequence[capture.Batch],
     config: surgery.Refit,
     seed: int,
+    hold: Callable[[], None] = lambda: None,
 ) -> None:
     """Refits ``small``, in place, on the calibration batches."""
     device = next((p.device for p in original.parameters()), torch.device("cpu"))
@@ -195,4 +208,4 @@ def fit(
         return torch.cat(leaves) if batched else first
 
     joined = pytree.tree_map(join, inputs[0], *inputs[1:])
-    surgery.refit(small, original, traced, kept, inputs, joined, config, seed)
+    surgery.refit(small, original, traced, kept, inputs, joined, config, seed, hold)

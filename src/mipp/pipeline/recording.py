@@ -35,6 +35,7 @@ def made_record(
 ) -> surgery.PlanRecord:
     """The plan as plain data. ``keep``, ``nats``: by group name."""
     chosen = masks(traced, keep)
+    shaped = surgery.with_placeholders(traced, chosen)
     whole, pruned = graph.CostModel(traced), graph.CostModel(traced, chosen)
     summary = []
     for group in traced.groups:
@@ -56,7 +57,7 @@ def made_record(
         )
     return surgery.PlanRecord(
         keep=keep,
-        axes=surgery.axis_keeps(traced, surgery.kept_indices(traced, chosen)),
+        axes=surgery.axis_keeps(traced, surgery.kept_indices(traced, shaped)),
         refused=traced.refused,
         summary=tuple(summary),
         before=whole.cost(),
@@ -64,4 +65,5 @@ def made_record(
         options=options,
         fingerprint=surgery.fingerprint(surgery.state_shapes(model)),
         mipp_version=surgery.installed_version(),
+        zeroed=surgery.zeroed_axes(model, traced, chosen),
     )

@@ -44,7 +44,8 @@ class Budget:
 class Limits:
     """What each group may come down to: ``min_units``, in multiples of ``round_to``.
 
-    ``protected`` groups keep all their units.
+    With ``min_units=0`` a group, and any layer, may lose everything. ``protected`` groups keep all
+    their units.
     """
 
     min_units: int = 1
@@ -62,7 +63,7 @@ class Limits:
         """Allowed numbers of removed units, ascending from 0."""
         if group in self.protected:
             return [0]
-        floor = max(self.min_units, self.round_to if self.round_to > 1 else 0)
+        floor = 0 if self.min_units == 0 else max(self.min_units, self.round_to)
         kept = [w for w in range(n_units - 1, floor - 1, -1) if w % self.round_to == 0]
         return [0] + [n_units - w for w in kept]
 

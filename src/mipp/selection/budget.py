@@ -58,24 +58,28 @@ def spend(
     budget: Budget,
     limits: Limits | None = None,
     allocation: Allocation = "priced",
+    gone: Mapping[int, int] | None = None,
 ) -> dict[int, BoolArray]:
     """The units that stay: group -> mask of shape ``(n_units,)``.
 
     ``model`` is left with exactly those units. The cost is never above the budget, and putting back
-    the last unit that was taken would exceed it.
+    the last unit that was taken would exceed it. ``gone``: how many units at the start of each
+    curve's order are removed already, from ``model`` too; they never return.
 
     Raises:
         BudgetError: when it cannot be met; the text has the smallest that can.
     """
     limits = limits or Limits()
     bounds = budget.limits(model.cost())
-    widths = {g: limits.widths(g, n_units[g]) for g in curves}
+    start = {g: (gone or {}).get(g, 0) for g in curves}
+    widths = {}
     for group, curve in curves.items():
         most = len(curve.order)
         if budget.information is not None:
             most = min(most, removable(curve, budget.information))
-        widths[group] = [w for w in widths[group] if w <= most]
-    walk = _Walk(curves, model, bounds)
+        allowed = limits.widths(group, n_units[group])
+        widths[group] = [start[group], *(w for w in allowed if start[group] < w <= most)]
+    walk = _Walk(curves, model, bounds, start, may_empty=limits.min_units == 0)
     if not bounds:
         for group, allowed in widths.items():
             walk.take(group, allowed[-1])
@@ -95,10 +99,16 @@ class _Walk:
     """How many units of each group are removed so far, and what is left to save."""
 
     def __init__(
-        self, curves: Mapping[int, Curve], model: CostModel, bounds: Mapping[str, float]
+        self,
+        curves: Mapping[int, Curve],
+        model: CostModel,
+        bounds: Mapping[str, float],
+        start: Mapping[int, int],
+        *,
+        may_empty: bool,
     ) -> None:
-        self.curves, self.model, self.bounds = curves, model, bounds
-        self.removed = dict.fromkeys(curves, 0)
+        self.curves, self.model, self.bounds, self.may_empty = curves, model, bounds, may_empty
+        self.removed = dict(start)
         self.full = model.cost()
 
     def unmet(self) -> list[str]:
@@ -109,11 +119,11 @@ class _Walk:
     def take(self, group: int, removed: int) -> None:
         """Moves the group to ``removed`` units removed, in the order of its curve.
 
-        Stops short of a unit that is the last one of some layer.
+        Stops short of a unit that is the last one of some layer, unless layers may be emptied.
         """
         order = self.curves[group].order
         for n in range(self.removed[group], removed):
-            if self.model.empties(group, int(order[n])):
+            if not self.may_empty and self.model.empties(group, int(order[n])):
                 self.removed[group] = n
                 return
             self.model.remove(group, int(order[n]))
@@ -236,7 +246,7 @@ def _equal(
         allowed = widths[group]
         if allocation == "uniform":
             wanted = share * n_units[group]
-            return max(w for w in allowed if w <= wanted + 1e-9)
+            return max((w for w in allowed if w <= wanted + 1e-9), default=allowed[0])
         curve = walk.curves[group]
         lost: FloatArray = curve.nats_lost[allowed]
         return allowed[int(np.flatnonzero(lost <= share * max(curve.total, 1e-300) + 1e-12)[-1])]

@@ -1,6 +1,13 @@
 """Removing units from a model: slice the weights, refit the consumers, check, save and load."""
 
-from mipp.surgery.apply import apply_plan, mask_model, slice_model, state_shapes
+from mipp.surgery.apply import (
+    apply_plan,
+    mask_model,
+    slice_model,
+    state_shapes,
+    zero_placeholders,
+    zeroed_axes,
+)
 from mipp.surgery.check import probe, same_outputs
 from mipp.surgery.files import load, save
 from mipp.surgery.optimizer import remap_optimizer
@@ -10,6 +17,7 @@ from mipp.surgery.plan import (
     fingerprint,
     installed_version,
     kept_indices,
+    with_placeholders,
 )
 from mipp.surgery.refit import Refit, refit
 from mipp.surgery.weights import read_weights
@@ -32,4 +40,7 @@ __all__ = [
     "save",
     "slice_model",
     "state_shapes",
+    "with_placeholders",
+    "zero_placeholders",
+    "zeroed_axes",
 ]

@@ -14,7 +14,7 @@ from torch.nn.parameter import is_lazy
 from mipp.errors import InputError, SurgeryError
 from mipp.records import AxisKey, ChannelGraph, IntArray, Keep
 from mipp.surgery.attributes import ZERO_IS_SAFE, fit_attributes
-from mipp.surgery.plan import AxisKeep, PlanRecord, check_keep, fingerprint
+from mipp.surgery.plan import AxisKeep, PlanRecord, check_keep, fingerprint, with_placeholders
 
 NO_ALIASES: Mapping[str, str] = MappingProxyType({})
 RECORD = "_mipp_keep"
@@ -64,24 +64,39 @@ def mask_model(model: Module, graph: ChannelGraph, keep: Keep) -> Module:
 
     The consumers' weights that read removed units are set to zero, which alone is exact; so are
     the weights, biases and norm parameters that make them. Buffers (running statistics) stay, and
-    so do parameters of layers not known here, where a zero might be divided by.
+    so do parameters of layers not known here, where a zero might be divided by. ``keep`` may leave
+    a group without any unit.
 
     Raises `InputError` if ``keep`` does not fit the graph or the graph does not fit the model.
     """
-    check_keep(graph, keep)
+    check_keep(graph, keep, may_empty=True)
     masked = _deep_copy(model, {})
     tensors = named_tensors(masked)
-    safe = _safe_to_zero(masked, graph)
-    for key, axis in graph.axes.items():
-        removed = np.flatnonzero(~axis.kept(keep))
-        if not len(removed) or not (key in safe or key.tensor in safe):
-            continue
+    for key, removed in _removed(masked, graph, keep).items():
         tensor = _tensor_of(tensors, key)
-        if tensor.shape[key.dim] != axis.size:
-            raise InputError(_misfit(key, tensor, f"expected size {axis.size} as in the graph"))
-        with torch.no_grad():
-            tensor.index_fill_(key.dim, torch.as_tensor(removed, device=tensor.device), 0)
+        size = graph.axes[key].size
+        if tensor.shape[key.dim] != size:
+            raise InputError(_misfit(key, tensor, f"expected size {size} as in the graph"))
+        _zero(tensor, key.dim, removed)
     return masked
+
+
+def zeroed_axes(model: nn.Module, graph: ChannelGraph, keep: Keep) -> tuple[AxisKeep, ...]:
+    """What `with_placeholders` adds to ``keep``, as indices whose weights have to be zero."""
+    shaped = with_placeholders(graph, keep)
+    held = {index: ~shaped[index] | units for index, units in keep.items()}
+    return tuple(
+        AxisKeep(key.tensor, key.dim, graph.axes[key].size, tuple(indices.tolist()))
+        for key, indices in sorted(_removed(model, graph, held).items())
+    )
+
+
+def zero_placeholders(small: nn.Module, record: PlanRecord) -> None:
+    """Sets the weights of units that stay for their shape alone to zero, in a sliced model."""
+    kept, tensors = record.kept(), named_tensors(small)
+    for axis in record.zeroed:
+        among = kept.get(axis.key, np.arange(axis.size))
+        _zero(tensors[axis.tensor], axis.dim, np.searchsorted(among, axis.indices))
 
 
 def apply_plan(model: Module, record: PlanRecord) -> Module:
@@ -97,7 +112,9 @@ def apply_plan(model: Module, record: PlanRecord) -> Module:
             f"shapes of all weights must be those of the model that was planned for, before "
             f"anything was removed."
         )
-    return slice_model(model, record.kept())
+    small = slice_model(model, record.kept())
+    zero_placeholders(small, record)
+    return small
 
 
 def vary_constants(model: Module) -> Module:
@@ -234,6 +251,22 @@ def _deep_copy(model: Module, stand_ins: Mapping[int, Tensor]) -> Module:
             f"cannot be copied, such as an activation kept from a forward pass, an open file or an "
             f"old-style weight norm; delete it (or call remove_weight_norm) and try again."
         ) from error
+
+
+def _removed(model: nn.Module, graph: ChannelGraph, keep: Keep) -> dict[AxisKey, IntArray]:
+    """Removed indices, shape ``(n_removed,)``, of each dimension that may be zeroed there."""
+    safe = _safe_to_zero(model, graph)
+    removed = {
+        key: np.flatnonzero(~axis.kept(keep))
+        for key, axis in graph.axes.items()
+        if key in safe or key.tensor in safe
+    }
+    return {key: indices for key, indices in removed.items() if len(indices)}
+
+
+def _zero(tensor: Tensor, dim: int, indices: IntArray) -> None:
+    with torch.no_grad():
+        tensor.index_fill_(dim, torch.as_tensor(indices, device=tensor.device), 0)
 
 
 def _safe_to_zero(model: nn.Module, graph: ChannelGraph) -> set[AxisKey | str]:

@@ -12,7 +12,16 @@ import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
 from mipp.errors import FileError, InputError
-from mipp.records import AxisKey, ChannelGraph, Cost, GroupSummary, IntArray, Keep, Refusal
+from mipp.records import (
+    AxisKey,
+    BoolArray,
+    ChannelGraph,
+    Cost,
+    GroupSummary,
+    IntArray,
+    Keep,
+    Refusal,
+)
 
 FORMAT = 1
 """Version of the JSON form of a plan."""
@@ -59,6 +68,10 @@ class PlanRecord:
     that loses something. ``before`` and ``after``: cost of the whole model. ``options``: how the
     plan was made (method, budget, seed, ...), as JSON can hold it. ``fingerprint``: of the model it
     is for (see `fingerprint`). All indices count in that model, before anything is removed.
+
+    ``keep`` may be empty for a group (a collapse). No layer runs without any channel, so one unit
+    then stays in ``axes`` for its shape alone, and ``zeroed`` has the indices, among those that
+    ``axes`` keeps, whose weights are set to zero. ``after`` does not count it.
     """
 
     keep: Mapping[str, tuple[int, ...]]
@@ -70,13 +83,21 @@ class PlanRecord:
     options: Mapping[str, Any]
     fingerprint: str
     mipp_version: str
+    zeroed: tuple[AxisKeep, ...] = ()
 
     def __post_init__(self) -> None:
         for name, units in self.keep.items():
+            if not units and self.zeroed:
+                continue
             if not units or not rises(units):
                 raise InputError(
                     f"group {name!r}: expected one or more rising unit indices, got {list(units)}"
                 )
+
+    @property
+    def collapsed(self) -> tuple[str, ...]:
+        """Names of the groups that have no unit left."""
+        return tuple(name for name, units in self.keep.items() if not units)
 
     def kept(self) -> dict[AxisKey, IntArray]:
         """The kept indices of every dimension that loses something, as `slice_model` takes them."""
@@ -85,6 +106,8 @@ class PlanRecord:
     def to_json(self) -> str:
         """The plan as JSON text; NaN is written as null."""
         content = {"format": FORMAT} | asdict(self)
+        if not self.zeroed:
+            del content["zeroed"]
         for row in content["summary"]:
             for name in ("nats_before", "nats_after"):
                 row[name] = None if np.isnan(row[name]) else row[name]
@@ -142,7 +165,17 @@ class PlanRecord:
                 ("MACs", self.before.macs, self.after.macs),
             )
         ]
+        lines += [f"collapsed: {name} has no unit left" for name in self.collapsed]
         return lines + [f"refused: {r.name} ({r.n_units} units): {r.reason}" for r in self.refused]
+
+
+def with_placeholders(graph: ChannelGraph, keep: Keep) -> dict[int, BoolArray]:
+    """The masks, and one unit more wherever a dimension of a tensor would have no index left."""
+    shaped = {index: units.copy() for index, units in keep.items()}
+    for axis in graph.axes.values():
+        if not axis.kept(shaped).any():
+            shaped[int(axis.group[0])][axis.unit[0]] = True
+    return shaped
 
 
 def kept_indices(graph: ChannelGraph, keep: Keep) -> dict[AxisKey, IntArray]:
@@ -166,8 +199,11 @@ def kept_indices(graph: ChannelGraph, keep: Keep) -> dict[AxisKey, IntArray]:
     return kept
 
 
-def check_keep(graph: ChannelGraph, keep: Keep) -> None:
-    """Raise `InputError` unless every mask is boolean, of its group's shape, and leaves a unit."""
+def check_keep(graph: ChannelGraph, keep: Keep, *, may_empty: bool = False) -> None:
+    """Raise `InputError` unless every mask is boolean, of its group's shape, and leaves a unit.
+
+    ``may_empty``: a mask may leave none.
+    """
     n_units = {group.index: group.n_units for group in graph.groups}
     for index, units in keep.items():
         if index not in n_units:
@@ -177,7 +213,7 @@ def check_keep(graph: ChannelGraph, keep: Keep) -> None:
                 f"keep of group {index}: expected a boolean mask of shape ({n_units[index]},), "
                 f"got {units.dtype} of shape {units.shape}"
             )
-        if not units.any():
+        if not may_empty and not units.any():
             raise InputError(
                 f"keep of group {index} removes all {n_units[index]} units: keep at least one"
             )

@@ -11,7 +11,7 @@ gradient step, no labels.
 """
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -177,7 +177,13 @@ class _Fit:
         target.pick.append(pick + target.seen)
         target.seen += total
 
-    def correct(self, small: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+    def correct(
+        self,
+        small: nn.Module,
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        hold: Callable[[], None],
+    ) -> None:
         """Runs the pruned model once on all examples and fits each layer as it is reached."""
         norm_at = itertools.count()
 
@@ -192,6 +198,7 @@ class _Fit:
             else:
                 x = input_rows(call, output, torch.cat(target.pick))
             _solve(call, consumer, x, y, self.config)
+            hold()
             return call.run()
 
         def on_norm(call: NormCall) -> None:
@@ -211,12 +218,14 @@ def refit(
     joined: Inputs,
     config: Refit | None = None,
     seed: int = 0,
+    hold: Callable[[], None] = lambda: None,
 ) -> None:
     """Fits the weights and BatchNorm statistics of ``small``, in place, to the original's outputs.
 
     ``batches`` and ``joined`` are the same examples, in pieces for the original and in one piece
     for the pruned model, which is fitted layer by layer within that one forward pass. A weight that
     the model uses several times is left as it is. If nothing was removed, nothing is changed.
+    ``hold`` is called after each fit, to put back what must not be fitted.
 
     Raises:
         SurgeryError: when the fitted weights are not finite.
@@ -233,7 +242,7 @@ def refit(
     fit = _Fit(graph, kept, norm_channels, n_samples, config, seed)
     with torch.no_grad(), measuring(original), measuring(small):
         fit.observe(original, batches)
-        fit.correct(small, *joined)
+        fit.correct(small, *joined, hold)
 
 
 def _batch_size(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> int:
