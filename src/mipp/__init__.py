@@ -21,7 +21,7 @@ from mipp.errors import (
     SurgeryError,
     TrainingError,
 )
-from mipp.information import Gaussian
+from mipp.information import Gaussian, Masked, Mlp
 from mipp.pipeline import (
     KeptInformation,
     Options,
@@ -48,7 +48,9 @@ __all__ = [
     "GraphError",
     "InputError",
     "KeptInformation",
+    "Masked",
     "MippError",
+    "Mlp",
     "Options",
     "Plan",
     "Refit",

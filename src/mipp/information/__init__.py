@@ -9,6 +9,8 @@ from mipp.information.estimator import (
     View,
 )
 from mipp.information.gaussian import Gaussian, GaussianScorer
+from mipp.information.masked import Masked
+from mipp.information.mlp import Mlp
 from mipp.information.observed import observations
 from mipp.information.registry import get, names
 from mipp.information.whitening import whitening
@@ -18,6 +20,8 @@ __all__ = [
     "Estimator",
     "Gaussian",
     "GaussianScorer",
+    "Masked",
+    "Mlp",
     "Observations",
     "Reads",
     "RowShape",
