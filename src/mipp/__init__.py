@@ -21,7 +21,7 @@ from mipp.errors import (
     SurgeryError,
     TrainingError,
 )
-from mipp.information import Gaussian, Masked, Mlp
+from mipp.information import Gaussian, Masked, Mlp, mutual_information
 from mipp.pipeline import (
     KeptInformation,
     Options,
@@ -62,6 +62,7 @@ __all__ = [
     "load",
     "methods",
     "models",
+    "mutual_information",
     "plan",
     "plans",
     "presets",

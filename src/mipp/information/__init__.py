@@ -1,5 +1,7 @@
 """How many nats a consumer would lose with each unit."""
 
+from mipp.information import known
+from mipp.information.estimate import mutual_information
 from mipp.information.estimator import (
     ConsumerView,
     Estimator,
@@ -27,6 +29,8 @@ __all__ = [
     "RowShape",
     "View",
     "get",
+    "known",
+    "mutual_information",
     "names",
     "observations",
     "whitening",
