@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ MIN_EXAMPLES = 50
 """Ten in each of five folds, and as many again to fit to: below that a network learns nothing."""
 
 
+@runtime_checkable
 class Side(Protocol):
     """One consumer's side of the elimination. Losses are in nats per example, one for each fold."""
 
