@@ -111,7 +111,8 @@ class GaussianScorer:
     def scores(self) -> FloatArray:
         """Nats lost with each unit that is left, infinite for removed ones."""
         out = np.full(self.n_units, np.inf)
-        out[self._alive] = self._alive_scores()
+        if len(self._alive):
+            out[self._alive] = self._alive_scores()
         return out
 
     def _alive_scores(self) -> FloatArray:

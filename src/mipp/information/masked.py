@@ -111,6 +111,10 @@ class OneNetwork:
             view, config.measure, config.max_targets, len(self._tests), draws(*self._key, 1)
         )
         self._left_units = np.ones(n_units, dtype=bool)
+        varies = torch.zeros(n_units + 1, dtype=torch.bool, device=self._unit.device)
+        varies[self._unit[self._inputs.any(0)] + 1] = True
+        # whether a unit is masked that shows nothing here must not matter
+        self._shown = varies[1:]
 
     def nothing(self) -> FloatArray:
         """Loss of the best constant prediction."""
@@ -160,6 +164,7 @@ class OneNetwork:
             1, len(self._unit) + self._n_units, config.hidden, self._goal.n_outputs, generator,
             self._unit.device,
         )  # fmt: skip
+        nets.first[:, len(self._unit) :][:, ~self._shown] = 0
 
         def read(rows: Tensor) -> Tensor:
             return self._masked(rows, drawing)
@@ -184,7 +189,7 @@ class OneNetwork:
             torch.rand(n, 1, generator=generator) < self._config.full_share, 1.0, keep
         )
         absent = torch.rand(n, self._n_units, generator=generator) >= keep
-        absent = torch.nn.functional.pad(absent.to(rows.device), (1, 0))
+        absent = torch.nn.functional.pad(absent.to(rows.device) & self._shown, (1, 0))
         seen = self._inputs[rows[0]].masked_fill(absent[:, self._unit + 1], 0.0)
         return torch.cat([seen, absent[:, 1:].to(seen.dtype)], 1).unsqueeze(0)
 
