@@ -21,6 +21,7 @@ from mipp.errors import (
     SurgeryError,
     TrainingError,
 )
+from mipp.features import FeatureSelection, FeatureSelector, select_features, terc
 from mipp.information import Gaussian, Masked, Mlp, mutual_information
 from mipp.pipeline import (
     KeptInformation,
@@ -43,6 +44,8 @@ __all__ = [
     "CalibrationError",
     "CaptureConfig",
     "Confidence",
+    "FeatureSelection",
+    "FeatureSelector",
     "FileError",
     "Gaussian",
     "GraphError",
@@ -69,4 +72,6 @@ __all__ = [
     "prune",
     "retrain",
     "save",
+    "select_features",
+    "terc",
 ]
