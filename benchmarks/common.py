@@ -94,6 +94,20 @@ def finetune(net: Net, model: nn.Module, epochs: float, seed: int, peak_lr: floa
     retrain.train(model, train_batches(net, recipe, seed + 100), recipe, seed=seed, progress=False)
 
 
+def outcomes(
+    net: Net, plan: "mipp.Plan[nn.Module]", seed: int, epochs: float, peak_lr: float
+) -> dict[str, float]:
+    """Test accuracy of a plan: weights as they are, refitted, and retrained from as they are."""
+    test = test_batches(net)
+    bare = plan.apply(refit=False)
+    found = {"none": retrain.evaluate(bare, test).accuracy}
+    found["refit"] = retrain.evaluate(plan.apply(refit=True), test).accuracy
+    if epochs:
+        finetune(net, bare, epochs, seed, peak_lr)
+        found["retrained"] = retrain.evaluate(bare, test).accuracy
+    return found
+
+
 class Records:
     """Measurements on disk, found by what determines them."""
 

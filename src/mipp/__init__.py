@@ -21,7 +21,8 @@ from mipp.errors import (
     SurgeryError,
     TrainingError,
 )
-from mipp.information import Gaussian
+from mipp.features import FeatureSelection, FeatureSelector, select_features, terc
+from mipp.information import Gaussian, Masked, Mlp, mutual_information
 from mipp.pipeline import (
     KeptInformation,
     Options,
@@ -43,12 +44,16 @@ __all__ = [
     "CalibrationError",
     "CaptureConfig",
     "Confidence",
+    "FeatureSelection",
+    "FeatureSelector",
     "FileError",
     "Gaussian",
     "GraphError",
     "InputError",
     "KeptInformation",
+    "Masked",
     "MippError",
+    "Mlp",
     "Options",
     "Plan",
     "Refit",
@@ -60,10 +65,13 @@ __all__ = [
     "load",
     "methods",
     "models",
+    "mutual_information",
     "plan",
     "plans",
     "presets",
     "prune",
     "retrain",
     "save",
+    "select_features",
+    "terc",
 ]

@@ -144,6 +144,10 @@ def test_a_pruned_model_can_be_pruned_again(mipp, small_cnn, weights, tmp_path):
         (("--budget", "macs=0.1%"), "the smallest is"),
         (("--budget", "macs=50%", "--method", "magic"), "expected one of mipp"),
         (("--budget", "macs=50%", "--noise", "loud"), "expected 'fisher' or a positive number"),
+        (("--budget", "macs=50%", "--estimator", "oracle"), "expected one of gaussian"),
+        ((), "Neither a budget nor a stop rule was given"),
+        (("--confidence", "1.5"), "expected at least 0.5 and below 1"),
+        (("--budget", "macs=50%", "--next-layer", "pruned"), "needs a rule that decides"),
         (("--budget", "macs=50%", "--refit", "often"), "expected one of 'sequential'"),
         (("--budget", "macs=50%", "--refit", "norm", "--no-refit"), "give one of them"),
         (("--budget", "macs=50%", "--protect", "conv9"), "names no group"),
@@ -157,6 +161,31 @@ def test_options_that_do_not_fit(mipp, small_cnn, weights, arguments, text):
     assert done.code == 1
     assert text in " ".join(done.err.split())
     assert not done.out
+
+
+def test_without_a_budget_confidence_decides(mipp, small_cnn, weights):
+    arguments = ("prune", *small_cnn, "-w", weights, *QUICK, "--next-layer", "pruned", "--json")
+    sure, surer = (
+        mipp(*arguments, "--order", "ordered", "--confidence", level).json["units"]["after"]
+        for level in ("0.6", "0.99")
+    )
+    assert 4 <= surer < sure
+
+
+def test_single_settings_of_a_preset_can_be_replaced(mipp, small_cnn, weights, tmp_path):
+    plan = tmp_path / "plan.json"
+    done = mipp(
+        "prune", *small_cnn, "-w", weights, *QUICK, "--preset", "paper", "--estimator", "gaussian",
+        "--confidence", "0.9", "--plan", plan,
+    )  # fmt: skip
+    assert done.code == 0, done.err
+    options = library.Plan.from_json(plan.read_text()).record.options
+    assert options["estimator"] == "gaussian"
+    assert options["stop"] == "Confidence(level=0.9)"
+    assert options["next_layer"] == "pruned"
+    assert options["order"] == "ordered"
+    assert options["refit"] is None
+    assert options["samples"] == 256
 
 
 def test_weights_are_not_replaced_by_what_is_left_of_them(mipp, small_cnn, weights):

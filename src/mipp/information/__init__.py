@@ -1,5 +1,7 @@
 """How many nats a consumer would lose with each unit."""
 
+from mipp.information import known
+from mipp.information.estimate import mutual_information
 from mipp.information.estimator import (
     ConsumerView,
     Estimator,
@@ -9,6 +11,8 @@ from mipp.information.estimator import (
     View,
 )
 from mipp.information.gaussian import Gaussian, GaussianScorer
+from mipp.information.masked import Masked
+from mipp.information.mlp import Mlp
 from mipp.information.observed import observations
 from mipp.information.registry import get, names
 from mipp.information.whitening import whitening
@@ -18,11 +22,15 @@ __all__ = [
     "Estimator",
     "Gaussian",
     "GaussianScorer",
+    "Masked",
+    "Mlp",
     "Observations",
     "Reads",
     "RowShape",
     "View",
     "get",
+    "known",
+    "mutual_information",
     "names",
     "observations",
     "whitening",

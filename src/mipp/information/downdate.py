@@ -33,7 +33,7 @@ class State:
         corr, weight = self._standardised()
         explained = weight @ corr @ weight.T
         self.total = 0.5 * view.uses * _logdet_eye_plus(explained)
-        precision = _inverse(corr)
+        precision = torch.cholesky_inverse(cholesky(corr))
         pad = columns < 0
         real = columns.clamp_min(0)
         self.P = precision[real][:, real].to(dtype)
@@ -204,13 +204,13 @@ def _unit_major(unit: Int[Tensor, " d"], n_units: int) -> tuple[Int[Tensor, " uk
     return columns.flatten(), k
 
 
-def _inverse(corr: Float[Tensor, "d d"]) -> Float[Tensor, "d d"]:
-    """Inverse of a correlation matrix, with as much more ridge as it takes."""
+def cholesky(corr: Float[Tensor, "d d"]) -> Float[Tensor, "d d"]:
+    """Lower Cholesky factor of a correlation matrix, with as much more ridge as it takes."""
     extra = 0.0
     for _ in range(12):
         root, fault = torch.linalg.cholesky_ex(corr)
         if int(fault) == 0:
-            return torch.cholesky_inverse(root)
+            return root
         more = max(10 * extra, 1e-8)
         corr.diagonal().add_(more - extra)
         extra = more

@@ -111,7 +111,8 @@ class GaussianScorer:
     def scores(self) -> FloatArray:
         """Nats lost with each unit that is left, infinite for removed ones."""
         out = np.full(self.n_units, np.inf)
-        out[self._alive] = self._alive_scores()
+        if len(self._alive):
+            out[self._alive] = self._alive_scores()
         return out
 
     def _alive_scores(self) -> FloatArray:
@@ -137,16 +138,17 @@ class GaussianScorer:
         """
         self._position(unit)
         if self._folds is None:
-            if not all(isinstance(view, Observations) for view in self._views):
+            gone = np.setdiff1d(np.arange(self.n_units), self._alive)
+            rows = [view for view in self._views if isinstance(view, Observations)]
+            if len(rows) < len(self._views):
                 raise InputError(
                     "Several estimates need rows of observations, and this scorer was made from "
-                    "second moments."
+                    "second moments. Give it Observations (mipp.information.observations), or "
+                    "stop=mipp.Share(...) in place of Confidence."
                 )
-            gone = np.setdiff1d(np.arange(self.n_units), self._alive)
             self._folds = [
-                CrossValidated(view, self._config.ridge, self._seed, gone)
-                for view in self._views
-                if isinstance(view, Observations)
+                CrossValidated(view, self._config.ridge, self._seed, gone, consumer)
+                for consumer, view in enumerate(rows)
             ]
         return np.stack([folds.estimates(unit) for folds in self._folds], 1)
 

@@ -5,8 +5,10 @@ from collections.abc import Callable
 from mipp.errors import InputError
 from mipp.information.estimator import Estimator
 from mipp.information.gaussian import Gaussian
+from mipp.information.masked import Masked
+from mipp.information.mlp import Mlp
 
-_ALL: dict[str, Callable[[], Estimator]] = {"gaussian": Gaussian}
+_ALL: dict[str, Callable[[], Estimator]] = {"gaussian": Gaussian, "masked": Masked, "mlp": Mlp}
 
 
 def names() -> list[str]:

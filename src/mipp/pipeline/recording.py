@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 from torch import nn
 
 from mipp import graph, surgery
@@ -48,7 +49,8 @@ def made_record(
                 units_before=group.n_units,
                 units_after=len(keep[group.name]),
                 nats_before=total,
-                nats_after=total - lost,
+                # noisy estimates can sum to more than there was; NaN stays NaN
+                nats_after=float(np.maximum(total - lost, 0)),
                 macs_before=before.macs,
                 macs_after=after.macs,
                 params_before=before.params,

@@ -25,7 +25,7 @@ def eliminate(
 
     ``advance`` is called with the number of units just removed (a progress bar).
     """
-    total = scorer.total()
+    total = _total(scorer)
     steps: list[tuple[int, FloatArray]] = []
     if order == "greedy":
         stride = max(1, scorer.n_units // 16)
@@ -55,7 +55,7 @@ def eliminate_until(
     unit left, and ends with the first that may not go. One unit always stays. ``advance`` is called
     with the number of units just dealt with.
     """
-    total = scorer.total()
+    total = _total(scorer)
     lost = np.zeros_like(total)
     steps: list[tuple[int, FloatArray]] = []
     queue = iter(np.argsort(scorer.solo(), kind="stable") if order == "ordered" else ())
@@ -77,7 +77,12 @@ def eliminate_until(
 
 def untouched(scorer: Scorer) -> Curve:
     """The curve of a group that nothing is removed from."""
-    return _curve([], scorer.total())
+    return _curve([], _total(scorer))
+
+
+def _total(scorer: Scorer) -> FloatArray:
+    # an estimate of information below zero is noise
+    return np.maximum(scorer.total(), 0)
 
 
 def _curve(steps: list[tuple[int, FloatArray]], total: FloatArray) -> Curve:

@@ -1,0 +1,116 @@
+"""How many activations are enough, for each estimator.
+
+    python benchmarks/activations.py               # LeNet5 / MNIST, three seeds
+    python benchmarks/activations.py --show
+
+Plans are made from 256 to 20 000 training images, with the same widths in every group (a share of
+the units), so that only the choice of units changes. The refit always uses the same 2560 images, so
+that it does not. *Overlap* is the share of kept units that two plans from different images have in
+common, averaged over the pairs of three draws; by chance it would be the share of units kept.
+"""
+
+import itertools
+from functools import partial
+from typing import Any
+
+import numpy as np
+from common import LENET, Net, Records, arguments, outcomes, parent, spread, table
+
+import mipp
+from mipp import data
+
+SIZES = (256, 1024, 5120, 20_000)
+SHARES = ("units=50%", "units=20%", "units=10%")
+WAYS: dict[str, dict[str, Any]] = {
+    "gaussian": {},
+    "gaussian, noise 0.1": {"noise": 0.1},
+    "masked": {"estimator": "masked"},
+    "mlp, ordered (paper)": {
+        "estimator": mipp.presets.paper()["estimator"],
+        "order": "ordered",
+    },
+}
+LARGEST = {"mlp, ordered (paper)": 5120}
+"""Above this a way takes too long for two cores; left out, and said so in the table."""
+
+
+def measure(net: Net, seed: int, way: str, samples: int) -> dict[str, Any]:
+    """Accuracy and kept units of one elimination, spent on every budget."""
+    model = parent(net, seed)
+    train = data.load(net.data, "train")
+    # the draw of images differs between seeds; the images of the refit do not
+    calibration = data.calibration(train, samples, 256, 1000 + seed)
+    fitting = data.calibration(train, 2560, 256, 77)
+    plans = mipp.plans(
+        model, calibration, SHARES, seed=seed, samples=None, allocation="uniform", **WAYS[way]
+    )
+    found = {}
+    for budget, plan in zip(SHARES, plans, strict=True):
+        again = mipp.Plan.from_json(plan.to_json(), model, fitting)
+        found[budget] = outcomes(net, again, seed, 0, 0)
+    return {"accuracy": found, "seconds": sum((plans[-1].seconds or {}).values())}
+
+
+def overlap(net: Net, way: str, samples: int) -> dict[str, Any]:
+    """How alike the choices are that three draws of images lead to, on the first parent."""
+    model = parent(net, 0)
+    train = data.load(net.data, "train")
+    kept: dict[str, list[set[tuple[str, int]]]] = {budget: [] for budget in SHARES}
+    for draw in range(3):
+        calibration = data.calibration(train, samples, 256, 2000 + draw)
+        plans = mipp.plans(
+            model, calibration, SHARES, seed=draw, samples=None, allocation="uniform", **WAYS[way]
+        )
+        for budget, plan in zip(SHARES, plans, strict=True):
+            kept[budget].append({(g, u) for g, units in plan.keep.items() for u in units})
+    return {
+        "overlap": {
+            budget: float(np.mean([len(a & b) / len(a) for a, b in itertools.combinations(s, 2)]))
+            for budget, s in kept.items()
+        }
+    }
+
+
+def show(records: Records) -> None:
+    """Accuracy after the refit and without, and overlap, by number of images."""
+    for budget in SHARES:
+        lines = []
+        for way, size in itertools.product(WAYS, SIZES):
+            mine = [r for r in records.rows if r["way"] == way and r["samples"] == size]
+            runs = [r for r in mine if "accuracy" in r]
+            alike = [r["overlap"][budget] for r in mine if "overlap" in r]
+            if not runs:
+                continue
+            lines.append(
+                [
+                    way,
+                    str(size),
+                    *(spread(r["accuracy"][budget][s] for r in runs) for s in ("none", "refit")),
+                    spread(alike) if alike else "-",
+                    spread([r["seconds"] for r in runs], 1),
+                    str(len(runs)),
+                ]
+            )
+        print(f"\n{LENET.label}, {budget}: percent\n")
+        header = ["estimator", "images", "at once", "refit", "overlap", "seconds", "seeds"]
+        print(table(header, lines))
+
+
+def main() -> None:
+    """Measures what is missing, then prints the tables."""
+    options = arguments(__doc__ or "").parse_args()
+    records = Records("activations")
+    if not options.show:
+        for way in WAYS:
+            for size in (s for s in SIZES if s <= LARGEST.get(way, max(SIZES))):
+                for seed in range(options.seeds):
+                    key = {"net": LENET.label, "seed": seed, "way": way, "samples": size}
+                    records.measure(key, partial(measure, LENET, seed, way, size))
+                if way not in LARGEST:
+                    key = {"net": LENET.label, "kind": "overlap", "way": way, "samples": size}
+                    records.measure(key, partial(overlap, LENET, way, size))
+    show(records)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,119 @@
+"""Whether the information that a choice of units keeps predicts the accuracy it reaches.
+
+    python benchmarks/kept_information.py          # LeNet5 / MNIST, three seeds
+    python benchmarks/kept_information.py --show
+
+Several methods choose units in the same widths. Each estimator then measures, on other images, the
+share of nats that is kept between each pair of adjacent layers; the table has the mean over layers,
+next to the accuracy at once, after the refit, and after retraining. Correlations (Spearman) are
+over all choices of one width and seed, then averaged: what is kept falls with the width, and so
+does accuracy, which says nothing about the estimate.
+"""
+
+import statistics
+from functools import partial
+from typing import Any
+
+import numpy as np
+from common import LENET, Net, Records, arguments, outcomes, parent, spread, table
+from scipy import stats
+
+import mipp
+from mipp import data
+
+SHARES = ("units=50%", "units=20%", "units=10%")
+CHOICES: dict[str, dict[str, Any]] = {
+    "mipp": {},
+    "mipp, relative noise": {"noise": 0.1},
+    "mipp, ordered": {"order": "ordered"},
+    "taylor": {"method": "taylor"},
+    "l2": {"method": "l2"},
+    **{f"random {n}": {"method": "random", "seed": 100 + n} for n in range(5)},
+}
+ESTIMATORS: dict[str, dict[str, Any]] = {
+    "gaussian, fisher": {"estimator": "gaussian"},
+    "gaussian, relative": {"estimator": "gaussian", "noise": 0.1},
+    "masked": {"estimator": "masked"},
+    "mlp": {"estimator": "mlp"},
+}
+ENDS = ("none", "refit", "retrained")
+EPOCHS, RATE = 1.0, 0.05
+
+
+def measure(net: Net, seed: int, choice: str) -> dict[str, Any]:
+    """One choice of units at every width: accuracies, and nats kept by each estimator."""
+    model = parent(net, seed)
+    train = data.load(net.data, "train")
+    calibration = data.calibration(train, 2560, 256, seed)
+    fresh = data.calibration(train, 5120, 256, 500 + seed)
+    options = {"seed": seed, "allocation": "uniform"} | CHOICES[choice]
+    plans = mipp.plans(model, calibration, SHARES, **options)
+    found: dict[str, Any] = {}
+    for budget, plan in zip(SHARES, plans, strict=True):
+        kept = {
+            name: {
+                k.consumer: (k.before, k.after)
+                for k in mipp.information_kept(model, fresh, plan, seed=seed, **wanted)
+            }
+            for name, wanted in ESTIMATORS.items()
+        }
+        found[budget] = {"accuracy": outcomes(net, plan, seed, EPOCHS, RATE), "nats": kept}
+    return {"widths": found}
+
+
+def share(nats: dict[str, tuple[float, float]]) -> float:
+    """Mean over pairs of layers of the share of nats kept."""
+    return statistics.mean(after / before for before, after in nats.values())
+
+
+def show(records: Records) -> None:
+    """What each choice keeps and reaches, and how the two go together."""
+    names = list(ESTIMATORS)
+    for budget in SHARES:
+        lines = []
+        for choice in CHOICES:
+            mine = [r["widths"][budget] for r in records.rows if r["choice"] == choice]
+            lines.append(
+                [
+                    choice,
+                    *(spread(share(r["nats"][n]) for r in mine) for n in names),
+                    *(spread(r["accuracy"][end] for r in mine) for end in ENDS),
+                ]
+            )
+        print(f"\n{LENET.label}, {budget}: percent of the nats kept, and accuracy in percent\n")
+        print(table(["choice", *names, *ENDS], lines))
+    lines = []
+    for name in names:
+        for end in ENDS:
+            found = {b: correlations(records, b, name, end) for b in SHARES}
+            lines.append([name, end, *(spread(found[b], 1) for b in SHARES)])
+    print("\nSpearman correlation of nats kept and accuracy, over the choices of one width\n")
+    print(table(["estimator", "accuracy", *SHARES], lines))
+
+
+def correlations(records: Records, budget: str, name: str, end: str) -> list[float]:
+    """One rank correlation for each seed."""
+    found = []
+    for seed in sorted({row["seed"] for row in records.rows}):
+        rows = [row["widths"][budget] for row in records.rows if row["seed"] == seed]
+        kept = [share(row["nats"][name]) for row in rows]
+        reached = [row["accuracy"][end] for row in rows]
+        if len(rows) > 2 and np.ptp(reached) > 0 and np.ptp(kept) > 0:
+            found.append(float(stats.spearmanr(kept, reached).statistic))
+    return found
+
+
+def main() -> None:
+    """Measures what is missing, then prints the tables."""
+    options = arguments(__doc__ or "").parse_args()
+    records = Records("kept_information")
+    if not options.show:
+        for seed in range(options.seeds):
+            for choice in CHOICES:
+                key = {"net": LENET.label, "seed": seed, "choice": choice}
+                records.measure(key, partial(measure, LENET, seed, choice))
+    show(records)
+
+
+if __name__ == "__main__":
+    main()
