@@ -23,6 +23,7 @@ from mipp.errors import (
 )
 from mipp.features import FeatureSelection, FeatureSelector, select_features, terc
 from mipp.information import Gaussian, Masked, Mlp, mutual_information
+from mipp.methods import Training
 from mipp.pipeline import (
     KeptInformation,
     Options,
@@ -59,6 +60,7 @@ __all__ = [
     "Refit",
     "Share",
     "SurgeryError",
+    "Training",
     "TrainingError",
     "data",
     "information_kept",

@@ -29,11 +29,14 @@ def work(rank, address, out):
         options = {"calibration": mipp.CaptureConfig(rows_per_feature=2.0, min_rows=64)}
         plan = mipp.plan(net(), mine, "macs=50%", **options)
         (out / f"{rank}.json").write_text(plan.to_json())
+        labelled = [(x, x.mean((1, 2, 3)).argsort() % 3) for x in mine]
+        plan = mipp.plan(net(), labelled, "units=50%", method="snip")
+        (out / f"snip {rank}.json").write_text(plan.to_json())
     finally:
         torch.distributed.destroy_process_group()
 
 
-def test_two_processes_make_the_plan_of_one(tmp_path):
+def test_two_processes_make_the_plan_of_one_and_agree_on_the_scores_of_a_method(tmp_path):
     address = f"file://{tmp_path / 'meet'}"
     torch.multiprocessing.spawn(work, args=(address, tmp_path), nprocs=2)
     options = {"calibration": mipp.CaptureConfig(rows_per_feature=2.0, min_rows=64)}
@@ -44,3 +47,5 @@ def test_two_processes_make_the_plan_of_one(tmp_path):
         for ours, theirs in zip(read.summary, alone.summary, strict=True):
             assert abs(ours.nats_before - theirs.nats_before) < 1e-6 * theirs.nats_before
         assert json.loads(read.to_json())["after"] == json.loads(alone.to_json())["after"]
+    snip = [json.loads((tmp_path / f"snip {rank}.json").read_text()) for rank in (0, 1)]
+    assert snip[0] == snip[1]

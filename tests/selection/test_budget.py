@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from mipp.errors import BudgetError, InputError
 from mipp.records import Cost, Curve
-from mipp.selection import Limits, parse_budget, spend
+from mipp.selection import Budget, Limits, parse_budget, spend
 
 
 class ChainCosts:
@@ -169,11 +169,46 @@ def test_a_stretch_that_pays_only_as_a_whole_is_taken_as_a_whole():
     assert kept(keep) == {0: 1, 1: 5}
 
 
-def test_the_last_unit_of_a_layer_stays_whatever_the_limits():
+@pytest.mark.parametrize("allocation", ["priced", "global", "uniform"])
+def test_the_last_unit_of_a_layer_goes_only_where_the_limits_allow_it(allocation):
     curves = {0: curve([0.0, 0.0, 0.0]), 1: curve([1.0, 1.0, 1.0])}
+    for least, floor in ((1, 2), (0, 0)):
+        limits = Limits(min_units=least)
+        model = ChainCosts([3, 3])
+        spend(
+            curves,
+            {0: 3, 1: 3},
+            model,
+            Budget({"units": (float(floor), False)}),
+            limits,
+            allocation,
+        )
+        assert model.widths == [floor // 2, floor // 2]
     model = ChainCosts([3, 3])
-    spend(curves, {0: 3, 1: 3}, model, parse_budget("units=3"), Limits(min_units=0))
-    assert model.widths == [1, 2]
+    spend(curves, {0: 3, 1: 3}, model, parse_budget("units=3"), Limits(min_units=0), "global")
+    assert model.widths == [0, 3]
+    model = ChainCosts([8, 8])
+    rounded = Limits(min_units=0, round_to=4)
+    free = {0: curve([0.0] * 8), 1: curve([1.0] * 8)}
+    spend(free, {0: 8, 1: 8}, model, parse_budget("units=8"), rounded, "global")
+    assert model.widths == [0, 8]
+
+
+@pytest.mark.parametrize("allocation", ["priced", "global", "tolerance", "uniform"])
+def test_units_that_are_gone_stay_gone_and_the_others_are_spent_from_there(allocation):
+    curves = {0: curve([0.0, 0.0, 3.0, 4.0]), 1: curve([1.0, 2.0, 5.0, 6.0])}
+    model = ChainCosts([4, 4])
+    for unit in (0, 1):
+        model.remove(0, unit)
+    keep = spend(
+        curves, {0: 4, 1: 4}, model, parse_budget("units=6"), allocation=allocation, gone={0: 2}
+    )
+    assert kept(keep) == {0: 2, 1: 4}  # the budget was met before: nothing comes back
+    keep = spend(
+        curves, {0: 4, 1: 4}, model, parse_budget("units=4"), allocation=allocation, gone={0: 2}
+    )
+    assert kept(keep) == {0: 2, 1: 2}
+    assert model.widths == [2, 2]
 
 
 def test_several_budgets_are_all_met():

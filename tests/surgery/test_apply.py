@@ -9,9 +9,23 @@ import torch
 from torch import nn
 
 from mipp.errors import InputError, SurgeryError
-from mipp.records import Axis, AxisKey
-from mipp.surgery.apply import mask_model, named_tensors, recorded_axes, slice_model
-from mipp.surgery.plan import kept_indices
+from mipp.records import Axis, AxisKey, Cost
+from mipp.surgery.apply import (
+    apply_plan,
+    mask_model,
+    named_tensors,
+    recorded_axes,
+    slice_model,
+    state_shapes,
+    zeroed_axes,
+)
+from mipp.surgery.plan import (
+    PlanRecord,
+    axis_keeps,
+    fingerprint,
+    kept_indices,
+    with_placeholders,
+)
 
 from .hand_built import CASES, axis, consumer, graph
 
@@ -285,7 +299,6 @@ def test_two_names_of_one_tensor_must_agree():
     [
         ({7: np.array([True])}, r"group 7; the graph has groups \[0, 1, 2\]"),
         ({0: np.array([True])}, r"shape \(10,\), got bool of shape \(1,\)"),
-        ({0: np.zeros(10, dtype=bool)}, "removes all 10 units"),
     ],
 )
 def test_keep_that_does_not_fit(keep, text):
@@ -294,6 +307,46 @@ def test_keep_that_does_not_fit(keep, text):
         kept_indices(case.graph, keep)
     with pytest.raises(InputError, match=text):
         mask_model(case.model, case.graph, keep)
+
+
+def test_a_group_can_be_masked_as_a_whole_but_not_sliced_away():
+    case = CASES["lenet"]()
+    keep = {0: np.zeros(10, dtype=bool)}
+    with pytest.raises(InputError, match="removes all 10 units"):
+        kept_indices(case.graph, keep)
+    outputs = mask_model(case.model, case.graph, keep)(*case.inputs)
+    torch.testing.assert_close(outputs, case.model.fc2.bias.expand_as(outputs))
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_one_unit_stays_as_zeros_where_a_layer_would_have_nothing_left(name):
+    case = CASES[name]()
+    keep = {index: np.zeros_like(units) for index, units in case.keep.items()}
+    shaped = with_placeholders(case.graph, keep)
+    record = PlanRecord(
+        keep={g.name: () for g in case.graph.groups},
+        axes=axis_keeps(case.graph, kept_indices(case.graph, shaped)),
+        refused=(),
+        summary=(),
+        before=Cost(1.0, 1, 1),
+        after=Cost(0.0, 0, 0),
+        options={},
+        fingerprint=fingerprint(state_shapes(case.model)),
+        mipp_version="1",
+        zeroed=zeroed_axes(case.model, case.graph, keep),
+    )
+    assert record.collapsed == tuple(g.name for g in case.graph.groups)
+    assert all(units.sum() <= 1 for units in shaped.values())
+    again = PlanRecord.from_json(record.to_json())
+    assert again == record
+    small = apply_plan(case.model, again)
+    masked = mask_model(case.model, case.graph, keep)
+    torch.testing.assert_close(small(*case.inputs), masked(*case.inputs))
+
+
+def test_an_empty_group_without_zeroed_weights_is_no_record():
+    with pytest.raises(InputError, match="expected one or more rising unit indices"):
+        PlanRecord({"fc": ()}, (), (), (), Cost(1.0, 1, 1), Cost(1.0, 1, 1), {}, "0", "1")
 
 
 def test_keep_that_leaves_a_layer_without_outputs():

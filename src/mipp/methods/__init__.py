@@ -1,11 +1,60 @@
-"""Competing methods: each ranks the units of a model; graph, costs and surgery are shared."""
+"""Competing methods: each ranks the units of a model; graph, costs and surgery are shared.
+
+A method is a frozen record of its options, one of the classes here. `mipp.plan` takes its name or
+the record: ``method="synflow"``, ``method=mipp.methods.SynFlow(rounds=20)``.
+"""
+
+from dataclasses import dataclass
 
 from mipp.errors import InputError
-from mipp.methods.magnitude import L2, RANDOM
-from mipp.methods.method import Method, Question, Scores, curves
-from mipp.methods.taylor import TAYLOR
+from mipp.methods.aggregate import Aggregation, aggregate
+from mipp.methods.chance import Random
+from mipp.methods.grasp import GraSP, IterGraSP
+from mipp.methods.magnitude import L1, L2
+from mipp.methods.method import (
+    Method,
+    Needs,
+    Question,
+    Ranking,
+    Scores,
+    ScoringMethod,
+    Spend,
+    Trained,
+    Training,
+    TrainingMethod,
+    WeightMethod,
+)
+from mipp.methods.prospr import ProsPr
+from mipp.methods.rounds import ask, curves, in_rounds, trained
+from mipp.methods.snip import SNIP, IterSNIP
+from mipp.methods.sosp import SOSP
+from mipp.methods.synflow import SynFlow
+from mipp.methods.taylor import Taylor
+from mipp.methods.unstructured import prunable_weights, weight_masks
 
-_ALL = {method.name: method for method in (L2, RANDOM, TAYLOR)}
+_ALL: dict[str, type[Method]] = {
+    method.name: method
+    for method in (GraSP, IterGraSP, IterSNIP, L1, L2, ProsPr, Random, SNIP, SOSP, SynFlow, Taylor)
+}
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What one method is, see `Method`."""
+
+    name: str
+    summary: str
+    source: str
+    needs: Needs
+    at_init: bool
+    ranking: Ranking
+    rounds: int
+
+
+_MIPP = Facts(
+    "mipp", "mutual information with what the next layer gives", "Westphal et al. 2024, "
+    "arXiv 2411.00147", "data", True, "global", 1,
+)  # fmt: skip
 
 
 def names() -> list[str]:
@@ -14,14 +63,55 @@ def names() -> list[str]:
 
 
 def get(name: str) -> Method:
-    """The method of that name.
+    """The method of that name, with its defaults.
 
     Raises:
-        InputError: with the known names.
+        InputError: with the known names; also for ``"mipp"``, whose settings are `mipp.Options`.
     """
     if name not in _ALL:
         raise InputError(f"method={name!r} is not known; expected one of {', '.join(names())}.")
-    return _ALL[name]
+    return _ALL[name]()
 
 
-__all__ = ["Method", "Question", "Scores", "curves", "get", "names"]
+def facts() -> list[Facts]:
+    """A row for each of `names`, in that order."""
+    methods = [get(name) for name in names()[1:]]
+    return [_MIPP] + [
+        Facts(m.name, m.summary, m.source, m.needs, m.at_init, m.ranking, m.rounds) for m in methods
+    ]
+
+
+__all__ = [
+    "L1",
+    "L2",
+    "SNIP",
+    "SOSP",
+    "Aggregation",
+    "Facts",
+    "GraSP",
+    "IterGraSP",
+    "IterSNIP",
+    "Method",
+    "ProsPr",
+    "Question",
+    "Random",
+    "Scores",
+    "ScoringMethod",
+    "Spend",
+    "SynFlow",
+    "Taylor",
+    "Trained",
+    "Training",
+    "TrainingMethod",
+    "WeightMethod",
+    "aggregate",
+    "ask",
+    "curves",
+    "facts",
+    "get",
+    "in_rounds",
+    "names",
+    "prunable_weights",
+    "trained",
+    "weight_masks",
+]

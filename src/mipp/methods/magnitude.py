@@ -1,33 +1,38 @@
-"""L2 norm of the weights that make a unit (Li et al. 2017, arXiv 1608.08710, with L2 for L1)."""
+"""Norms of the weights that make a unit (Li et al. 2017, arXiv 1608.08710)."""
 
-import numpy as np
+from dataclasses import dataclass
 
-from mipp.methods.method import Method, Question, Scores
+from torch import Tensor
 
-
-def _score(question: Question) -> Scores:
-    """Root of the summed squares of all weights that make the unit, over tied producers."""
-    parameters = dict(question.model.named_parameters())
-    scores = {}
-    for group in question.graph.groups:
-        squares = np.zeros(group.n_units)
-        for key in group.producers:
-            weight = parameters[key.tensor].detach().double()
-            rows = weight.movedim(key.dim, 0).flatten(1).square().sum(1).cpu().numpy()
-            axis = question.graph.axes[key]
-            mine = axis.group == group.index
-            np.add.at(squares, axis.unit[mine], rows[mine])
-        scores[group.index] = np.sqrt(squares)
-    return scores
+from mipp.methods.aggregate import Aggregation
+from mipp.methods.method import Question, WeightMethod
 
 
-def _random(question: Question) -> Scores:
-    """Uniform random numbers."""
-    generator = np.random.default_rng(question.seed)
-    return {group.index: generator.random(group.n_units) for group in question.graph.groups}
+@dataclass(frozen=True, kw_only=True)
+class L1(WeightMethod):
+    """L1 norm of the incoming weights, the smallest go: the paper's filter pruning.
+
+    Its defaults are the paper's: norms are compared within a layer, one round. The score of a
+    single weight is its absolute value.
+    """
+
+    name = "l1"
+    summary = "L1 norm of the incoming weights"
+    source = "Li et al. 2017, arXiv 1608.08710"
+    needs = "nothing"
+    at_init = True
+    ranking = "local"
+
+    def terms(self, question: Question) -> dict[str, Tensor]:
+        """The weights themselves."""
+        return {name: p.detach() for name, p in question.parameters().items()}
 
 
-L2 = Method(
-    "l2", _score, "uniform", "weights", "L2 norm of the incoming weights, equal share of each group"
-)
-RANDOM = Method("random", _random, "uniform", "weights", "random units, equal share of each group")
+@dataclass(frozen=True, kw_only=True)
+class L2(L1):
+    """L2 norm of the incoming weights, otherwise as `L1`."""
+
+    name = "l2"
+    summary = "L2 norm of the incoming weights"
+
+    aggregation: Aggregation = "l2"

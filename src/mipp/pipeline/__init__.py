@@ -1,23 +1,23 @@
 """The whole way: trace, capture, score, select, and a plan that can be applied."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from mipp import capture, graph, selection, surgery
+from mipp import capture, graph, methods, selection, surgery
 from mipp.errors import InputError
 from mipp.pipeline import presets
 from mipp.pipeline.clock import Clock
+from mipp.pipeline.competing import plan_by_method, plans_by_method
 from mipp.pipeline.curves import Curves
 from mipp.pipeline.kept import KeptInformation, information_kept
 from mipp.pipeline.options import Options, Progress, read_options, spelled, wanted_budget
 from mipp.pipeline.plan import Model, Plan, fit, masks
 from mipp.pipeline.recording import count_nats, made_record
-from mipp.pipeline.selecting import select, spent
+from mipp.pipeline.selecting import part_way, select, spent
 from mipp.pipeline.usable import check_patterns, usable_graph
-from mipp.records import Cost
 
 __all__ = [
     "KeptInformation",
@@ -72,6 +72,8 @@ def plan(
     traced = usable_graph(original, data)
     clock.lap("capture")
     check_patterns(traced, settings.protect)
+    if isinstance(settings.method, methods.Method):
+        return plan_by_method(original, traced, data, wanted, settings, report, clock)
 
     full = graph.cost(traced)
     targets = wanted.limits(full)
@@ -83,15 +85,17 @@ def plan(
     for number in range(1, settings.rounds + 1):
         # groups that are down to one unit are not in the graph any more, but still count
         gone = sum(len(u) for n, u in keep.items() if n not in {g.name for g in now.groups})
-        step = _step(wanted, targets, full, number / settings.rounds, gone)
+        step = part_way(wanted, targets, full, number / settings.rounds, gone)
         curves = Curves(current, now, data, settings, report, clock)
-        chosen, curve_of = select(curves, now, step, settings)
+        # nothing can be measured behind an empty layer: only the last round may leave one
+        least = settings.min_units if number == settings.rounds else max(settings.min_units, 1)
+        chosen, curve_of = select(curves, now, step, replace(settings, min_units=least))
         how = how or curves.loss
         clock.lap("plan")
         for group in now.groups:
             units = np.array(keep[group.name])
             keep[group.name] = tuple(units[chosen[group.index]].tolist())
-            count_nats(nats, group.name, curve_of[group.index], chosen[group.index], settings)
+            count_nats(nats, group.name, curve_of[group.index], chosen[group.index])
         if number < settings.rounds:
             kept = surgery.kept_indices(traced, masks(traced, keep))
             current = surgery.slice_model(original, kept, traced.aliases)
@@ -136,6 +140,8 @@ def plans(
     traced = usable_graph(original, data)
     clock.lap("capture")
     check_patterns(traced, settings.protect)
+    if isinstance(settings.method, methods.Method):
+        return plans_by_method(original, traced, data, wanted, settings, clock)
     curves = Curves(original, traced, data, settings, progress or _silent, clock)
     made = curves.make({}, None)
     found = []
@@ -145,7 +151,7 @@ def plans(
         nats: dict[str, tuple[float, float]] = {}
         for group in traced.groups:
             keep[group.name] = tuple(np.flatnonzero(chosen[group.index]).tolist())
-            count_nats(nats, group.name, made[group.index], chosen[group.index], settings)
+            count_nats(nats, group.name, made[group.index], chosen[group.index])
         clock.lap("plan")
         words = spelled(settings, str(budget)) | {"loss": curves.loss}
         record = made_record(original, traced, keep, nats, words)
@@ -168,16 +174,3 @@ def prune(
 
 def _silent(_stage: str, _done: int, _total: int) -> None:
     """Shows no progress."""
-
-
-def _step(
-    wanted: selection.Budget, targets: Mapping[str, float], full: Cost, share: float, gone: int
-) -> selection.Budget:
-    """The budget after ``share`` of the rounds, the same factor in each, less ``gone`` units."""
-    bounds = {}
-    for name, target in targets.items():
-        whole = getattr(full, name)
-        bound = whole * (target / whole) ** share
-        bounds[name] = (bound - gone if name == "units" else bound, False)
-    information = None if wanted.information is None else wanted.information**share
-    return replace(wanted, bounds=bounds, information=information)

@@ -6,7 +6,8 @@ import time
 class Clock:
     """Seconds since the last lap, added up by stage.
 
-    ``capture``: tracing, and every pass through the model; ``plan``: scoring and selection.
+    ``capture``: tracing, and every pass through the model; ``plan``: scoring and selection;
+    ``train``: the training that some methods do.
     """
 
     def __init__(self) -> None:
@@ -16,5 +17,5 @@ class Clock:
     def lap(self, stage: str) -> None:
         """Adds the time since the last lap to the stage."""
         now = time.perf_counter()
-        self.seconds[stage] += now - self._last
+        self.seconds[stage] = self.seconds.get(stage, 0.0) + now - self._last
         self._last = now

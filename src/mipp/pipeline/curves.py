@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from torch import nn
 
-from mipp import capture, methods, selection
+from mipp import capture, selection
 from mipp.pipeline.clock import Clock
 from mipp.pipeline.options import Options, Progress
 from mipp.pipeline.usable import protected
@@ -26,16 +26,14 @@ class Curves:
     clock: Clock
 
     def __post_init__(self) -> None:
-        self._views: Views | None = None
-        if self.options.method == "mipp":
-            self._views = Views(
-                self.model, self.graph, self.batches, self.options, self.progress, self.clock
-            )
+        self._views = Views(
+            self.model, self.graph, self.batches, self.options, self.progress, self.clock
+        )
 
     @property
     def loss(self) -> str:
         """After the first call of `make`, in words which loss was used."""
-        return self._views.loss if self._views is not None else ""
+        return self._views.loss
 
     def make(self, keep: Keep, share: float | None) -> dict[int, Curve]:
         """Curves of all groups; only the outputs in ``keep`` count as what the consumers give.
@@ -44,14 +42,6 @@ class Curves:
         unit is tested on the way, and the curve ends with the last that goes. With
         ``next_layer="pruned"`` each group is judged by what was kept of those before it.
         """
-        if self._views is None:
-            method = methods.get(self.options.method)
-            question = methods.Question(
-                self.model, self.graph, self.batches, self.options.loss, self.options.seed
-            )
-            scores = method.score(question)
-            self.clock.lap("plan" if method.needs == "weights" else "capture")
-            return methods.curves(scores)
         curves: dict[int, Curve] = {}
         units = sum(group.n_units for group in self.graph.groups)
         spared = protected(self.graph, self.options.protect)

@@ -17,32 +17,35 @@ Progress = Callable[[str, int, int], None]
 class Options:
     """Settings of `mipp.plan`, each also a keyword of it.
 
-    ``method``: ``"mipp"`` or a name from `mipp.methods.names`. ``estimator``: how information is
-    measured, a name of `mipp.information.names` or a record such as `mipp.Gaussian` (the keyword
-    ``noise=`` changes that field of it). ``target``: what a group must tell: ``"activations"``
-    (what its consumers give), ``"outputs"`` of the model, or the ``"labels"`` that come with the
-    batches. ``order``: ``"greedy"`` or ``"ordered"`` elimination. ``stop``: a rule that says which
-    units may go at all, such as `mipp.Confidence` (the keyword ``confidence=0.95`` is short for
-    it). ``next_layer``: with a stop rule or an information budget, whether a consumer's ``"whole"``
-    output counts or what the groups decided before have left of it (``"pruned"``, the paper's).
-    ``allocation``: how the budget is spread over the
-    groups: ``"priced"`` (fewest nats per cost saved), ``"global"`` (fewest nats), ``"tolerance"``
-    (the same share of nats lost) or ``"uniform"`` (the same share of units kept); None is the
-    method's own, ``"priced"`` for ``"mipp"``. ``passes``: curves are worked out for all outputs of
-    the consumers, then ``passes - 1`` times again for those that are kept. ``rounds``: prune in so
-    many steps, measuring again on the pruned net. ``loss``: whose Fisher information is the noise:
-    ``"categorical"``, ``"gaussian"``, ``"auto"`` (one of the two, by targets and outputs) or a
-    function of (output, target) that gives the nats summed over the batch. ``protect``: group or
-    module names that keep all units (``*`` and ``?`` match). ``min_units``, ``round_to``: a group
-    keeps so many units at least, and in such multiples where it loses any. ``samples``: calibration
-    examples that are used at most, None for all. ``refit``: how the remaining weights take over, as
-    a record or a mode's name; None or False leaves them. ``calibration``: how many rows are
-    measured. ``memory``: bytes (or ``"4GiB"``) that the second moments may take; beyond it they are
-    gathered in several passes, one consumer at a time at the least. ``seed``: of everything that is
-    drawn.
+    ``method``: ``"mipp"``, a name from `mipp.methods.names` or a record such as
+    `mipp.methods.SynFlow`. ``training``: `mipp.Training`, what methods that train are given.
+    ``estimator``: how information is measured, a name of `mipp.information.names` or a record such
+    as `mipp.Gaussian` (the keyword ``noise=`` changes that field of it). ``target``: what a group
+    must tell: ``"activations"`` (what its consumers give), ``"outputs"`` of the model, or the
+    ``"labels"`` that come with the batches. ``order``: ``"greedy"`` or ``"ordered"`` elimination.
+    ``stop``: a rule that says which units may go at all, such as `mipp.Confidence` (the keyword
+    ``confidence=0.95`` is short for it). ``next_layer``: with a stop rule or an information budget,
+    whether a consumer's ``"whole"`` output counts or what the groups decided before have left of it
+    (``"pruned"``, the paper's). ``allocation``: how the budget is spread over the groups:
+    ``"priced"`` (fewest nats per cost saved), ``"global"`` (fewest nats), ``"tolerance"`` (the same
+    share of nats lost) or ``"uniform"`` (the same share of units kept); None is the method's own,
+    ``"priced"`` for ``"mipp"``. ``passes``: curves are worked out for all outputs of the consumers,
+    then ``passes - 1`` times again for those that are kept. ``rounds``: prune in so many steps,
+    measuring again on the pruned net; as a keyword it replaces the method's own. ``loss``: whose
+    Fisher information is the noise: ``"categorical"``, ``"gaussian"``, ``"auto"`` (one of the two,
+    by targets and outputs) or a function of (output, target) that gives the nats summed over the
+    batch; for methods that need labels, the loss that the net is trained with (cross-entropy or
+    mean squared error). ``protect``: group or module names that keep all units (``*`` and ``?``
+    match). ``min_units``, ``round_to``: a group keeps so many units at least, and in such multiples
+    where it loses any. ``samples``: calibration examples that are used at most, None for all.
+    ``refit``: how the remaining weights take over, as a record or a mode's name; None or False
+    leaves them. ``calibration``: how many rows are measured. ``memory``: bytes (or ``"4GiB"``) that
+    the second moments may take; beyond it they are gathered in several passes, one consumer at a
+    time at the least. ``seed``: of everything that is drawn.
     """
 
-    method: str = "mipp"
+    method: str | methods.Method = "mipp"
+    training: methods.Training | None = None
     estimator: information.Estimator = field(default_factory=information.Gaussian)
     target: Target = "activations"
     order: selection.Order = "greedy"
@@ -111,13 +114,35 @@ def read_options(**given: Any) -> Options:
             raise InputError(
                 f"{name}={given[name]!r}; expected one of {', '.join(map(repr, choices))}."
             )
-    if "method" in given and given["method"] != "mipp":
-        methods.get(given["method"])
+    given |= read_method(given.pop("method", "mipp"), given.get("rounds"), given.get("training"))
     options = Options(estimator=estimator, **given)
-    for name, least in (("passes", 1), ("rounds", 1), ("min_units", 1), ("round_to", 1)):
+    for name, least in (("passes", 1), ("rounds", 1), ("min_units", 0), ("round_to", 1)):
         if getattr(options, name) < least:
             raise InputError(f"{name}={getattr(options, name)}; expected at least {least}.")
     return options
+
+
+def read_method(
+    method: "str | methods.Method", rounds: int | None, training: methods.Training | None
+) -> dict[str, Any]:
+    """A method's name or record as the options ``method`` and ``rounds``.
+
+    Raises:
+        InputError: an unknown name; a method that trains without ``training``, or the reverse.
+    """
+    found = methods.get(method) if isinstance(method, str) and method != "mipp" else method
+    trains = isinstance(found, methods.TrainingMethod)
+    if trains != (training is not None):
+        name = found if isinstance(found, str) else found.name
+        raise InputError(
+            f"method={name!r} was given {'without' if trains else 'with'} training=; methods that "
+            "train need mipp.Training(batches, recipe), and the others take none."
+        )
+    if isinstance(found, str):
+        return {"method": found}
+    if rounds is not None:
+        found = replace(found, rounds=rounds)
+    return {"method": found, "rounds": found.rounds}
 
 
 def read_estimator(estimator: "information.Estimator | str") -> information.Estimator:
@@ -158,9 +183,10 @@ def read_memory(memory: int | str) -> int:
 
 def spelled(options: Options, budget: str) -> dict[str, Any]:
     """The options as plain JSON values, for the record of a plan."""
-    refit = options.refit
-    return {
-        "method": options.method,
+    refit, method = options.refit, options.method
+    named = {} if isinstance(method, str) else {"method_options": asdict(method)}
+    return named | {
+        "method": method if isinstance(method, str) else method.name,
         "budget": budget,
         "estimator": options.estimator.name,
         "noise": options.estimator.noise,
@@ -197,6 +223,11 @@ def wanted_budget(budget: "str | selection.Budget | None", settings: Options) ->
             "budget='macs=50%', or when to stop, such as stop=mipp.Confidence(0.95)."
         )
     ends = settings.stop is not None or wanted.information is not None
+    if ends and isinstance(settings.method, methods.Method):
+        raise InputError(
+            f"method={settings.method.name!r} measures no information, so that it has no use for "
+            "stop= or a budget of information=. Give a budget of macs, params or units."
+        )
     if settings.next_layer == "pruned" and not ends:
         raise InputError(
             "next_layer='pruned' needs a rule that decides each group on its own: stop=, or a "

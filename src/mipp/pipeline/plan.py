@@ -24,7 +24,7 @@ class Plan(Generic[Model]):
     with are held for `apply` and `mask`; a plan read with `from_json` takes them from the caller.
     Printed, it has a line for each group, the totals, and what is refused and why.
     ``seconds``: how long it took to ``capture`` (passes through the model) and ``plan`` (scoring
-    and selection).
+    and selection), and to ``train`` where the method does that.
     """
 
     record: surgery.PlanRecord

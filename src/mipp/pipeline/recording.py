@@ -7,7 +7,6 @@ import numpy as np
 from torch import nn
 
 from mipp import graph, surgery
-from mipp.pipeline.options import Options
 from mipp.pipeline.plan import masks
 from mipp.records import BoolArray, ChannelGraph, Curve, GroupSummary
 
@@ -17,12 +16,8 @@ def count_nats(
     name: str,
     curve: Curve,
     keep: BoolArray,
-    settings: Options,
 ) -> None:
     """Adds one round's loss to the group's (nats before, nats lost so far)."""
-    if settings.method != "mipp":
-        nats[name] = (float("nan"), float("nan"))
-        return
     before, lost = nats.get(name, (curve.total, 0.0))
     nats[name] = (before, lost + float(curve.nats_lost[int((~keep).sum())]))
 

@@ -1,0 +1,87 @@
+"""GraSP: which weights the flow of gradients through the net, the norm of its gradient, rests on.
+
+Wang, Zhang and Grosse 2020, "Picking winning tickets before training by preserving gradient flow"
+(arXiv 2002.07376); round by round in the code of de Jorge et al. 2021 (arXiv 2006.09081).
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor
+
+from mipp.capture import Batch
+from mipp.methods.gradients import Norms, gradient, hessian_product, set_norms
+from mipp.methods.method import Question, WeightMethod
+from mipp.methods.samples import drawn
+
+
+@dataclass(frozen=True, kw_only=True)
+class GraSP(WeightMethod):
+    """w (H g)_w, with g the gradient of the loss and H its Hessian; the smallest go.
+
+    Taking a weight out changes g'g by about -2 w (H g)_w, so what has the smallest (most negative)
+    is taken out, and the norm of the gradient grows. Single weights are ranked by this sign. The
+    aggregation decides what becomes of it in a unit: ``l1`` (MIPP's comparison) and ``signed`` keep
+    units whose removal changes the flow much either way; ``sum`` is the paper's rule for the whole
+    unit, but with ``norms="train"`` it is minus the squared gradient of a filter in front of a
+    BatchNorm: use ``norms="eval"`` with it.
+
+    ``reading``: ``"flow"`` as above, or ``"gradient"``: the squared gradient of the weight, the
+    largest stay, which is what de Jorge et al.'s code runs as iterative GraSP. ``per_class``:
+    examples of each class (the authors': 10 for CIFAR-10, 5 and 1 for more classes), put in two
+    batches; ``examples``: where targets are no class numbers. ``temperature``: logits are divided
+    by it, 200 in the authors' code. ``norms``: ``"train"``, the authors' code.
+    """
+
+    name = "grasp"
+    summary = "what the norm of the gradient rests on"
+    source = "Wang et al. 2020, arXiv 2002.07376"
+    needs = "labels"
+    at_init = True
+    ranking = "global"
+
+    reading: Literal["flow", "gradient"] = "flow"
+    per_class: int | None = 10
+    examples: int | None = 128
+    temperature: float | int = 200.0
+    norms: Norms = "train"
+
+    def __post_init__(self) -> None:
+        """Refuse to look at nothing."""
+        super().__post_init__()
+        self._at_least(1, "per_class", "examples")
+        self._at_least(1e-6, "temperature")
+
+    def terms(self, question: Question) -> dict[str, Tensor]:
+        """The products w (H g)_w, or the squared gradient, for every entry of every parameter."""
+        batches = self._halves(question)
+        set_norms(question.model, self.norms, batches)
+        slopes = gradient(question, batches, self.temperature)
+        if self.reading == "gradient":
+            return {name: slope.square() for name, slope in slopes.items()}
+        bent = hessian_product(question, batches, slopes, self.temperature)
+        return {name: p.detach() * bent[name] for name, p in question.parameters().items()}
+
+    def weight_scores(self, question: Question) -> dict[str, Tensor]:
+        """The terms with their sign."""
+        return self.terms(question)
+
+    def _halves(self, question: Question) -> list[Batch]:
+        (whole,) = drawn(question, self.examples, 2**62, self.per_class)
+        half = -(-len(whole) // 2)
+        return [whole] if len(whole) < 4 else [whole.part(0, half), whole.part(half, len(whole))]
+
+
+@dataclass(frozen=True, kw_only=True)
+class IterGraSP(GraSP):
+    """`GraSP` in rounds, each on what the one before has left and on examples drawn anew.
+
+    ``rounds``: 60, of the README of de Jorge et al.'s code. ``reading="gradient"`` is that code's
+    own score; the default scores anew what the GraSP paper defines.
+    """
+
+    name = "itergrasp"
+    summary = "GraSP, scored anew in 60 rounds"
+    source = "de Jorge et al. 2021, arXiv 2006.09081 (GraSP-it)"
+
+    rounds: int = 60

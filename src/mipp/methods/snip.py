@@ -1,0 +1,65 @@
+"""SNIP: how much the loss changes when a weight is taken out, to first order, on the net as it is.
+
+Lee, Ajanthan and Torr 2019, "SNIP: single-shot network pruning based on connection sensitivity"
+(arXiv 1810.02340); round by round: de Jorge et al. 2021, "Progressive skeletonization" (arXiv
+2006.09081), and Verdenius et al. 2020, "Pruning via iterative ranking of sensitivity statistics"
+(arXiv 2006.00896).
+"""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from mipp.methods.gradients import Norms, gradient, set_norms
+from mipp.methods.method import Question, WeightMethod
+from mipp.methods.samples import drawn
+
+
+@dataclass(frozen=True, kw_only=True)
+class SNIP(WeightMethod):
+    """|w dL/dw|, which is |dL/dc| for a mask c = 1 on the weight; the smallest go, in one round.
+
+    The gradient is that of the mean loss over all drawn examples; the absolute value comes last.
+    ``examples``: 128 drawn from the batches (the paper's batch for CIFAR-10; code of de Jorge et
+    al.: 1280 for CIFAR-100), None for all. ``batch_size``: whose statistics norms take.
+    ``norms``: ``"train"`` as both papers' code has it; with it the ``signed`` and ``sum``
+    aggregations are exactly zero for a layer in front of a BatchNorm.
+    """
+
+    name = "snip"
+    summary = "first-order change of the loss without the weight"
+    source = "Lee et al. 2019, arXiv 1810.02340"
+    needs = "labels"
+    at_init = True
+    ranking = "global"
+
+    examples: int | None = 128
+    batch_size: int = 128
+    norms: Norms = "train"
+
+    def __post_init__(self) -> None:
+        """Refuse to look at nothing."""
+        super().__post_init__()
+        self._at_least(1, "examples", "batch_size")
+
+    def terms(self, question: Question) -> dict[str, Tensor]:
+        """The products w dL/dw for every entry of every parameter."""
+        batches = drawn(question, self.examples, self.batch_size)
+        set_norms(question.model, self.norms, batches)
+        named, slopes = question.parameters(), gradient(question, batches)
+        return {name: p.detach() * slopes[name] for name, p in named.items()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class IterSNIP(SNIP):
+    """`SNIP` in rounds, each on what the one before has left and on examples drawn anew.
+
+    ``rounds``: 60, of the README of de Jorge et al.'s code (its SNIP-it; their own FORCE, in which
+    weights may come back, is another method).
+    """
+
+    name = "itersnip"
+    summary = "SNIP, scored anew in 60 rounds"
+    source = "de Jorge et al. 2021, arXiv 2006.09081 (Iterative SNIP)"
+
+    rounds: int = 60

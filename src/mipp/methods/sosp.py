@@ -1,0 +1,72 @@
+"""SOSP-H: what the loss changes by without a structure, to second order, all others gone too.
+
+Nonnenmacher et al. 2022, "SOSP: efficiently capturing global correlations by second-order
+structured pruning" (arXiv 2110.11395).
+"""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from mipp.methods.aggregate import Aggregation, aggregate, unit_entries
+from mipp.methods.gradients import Norms, gradient, hessian_product, set_norms
+from mipp.methods.method import Question, Scores, WeightMethod
+from mipp.methods.samples import drawn
+
+
+@dataclass(frozen=True, kw_only=True)
+class SOSP(WeightMethod):
+    """|theta_s' g| + 1/2 |theta_s' H theta|, theta_s the weights of the unit, theta those of all.
+
+    One Hessian product for all units: theta is the sum of all theta_s (units that can go), so each
+    score holds the unit's correlations with all others. ``aggregation``: ``"signed"``, the paper's;
+    ``"l1"`` sums absolute values of single weights instead, as MIPP's comparison describes it.
+    ``own``: whether theta_s holds bias, norm parameters and depthwise filter, too. ``examples``:
+    1000 drawn from the batches, None for all. ``norms``: ``"eval"``; with ``"train"`` signed scores
+    of filters in front of a BatchNorm are exactly zero.
+    """
+
+    name = "sosp"
+    summary = "second-order change of the loss, with all cross terms"
+    source = "Nonnenmacher et al. 2022, arXiv 2110.11395 (SOSP-H)"
+    needs = "labels"
+    at_init = True
+    ranking = "global"
+
+    aggregation: Aggregation = "signed"
+    examples: int | None = 1000
+    batch_size: int = 128
+    norms: Norms = "eval"
+
+    def __post_init__(self) -> None:
+        """Refuse to look at nothing."""
+        super().__post_init__()
+        self._at_least(1, "examples", "batch_size")
+
+    def orders(self, question: Question) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """The products w g_w and w (H theta)_w for every entry of every parameter."""
+        batches = drawn(question, self.examples, self.batch_size)
+        set_norms(question.model, self.norms, batches)
+        named = question.parameters()
+        shapes = {name: p.shape for name, p in named.items()}
+        owned = unit_entries(question.graph, question.keep, shapes, own=self.own)
+        theta = {name: named[name].detach() * mask.to(named[name].device)
+                 for name, mask in owned.items()}  # fmt: skip
+        slopes = gradient(question, batches)
+        bent = hessian_product(question, batches, theta)
+        first = {name: p.detach() * slopes[name] for name, p in named.items()}
+        second = {name: p.detach() * bent[name] for name, p in named.items()}
+        return first, second
+
+    def terms(self, question: Question) -> dict[str, Tensor]:
+        """|w g_w| + 1/2 |w (H theta)_w|, the score of single weights."""
+        first, second = self.orders(question)
+        return {name: first[name].abs() + second[name].abs() / 2 for name in first}
+
+    def score(self, question: Question) -> Scores:
+        """Both orders are put together by unit, and then added."""
+        parts = [
+            aggregate(question.graph, question.keep, terms, self.aggregation, own=self.own)
+            for terms in self.orders(question)
+        ]
+        return {index: first + parts[1][index] / 2 for index, first in parts[0].items()}

@@ -1,0 +1,91 @@
+"""Single weights instead of units, to set the scores beside published figures."""
+
+import copy
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+
+from mipp.capture import Loss, read_batches
+from mipp.errors import InputError
+from mipp.methods.method import Method, Question
+from mipp.methods.rounds import check_labels, undisturbed, workable
+from mipp.records import ChannelGraph
+from mipp.surgery.attributes import CONVOLUTIONS, TRANSPOSED_CONVOLUTIONS
+
+
+@runtime_checkable
+class ScoresWeights(Protocol):
+    """A method that can rank single weights."""
+
+    def weight_scores(self, question: Question) -> dict[str, Tensor]:
+        """Score of each entry of each parameter, by name; the lowest goes first."""
+        ...
+
+
+def prunable_weights(model: nn.Module) -> list[str]:
+    """Names of the weights of convolutions and linear layers, first and last ones too."""
+    kinds = (*CONVOLUTIONS, *TRANSPOSED_CONVOLUTIONS, nn.Linear)
+    layers = [module for module in model.modules() if isinstance(module, kinds)]
+    weights = {id(layer.weight) for layer in layers}
+    return [name for name, p in model.named_parameters() if id(p) in weights]
+
+
+def weight_masks(
+    method: Method,
+    model: nn.Module,
+    batches: Iterable[Any],
+    density: float,
+    *,
+    loss: Loss | str = "auto",
+    seed: int = 0,
+) -> dict[str, Tensor]:
+    """Boolean masks of the single weights that a method keeps, ranked over all layers together.
+
+    Weights are those of `prunable_weights`. As for units, the method is asked in its rounds, with
+    ``density ** (k / rounds)`` of them left after round k, on a copy in which the others are zero.
+
+    Raises:
+        InputError: a method without scores of single weights; a density outside 0 to 1.
+    """
+    if not isinstance(method, ScoresWeights):
+        raise InputError(f"method={method.name!r} scores units, not single weights.")
+    if not 0 < density <= 1:
+        raise InputError(f"density={density}; expected a share of the weights, above 0 up to 1.")
+    nothing = ChannelGraph((), (), {}, (), {}, ())
+    whole = Question(model, nothing, read_batches(batches), loss, seed, rounds=method.rounds)
+    check_labels(method, whole)
+    named = dict(model.named_parameters())
+    masks = {n: torch.ones_like(named[n], dtype=torch.bool) for n in prunable_weights(model)}
+    n_weights = sum(mask.numel() for mask in masks.values())
+    for number in range(1, method.rounds + 1):
+        question = replace(whole, model=_masked(model, masks), live=masks, round=number)
+        with undisturbed(question):
+            scores = method.weight_scores(workable(question))
+        n_kept = round(n_weights * density ** (number / method.rounds))
+        masks = _best(scores, masks, max(1, n_kept))
+    return masks
+
+
+def _masked(model: nn.Module, masks: Mapping[str, Tensor]) -> nn.Module:
+    copied = copy.deepcopy(model)
+    with torch.no_grad():
+        for name, parameter in copied.named_parameters():
+            if name in masks:
+                parameter.mul_(masks[name])
+    return copied
+
+
+def _best(
+    scores: Mapping[str, Tensor], masks: Mapping[str, Tensor], n_kept: int
+) -> dict[str, Tensor]:
+    """The highest ``n_kept`` of the weights that are left."""
+    flat = torch.cat(
+        [scores[n].double().masked_fill(~mask, -torch.inf).flatten() for n, mask in masks.items()]
+    )
+    chosen = torch.zeros_like(flat, dtype=torch.bool)
+    chosen[flat.topk(n_kept).indices] = True
+    parts = chosen.split([mask.numel() for mask in masks.values()])
+    return {n: part.view_as(mask) for (n, mask), part in zip(masks.items(), parts, strict=True)}

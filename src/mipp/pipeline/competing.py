@@ -1,0 +1,95 @@
+"""Plans by other methods than MIPP: one traced graph, scores in rounds, the same budgets."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from mipp import capture, graph, methods, selection
+from mipp.errors import InputError
+from mipp.pipeline.clock import Clock
+from mipp.pipeline.options import Options, Progress, spelled
+from mipp.pipeline.plan import Model, Plan
+from mipp.pipeline.recording import made_record
+from mipp.pipeline.selecting import part_way, spent
+from mipp.records import ChannelGraph, Keep
+
+
+def plan_by_method(
+    model: Model,
+    traced: ChannelGraph,
+    data: Sequence[capture.Batch],
+    wanted: selection.Budget,
+    settings: Options,
+    report: Progress,
+    clock: Clock,
+) -> Plan[Model]:
+    """The plan of ``settings.method``, for the model or for what the method trained it to."""
+    method, question = settings.method, _question(model, traced, data, settings)
+    full = graph.cost(traced)
+    targets = wanted.limits(full)
+
+    def spend(scores: methods.Scores, keep: Keep, share: float) -> Keep:
+        budget = part_way(wanted, targets, full, share, 0)
+        return spent(methods.curves(scores, keep), traced, budget, settings, keep)
+
+    # a budget that cannot be met is told now, with its own numbers, and not after many rounds
+    spend({g.index: np.zeros(g.n_units) for g in traced.groups}, {}, 1.0)
+    if isinstance(method, methods.TrainingMethod):
+        assert settings.training is not None
+        made = methods.trained(method, question, settings.training, spend)
+        clock.lap("train")
+        # the method gives back a copy of the same class
+        return _plan(made.model, traced, made.keep, data, wanted, settings, clock)  # type: ignore[arg-type]
+    assert isinstance(method, methods.ScoringMethod)
+    keep = methods.in_rounds(
+        method, question, spend, lambda done, rounds: report("score", done, rounds)
+    )
+    clock.lap("plan" if method.needs == "nothing" else "capture")
+    return _plan(model, traced, keep, data, wanted, settings, clock)
+
+
+def plans_by_method(
+    model: Model,
+    traced: ChannelGraph,
+    data: Sequence[capture.Batch],
+    budgets: Sequence[selection.Budget],
+    settings: Options,
+    clock: Clock,
+) -> list[Plan[Model]]:
+    """One plan for each budget from one scoring."""
+    method = settings.method
+    if not isinstance(method, methods.ScoringMethod):
+        raise InputError(
+            f"mipp.plans was given a method that trains towards one budget: {method}. Call "
+            "mipp.plan for each."
+        )
+    scores = methods.ask(method, _question(model, traced, data, settings))
+    clock.lap("plan" if method.needs == "nothing" else "capture")
+    made = methods.curves(scores, {})
+    return [
+        _plan(model, traced, spent(made, traced, budget, settings), data, budget, settings, clock)
+        for budget in budgets
+    ]
+
+
+def _question(
+    model: Model, traced: ChannelGraph, data: Sequence[capture.Batch], settings: Options
+) -> methods.Question:
+    return methods.Question(model, traced, data, settings.loss, settings.seed)
+
+
+def _plan(
+    model: Model,
+    traced: ChannelGraph,
+    keep: Keep,
+    data: Sequence[capture.Batch],
+    budget: selection.Budget,
+    settings: Options,
+    clock: Clock,
+) -> Plan[Model]:
+    by_name = {g.name: tuple(np.flatnonzero(keep[g.index]).tolist()) for g in traced.groups}
+    nats = dict.fromkeys(by_name, (float("nan"), float("nan")))
+    words = spelled(settings, str(budget)) | {"loss": ""}
+    record = made_record(model, traced, by_name, nats, words)
+    clock.lap("plan")
+    return Plan(record, model, traced, data, settings.refit, dict(clock.seconds))
