@@ -19,10 +19,9 @@ def paper(confidence: float = 0.95, **changes: Any) -> dict[str, Any]:
     ``confidence`` is the paper's knob x, 0.5 to 0.99: higher removes more. ``changes`` replace
     single settings, for instance ``estimator="gaussian"``.
 
-    Two hidden layers of 64: the paper does not say, and there are ten networks to train for every
-    unit. Source: Westphal, Hailes and Musolesi, arXiv 2411.00147, algorithms 1 and 2. What the paper
-    leaves open (size of the network, learning rate, how the confidence is computed) is in `Mlp` and
-    `Confidence`.
+    Source: Westphal, Hailes and Musolesi, arXiv 2411.00147, algorithms 1 and 2. What the paper
+    leaves open (learning rate, how the confidence is computed) is in `Mlp` and `Confidence`; two
+    hidden layers of 64 are our choice here, as ten networks are trained for every unit.
     """
     settings = {
         # squared error of outputs in units of a share of their own variance: no currency is needed
