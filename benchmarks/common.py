@@ -163,6 +163,7 @@ def arguments(description: str) -> argparse.ArgumentParser:
     parser.add_argument(
         "--seeds", type=int, default=3, help="how many parents, trained with seeds 0, 1, ..."
     )
+    parser.add_argument("--first-seed", type=int, default=0, help="to share the work")
     parser.add_argument("--samples", type=int, default=2560, help="calibration images")
     parser.add_argument("--show", action="store_true", help="print the tables of what is recorded")
     return parser

@@ -114,7 +114,7 @@ def main() -> None:
     options = arguments(__doc__ or "").parse_args()
     records = Records("kept_information")
     if not options.show:
-        for seed in range(options.seeds):
+        for seed in range(options.first_seed, options.seeds):
             key = {"net": LENET.label, "seed": seed, "choices": len(CHOICES)}
             records.measure(key, partial(measure, LENET, seed))
     show(records)
