@@ -140,14 +140,14 @@ def machine() -> str:
     return f"{platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads"
 
 
-def spread(values: Iterable[float], scale: float = 100.0) -> str:
-    """Mean and standard deviation over seeds, in percent."""
+def spread(values: Iterable[float], scale: float = 100.0, digits: int = 1) -> str:
+    """Mean and standard deviation over seeds, in percent (or times another ``scale``)."""
     found = [scale * value for value in values]
     if not found:
         return "-"
     if len(found) == 1:
-        return f"{found[0]:.1f}"
-    return f"{statistics.mean(found):.1f} ± {statistics.stdev(found):.1f}"
+        return f"{found[0]:.{digits}f}"
+    return f"{statistics.mean(found):.{digits}f} ± {statistics.stdev(found):.{digits}f}"
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -163,6 +163,7 @@ def arguments(description: str) -> argparse.ArgumentParser:
     parser.add_argument(
         "--seeds", type=int, default=3, help="how many parents, trained with seeds 0, 1, ..."
     )
+    parser.add_argument("--first-seed", type=int, default=0, help="to share the work")
     parser.add_argument("--samples", type=int, default=2560, help="calibration images")
     parser.add_argument("--show", action="store_true", help="print the tables of what is recorded")
     return parser

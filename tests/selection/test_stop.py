@@ -95,6 +95,7 @@ def test_estimates_of_several_consumers_are_added_before_they_are_judged():
     first = np.array([1.0, -1.0, 1.0, -1.0, 1.0])
     assert may_go(0.95, first[:, None])
     assert not may_go(0.95, np.stack([first, 0.2 - first], 1))
+    assert may_go(0.95, np.stack([first, -0.2 - first], 1))
 
 
 def test_useless_units_stay_less_often_than_one_minus_the_level():

@@ -1,5 +1,6 @@
 """TERC as a feature selector of scikit-learn."""
 
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -91,7 +92,9 @@ class FeatureSelector(SelectorMixin, BaseEstimator):
         X, y = validate_data(
             self, X, y, dtype=np.float64, multi_output=True, ensure_min_samples=_MIN_SAMPLES
         )
-        seed = int(check_random_state(self.random_state).randint(np.iinfo(np.int32).max))
+        seed = self.random_state
+        if not isinstance(seed, Integral):
+            seed = check_random_state(seed).randint(np.iinfo(np.int32).max)
         count = self.n_features_to_select
         if count is not None:
             count = read_keep(count, X.shape[1], "n_features_to_select")
@@ -102,7 +105,7 @@ class FeatureSelector(SelectorMixin, BaseEstimator):
             order=self.order,
             confidence=self.confidence if count is None else None,
             keep=count,
-            seed=seed,
+            seed=int(seed),
         )
         kept = found.kept if len(found.kept) else found.order[-1:]
         self.selection_ = found

@@ -53,6 +53,7 @@ class Goal:
         self.is_class = not view.targets.is_floating_point()
         self.measure = measure
         self.noise = 1.0 if view.noise > 0 else FLOOR
+        self._unit = 1.0
         if self.is_class:
             self.values = view.targets.long()
             self.n_outputs = int(self.values.max()) + 1
@@ -65,8 +66,12 @@ class Goal:
             # nothing varies and nothing can be told
             y = torch.zeros(len(y), 1, dtype=y.dtype, device=y.device)
         limit = max(1, min(max_targets, held_out // ROWS_PER_TARGET))
-        self.values = principal(y, limit, generator).float()
-        self.n_outputs = self.values.shape[1]
+        values = principal(y, limit, generator)
+        self.n_outputs = values.shape[1]
+        # networks start with outputs of order one; in units of the noise targets may be far from it
+        scale = float(values.square().mean(0).max().sqrt()) or 1.0
+        self.values = (values / scale).float()
+        self.noise, self._unit = self.noise / scale**2, 1 / scale**2
 
     def fit_loss(
         self, outputs: Float[Tensor, "nets rows m"], rows: Int[Tensor, "nets rows"]
@@ -81,7 +86,8 @@ class Goal:
         error = (self.values[rows] - outputs).square().mean(1)
         if self.measure == "squared":
             return 0.5 * error.sum(1)
-        return 0.5 * (error + self.noise).log().sum(1)
+        # errors far below the noise are told in nats per noise, or their gradients would vanish
+        return 0.5 * max(1.0, self.noise) * (error / self.noise).log1p().sum(1)
 
     def losses(
         self,
@@ -101,14 +107,16 @@ class Goal:
             return torch.stack([part.mean(1) for part in each.split(list(sizes), 1)], 1)
         errors = self.values[rows] - outputs
         if self.measure == "squared":
-            each = 0.5 * errors.double().square().sum(2)
+            each = 0.5 * errors.double().square().sum(2) / self._unit
             return torch.stack([part.mean(1) for part in each.split(list(sizes), 1)], 1)
         sums = torch.stack([p.mT @ p for p in errors.split(list(sizes), 1)], 1).double()
         counts = torch.tensor(list(sizes), device=sums.device).double()[:, None, None]
-        noise = self.noise * torch.eye(self.n_outputs, dtype=sums.dtype, device=sums.device)
-        others = (sums.sum(1, keepdim=True) - sums) / (counts.sum() - counts) + noise
-        root = torch.linalg.cholesky(others)
-        trace = (torch.cholesky_inverse(root) * (sums / counts + noise)).sum((2, 3))
+        sums = sums / self.noise
+        eye = torch.eye(self.n_outputs, dtype=sums.dtype, device=sums.device)
+        others = (sums.sum(1, keepdim=True) - sums) / (counts.sum() - counts)
+        root = torch.linalg.cholesky(others + eye)
+        inverse = torch.cholesky_inverse(root)
+        trace = (inverse * (sums / counts - others)).sum((2, 3))
         return root.diagonal(dim1=2, dim2=3).log().sum(2) + 0.5 * trace
 
     def nothing(

@@ -25,6 +25,9 @@ from mipp.records import FloatArray, IntArray
 _CELLS = 2**23
 """Numbers in the largest array of a batch of units (32 MiB)."""
 
+_STOP_MASKS = 4
+"""Times that each row that tells when to stop is seen, each with other units masked."""
+
 _REFRESH = 32
 """Removals after which sums are formed anew, before rounding errors add up."""
 
@@ -52,10 +55,10 @@ class Masked:
     """
 
     epochs: int = 100
-    patience: int = 5
+    patience: int = 20
     batch_size: int = 256
     hidden: tuple[int, ...] = (128, 128)
-    learning_rate: float = 1e-3
+    learning_rate: float = 3e-3
     full_share: float = 0.25
     held_out: float = 0.25
     estimates: int = FOLDS
@@ -166,16 +169,16 @@ class OneNetwork:
         )  # fmt: skip
         nets.first[:, len(self._unit) :][:, ~self._shown] = 0
 
-        def read(rows: Tensor) -> Tensor:
+        def read(rows: Tensor, _: Tensor) -> Tensor:
             return self._masked(rows, drawing)
 
         how = Training(config.epochs, config.patience, config.batch_size, config.learning_rate)
-        fit_rows, stop_rows = self._fit.unsqueeze(0), self._stop.unsqueeze(0)
-        stop = read(stop_rows), stop_rows
+        # each stopping row with several masks, drawn once
+        fit_rows, stop_rows = self._fit[None], self._stop.repeat(_STOP_MASKS)[None]
         judge = self._goal.fit_loss
         if not self._goal.is_class:
-            nets = linear_start(nets, read, self._goal.values, fit_rows, stop, judge)
-        return train(nets, read, judge, fit_rows, stop, how, generator)
+            nets = linear_start(nets, read, self._goal.values, fit_rows, stop_rows, judge)
+        return train(nets, read, judge, fit_rows, stop_rows, how, generator)
 
     def _masked(self, rows: Tensor, generator: torch.Generator) -> Float[Tensor, "1 rows du"]:
         """What the network takes in of these rows, each with units masked at random.

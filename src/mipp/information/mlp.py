@@ -62,7 +62,7 @@ class Mlp:
     retrain_epochs: int = 10
     retrain_patience: int = 2
     batch_size: int = 256
-    hidden: tuple[int, ...] = (128, 128)
+    hidden: tuple[int, ...] = (64, 64)
     learning_rate: float = 1e-3
     estimates: int = FOLDS
     noise: float | int | str = "fisher"
@@ -235,19 +235,18 @@ class Retrained:
         if n_sets == 1:
             seen = self._inputs[:, columns[0]]
 
-            def read(rows: Tensor) -> Tensor:
+            def read(rows: Tensor, which: Tensor) -> Tensor:  # noqa: ARG001
                 return seen[rows]
         else:
             own = columns.repeat_interleave(estimates, 0).unsqueeze(1)
 
-            def read(rows: Tensor) -> Tensor:
-                return self._inputs[rows.unsqueeze(2), own]
+            def read(rows: Tensor, which: Tensor) -> Tensor:
+                return self._inputs[rows.unsqueeze(2), own[which]]
 
-        stop = read(stop_rows), stop_rows
         judge = self._goal.fit_loss
         if fresh and not self._goal.is_class:
-            nets = linear_start(nets, read, self._goal.values, fit_rows, stop, judge)
-        return train(nets, read, judge, fit_rows, stop, how, generator)
+            nets = linear_start(nets, read, self._goal.values, fit_rows, stop_rows, judge)
+        return train(nets, read, judge, fit_rows, stop_rows, how, generator)
 
     def _loss(self, nets: Networks, columns: Tensor) -> FloatArray:
         """Held-out losses, shape ``(len(columns), estimates)``."""

@@ -11,11 +11,15 @@ from torch import Tensor
 RIDGES = (1e-4, 1e-2, 1.0)
 """Ridges tried for the linear start, as shares of a feature's variance; stopping rows choose."""
 
+LEAST_GAIN = 1e-4
+"""Fall of the loss, as a share of that of predicting nothing, that an epoch must bring to count."""
+
 Judge = Callable[[Tensor, Tensor], Tensor]
 """Outputs (nets, rows, m) and row numbers (nets, rows) to losses (nets,)."""
 
-Read = Callable[[Tensor], Tensor]
-"""Row numbers (nets, rows) to what the networks take in, (nets, rows, d)."""
+Read = Callable[[Tensor, Tensor], Tensor]
+"""Row numbers (nets, rows) and which networks (nets,) they are for, to what these take in,
+(nets, rows, d)."""
 
 
 @dataclass(frozen=True)
@@ -109,14 +113,15 @@ def linear_start(
     read: Read,
     values: Float[Tensor, "n m"],
     fit_rows: Int[Tensor, "nets fit"],
-    stop: tuple[Tensor, Int[Tensor, "nets stop"]],
+    stop_rows: Int[Tensor, "nets stop"],
     judge: Judge,
 ) -> Networks:
     """The networks with ridge regression as their linear path, the ridge chosen on stopping rows.
 
     A consumer is linear in what it takes in: it would take thousands of steps to find that out.
     """
-    x = read(fit_rows)
+    everyone = torch.arange(len(fit_rows), device=fit_rows.device)
+    x, stop = read(fit_rows, everyone), read(stop_rows, everyone)
     y = values[fit_rows]
     mean_x, mean_y = x.mean(1, keepdim=True), y.mean(1, keepdim=True)
     x, y = x - mean_x, y - mean_y
@@ -133,20 +138,8 @@ def linear_start(
         first[:, :, width:] = slope
         bias[:, :, width:] = mean_y - mean_x @ slope
         tried = Networks(first, nets.deeper, [bias, *nets.biases[1:]])
-        loss = judge(tried(stop[0]), stop[1])
-        best, least = _better(tried, loss, best, least)
+        best, least = _better(tried, judge(tried(stop), stop_rows), best, least, everyone)
     return best
-
-
-def _better(
-    tried: Networks, loss: Tensor, best: Networks, least: Tensor
-) -> tuple[Networks, Tensor]:
-    """For each network the weights with the lower loss, and that loss."""
-    wins = (loss < least)[:, None, None]
-    chosen = [
-        torch.where(wins, a, b) for a, b in zip(tried.parameters, best.parameters, strict=True)
-    ]
-    return best.rebuilt(chosen), torch.minimum(loss, least)
 
 
 def train(
@@ -154,44 +147,80 @@ def train(
     read: Read,
     judge: Judge,
     fit_rows: Int[Tensor, "nets fit"],
-    stop: tuple[Tensor, Int[Tensor, "nets stop"]],
+    stop_rows: Int[Tensor, "nets stop"],
     how: Training,
     generator: torch.Generator,
 ) -> Networks:
     """The networks after training with early stopping; those given are left as they were.
 
     Parameters:
-        read: called anew for every batch.
+        read: called anew for every batch, and once for the stopping rows.
         fit_rows: the rows that each network is fitted to.
-        stop: what each network takes in of the rows that tell when to stop, and their numbers.
+        stop_rows: the rows that tell each network when to stop.
     """
-    n_nets, n_fit = fit_rows.shape
-    best = nets
-    least = judge(nets(stop[0]), stop[1])
+    n_fit = fit_rows.shape[1]
     # a caller's no_grad or inference_mode is about the caller's model
     with torch.inference_mode(False), torch.enable_grad():
-        leaves = [p.clone().requires_grad_() for p in nets.parameters]
-        live = nets.rebuilt(leaves)
-        optimizer = torch.optim.Adam(leaves, lr=how.learning_rate, fused=True)
-        idle = 0
+        going = torch.arange(len(fit_rows), device=fit_rows.device)
+        stop = read(stop_rows, going)
+        with torch.no_grad():
+            start = nets(stop)
+            best, least = nets, judge(start, stop_rows)
+            gain = LEAST_GAIN * judge(torch.zeros_like(start), stop_rows)
+        mark, idle = least.clone(), torch.zeros_like(going)
+        optimizer = torch.optim.Adam(_leaves(nets), lr=how.learning_rate, fused=True)
         for _ in range(how.epochs):
-            # an order of its own for each network
-            draw = torch.rand(n_nets, n_fit, generator=generator).argsort(1).to(fit_rows.device)
-            shuffled = fit_rows.gather(1, draw)
-            for rows in shuffled.split(how.batch_size, 1):
-                if rows.shape[1] * 2 < min(how.batch_size, n_fit):
+            live = nets.rebuilt(optimizer.param_groups[0]["params"])
+            order = torch.randperm(n_fit, generator=generator).to(fit_rows.device)
+            for rows in fit_rows[going][:, order].split(how.batch_size, 1):
+                if 2 * rows.shape[1] < min(how.batch_size, n_fit):
                     # too few rows to tell the error of each target
                     continue
                 optimizer.zero_grad()
-                judge(live(read(rows)), rows).sum().backward()
+                judge(live(read(rows, going)), rows).sum().backward()
                 optimizer.step()
             with torch.no_grad():
-                now = live.rebuilt([p.detach() for p in leaves])
-                loss = judge(now(stop[0]), stop[1])
-                improved = bool((loss < least).any())
-                if improved:
-                    best, least = _better(now, loss, best, least)
-            idle = 0 if improved else idle + 1
-            if idle >= how.patience:
+                loss = judge(live(stop), stop_rows[going])
+                best, least = _better(live, loss, best, least, going)
+            counts = loss < mark[going] - gain[going]
+            mark[going] = torch.where(counts, loss, mark[going])
+            idle[going] = torch.where(counts, 0, idle[going] + 1)
+            stay = idle[going] < how.patience
+            if not bool(stay.any()):
                 break
+            if int(stay.sum()) <= 0.8 * len(going):
+                optimizer = _fewer(optimizer, stay, how)
+                going, stop = going[stay], stop[stay]
     return best
+
+
+def _leaves(nets: Networks) -> list[Tensor]:
+    return [p.detach().clone().requires_grad_() for p in nets.parameters]
+
+
+def _fewer(optimizer: torch.optim.Adam, stay: Tensor, how: Training) -> torch.optim.Adam:
+    """The optimizer of those networks alone that still train, with its state."""
+    old = optimizer.param_groups[0]["params"]
+    new = [p.detach()[stay].requires_grad_() for p in old]
+    smaller = torch.optim.Adam(new, lr=how.learning_rate, fused=True)
+    for before, after in zip(old, new, strict=True):
+        smaller.state[after] = {
+            name: value if name == "step" else value[stay]
+            for name, value in optimizer.state[before].items()
+        }
+    return smaller
+
+
+def _better(
+    tried: Networks, loss: Tensor, best: Networks, least: Tensor, which: Tensor
+) -> tuple[Networks, Tensor]:
+    """The best weights and losses so far, where those of the networks ``which`` are lower in."""
+    wins = loss < least[which]
+    if not bool(wins.any()):
+        return best, least
+    weights = [p.clone() for p in best.parameters]
+    for new, kept in zip(tried.parameters, weights, strict=True):
+        kept[which[wins]] = new[wins]
+    least = least.clone()
+    least[which[wins]] = loss[wins]
+    return best.rebuilt(weights), least

@@ -12,7 +12,7 @@ from mipp.pipeline import presets
 from mipp.pipeline.clock import Clock
 from mipp.pipeline.competing import plan_by_method, plans_by_method
 from mipp.pipeline.curves import Curves
-from mipp.pipeline.kept import KeptInformation, information_kept
+from mipp.pipeline.kept import KeptInformation, information_kept, information_kept_by
 from mipp.pipeline.options import Options, Progress, read_options, spelled, wanted_budget
 from mipp.pipeline.plan import Model, Plan, fit, masks
 from mipp.pipeline.recording import count_nats, made_record
@@ -24,6 +24,7 @@ __all__ = [
     "Options",
     "Plan",
     "information_kept",
+    "information_kept_by",
     "plan",
     "plans",
     "presets",

@@ -36,10 +36,14 @@ class KeptInformation:
         return self.after / self.before if self.before > 0 else 1.0
 
 
+Choice = Plan[Any] | Mapping[str, Sequence[int]]
+"""A plan, or group name -> units that stay; groups that are absent keep all of theirs."""
+
+
 def information_kept(
     model: nn.Module,
     batches: Iterable[Any],
-    keep: "Plan[Any] | Mapping[str, Sequence[int]]",
+    keep: Choice,
     *,
     progress: Progress | None = None,
     **options: Any,
@@ -59,27 +63,51 @@ def information_kept(
         InputError: a group that the model does not have, or units that its group does not have.
         CalibrationError, GraphError: as in `mipp.plan`.
     """
+    return information_kept_by(model, batches, [keep], progress=progress, **options)[0]
+
+
+def information_kept_by(
+    model: nn.Module,
+    batches: Iterable[Any],
+    keeps: Sequence[Choice],
+    *,
+    progress: Progress | None = None,
+    **options: Any,
+) -> list[tuple[KeptInformation, ...]]:
+    """`information_kept` of several choices; what they have in common is measured once.
+
+    With the whole next layer that is nearly everything, learned estimators included.
+    """
     settings = read_options(**options)
     original = graph.unwrap(model)
     data = capture.read_batches(batches, settings.samples)
     traced = usable_graph(original, data)
-    chosen = dict(keep.keep) if isinstance(keep, Plan) else dict(keep)
-    _check(traced, chosen)
-    kept = masks(traced, chosen)
-    shown = kept if settings.next_layer == "pruned" else {}
+    chosen = [dict(keep.keep) if isinstance(keep, Plan) else dict(keep) for keep in keeps]
+    for one in chosen:
+        _check(traced, one)
+    kept = [masks(traced, one) for one in chosen]
     views = Views(original, traced, data, settings, progress or (lambda *_: None), Clock())
-    found = []
+    found: list[list[KeptInformation]] = [[] for _ in keeps]
     for part in views.parts():
         views_of = views.of(part)
         for group in part:
-            scorer = settings.estimator.scorer(views_of(group, shown), group.n_units, settings.seed)
-            before = scorer.total()
-            stays = np.flatnonzero(kept.get(group.index, np.ones(group.n_units, dtype=bool)))
-            after = before if len(stays) == group.n_units else scorer.transfers(stays)
-            for index, b, a in zip(group.consumers, before, after, strict=True):
-                name = traced.consumers[index].name
-                found.append(KeptInformation(group.name, name, float(b), float(a)))
-    return tuple(found)
+            scorer, before = None, np.zeros(0)
+            everything = np.ones(group.n_units, dtype=bool)
+            for mine, out in zip(kept, found, strict=True):
+                if scorer is None or settings.next_layer == "pruned":
+                    shown = mine if settings.next_layer == "pruned" else {}
+                    scorer = settings.estimator.scorer(
+                        views_of(group, shown), group.n_units, settings.seed
+                    )
+                    before = scorer.total()
+                stays = np.flatnonzero(mine.get(group.index, everything))
+                after = before if len(stays) == group.n_units else scorer.transfers(stays)
+                names = [traced.consumers[index].name for index in group.consumers]
+                out += [
+                    KeptInformation(group.name, name, float(b), float(a))
+                    for name, b, a in zip(names, before, after, strict=True)
+                ]
+    return [tuple(one) for one in found]
 
 
 def _check(traced: ChannelGraph, keep: Mapping[str, Sequence[int]]) -> None:

@@ -51,10 +51,10 @@ class Confidence:
     level lies above zero. ``level`` is the paper's knob x: at 0.5 every unit stays whose mean
     estimate is above zero; towards 1 more go.
 
-    How often a useless unit stays is at most ``1 - level`` with ``gaussian`` and about that with
-    ``mlp``. With ``masked``, whose five estimates share one network and so agree too well, it is
-    three to five times as often. The price is units that transfer little: with few rows they go.
-    (Rates: tests/selection/test_stop.py.)
+    With ``gaussian`` and ``mlp`` a useless unit stays less often than ``1 - level``: overfitting
+    pulls their estimates down. With ``masked``, whose five estimates share one network and so agree
+    too well, 15 to 25 % of the useless stay at 0.95. Units that transfer little go when the rows
+    are few. (Rates on data of known truth: tests/selection/test_stop.py.)
 
     Source: Westphal, Hailes and Musolesi, arXiv 2411.00147, which does not say how the interval is
     made; Student's t with four degrees of freedom is the choice here.
