@@ -68,6 +68,11 @@ def get(name: str) -> Method:
     Raises:
         InputError: with the known names; also for ``"mipp"``, whose settings are `mipp.Options`.
     """
+    if name == _MIPP.name:
+        raise InputError(
+            "method='mipp' is the package's own; its settings are those of mipp.Options, and it "
+            "has no record here."
+        )
     if name not in _ALL:
         raise InputError(f"method={name!r} is not known; expected one of {', '.join(names())}.")
     return _ALL[name]()

@@ -42,7 +42,7 @@ def aggregate(
             if key.tensor not in terms:  # a running mean
                 continue
             rows = _transformed(terms[key.tensor].detach().double(), how)
-            sums = rows.movedim(key.dim, 0).flatten(1).sum(1).cpu().numpy()
+            sums = rows.movedim(key.dim, 0).reshape(rows.shape[key.dim], -1).sum(1).cpu().numpy()
             axis = graph.axes[key]
             mine = axis.group == group.index
             np.add.at(total, axis.unit[mine], sums[mine])

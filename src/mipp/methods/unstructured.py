@@ -37,7 +37,7 @@ def weight_masks(
     method: Method,
     model: nn.Module,
     batches: Iterable[Any],
-    density: float,
+    density: float | int,
     *,
     loss: Loss | str = "auto",
     seed: int = 0,

@@ -1,0 +1,125 @@
+"""GraSP: the Hessian times the gradient, and which way the sign goes."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn.functional import cross_entropy
+
+import mipp
+from mipp.methods import GraSP, IterGraSP
+from mipp.methods.gradients import gradient
+
+from .nets import Normed, data, everything, jitter_norms, plain, question, unchecked, wide
+
+ALL = {"per_class": None, "examples": 48, "temperature": 1.0}
+
+
+def slopes(model, x, y):
+    loss = cross_entropy(model(x), y)
+    found = torch.autograd.grad(loss, list(model.parameters()), materialize_grads=True)
+    return dict(zip(dict(model.named_parameters()), found, strict=True))
+
+
+def moved(model, direction, step):
+    other = copy.deepcopy(model)
+    with torch.no_grad():
+        for name, parameter in other.named_parameters():
+            parameter.add_(direction[name], alpha=step)
+    return other
+
+
+def test_the_terms_are_weight_times_hessian_times_gradient():
+    model = plain(nn.Tanh).double()
+    x, y = everything(data())
+    terms = GraSP(**ALL, norms="eval").terms(question(model))
+    first = slopes(model, x, y)
+    up, down = (slopes(moved(model, first, s), x, y) for s in (1e-4, -1e-4))
+    for name, parameter in model.named_parameters():
+        bent = (up[name] - down[name]) / 2e-4
+        torch.testing.assert_close(terms[name], parameter * bent, rtol=1e-5, atol=1e-9)
+
+
+def test_dropping_the_lowest_scores_raises_the_gradient_norm_and_the_highest_lower_it():
+    torch.manual_seed(2)
+    model = plain(nn.Tanh).double()
+    x, y = everything(data())
+    scores = GraSP(**ALL, norms="eval").weight_scores(question(model))
+    flat = torch.cat([scores[n].flatten() for n, p in model.named_parameters() if p.dim() > 1])
+    n = len(flat) // 50
+    low, high = flat.sort().values[n], flat.sort().values[-n]
+
+    def flow(keep):
+        other = copy.deepcopy(model)
+        with torch.no_grad():
+            for name, p in other.named_parameters():
+                if p.dim() > 1:
+                    p.mul_(keep(scores[name]))
+        return sum(g.square().sum() for g in slopes(other, x, y).values()).item()
+
+    whole = flow(torch.ones_like)
+    assert flow(lambda s: s > low) > whole > flow(lambda s: s < high)
+
+
+def test_summed_over_a_filter_in_front_of_a_batchnorm_it_is_minus_its_squared_gradient():
+    model = jitter_norms(Normed(eps=1e-12)).double()
+    asked = question(model)
+    inner = next(g.index for g in asked.graph.groups if g.name == "inner")
+    # one batch: statistics are those of all examples
+    one = GraSP(per_class=None, examples=3, temperature=1.0, aggregation="sum")
+    scores = one.score(asked)[inner]
+    batches = one._halves(asked)
+    assert len(batches) == 1
+    squares = gradient(asked, batches)["inner.weight"].square().sum((1, 2, 3))
+    np.testing.assert_allclose(scores, -squares.numpy(), rtol=1e-6)
+
+
+def test_the_other_reading_is_the_squared_gradient():
+    model = plain().double()
+    x, y = everything(data())
+    scores = GraSP(**ALL, reading="gradient", norms="eval").weight_scores(question(model))
+    for name, slope in slopes(model, x, y).items():
+        torch.testing.assert_close(scores[name], slope.square(), rtol=1e-9, atol=1e-15)
+
+
+def test_examples_are_balanced_over_the_classes_and_put_in_two_batches():
+    asked = question(plain().double())
+    halves = GraSP(per_class=5)._halves(asked)
+    assert [len(half) for half in halves] == [8, 7]
+    labels = torch.cat([half.target for half in halves])
+    assert torch.bincount(labels).tolist() == [5, 5, 5]
+
+
+def test_a_hot_softmax_changes_the_loss_but_hardly_the_order():
+    model = plain().double()
+    terms = [GraSP(temperature=t).terms(question(model))["0.weight"] for t in (1.0, 200.0)]
+    assert terms[0].abs().max() > 100 * terms[1].abs().max()
+
+
+def test_itergrasp_asks_again_in_every_round():
+    model, batches = wide(), data(dtype=torch.float32)
+    keeps = [
+        mipp.plan(model, batches, "units=30%", method=method).keep
+        for method in (
+            GraSP(), IterGraSP(rounds=1), IterGraSP(rounds=12),
+            IterGraSP(rounds=12, reading="gradient"),
+        )
+    ]  # fmt: skip
+    assert keeps[0] == keeps[1]
+    assert len({str(keep) for keep in keeps}) == 3
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"per_class": 0}, "per_class=0; expected at least 1"),
+        ({"examples": 0}, "examples=0; expected at least 1"),
+        ({"temperature": 0.0}, r"temperature=0.0; expected at least 1e-06"),
+        ({"reading": "A"}, "reading='A'; expected one of 'flow', 'gradient'"),
+    ],
+)
+def test_options_that_do_not_fit_are_errors(options, text):
+    with pytest.raises(mipp.InputError, match=text), unchecked():
+        GraSP(**options)
