@@ -120,6 +120,40 @@ def test_a_method_without_nats_has_null_information(mipp, small_cnn, weights):
     assert {group["information"] for group in done.json["groups"]} == {None}
 
 
+def test_layers_can_be_emptied_and_the_model_then_says_one_thing(
+    mipp, small_cnn, weights, tmp_path
+):
+    small = tmp_path / "small.safetensors"
+    done = mipp(
+        "prune", *small_cnn, "--weights", weights, "--budget", "units=2", *QUICK, "--out", small,
+        "--method", "synflow", "--rounds", "3", "--min-units", "0", "--json",
+    )  # fmt: skip
+    assert done.code == 0, done.err
+    empty = [group["name"] for group in done.json["groups"] if not group["units"]["after"]]
+    assert empty
+    assert f"nothing is left of {', '.join(empty)}" in done.err
+    again = mipp("eval", *small_cnn, "--weights", small, "--json").json
+    assert again["accuracy"] == done.json["accuracy"]["after"]
+    assert 0.05 < again["accuracy"] < 0.15  # one of ten digits
+
+
+def test_methods_that_train_do_so_by_the_recipe(mipp, small_cnn, weights, tmp_path):
+    path = tmp_path / "plan.json"
+    done = mipp(
+        "prune", *small_cnn, "--weights", weights, "--budget", "units=50%", *QUICK, "--plan", path,
+        "--method", "oto", "--train-epochs", "1", "--no-refit", "--json",
+    )  # fmt: skip
+    assert done.code == 0, done.err
+    assert done.json["seconds"]["train"] > 0
+    assert done.json["accuracy"]["after"] > 0.5
+    plan = library.Plan.from_json(path.read_text())
+    trained = plan.record.options["training"]
+    recipe = library.retrain.recipe_for("digits_cnn")
+    assert trained["recipe"]["peak_lr"] == recipe.peak_lr
+    assert trained["cost"]["epochs"] == trained["recipe"]["epochs"] == 1
+    assert trained["cost"]["steps"] == -(-1438 // recipe.batch_size)
+
+
 def test_same_seed_same_numbers(mipp, small_cnn, weights):
     arguments = ("prune", *small_cnn, "-w", weights, "-b", "macs=50%", *QUICK, "--json")
     one, other = mipp(*arguments).json, mipp(*arguments).json
@@ -153,6 +187,7 @@ def test_a_pruned_model_can_be_pruned_again(mipp, small_cnn, weights, tmp_path):
         (("--budget", "macs=50%", "--protect", "conv9"), "names no group"),
         (("--budget", "macs=50%", "--distill", "0.5"), "need --retrain"),
         (("--budget", "macs=50%", "--rounds", "0"), "expected at least 1"),
+        (("--budget", "macs=50%", "--train-epochs", "2"), "2 needs --method dhspg or imp or oto"),
         (("--budget", "macs=50%", "--retrain", "1", "--retrain-lr", "-1"), "above 0"),
     ],
 )

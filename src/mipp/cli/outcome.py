@@ -29,6 +29,8 @@ class Outcome:
         """The tables."""
         plan = self.plan
         output.show(tables.groups_after(plan.summary))
+        if plan.collapsed:
+            output.say(f"nothing is left of {', '.join(plan.collapsed)}")
         if plan.refused:
             output.show(tables.refusals(plan.refused))
         rows = []

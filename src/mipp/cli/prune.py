@@ -151,7 +151,7 @@ def prune(
         int | None,
         typer.Option(
             rich_help_panel=_PLANNING, show_default=str(_DEFAULTS.min_units),
-            help="Units that every group keeps at least.",
+            help="Units that every group keeps at least; 0 lets whole layers go.",
         ),
     ] = None,
     round_to: Annotated[
