@@ -92,6 +92,44 @@ def test_frozen_parameters_stay_and_tied_ones_stay_tied(make_model, batches):
     assert model[10].weight is model[8].weight
 
 
+def test_a_plain_step_of_ones_own_trains_to_the_same_bits(make_model, batches):
+    plain, own = make_model(), make_model()
+    rates = []
+
+    def step(optimizer):
+        assert any(p.grad is not None for p in own.parameters())
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+
+    histories = [
+        train(plain, batches, SHORT, progress=False),
+        train(own, batches, SHORT, step=step, progress=False),
+    ]
+    assert same_weights(plain, own)
+    assert histories[0] == histories[1]
+    assert rates == [SHORT.learning_rate(n / 20) for n in range(20)]
+
+
+def test_a_step_can_hold_weights_where_they_are(make_model, batches):
+    model = make_model()
+
+    def step(optimizer):
+        optimizer.step()
+        with torch.no_grad():
+            model[0].weight[:3] = 0
+
+    train(model, batches, SHORT, step=step, progress=False)
+    assert not model[0].weight[:3].any()
+    assert model[0].weight[3:].all()
+
+
+def test_a_step_that_takes_none_trains_nothing(make_model, batches):
+    model, before = make_model(), make_model()
+    train(model, batches, SHORT, step=lambda optimizer: None, progress=False)
+    pairs = zip(model.parameters(), before.parameters(), strict=True)
+    assert all(torch.equal(now, then) for now, then in pairs)
+
+
 @pytest.mark.parametrize("fails", [False, True])
 def test_modes_generators_gradients_and_layout_are_left_as_they_were(make_model, batches, fails):
     model, teacher = make_model(), make_model(1)

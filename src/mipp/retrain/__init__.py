@@ -1,7 +1,16 @@
 """Training, one loop for every method: ``mipp.retrain.train(model, batches, recipe)``."""
 
 from mipp.retrain.history import EpochRecord, Evaluation, History
-from mipp.retrain.loop import evaluate, train
+from mipp.retrain.loop import Step, evaluate, train
 from mipp.retrain.recipes import Recipe, recipe_for
 
-__all__ = ["EpochRecord", "Evaluation", "History", "Recipe", "evaluate", "recipe_for", "train"]
+__all__ = [
+    "EpochRecord",
+    "Evaluation",
+    "History",
+    "Recipe",
+    "Step",
+    "evaluate",
+    "recipe_for",
+    "train",
+]

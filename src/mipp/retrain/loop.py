@@ -20,6 +20,9 @@ from mipp.retrain.history import EpochRecord, Evaluation, History
 from mipp.retrain.recipes import Recipe
 from mipp.retrain.state import channels_last, generators_kept, modes_kept, seed_generators
 
+Step = Callable[[torch.optim.SGD], None]
+"""One step of training: gradients and learning rate are set, and it calls ``optimizer.step()``."""
+
 
 @runtime_checkable
 class EpochBatches(Protocol):
@@ -38,6 +41,7 @@ def train(
     evaluate_on: Iterable[Any] | None = None,
     teacher: nn.Module | None = None,
     checkpoint: str | PathLike[str] | None = None,
+    step: Step | None = None,
     seed: int = 0,
     progress: bool = True,
 ) -> History:
@@ -57,6 +61,9 @@ def train(
             (``recipe.patience``) should not be the test split.
         teacher: model to distil from, usually the unpruned one; is not changed.
         checkpoint: file to write after every epoch; if it exists, training goes on from there.
+        step: takes each step in place of ``optimizer.step()``, which it calls itself: it may look
+            at gradients before it and change weights after it. What it remembers between steps is
+            not in a checkpoint.
         seed: of dropout, and of shuffling where ``batches`` draws from torch's global generator.
         progress: show a bar.
 
@@ -93,7 +100,7 @@ def train(
                 bar.update(task, advance=1, description=f"epoch {epoch + 1}, loss {loss:.3f}")
 
             result, rate = _one_epoch(
-                model, batches, recipe, optimizer, epoch, n_batches, teacher, show
+                model, batches, recipe, optimizer, epoch, n_batches, teacher, step, show
             )
             evaluation = None if evaluate_on is None else evaluate(model, evaluate_on)
             seconds = time.perf_counter() - started
@@ -161,6 +168,7 @@ def _one_epoch(
     epoch: int,
     n_batches: int,
     teacher: nn.Module | None,
+    take_step: Step | None,
     show: Callable[[float], None],
 ) -> tuple[Evaluation, float]:
     """Train for one epoch; its mean loss and accuracy, and the last learning rate."""
@@ -199,7 +207,10 @@ def _one_epoch(
         loss.backward()
         if recipe.max_grad_norm is not None:
             nn.utils.clip_grad_norm_(model.parameters(), recipe.max_grad_norm)
-        optimizer.step()
+        if take_step is None:
+            optimizer.step()
+        else:
+            take_step(optimizer)
         total += value * len(y)
         right += int((logits.argmax(1) == y).sum())
         n_samples += len(y)
