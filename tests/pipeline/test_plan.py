@@ -10,7 +10,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import mipp
-from mipp import methods, models
+from mipp import models
 
 
 class Residual(nn.Module):
@@ -58,10 +58,11 @@ def counted(model, x):
     return counter.get_total_flops() / 2, sum(p.numel() for p in model.parameters())
 
 
-@pytest.mark.parametrize("method", methods.names())
+# all methods are in tests/contract/test_methods.py; these two spend by price and by equal shares
+@pytest.mark.parametrize("method", ["mipp", "l2"])
 @pytest.mark.parametrize("norm", [True, False])
 @pytest.mark.parametrize("budget", ["macs=50%", "params=40%", "units=30%"])
-def test_every_method_meets_the_budget_and_tells_the_truth(method, norm, budget):
+def test_a_plan_meets_the_budget_and_tells_the_truth(method, norm, budget):
     model, data = Residual(norm).train(), batches()
     before = copy.deepcopy(model.state_dict())
     plan = mipp.plan(model, data, budget, method=method)
@@ -302,7 +303,7 @@ def test_at_initialisation_a_built_in_net_is_pruned():
         ({"noise": "loud"}, "expected 'fisher' or a positive number"),
         ({"order": "random"}, "expected one of 'greedy', 'ordered'"),
         ({"allocation": "fair"}, "expected one of 'priced', 'global', 'tolerance', 'uniform'"),
-        ({"method": "magic"}, "expected one of mipp, grasp, itergrasp"),
+        ({"method": "magic"}, "expected one of mipp, "),
         ({"protect": ["nowhere"]}, "names no group. Groups: "),
         ({"min_units": -1}, "min_units=-1; expected at least 0"),
         ({"rounds": 0}, "rounds=0; expected at least 1"),

@@ -36,7 +36,8 @@ class Options:
     by targets and outputs) or a function of (output, target) that gives the nats summed over the
     batch; for methods that need labels, the loss that the net is trained with (cross-entropy or
     mean squared error). ``protect``: group or module names that keep all units (``*`` and ``?``
-    match). ``min_units``, ``round_to``: a group keeps so many units at least, and in such multiples
+    match). ``min_units``, ``round_to``: a group keeps so many units at least (0 lets whole layers
+    go, which `Plan.collapsed` then tells), and in such multiples
     where it loses any. ``samples``: calibration examples that are used at most, None for all.
     ``refit``: how the remaining weights take over, as a record or a mode's name; None or False
     leaves them. ``calibration``: how many rows are measured. ``memory``: bytes (or ``"4GiB"``) that
