@@ -34,6 +34,7 @@ from mipp.pipeline import (
     plans,
     presets,
     prune,
+    scratch,
 )
 from mipp.selection import Budget, Confidence, Share
 from mipp.surgery import Refit, load, save
@@ -76,6 +77,7 @@ __all__ = [
     "prune",
     "retrain",
     "save",
+    "scratch",
     "select_features",
     "terc",
 ]

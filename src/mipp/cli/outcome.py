@@ -56,6 +56,7 @@ class Outcome:
         """The object that ``--json`` prints."""
         plan = self.plan
         seconds = plan.seconds or {}
+        trained = {"train": seconds["train"]} if "train" in seconds else {}
         return {
             "accuracy": _pair(*self.accuracy) | {"retrained": self.retrained},
             "macs": _pair(plan.before.macs, plan.after.macs),
@@ -66,6 +67,7 @@ class Outcome:
                 "capture": seconds.get("capture"),
                 "plan": seconds.get("plan"),
                 "apply": self.apply_seconds,
+                **trained,
             },
             "groups": [
                 {

@@ -11,7 +11,7 @@ import typer
 from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-_STAGES = {"capture": "measuring activations", "score": "scoring units"}
+_STAGES = {"capture": "measuring activations", "score": "scoring units", "train": "training"}
 
 
 @dataclass(frozen=True, eq=False)

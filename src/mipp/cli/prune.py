@@ -1,5 +1,6 @@
 """``mipp prune``: a smaller model under a budget, and what it costs in accuracy."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -19,6 +20,7 @@ from mipp.errors import InputError
 
 _PLANNING, _RETRAINING, _OUTPUT = "What goes", "Retraining", "Output"
 _DEFAULTS = pipeline.Options()
+_TRAINING = [row.name for row in methods.facts() if row.needs == "training"]
 
 
 def prune(
@@ -168,6 +170,14 @@ def prune(
             help="That measurements may take; beyond it they are made in several passes.",
         ),
     ] = None,
+    train_epochs: Annotated[
+        int | None,
+        typer.Option(
+            metavar="EPOCHS", min=1, rich_help_panel=_PLANNING,
+            show_default="as the network's recipe",
+            help=f"Of one training, with methods that train: {', '.join(_TRAINING)}.",
+        ),
+    ] = None,
     retraining: Annotated[
         int,
         typer.Option(
@@ -224,11 +234,19 @@ def prune(
         if preset is not None:
             options = pipeline.presets.change(pipeline.presets.paper(), options)
         network = find_network(model)
+        train_by = None
+        if options.get("method") in _TRAINING:
+            train_by = replace(network.recipe, epochs=train_epochs or network.recipe.epochs)
+        elif train_epochs is not None:
+            raise InputError(
+                f"--train-epochs {train_epochs} needs --method {' or '.join(_TRAINING)}, which "
+                "train; --retrain EPOCHS is for what comes after pruning."
+            )
         retrain_by = None
         if retraining:
             retrain_by = fine_tuning(network.recipe, retraining, retrain_lr, distill)
         wanted = None if budget is None else selection.parse_budget(budget)
-        task = Task(wanted, options, retrain_by, seed)
+        task = Task(wanted, options, retrain_by, seed, train_by)
         check_weights(weights)
         check_target(out, "--out", suffix=".safetensors", source=weights)
         check_target(plan, "--plan", suffix=".json")

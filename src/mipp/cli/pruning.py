@@ -1,20 +1,21 @@
 """The work of ``mipp prune``, which the demo does too: evaluate, plan, apply, retrain, measure."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import nn
 
-from mipp import pipeline, retrain, selection
+from mipp import methods, pipeline, retrain, selection
 from mipp.cli import measure
 from mipp.cli.datasets import Source
 from mipp.cli.networks import Network
 from mipp.cli.outcome import Outcome
 from mipp.cli.output import Output
 from mipp.pipeline.options import read_options
+from mipp.retrain import Recipe
 
 FINE_TUNING = 5
 """Retraining starts from weights that are good: its peak rate is the recipe's over this."""
@@ -22,16 +23,26 @@ FINE_TUNING = 5
 
 @dataclass(frozen=True)
 class Task:
-    """What is to be done to a model. ``options``: of `mipp.plan`. ``retrain``: None for not."""
+    """What is to be done to a model.
+
+    ``options``: of `mipp.plan`. ``retrain``: None for not. ``train``: the recipe of methods that
+    train, None for the others.
+    """
 
     budget: selection.Budget | None
     options: Mapping[str, Any]
-    retrain: retrain.Recipe | None
+    retrain: Recipe | None
     seed: int
+    train: Recipe | None = None
 
     def __post_init__(self) -> None:
         """Options that do not fit are told now, before data are read."""
-        pipeline.wanted_budget(self.budget, read_options(**self.options))
+        pipeline.wanted_budget(self.budget, read_options(**self.with_training(())))
+
+    def with_training(self, batches: Iterable[Any]) -> dict[str, Any]:
+        """The options, with these batches where the method trains on them."""
+        given = {} if self.train is None else {"training": methods.Training(batches, self.train)}
+        return dict(self.options) | given
 
 
 def run(
@@ -44,11 +55,15 @@ def run(
             return retrain.evaluate(network.classifier(of), source.test()).accuracy
 
     before = accuracy(model)
-    samples = read_options(**task.options).samples
+    samples = read_options(**task.with_training(())).samples
     batches = source.calibration(samples, task.seed)
+    options = task.with_training(
+        () if task.train is None
+        else source.train(task.train.batch_size, task.seed, task.train.augment)
+    )  # fmt: skip
     with output.stages() as progress:
         plan = pipeline.plan(
-            model, batches, task.budget, progress=progress, seed=task.seed, **task.options
+            model, batches, task.budget, progress=progress, seed=task.seed, **options
         )
     start = time.perf_counter()
     with output.busy("slicing and refitting"):

@@ -7,8 +7,10 @@ the record: ``method="synflow"``, ``method=mipp.methods.SynFlow(rounds=20)``.
 from dataclasses import dataclass
 
 from mipp.errors import InputError
+from mipp.methods import scratch
 from mipp.methods.aggregate import Aggregation, aggregate
 from mipp.methods.chance import Random
+from mipp.methods.dhspg import DHSPG
 from mipp.methods.grasp import GraSP, IterGraSP
 from mipp.methods.magnitude import L1, L2
 from mipp.methods.method import (
@@ -21,9 +23,11 @@ from mipp.methods.method import (
     Spend,
     Trained,
     Training,
+    TrainingCost,
     TrainingMethod,
     WeightMethod,
 )
+from mipp.methods.oto import OTO
 from mipp.methods.prospr import ProsPr
 from mipp.methods.rounds import ask, curves, in_rounds, trained
 from mipp.methods.snip import SNIP, IterSNIP
@@ -34,8 +38,10 @@ from mipp.methods.unstructured import prunable_weights, weight_masks
 
 _ALL: dict[str, type[Method]] = {
     method.name: method
-    for method in (GraSP, IterGraSP, IterSNIP, L1, L2, ProsPr, Random, SNIP, SOSP, SynFlow, Taylor)
-}
+    for method in (
+        DHSPG, GraSP, IterGraSP, IterSNIP, L1, L2, OTO, ProsPr, Random, SNIP, SOSP, SynFlow, Taylor,
+    )
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -87,8 +93,10 @@ def facts() -> list[Facts]:
 
 
 __all__ = [
+    "DHSPG",
     "L1",
     "L2",
+    "OTO",
     "SNIP",
     "SOSP",
     "Aggregation",
@@ -107,6 +115,7 @@ __all__ = [
     "Taylor",
     "Trained",
     "Training",
+    "TrainingCost",
     "TrainingMethod",
     "WeightMethod",
     "aggregate",
@@ -117,6 +126,7 @@ __all__ = [
     "in_rounds",
     "names",
     "prunable_weights",
+    "scratch",
     "trained",
     "weight_masks",
 ]

@@ -61,19 +61,40 @@ class Training:
     """What methods that train are given.
 
     ``batches``: of ``(x, y)``, as `mipp.retrain.train` takes them; ``recipe``: of one full
-    training.
+    training. ``progress``: called as ``progress(steps done, steps)``; `mipp.plan` sets it.
     """
 
     batches: Iterable[Any]
     recipe: Recipe
+    progress: Callable[[int, int], None] | None = None
+
+
+@dataclass(frozen=True)
+class TrainingCost:
+    """What a method's own training took.
+
+    ``epochs``, ``steps`` of the optimizer and ``examples`` seen, over all its trainings; ``macs``:
+    multiply-accumulates of all forward passes, at the widths that each was trained in (with the
+    backward pass a step takes about three times as many).
+    """
+
+    epochs: int = 0
+    steps: int = 0
+    examples: int = 0
+    macs: float = 0.0
 
 
 @dataclass(frozen=True, eq=False)
 class Trained:
-    """What a method that trains gives back: a full-size ``model`` and the units that stay in it."""
+    """What a method that trains gives back: a full-size ``model`` and the units that stay in it.
+
+    ``cost`` and ``notes`` (numbers by name) are kept in the plan's record, under ``training``.
+    """
 
     model: nn.Module
     keep: Keep
+    cost: TrainingCost | None = None
+    notes: Mapping[str, float | int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)

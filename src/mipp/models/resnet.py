@@ -136,6 +136,10 @@ class ResNet(nn.Module):
                 channels = out * block.expansion
             self.add_module(f"layer{stage + 1}", nn.Sequential(*layer))
         self.fc = nn.Linear(channels, num_classes)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Starts the convolutions anew; what they hold follows from the global generator."""
         init_he(self)
 
     def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n classes"]:

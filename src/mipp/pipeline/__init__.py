@@ -16,6 +16,7 @@ from mipp.pipeline.kept import KeptInformation, information_kept, information_ke
 from mipp.pipeline.options import Options, Progress, read_options, spelled, wanted_budget
 from mipp.pipeline.plan import Model, Plan, fit, masks
 from mipp.pipeline.recording import count_nats, made_record
+from mipp.pipeline.scratch import scratch
 from mipp.pipeline.selecting import part_way, select, spent
 from mipp.pipeline.usable import check_patterns, usable_graph
 
@@ -29,6 +30,7 @@ __all__ = [
     "plans",
     "presets",
     "prune",
+    "scratch",
     "usable_graph",
     "wanted_budget",
 ]

@@ -1,6 +1,8 @@
 """Plans by other methods than MIPP: one traced graph, scores in rounds, the same budgets."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from typing import Any
 
 import numpy as np
 
@@ -36,10 +38,15 @@ def plan_by_method(
     spend({g.index: np.zeros(g.n_units) for g in traced.groups}, {}, 1.0)
     if isinstance(method, methods.TrainingMethod):
         assert settings.training is not None
-        made = methods.trained(method, question, settings.training, spend)
+        told = replace(
+            settings.training, progress=lambda done, steps: report("train", done, steps)
+        )
+        made = methods.trained(method, question, told, spend)
         clock.lap("train")
         # the method gives back a copy of the same class
-        return _plan(made.model, traced, made.keep, data, wanted, settings, clock)  # type: ignore[arg-type]
+        trained: Model = made.model  # type: ignore[assignment]
+        kind = {"training": _trained_how(settings.training, made)}
+        return _plan(trained, traced, made.keep, data, wanted, settings, clock, kind)
     assert isinstance(method, methods.ScoringMethod)
     keep = methods.in_rounds(
         method, question, spend, lambda done, rounds: report("score", done, rounds)
@@ -78,6 +85,12 @@ def _question(
     return methods.Question(model, traced, data, settings.loss, settings.seed)
 
 
+def _trained_how(training: methods.Training, made: methods.Trained) -> dict[str, Any]:
+    """The recipe, what training by it came to, and what else the method says, for the record."""
+    cost = {} if made.cost is None else asdict(made.cost)
+    return {"recipe": asdict(training.recipe), "cost": cost, "notes": dict(made.notes)}
+
+
 def _plan(
     model: Model,
     traced: ChannelGraph,
@@ -86,10 +99,11 @@ def _plan(
     budget: selection.Budget,
     settings: Options,
     clock: Clock,
+    more: Mapping[str, Any] | None = None,
 ) -> Plan[Model]:
     by_name = {g.name: tuple(np.flatnonzero(keep[g.index]).tolist()) for g in traced.groups}
     nats = dict.fromkeys(by_name, (float("nan"), float("nan")))
-    words = spelled(settings, str(budget)) | {"loss": ""}
+    words = spelled(settings, str(budget)) | {"loss": ""} | dict(more or {})
     record = made_record(model, traced, by_name, nats, words)
     clock.lap("plan")
     return Plan(record, model, traced, data, settings.refit, dict(clock.seconds))

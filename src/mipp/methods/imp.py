@@ -1,0 +1,125 @@
+"""Iterative magnitude pruning of units: train, remove the smallest, go back, and again.
+
+Frankle & Carbin 2019, "The lottery ticket hypothesis" (arXiv 1803.03635), with a norm of all the
+weights of a unit (Li et al. 2017, arXiv 1608.08710) in place of single weights.
+"""
+
+import copy
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from torch import nn
+
+from mipp import retrain, surgery
+from mipp.errors import InputError
+from mipp.methods.aggregate import Aggregation
+from mipp.methods.magnitude import L1
+from mipp.methods.method import Question, Scores, Spend, Trained, Training, TrainingMethod
+from mipp.methods.normalise import Normalisation
+from mipp.methods.training import Trainer, n_batches
+
+SLOWER = 5
+"""Fine-tuning starts from weights that are good: its peak rate is the recipe's over this."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class IMP(TrainingMethod):
+    """Rounds of training, removing the units of smallest norm, and rewinding.
+
+    ``rounds``: 5, in which a third of the units is reached at the paper's 20% a round; the paper's
+    own rate for a share rho is ln(rho) / ln(0.8) rounds. ``rewind``: where the weights and
+    statistics that stay go back to before each training: ``"initial"``, those of the model as it
+    was given (the paper's); ``"early"``, those after the first ``early_epochs`` of the first
+    training (Frankle et al. 2020, arXiv 1912.05671, who also start there for deep nets); or
+    ``"none"``, the reading for trained nets: remove, then fine-tune what is left (Han et al. 2015,
+    arXiv 1506.02626), starting with the model as it was given. Optimizer, momentum and schedule
+    start anew in every training; only what is left is trained, as a small net of its own.
+
+    ``epochs``, ``peak_lr``: of one training in place of the recipe's. Fine-tuning has by default
+    the recipe's epochs over ``rounds`` (at least one), so that all of it costs one training, and a
+    fifth of its rate: our choice. ``aggregation``, ``own``, ``normalise``: the norm, as in
+    `mipp.methods.L1`; the L2 norm is ours, since sums of absolute values over all layers empty
+    those of small fan-in first. ``last_training``: also train after the last removal, so that the
+    plan has trained weights; without it they are the rewound ones (with ``"none"``, those just
+    pruned), for a retraining of the caller's.
+    """
+
+    name = "imp"
+    summary = "rounds of training, removing the smallest units, and rewinding"
+    source = "Frankle & Carbin 2019, arXiv 1803.03635"
+    needs = "training"
+    at_init = True
+    ranking = "global"
+
+    rounds: int = 5
+    rewind: Literal["initial", "early", "none"] = "initial"
+    early_epochs: int = 1
+    epochs: int | None = None
+    peak_lr: float | int | None = None
+    aggregation: Aggregation = "l2"
+    own: bool = False
+    normalise: Normalisation = "none"
+    last_training: bool = True
+
+    def __post_init__(self) -> None:
+        """Refuse trainings that end before they start."""
+        super().__post_init__()
+        self._at_least(1, "early_epochs", "epochs")
+
+    def run(self, question: Question, training: Training, spend: Spend) -> Trained:
+        """The rounds, and the training after them."""
+        recipe = self._recipe(training.recipe)
+        rewinds = self.rewind != "none"
+        n_trainings = self.rounds - (not rewinds) + self.last_training
+        trainer = Trainer(question, training, n_trainings * recipe.epochs)
+        start, model, keep = question.model, copy.deepcopy(question.model), question.keep
+        for number in range(1, self.rounds + 1):
+            if rewinds:
+                early = self.rewind == "early" and number == 1
+                step = self._noted(start, model, training) if early else None
+                trainer.train(model, keep, recipe, step)
+            keep = spend(
+                self._norms(replace(question, keep=keep), model), keep, number / self.rounds
+            )
+            if rewinds:
+                model = copy.deepcopy(start)
+            elif number < self.rounds:
+                trainer.train(model, keep, recipe)
+        if self.last_training:
+            trainer.train(model, keep, recipe)
+        return Trained(model, keep, trainer.cost)
+
+    def _recipe(self, recipe: retrain.Recipe) -> retrain.Recipe:
+        """Of one of the trainings."""
+        epochs, rate = recipe.epochs, recipe.peak_lr
+        if self.rewind == "none":
+            epochs, rate = max(1, epochs // self.rounds), rate / SLOWER
+        epochs = epochs if self.epochs is None else self.epochs
+        if self.rewind == "early" and self.early_epochs >= epochs:
+            raise InputError(
+                f"IMP has early_epochs={self.early_epochs}, and one training has {epochs} epochs; "
+                "expected fewer to rewind to than there are."
+            )
+        return replace(
+            recipe, epochs=epochs, peak_lr=rate if self.peak_lr is None else self.peak_lr
+        )
+
+    def _norms(self, question: Question, model: nn.Module) -> Scores:
+        """Of what is left: removed inputs do not count."""
+        masked = surgery.mask_model(model, question.graph, question.keep)
+        norm = L1(aggregation=self.aggregation, own=self.own, normalise=self.normalise)
+        return norm.score(replace(question, model=masked))
+
+    def _noted(self, start: nn.Module, model: nn.Module, training: Training) -> retrain.Step:
+        """A plain step that writes into ``start`` what ``model`` is after the early epochs."""
+        left = self.early_epochs * n_batches(training.batches)
+
+        def step(optimizer: torch.optim.SGD) -> None:
+            nonlocal left
+            optimizer.step()
+            left -= 1
+            if left == 0:
+                start.load_state_dict(model.state_dict())
+
+        return step
