@@ -1,6 +1,7 @@
 """GraSP: the Hessian times the gradient, and which way the sign goes."""
 
 import copy
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -123,3 +124,26 @@ def test_itergrasp_asks_again_in_every_round():
 def test_options_that_do_not_fit_are_errors(options, text):
     with pytest.raises(mipp.InputError, match=text), unchecked():
         GraSP(**options)
+
+
+def test_weights_that_are_held_at_zero_take_no_part_in_the_gradient():
+    model = plain(nn.Tanh).double()
+    generator = torch.Generator().manual_seed(5)
+    masks = {
+        name: torch.rand(p.shape, generator=generator) < 0.6
+        for name, p in model.named_parameters()
+        if p.dim() > 1
+    }
+    with torch.no_grad():
+        for name, mask in masks.items():
+            dict(model.named_parameters())[name].mul_(mask)
+    x, y = everything(data())
+    asked = replace(question(model), live=masks)
+    terms = GraSP(**ALL, norms="eval").terms(asked)
+    first = {n: g * masks.get(n, 1) for n, g in slopes(model, x, y).items()}
+    up, down = (slopes(moved(model, first, s), x, y) for s in (1e-4, -1e-4))
+    for name, parameter in model.named_parameters():
+        bent = (up[name] - down[name]) / 2e-4
+        torch.testing.assert_close(terms[name], parameter * bent, rtol=1e-5, atol=1e-9)
+    squares = GraSP(**ALL, norms="eval", reading="gradient").terms(asked)
+    assert all((squares[name][~mask] == 0).all() for name, mask in masks.items())
