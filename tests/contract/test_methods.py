@@ -25,12 +25,13 @@ class Residual(nn.Module):
         self.norm1 = nn.BatchNorm2d(8) if norm else nn.Identity()
         self.outer = nn.Conv2d(8, 6, 1)
         self.hidden, self.head = nn.Linear(6 * 4, 7), nn.Linear(7, 4)
+        self.norm2 = nn.BatchNorm1d(7) if norm else nn.Identity()
 
     def forward(self, x):
         x = self.norm0(self.stem(x)).relu()
         x = x + self.outer(self.norm1(self.inner(x)).relu())
         x = nn.functional.max_pool2d(x, 2).flatten(1)
-        return self.head(self.hidden(x).relu())
+        return self.head(self.norm2(self.hidden(x)).relu())
 
 
 def chain(norm):
@@ -38,7 +39,8 @@ def chain(norm):
     return nn.Sequential(
         nn.Conv2d(2, 5, 3, padding=1), nn.BatchNorm2d(5) if norm else nn.Identity(), nn.ReLU(),
         nn.Conv2d(5, 6, 3), nn.BatchNorm2d(6) if norm else nn.Identity(), nn.ReLU(), nn.Flatten(),
-        nn.Linear(6 * 4, 7), nn.ReLU(), nn.Linear(7, 4),
+        nn.Linear(6 * 4, 7), nn.BatchNorm1d(7) if norm else nn.Identity(), nn.ReLU(),
+        nn.Linear(7, 4),
     )  # fmt: skip
 
 
@@ -69,7 +71,7 @@ def trained_state(model):
     generator = torch.Generator().manual_seed(2)
     with torch.no_grad():
         for module in model.modules():
-            if isinstance(module, nn.BatchNorm2d):
+            if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d)):
                 for tensor in (module.weight, module.bias, module.running_mean, module.running_var):
                     tensor.copy_(0.5 + torch.rand(tensor.shape, generator=generator))
     return model
@@ -106,6 +108,11 @@ def test_budget_met_masked_is_sliced_outputs_intact_deterministic_and_the_model_
     model = trained_state(Residual(norm)).train()
     model.stem.weight.requires_grad_(False)
     before, generator = snapshot(model), torch.get_rng_state()
+    if name == "bnscale" and not norm:
+        with pytest.raises(mipp.InputError, match=r"'bnscale' cannot rank .* it has no BatchNorm"):
+            make(name, model, "macs=50%")
+        assert_untouched(model, before, generator)
+        return
     plan = make(name, model, "macs=50%")
     assert_untouched(model, before, generator)
     assert 0 < plan.after.macs <= 0.5 * plan.before.macs

@@ -15,6 +15,7 @@ from mipp.information.masked import Masked
 from mipp.information.mlp import Mlp
 from mipp.information.observed import observations
 from mipp.information.registry import get, names
+from mipp.information.view import consumer_view
 from mipp.information.whitening import whitening
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     "Reads",
     "RowShape",
     "View",
+    "consumer_view",
     "get",
     "known",
     "mutual_information",

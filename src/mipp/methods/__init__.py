@@ -9,9 +9,15 @@ from dataclasses import dataclass
 from mipp.errors import InputError
 from mipp.methods import scratch
 from mipp.methods.aggregate import Aggregation, aggregate
+from mipp.methods.bnscale import BNScale
 from mipp.methods.chance import Random
+from mipp.methods.chip import CHIP
 from mipp.methods.dhspg import DHSPG
+from mipp.methods.flap import FLAP
+from mipp.methods.fpgm import FPGM
 from mipp.methods.grasp import GraSP, IterGraSP
+from mipp.methods.hrank import HRank
+from mipp.methods.imp import IMP
 from mipp.methods.magnitude import L1, L2
 from mipp.methods.method import (
     Method,
@@ -27,19 +33,24 @@ from mipp.methods.method import (
     TrainingMethod,
     WeightMethod,
 )
+from mipp.methods.normalise import Normalisation
+from mipp.methods.obs import OBS
 from mipp.methods.oto import OTO
 from mipp.methods.prospr import ProsPr
 from mipp.methods.rounds import ask, curves, in_rounds, trained
 from mipp.methods.snip import SNIP, IterSNIP
 from mipp.methods.sosp import SOSP
+from mipp.methods.static import LeaveOneOut, Solo
 from mipp.methods.synflow import SynFlow
 from mipp.methods.taylor import Taylor
+from mipp.methods.thinet import ThiNet
 from mipp.methods.unstructured import prunable_weights, weight_masks
 
 _ALL: dict[str, type[Method]] = {
     method.name: method
     for method in (
-        DHSPG, GraSP, IterGraSP, IterSNIP, L1, L2, OTO, ProsPr, Random, SNIP, SOSP, SynFlow, Taylor,
+        BNScale, CHIP, DHSPG, FLAP, FPGM, GraSP, HRank, IMP, IterGraSP, IterSNIP, L1, L2,
+        LeaveOneOut, OBS, OTO, ProsPr, Random, SNIP, SOSP, Solo, SynFlow, Taylor, ThiNet,
     )
 }  # fmt: skip
 
@@ -93,26 +104,37 @@ def facts() -> list[Facts]:
 
 
 __all__ = [
+    "CHIP",
     "DHSPG",
+    "FLAP",
+    "FPGM",
+    "IMP",
     "L1",
     "L2",
+    "OBS",
     "OTO",
     "SNIP",
     "SOSP",
     "Aggregation",
+    "BNScale",
     "Facts",
     "GraSP",
+    "HRank",
     "IterGraSP",
     "IterSNIP",
+    "LeaveOneOut",
     "Method",
+    "Normalisation",
     "ProsPr",
     "Question",
     "Random",
     "Scores",
     "ScoringMethod",
+    "Solo",
     "Spend",
     "SynFlow",
     "Taylor",
+    "ThiNet",
     "Trained",
     "Training",
     "TrainingCost",

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from mipp.methods.aggregate import Aggregation
-from mipp.methods.method import Question, WeightMethod
+from mipp.methods.method import Question, Scores, WeightMethod
+from mipp.methods.normalise import Normalisation, normalised
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -13,7 +14,9 @@ class L1(WeightMethod):
     """L1 norm of the incoming weights, the smallest go: the paper's filter pruning.
 
     Its defaults are the paper's: norms are compared within a layer, one round. The score of a
-    single weight is its absolute value.
+    single weight is its absolute value. ``normalise``: ``"mean"`` divides by the mean of the group,
+    which makes ``allocation="global"`` compare layers of different width and scale; without it
+    (``"none"``) norms grow with the fan-in.
     """
 
     name = "l1"
@@ -23,9 +26,15 @@ class L1(WeightMethod):
     at_init = True
     ranking = "local"
 
+    normalise: Normalisation = "none"
+
     def terms(self, question: Question) -> dict[str, Tensor]:
         """The weights themselves."""
         return {name: p.detach() for name, p in question.parameters().items()}
+
+    def score(self, question: Question) -> Scores:
+        """The norm of each unit, normalised by group."""
+        return normalised(super().score(question), question.keep, self.normalise)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,6 +12,7 @@ from mipp.errors import InputError
 from mipp.methods.aggregate import Aggregation, aggregate
 from mipp.records import ChannelGraph, FloatArray, Keep
 from mipp.retrain import Recipe
+from mipp.surgery import Refit
 
 Needs = Literal["nothing", "data", "labels", "training"]
 """What a method looks at beside the weights, each including the one before it."""
@@ -20,7 +21,8 @@ Ranking = Literal["global", "local"]
 """Whether scores of different groups can be compared. ``local`` ones rank within a group only."""
 
 Scores = Mapping[int, FloatArray]
-"""Group index -> score of each unit, shape ``(n_units,)``; the lowest goes first."""
+"""Group index -> score of each unit, shape ``(n_units,)``; the lowest goes first. Groups that are
+absent keep all their units."""
 
 Spend = Callable[[Scores, Keep, float], Keep]
 """``spend(scores, keep, share)``: of the units in ``keep`` those that stay when the budget is
@@ -104,7 +106,8 @@ class Method(ABC):
     The facts are class attributes: ``name`` in `mipp.plan`; ``summary`` in one line; ``source``;
     ``needs``; ``at_init``: whether it can be asked of an untrained net; ``ranking``, which decides
     how the budget is spread unless ``allocation=`` says otherwise (``"global"``, or ``"uniform"``
-    for local scores).
+    for local scores). ``update``: what the source does to the weights that stay, None for nothing;
+    ``refit="own"`` of `mipp.plan` does that in place of the refit that all methods share.
 
     ``rounds``: score and remove in so many steps, each on what the one before has left.
     """
@@ -115,6 +118,7 @@ class Method(ABC):
     needs: ClassVar[Needs]
     at_init: ClassVar[bool]
     ranking: ClassVar[Ranking]
+    update: ClassVar[Refit | None] = None
 
     rounds: int = 1
 
@@ -145,7 +149,7 @@ class ScoringMethod(Method):
 
     @abstractmethod
     def score(self, question: Question) -> Scores:
-        """A finite score for every unit of every group; those of removed units are not read."""
+        """A finite score for every unit of a group; those of removed units are not read."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -57,6 +57,8 @@ def ask(method: ScoringMethod, question: Question) -> Scores:
         own = method.score(workable(replace(question, model=copied, live=live)))
         scores = averaged(own, question.model)
     for group in question.graph.groups:
+        if group.index not in scores:
+            continue
         mask = question.keep.get(group.index, np.ones(group.n_units, dtype=bool))
         if not np.isfinite(scores[group.index][mask]).all():
             raise CalibrationError(

@@ -1,25 +1,34 @@
-"""Taylor-FO: squared first-order change of the loss when a unit is gated off.
+"""Taylor-FO: squared first-order change of the loss when a unit is taken out.
 
 Molchanov et al. 2019, "Importance estimation for neural network pruning" (arXiv 1906.10771).
 """
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from mipp.capture import Batch
+from mipp.methods.aggregate import aggregate
 from mipp.methods.gradients import task_loss
 from mipp.methods.method import Question, Scores, ScoringMethod
+from mipp.records import FloatArray
 
 
 @dataclass(frozen=True, kw_only=True)
 class Taylor(ScoringMethod):
-    """Mean over minibatches of (dL/dz_u)^2, z_u a gate on everything that reads unit u.
+    """Mean over minibatches of the squared change, to first order, of the loss without the unit.
 
-    The gate's gradient is the sum over the consumers' weights that read the unit of weight times
-    gradient. ``minibatch``: examples per gradient; the square is taken per minibatch, then averaged
-    (as the paper does). Norms are in evaluation mode; all calibration examples are used.
+    ``variant``: what is taken out. ``"gate"``, the authors' best: (dL/dz)^2 for a gate z = 1 on
+    everything that reads the unit. By the unit's incoming weights w with gradients g instead:
+    ``"joint"`` (sum of g w)^2, ``"separate"`` sum of (g w)^2 (the authors' weight criterion), or
+    ``"absolute"`` sum of |g w|, not squared (Torch-Pruning's, which takes one gradient over all
+    data). Where a BatchNorm follows, ``"joint"`` leaves its shift in place, and ``"gate"`` does
+    not. ``minibatch``: examples per gradient, at most a batch as given; squares and absolute values
+    are taken per minibatch, then averaged. All calibration examples are used, norms are in
+    evaluation mode.
     """
 
     name = "taylor"
@@ -29,6 +38,7 @@ class Taylor(ScoringMethod):
     at_init = True
     ranking = "global"
 
+    variant: Literal["gate", "joint", "separate", "absolute"] = "gate"
     minibatch: int = 32
 
     def __post_init__(self) -> None:
@@ -37,28 +47,33 @@ class Taylor(ScoringMethod):
         self._at_least(1, "minibatch")
 
     def score(self, question: Question) -> Scores:
-        """The mean of the squares."""
-        graph, parameters = question.graph, question.parameters()
-        scores = {group.index: np.zeros(group.n_units) for group in graph.groups}
-        consumers = {c.weight: c for c in graph.consumers}
-        read = [parameters[name] for name in consumers]
+        """The mean over the minibatches."""
+        parameters = question.parameters()
+        read = sorted({c.weight for c in question.graph.consumers})
+        made = sorted({key.tensor for g in question.graph.groups for key in g.producers})
+        names = read if self.variant == "gate" else made
+        weights = [parameters[name] for name in names]
         device = next(question.model.parameters()).device
         minibatches = self._minibatches(question)
+        scores = {group.index: np.zeros(group.n_units) for group in question.graph.groups}
         for small in minibatches:
             batch = small.to(device)
             loss = task_loss(question, question.model(*batch.args, **batch.kwargs), batch)
-            gradients = torch.autograd.grad(loss, read)
-            gates = {group.index: np.zeros(group.n_units) for group in graph.groups}
-            for consumer, weight, part in zip(consumers.values(), read, gradients, strict=True):
-                product = (weight.detach() * part).double().movedim(consumer.in_dim, 0)
-                columns = product.flatten(1).sum(1).cpu().numpy()
-                axis = graph.axes[consumer.in_axis]
-                for index, gate in gates.items():
-                    mine = axis.group == index
-                    np.add.at(gate, axis.unit[mine], columns[mine])
-            for index, gate in gates.items():
-                scores[index] += gate**2
-        return {index: total / len(minibatches) for index, total in scores.items()}
+            slopes = torch.autograd.grad(loss, weights)
+            terms = {n: w.detach() * s for n, w, s in zip(names, weights, slopes, strict=True)}
+            for index, changes in self._changes(question, terms).items():
+                scores[index] += changes / len(minibatches)
+        return scores
+
+    def _changes(self, question: Question, terms: dict[str, Tensor]) -> dict[int, FloatArray]:
+        """What one minibatch says of each unit, by group."""
+        if self.variant == "gate":
+            return {index: gate**2 for index, gate in _gates(question, terms).items()}
+        if self.variant == "absolute":
+            return aggregate(question.graph, question.keep, terms, "l1")
+        how: Literal["l2", "signed"] = "l2" if self.variant == "separate" else "signed"
+        sums = aggregate(question.graph, question.keep, terms, how)
+        return {index: values**2 for index, values in sums.items()}
 
     def _minibatches(self, question: Question) -> list[Batch]:
         return [
@@ -66,3 +81,17 @@ class Taylor(ScoringMethod):
             for batch in question.batches
             for start in range(0, len(batch), self.minibatch)
         ]
+
+
+def _gates(question: Question, terms: dict[str, Tensor]) -> dict[int, FloatArray]:
+    """dL/dz at z = 1: sum over all weights that read the unit of weight times gradient."""
+    graph = question.graph
+    gates = {group.index: np.zeros(group.n_units) for group in graph.groups}
+    for consumer in {c.weight: c for c in graph.consumers}.values():
+        product = terms[consumer.weight].double().movedim(consumer.in_dim, 0)
+        columns = product.flatten(1).sum(1).cpu().numpy()
+        axis = graph.axes[consumer.in_axis]
+        for index, gate in gates.items():
+            mine = axis.group == index
+            np.add.at(gate, axis.unit[mine], columns[mine])
+    return gates

@@ -18,7 +18,7 @@ from mipp.pipeline.plan import Model, Plan, fit, masks
 from mipp.pipeline.recording import count_nats, made_record
 from mipp.pipeline.scratch import scratch
 from mipp.pipeline.selecting import part_way, select, spent
-from mipp.pipeline.usable import check_patterns, usable_graph
+from mipp.pipeline.usable import check_patterns, check_widths, usable_graph
 
 __all__ = [
     "KeptInformation",
@@ -54,7 +54,7 @@ def plan(
             ``torch.distributed`` each process gives its own.
         budget: ``"macs=50%"``, ``"params=300k"``, ``"units=20%"``, ``"information=99%"`` (keep that
             share of every consumer's information) or several with commas, all met. Can be left out
-            with ``stop=``, which then says how much goes.
+            with ``stop=`` or ``widths=``, which then say how much goes.
         progress: called as ``progress(stage, done, total)``; stages are ``capture`` (batches) and
             ``score`` (units).
         options: the fields of `mipp.Options`, ``noise`` and ``confidence``.
@@ -75,6 +75,7 @@ def plan(
     traced = usable_graph(original, data)
     clock.lap("capture")
     check_patterns(traced, settings.protect)
+    check_widths(traced, settings.widths, settings.protect, settings.min_units)
     if isinstance(settings.method, methods.Method):
         return plan_by_method(original, traced, data, wanted, settings, report, clock)
 
@@ -88,7 +89,7 @@ def plan(
     for number in range(1, settings.rounds + 1):
         # groups that are down to one unit are not in the graph any more, but still count
         gone = sum(len(u) for n, u in keep.items() if n not in {g.name for g in now.groups})
-        step = part_way(wanted, targets, full, number / settings.rounds, gone)
+        step = part_way(wanted, targets, traced, full, number / settings.rounds, gone)
         curves = Curves(current, now, data, settings, report, clock)
         # nothing can be measured behind an empty layer: only the last round may leave one
         least = settings.min_units if number == settings.rounds else max(settings.min_units, 1)

@@ -29,18 +29,17 @@ def plan_by_method(
     method, question = settings.method, _question(model, traced, data, settings)
     full = graph.cost(traced)
     targets = wanted.limits(full)
+    whole = {group.index: np.ones(group.n_units, dtype=bool) for group in traced.groups}
 
     def spend(scores: methods.Scores, keep: Keep, share: float) -> Keep:
-        budget = part_way(wanted, targets, full, share, 0)
-        return spent(methods.curves(scores, keep), traced, budget, settings, keep)
+        budget = part_way(wanted, targets, traced, full, share, 0)
+        return whole | spent(methods.curves(scores, keep), traced, budget, settings, keep)
 
     # a budget that cannot be met is told now, with its own numbers, and not after many rounds
     spend({g.index: np.zeros(g.n_units) for g in traced.groups}, {}, 1.0)
     if isinstance(method, methods.TrainingMethod):
         assert settings.training is not None
-        told = replace(
-            settings.training, progress=lambda done, steps: report("train", done, steps)
-        )
+        told = replace(settings.training, progress=lambda done, steps: report("train", done, steps))
         made = methods.trained(method, question, told, spend)
         clock.lap("train")
         # the method gives back a copy of the same class
@@ -73,9 +72,11 @@ def plans_by_method(
     scores = methods.ask(method, _question(model, traced, data, settings))
     clock.lap("plan" if method.needs == "nothing" else "capture")
     made = methods.curves(scores, {})
+    whole = {group.index: np.ones(group.n_units, dtype=bool) for group in traced.groups}
+    keeps = [whole | spent(made, traced, budget, settings) for budget in budgets]
     return [
-        _plan(model, traced, spent(made, traced, budget, settings), data, budget, settings, clock)
-        for budget in budgets
+        _plan(model, traced, keep, data, budget, settings, clock)
+        for keep, budget in zip(keeps, budgets, strict=True)
     ]
 
 

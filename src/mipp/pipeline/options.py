@@ -1,6 +1,6 @@
 """All settings of a plan, in one frozen record."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal, get_args
 
@@ -38,11 +38,13 @@ class Options:
     mean squared error). ``protect``: group or module names that keep all units (``*`` and ``?``
     match). ``min_units``, ``round_to``: a group keeps so many units at least (0 lets whole layers
     go, which `Plan.collapsed` then tells), and in such multiples
-    where it loses any. ``samples``: calibration examples that are used at most, None for all.
-    ``refit``: how the remaining weights take over, as a record or a mode's name; None or False
-    leaves them. ``calibration``: how many rows are measured. ``memory``: bytes (or ``"4GiB"``) that
-    the second moments may take; beyond it they are gathered in several passes, one consumer at a
-    time at the least. ``seed``: of everything that is drawn.
+    where it loses any. ``widths``: in place of a budget, how many units each group keeps, exactly:
+    another plan, or group name -> number (groups that are absent keep all). ``samples``:
+    calibration examples that are used at most, None for all. ``refit``: how the remaining weights
+    take over, as a record or a mode's name; None or False leaves them, ``"own"`` is what the
+    method's source does (see `mipp.methods.Method`). ``calibration``: how many rows are measured.
+    ``memory``: bytes (or ``"4GiB"``) that the second moments may take; beyond it they are gathered
+    in several passes, one consumer at a time at the least. ``seed``: of everything that is drawn.
     """
 
     method: str | methods.Method = "mipp"
@@ -59,6 +61,7 @@ class Options:
     protect: tuple[str, ...] = ()
     min_units: int = 1
     round_to: int = 1
+    widths: Mapping[str, int] | None = None
     samples: int | None = 5120
     refit: surgery.Refit | None = field(default_factory=surgery.Refit)
     calibration: capture.CaptureConfig = field(default_factory=capture.CaptureConfig)
@@ -103,10 +106,9 @@ def read_options(**given: Any) -> Options:
             f"mipp.plan has no option {', '.join(unknown)}; expected some of "
             f"{', '.join(sorted(known | {'noise', 'confidence'}))}."
         )
-    if "refit" in given:
-        given["refit"] = read_refit(given["refit"])
-    if "memory" in given:
-        given["memory"] = read_memory(given["memory"])
+    for name, read in (("widths", read_widths), ("memory", read_memory)):
+        if given.get(name) is not None:
+            given[name] = read(given[name])
     if isinstance(given.get("protect"), str):
         given["protect"] = (given["protect"],)
     given["protect"] = tuple(given.get("protect", ()))
@@ -116,6 +118,8 @@ def read_options(**given: Any) -> Options:
                 f"{name}={given[name]!r}; expected one of {', '.join(map(repr, choices))}."
             )
     given |= read_method(given.pop("method", "mipp"), given.get("rounds"), given.get("training"))
+    if "refit" in given:
+        given["refit"] = read_refit(given["refit"], given["method"])
     options = Options(estimator=estimator, **given)
     for name, least in (("passes", 1), ("rounds", 1), ("min_units", 0), ("round_to", 1)):
         if getattr(options, name) < least:
@@ -158,8 +162,14 @@ def read_estimator(estimator: "information.Estimator | str") -> information.Esti
     return estimator
 
 
-def read_refit(refit: "surgery.Refit | str | bool | None") -> "surgery.Refit | None":
-    """True, False, a mode's name or a record as a `Refit` or None."""
+def read_refit(
+    refit: "surgery.Refit | str | bool | None", method: "str | methods.Method | None" = None
+) -> "surgery.Refit | None":
+    """True, False, a mode's name, a record, or "own" of the ``method`` as a `Refit` or None."""
+    if refit == "own" and isinstance(method, methods.Method):
+        return method.update
+    if refit == "own" and method is not None:
+        return surgery.Refit()
     if refit is None or refit is False or refit == "none":
         return None
     if refit is True:
@@ -167,6 +177,22 @@ def read_refit(refit: "surgery.Refit | str | bool | None") -> "surgery.Refit | N
     if isinstance(refit, str):
         return surgery.Refit(mode=refit)
     return refit
+
+
+def read_widths(widths: Any) -> dict[str, int]:
+    """Units by group name, from a plan or a mapping of numbers."""
+    if isinstance(widths, Mapping):
+        found = dict(widths)
+    elif isinstance(getattr(widths, "keep", None), Mapping):
+        found = {name: len(units) for name, units in widths.keep.items()}
+    else:
+        raise InputError(
+            f"widths={widths!r}; expected a plan, or a mapping of group names to numbers of units."
+        )
+    for name, width in found.items():
+        if isinstance(width, bool) or not isinstance(width, int):
+            raise InputError(f"widths= gives group {name} {width!r}; expected a number of units.")
+    return found
 
 
 def read_memory(memory: int | str) -> int:
@@ -214,14 +240,22 @@ def wanted_budget(budget: "str | selection.Budget | None", settings: Options) ->
         BudgetError: it cannot be read.
         InputError: neither is given, or options that need one.
     """
-    if budget is not None:
+    if settings.widths is not None:
+        if budget is not None or settings.stop is not None:
+            raise InputError(
+                "widths= was given with a budget or a stop rule; it says itself how many units "
+                "stay. Give one of them."
+            )
+        wanted = selection.Budget({}, widths=settings.widths)
+    elif budget is not None:
         wanted = selection.parse_budget(budget)
     elif settings.stop is not None:
         wanted = selection.Budget({})
     else:
         raise InputError(
             "Neither a budget nor a stop rule was given. Say how much may be left, such as "
-            "budget='macs=50%', or when to stop, such as stop=mipp.Confidence(0.95)."
+            "budget='macs=50%', in what widths=, or when to stop, such as "
+            "stop=mipp.Confidence(0.95)."
         )
     ends = settings.stop is not None or wanted.information is not None
     if ends and isinstance(settings.method, methods.Method):

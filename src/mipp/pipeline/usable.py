@@ -71,5 +71,28 @@ def check_patterns(traced: ChannelGraph, patterns: Sequence[str]) -> None:
             )
 
 
+def check_widths(
+    traced: ChannelGraph, widths: Mapping[str, int] | None, patterns: Sequence[str], least: int
+) -> None:
+    """Raises `InputError` for widths that the groups cannot have.
+
+    ``patterns``: of groups that keep all units. ``least``: units that every group keeps.
+    """
+    whole = protected(traced, patterns)
+    groups = {group.name: group for group in traced.groups}
+    for name, width in (widths or {}).items():
+        group = groups.get(name)
+        if group is None:
+            raise InputError(
+                f"widths= names {name!r}, which is no group. Groups: {', '.join(groups)}."
+            )
+        lowest = group.n_units if group.index in whole else min(least, group.n_units)
+        if not lowest <= width <= group.n_units:
+            raise InputError(
+                f"widths= gives group {name} {width} units; expected {lowest} to {group.n_units} "
+                "(see min_units and protect)."
+            )
+
+
 def _named(name: str, patterns: Sequence[str]) -> bool:
     return any(fnmatch(name, pattern) or name.startswith(pattern + ".") for pattern in patterns)

@@ -4,15 +4,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
 from mipp import capture, information
 from mipp.pipeline.clock import Clock
 from mipp.pipeline.observe import Observer
 from mipp.pipeline.options import Options, Progress
-from mipp.records import AxisKey, ChannelGraph, Consumer, Group, IntArray, Keep
-from mipp.taps import weight_matrix
+from mipp.records import ChannelGraph, Consumer, Group, Keep
 
 ViewsOf = Callable[[Group, Keep], list[information.View]]
 """The consumers of a group, given what is kept of the outputs and of other groups."""
@@ -107,27 +105,6 @@ class Views:
         self, group: Group, consumer: Consumer, seen: capture.Statistics, keep: Keep
     ) -> information.ConsumerView:
         weight: Tensor = self.model.get_parameter(consumer.weight).detach()
-        matrix = weight_matrix(consumer.kind, weight).to(seen.covariance.dtype)
-        in_axis = self.graph.axes[consumer.in_axis]
-        per_input = matrix.shape[1] // in_axis.size
-        mine = in_axis.group == group.index
-        unit = np.repeat(np.where(mine, in_axis.unit, -1), per_input)
-        columns = np.flatnonzero(np.repeat(mine | in_axis.kept(keep), per_input))
-        rows = self._rows(consumer, keep, matrix.shape[0])
-        device = matrix.device
-        row = torch.as_tensor(rows, device=device)
-        column = torch.as_tensor(columns, device=device)
-        fisher = seen.fisher
-        return information.ConsumerView(
-            covariance=seen.covariance[column][:, column],
-            weight=matrix[row][:, column],
-            fisher=None if fisher is None else fisher[row][:, row],
-            unit=torch.as_tensor(unit[columns], device=device),
-            uses=consumer.uses,
+        return information.consumer_view(
+            self.graph, group, consumer, weight, seen.covariance, seen.fisher, keep
         )
-
-    def _rows(self, consumer: Consumer, keep: Keep, n_rows: int) -> IntArray:
-        axis = self.graph.axes.get(AxisKey(consumer.weight, consumer.out_dim))
-        if axis is None:
-            return np.arange(n_rows)
-        return np.flatnonzero(np.repeat(axis.kept(keep), n_rows // axis.size))

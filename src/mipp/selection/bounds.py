@@ -17,11 +17,13 @@ class Budget:
     Usually written as text, ``"macs=50%,params=300k"``; this is what is made of it.
 
     ``bounds``: resource (``macs`` per example, ``params`` or ``units``) -> (value, is_share).
-    ``information``: share of every consumer's information to keep, 0 to 1, or None.
+    ``information``: share of every consumer's information to keep, 0 to 1, or None. ``widths``: in
+    place of both, group name -> how many units stay; groups that are absent keep all.
     """
 
     bounds: Mapping[str, tuple[float, bool]]
     information: float | None = None
+    widths: Mapping[str, int] | None = None
 
     def limits(self, full: Cost) -> dict[str, float]:
         """Each bound as an amount, given the cost of the whole model."""
@@ -37,6 +39,8 @@ class Budget:
         ]
         if self.information is not None:
             parts.append(f"information={100 * self.information:.6g}%")
+        if self.widths is not None:
+            parts += [f"{name}={width}" for name, width in self.widths.items()]
         return ",".join(parts)
 
 

@@ -15,12 +15,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from mipp.errors import InputError, SurgeryError
-from mipp.records import AxisKey, ChannelGraph, Consumer, IntArray
+from mipp.errors import InputError
+from mipp.records import KEPT, AxisKey, ChannelGraph, Consumer, IntArray
+from mipp.surgery.fitting import LeastSquares
 from mipp.taps import (
     Call,
     NormCall,
@@ -34,6 +36,7 @@ from mipp.taps import (
 
 _CHOICES = {
     "mode": ("sequential", "closed", "norm"),
+    "fits": ("weights", "scale", "bias"),
     "toward": ("old", "zero"),
     "norm": ("mean", "full", "keep"),
 }
@@ -47,6 +50,8 @@ class Refit:
 
     ``mode``: ``sequential`` fits from inputs to outputs on what the pruned net really puts in,
     ``closed`` on what the original puts in, ``norm`` only corrects BatchNorm statistics.
+    ``fits``: all ``weights`` of a layer, one factor for each channel that it reads (``scale``,
+    biases stay), or its ``bias`` alone; the last two are special cases of the first.
     ``ridge``: pull towards the old weights (``toward="old"``) or towards zero, as a share of each
     feature's variance. ``norm``: BatchNorm statistics follow the ``mean``, mean and variance
     (``full``), or nothing (``keep``). ``rows_per_feature``, ``min_rows``: rows (examples x
@@ -54,6 +59,7 @@ class Refit:
     """
 
     mode: str = "sequential"
+    fits: str = "weights"
     ridge: float = 1e-3
     toward: str = "old"
     norm: str = "mean"
@@ -107,6 +113,7 @@ class _Fit:
         seed: int,
     ) -> None:
         self.config, self.kept, self.seed, self.n_samples = config, kept, seed, n_samples
+        self.graph = graph
         calls = [consumer.weight for consumer in graph.consumers]
         once = [c for c in graph.consumers if calls.count(c.weight) == 1]
         self.consumers = {(c.weight, c.call): c for c in once} if config.mode != "norm" else {}
@@ -161,7 +168,8 @@ class _Fit:
         ).to(output.device)
         if call.kind == "conv_transpose":
             # outputs overlap: fit what each input position adds to them
-            y = input_rows(call, output, pick) @ matrix.T.to(torch.float32)
+            x = input_rows(call, output, pick)
+            y = x @ matrix.T.to(x.dtype)
             per_output = matrix.shape[0] // call.weight.shape[consumer.out_dim]
             columns = (outs.unsqueeze(1) * per_output).add(
                 torch.arange(per_output, device=outs.device)
@@ -176,6 +184,31 @@ class _Fit:
             target.x.append(input_rows(call, output, pick)[:, columns.flatten()])
         target.pick.append(pick + target.seen)
         target.seen += total
+
+    def _solve(
+        self, call: Call, consumer: Consumer, x: Float[Tensor, "rows d"], y: Float[Tensor, "rows m"]
+    ) -> None:
+        """Writes the fitted weight and bias into the parameters of the call."""
+        problem = LeastSquares(call, consumer, x, y, self.config.ridge, self.config.toward)
+        if self.config.fits == "bias":
+            problem.fit_bias()
+        elif self.config.fits == "scale":
+            problem.fit_scale(self._channels(consumer, call.weight))
+        else:
+            problem.fit_weights()
+
+    def _channels(self, consumer: Consumer, weight: Tensor) -> Int[Tensor, " inputs"]:
+        """Which channel each input of a pruned weight is a part of, counted from 0."""
+        size = weight.shape[consumer.in_dim]
+        axis = self.graph.axes.get(consumer.in_axis)
+        if axis is None:
+            return torch.arange(size, device=weight.device)
+        kept = self.kept.get(consumer.in_axis, np.arange(axis.size))
+        # inputs that are never removed are channels of their own
+        alone = np.where(axis.group == KEPT, np.arange(axis.size), KEPT)
+        owner = np.stack([axis.group, axis.unit, alone])[:, kept]
+        channels = np.unique(owner, axis=1, return_inverse=True)[1].reshape(-1)
+        return torch.as_tensor(channels, device=weight.device)
 
     def correct(
         self,
@@ -197,7 +230,7 @@ class _Fit:
                 x = torch.cat(target.x)
             else:
                 x = input_rows(call, output, torch.cat(target.pick))
-            _solve(call, consumer, x, y, self.config)
+            self._solve(call, consumer, x, y)
             hold()
             return call.run()
 
@@ -248,43 +281,6 @@ def refit(
 def _batch_size(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> int:
     tensors = [v for v in (*args, *kwargs.values()) if isinstance(v, Tensor) and v.dim() > 0]
     return tensors[0].shape[0] if tensors else 1
-
-
-def _solve(
-    call: Call,
-    consumer: Consumer,
-    x: Float[Tensor, "rows d"],
-    y: Float[Tensor, "rows m"],
-    config: Refit,
-) -> None:
-    """Writes the least-squares weight (and bias) into the parameters of the call."""
-    old = weight_matrix(call.kind, call.weight).double()
-    # a transposed convolution is fitted on what each position adds, which has no bias in it
-    centred = call.kind != "conv_transpose" and (call.bias is not None or consumer.norm_after)
-    x_mean = x.double().mean(0) if centred else torch.zeros_like(old[0])
-    y_mean = y.double().mean(0) if centred else torch.zeros_like(old[:, 0])
-    xc = x - x_mean.to(x.dtype)
-    yc = y - y_mean.to(y.dtype)
-    gram = (xc.T @ xc).double() / len(x)
-    cross = (xc.T @ yc).double() / len(x)
-    # a feature that never varies keeps a finite pull towards its old weight
-    pull = config.ridge * (gram.diagonal() + 1e-8 * gram.diagonal().mean() + 1e-30)
-    gram.diagonal().add_(pull)
-    if config.toward == "old":
-        cross += pull.unsqueeze(1) * old.T
-    root, fault = torch.linalg.cholesky_ex(gram)
-    new = torch.cholesky_solve(cross, root).T
-    if int(fault) != 0 or not bool(torch.isfinite(new).all()):
-        raise SurgeryError(
-            f"The refit of {consumer.name} gave weights that are not finite. Check the activations "
-            "for infinite values, raise the ridge (mipp.Refit(ridge=0.01)), or apply the plan with "
-            "refit=False."
-        )
-    if call.kind == "conv_transpose":
-        new = new.T
-    elif call.bias is not None:
-        call.bias.data.copy_(y_mean - new @ x_mean)
-    call.weight.data.copy_(new.reshape(call.weight.shape))
 
 
 def _add(statistics: _NormStatistics, values: Tensor) -> None:

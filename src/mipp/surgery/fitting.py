@@ -1,0 +1,93 @@
+"""Least squares for one layer: weights, factors or a bias that give back an output."""
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from mipp.errors import SurgeryError
+from mipp.records import Consumer
+from mipp.taps import Call, weight_matrix
+
+
+class LeastSquares:
+    """A call of a pruned layer, its inputs ``x``, and the outputs ``y`` that it should give.
+
+    ``ridge`` pulls towards the weights as they are (``toward="old"``) or towards zero, as a share
+    of each feature's variance.
+    """
+
+    def __init__(
+        self,
+        call: Call,
+        consumer: Consumer,
+        x: Float[Tensor, "rows d"],
+        y: Float[Tensor, "rows m"],
+        ridge: float,
+        toward: str,
+    ) -> None:
+        self.call, self.consumer, self.x, self.y = call, consumer, x, y
+        self.ridge, self.toward = ridge, toward
+        self.old = weight_matrix(call.kind, call.weight).double()
+
+    def fit_weights(self) -> None:
+        """All weights, and the bias (or the BatchNorm behind) such that the mean is kept."""
+        # a transposed convolution is fitted on what each position adds, which has no bias in it
+        centred = self.call.kind != "conv_transpose" and (
+            self.call.bias is not None or self.consumer.norm_after
+        )
+        x_mean = self.x.double().mean(0) if centred else torch.zeros_like(self.old[0])
+        y_mean = self.y.double().mean(0) if centred else torch.zeros_like(self.old[:, 0])
+        xc = self.x - x_mean.to(self.x.dtype)
+        yc = self.y - y_mean.to(self.y.dtype)
+        gram = (xc.T @ xc).double() / len(self.x)
+        cross = (xc.T @ yc).double() / len(self.x)
+        new = self._solved(gram, cross, self.old.T).T
+        if self.call.kind == "conv_transpose":
+            new = new.T
+        elif self.call.bias is not None:
+            self.call.bias.data.copy_(y_mean - new @ x_mean)
+        self.call.weight.data.copy_(new.reshape(self.call.weight.shape))
+
+    def fit_scale(self, channels: Int[Tensor, " inputs"]) -> None:
+        """One factor for all weights that read a channel; the bias stays.
+
+        ``channels``: of each input of the weight, counted from 0.
+        """
+        target = self.y.double()
+        if self.call.bias is not None and self.call.kind != "conv_transpose":
+            target = target - self.call.bias.double()
+        owner = channels.repeat_interleave(self.old.shape[1] // len(channels))
+        of = torch.nn.functional.one_hot(owner).to(self.old)
+        x = self.x.double()
+        # an output is the sum over channels c of z_c = W_c x_c; outputs are rows, too
+        gram = of.T @ ((x.T @ x) * (self.old.T @ self.old)) @ of / len(x)
+        cross = of.T @ ((x.T @ target) * self.old.T).sum(1, keepdim=True) / len(x)
+        ones = torch.ones_like(cross)
+        factors = self._solved(gram, cross, ones).squeeze(1)[channels].to(self.call.weight.dtype)
+        shape = [1] * self.call.weight.dim()
+        shape[self.consumer.in_dim] = -1
+        self.call.weight.data.mul_(factors.view(shape))
+
+    def fit_bias(self) -> None:
+        """The bias such that the mean is kept; without one there is nothing to fit."""
+        if self.call.bias is not None and self.call.kind != "conv_transpose":
+            means = self.y.double().mean(0) - self.old @ self.x.double().mean(0)
+            self.call.bias.data.copy_(means)
+
+    def _solved(
+        self, gram: Float[Tensor, "d d"], cross: Float[Tensor, "d m"], old: Float[Tensor, "d m"]
+    ) -> Float[Tensor, "d m"]:
+        # a feature that never varies keeps a finite pull towards its old weight
+        pull = self.ridge * (gram.diagonal() + 1e-8 * gram.diagonal().mean() + 1e-30)
+        gram.diagonal().add_(pull)
+        if self.toward == "old":
+            cross = cross + pull.unsqueeze(1) * old
+        root, fault = torch.linalg.cholesky_ex(gram)
+        new = torch.cholesky_solve(cross, root)
+        if int(fault) != 0 or not bool(torch.isfinite(new).all()):
+            raise SurgeryError(
+                f"The refit of {self.consumer.name} gave weights that are not finite. Check the "
+                "activations for infinite values, raise the ridge (mipp.Refit(ridge=0.01)), or "
+                "apply the plan with refit=False."
+            )
+        return new

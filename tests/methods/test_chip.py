@@ -1,0 +1,74 @@
+"""CHIP: nuclear norms by singular values, and maps that others can make up for."""
+
+import numpy as np
+import pytest
+import torch
+
+import mipp
+from mipp.methods import CHIP
+from mipp.methods.chip import independence
+
+from .nets import data, plain, question
+
+
+def brute_force(rows, unit, n_units):
+    nuclear = torch.linalg.svdvals(rows).sum()
+    lost = torch.zeros(n_units, dtype=rows.dtype)
+    for u in unit.unique():
+        lost[u] = nuclear - torch.linalg.svdvals(rows * (unit != u).unsqueeze(1)).sum()
+    return lost
+
+
+@pytest.mark.parametrize(("channels", "columns"), [(6, 20), (20, 6), (7, 1)])
+def test_independence_is_the_nuclear_norm_that_is_lost_with_a_units_rows(channels, columns):
+    rows = torch.randn(channels, columns).double()
+    unit = torch.arange(channels) // 2 + 1  # units of two channels; unit 0 has none
+    n_units = int(unit.max()) + 1
+    expected = brute_force(rows, unit, n_units)
+    torch.testing.assert_close(independence(rows, unit, n_units), expected, rtol=1e-6, atol=1e-6)
+    assert expected[0] == 0
+
+
+def test_a_duplicated_map_and_a_mixture_of_others_are_hardly_independent():
+    rows = torch.linalg.qr(torch.randn(30, 8).double())[0].T.clone()
+    rows[3] = rows[2]
+    rows[5] = (rows[6] + rows[7]) / 2**0.5
+    lost = independence(rows, torch.arange(8), 8)
+    assert set(lost.argsort()[:2].tolist()) == {2, 3}
+    assert set(lost.argsort()[2:5].tolist()) == {5, 6, 7}
+    torch.testing.assert_close(lost[:2], torch.ones(2).double())
+
+
+def test_scores_are_means_over_images_and_a_copied_filter_scores_lower_than_it_did_alone():
+    model, batches = plain(), data(dtype=torch.float32)
+    asked = question(model, batches)
+    group = next(g.index for g in asked.graph.groups if g.name == "0")
+    x = torch.cat([batch.args[0] for batch in batches])
+
+    def expected():
+        maps = model[:2](x).detach().double().flatten(2)
+        return torch.stack([brute_force(one, torch.arange(5), 5) for one in maps]).mean(0).numpy()
+
+    before = CHIP(examples=None).score(asked)[group]
+    np.testing.assert_allclose(before, expected(), rtol=1e-4)
+    with torch.no_grad():
+        model[0].weight[4], model[0].bias[4] = model[0].weight[1], model[0].bias[1]
+    after = CHIP(examples=None).score(question(model, batches))[group]
+    np.testing.assert_allclose(after, expected(), rtol=1e-4)
+    assert after[1] == pytest.approx(after[4])
+    assert after[1] < before[1]
+
+
+def test_neurons_are_compared_over_the_examples_of_a_batch():
+    model, batches = plain(), data(dtype=torch.float32)
+    asked = question(model, batches)
+    scores = CHIP(examples=None, batch_size=48).score(asked)[0]
+    x = torch.cat([batch.args[0] for batch in batches])
+    rows = model[:8](x).detach().double().T
+    np.testing.assert_allclose(scores, brute_force(rows, torch.arange(6), 6).numpy(), rtol=1e-4)
+
+
+@pytest.mark.parametrize("option", ["examples", "batch_size"])
+def test_options_that_do_not_fit_are_errors(option):
+    with pytest.raises(mipp.InputError, match=f"{option}=0; expected at least 1"):
+        CHIP(**{option: 0})
