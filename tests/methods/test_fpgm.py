@@ -54,16 +54,14 @@ def test_a_tied_unit_is_one_vector_of_the_weights_of_all_layers_that_make_it():
 
 
 def test_a_unit_of_several_rows_is_one_vector_of_all_of_them():
-    model = nn.Sequential(nn.Linear(4, 12), nn.Unflatten(1, (3, 4)), nn.Conv1d(3, 5, 1), nn.ReLU(),
-                          nn.Flatten(), nn.Linear(20, 3))  # fmt: skip
-    batches = mipp.capture.read_batches([torch.randn(8, 4)])
-    asked = question(model, batches)
-    group = next(g for g in asked.graph.groups if g.name == "0")
-    assert group.n_units == 3
+    model = nn.Sequential(
+        nn.Conv2d(2, 12, 1), nn.GroupNorm(3, 12), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+        nn.Linear(12, 3),
+    )  # fmt: skip
+    asked = question(model, data(dtype=torch.float32))
+    assert asked.graph.groups[0].n_units == 3
     units = model[0].weight.detach().double().reshape(3, -1).numpy()
-    np.testing.assert_allclose(
-        FPGM().score(asked)[group.index], summed_distances(units), rtol=1e-12
-    )
+    np.testing.assert_allclose(FPGM().score(asked)[0], summed_distances(units), rtol=1e-12)
 
 
 def test_biases_and_norm_parameters_count_where_they_are_asked_for():

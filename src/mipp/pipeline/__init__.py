@@ -55,8 +55,8 @@ def plan(
         budget: ``"macs=50%"``, ``"params=300k"``, ``"units=20%"``, ``"information=99%"`` (keep that
             share of every consumer's information) or several with commas, all met. Can be left out
             with ``stop=`` or ``widths=``, which then say how much goes.
-        progress: called as ``progress(stage, done, total)``; stages are ``capture`` (batches) and
-            ``score`` (units).
+        progress: called as ``progress(stage, done, total)``; stages are ``capture`` (batches),
+            ``score`` (units) and ``train`` (steps).
         options: the fields of `mipp.Options`, ``noise`` and ``confidence``.
 
     Raises:
