@@ -106,7 +106,7 @@ class Observer:
         y = seen.outputs.view(len(seen.outputs), n_channels, per_output)[:, chosen]
         if fisher is not None and len(fisher) == n_channels:
             # the same Fisher matrix at every position of a map
-            white = information.whitening(noise, fisher[chosen][:, chosen], torch.empty(0))
+            white = information.whitening(noise, fisher[chosen][:, chosen], None)
             return torch.einsum("rc,ncp->nrp", white.to(y.dtype), y).flatten(1), 1.0
         flat = y.flatten(1)
         if fisher is not None and self.shape == "maps":
@@ -117,7 +117,7 @@ class Observer:
         if fisher is not None:
             # of a transposed convolution: the window of outputs of each input position
             window = (chosen.unsqueeze(1) * per_output + torch.arange(per_output)).flatten()
-            white = information.whitening(noise, fisher[window][:, window], torch.empty(0))
+            white = information.whitening(noise, fisher[window][:, window], None)
         else:
             white = information.whitening(noise, None, flat.var(0, correction=0))
         return flat @ white.T.to(flat.dtype), 1.0
