@@ -22,24 +22,25 @@ class Options:
     ``noise=`` changes that field of it). ``target``: what a group must tell: ``"activations"``
     (what its consumers give), ``"outputs"`` of the model, or the ``"labels"`` that come with the
     batches. ``order``: ``"greedy"`` or ``"ordered"`` elimination. ``stop``: a rule that says which
-    units may go at all, such as `mipp.Confidence` (the keyword ``confidence=0.95`` is short for
-    it). ``next_layer``: with a stop rule or an information budget, whether a consumer's ``"whole"``
+    units may go at all, such as `mipp.Confidence` (the keyword ``confidence=0.95`` is short for it,
+    and both take ``noise=0.1`` with an estimator given by name, unless told otherwise: through
+    Fisher noise the layers of a trained net share so few nats that no unit is sure).
+    ``next_layer``: with a stop rule or an information budget, whether a consumer's ``"whole"``
     output counts or what the groups decided before have left of it (``"pruned"``, the paper's).
-    ``allocation``: how the budget is spread over the
-    groups: ``"priced"`` (fewest nats per cost saved), ``"global"`` (fewest nats), ``"tolerance"``
-    (the same share of nats lost) or ``"uniform"`` (the same share of units kept); None is the
-    method's own, ``"priced"`` for ``"mipp"``. ``passes``: curves are worked out for all outputs of
-    the consumers, then ``passes - 1`` times again for those that are kept. ``rounds``: prune in so
-    many steps, measuring again on the pruned net. ``loss``: whose Fisher information is the noise:
-    ``"categorical"``, ``"gaussian"``, ``"auto"`` (one of the two, by targets and outputs) or a
-    function of (output, target) that gives the nats summed over the batch. ``protect``: group or
-    module names that keep all units (``*`` and ``?`` match). ``min_units``, ``round_to``: a group
-    keeps so many units at least, and in such multiples where it loses any. ``samples``: calibration
-    examples that are used at most, None for all. ``refit``: how the remaining weights take over, as
-    a record or a mode's name; None or False leaves them. ``calibration``: how many rows are
-    measured. ``memory``: bytes (or ``"4GiB"``) that the second moments may take; beyond it they are
-    gathered in several passes, one consumer at a time at the least. ``seed``: of everything that is
-    drawn.
+    ``allocation``: how the budget is spread over the groups: ``"priced"`` (fewest nats per cost
+    saved), ``"global"`` (fewest nats), ``"tolerance"`` (the same share of nats lost) or
+    ``"uniform"`` (the same share of units kept); None is the method's own, ``"priced"`` for
+    ``"mipp"``. ``passes``: curves are worked out for all outputs of the consumers, then ``passes -
+    1`` times again for those that are kept. ``rounds``: prune in so many steps, measuring again on
+    the pruned net. ``loss``: whose Fisher information is the noise: ``"categorical"``,
+    ``"gaussian"``, ``"auto"`` (one of the two, by targets and outputs) or a function of (output,
+    target) that gives the nats summed over the batch. ``protect``: group or module names that keep
+    all units (``*`` and ``?`` match). ``min_units``, ``round_to``: a group keeps so many units at
+    least, and in such multiples where it loses any. ``samples``: calibration examples that are used
+    at most, None for all. ``refit``: how the remaining weights take over, as a record or a mode's
+    name; None or False leaves them. ``calibration``: how many rows are measured. ``memory``: bytes
+    (or ``"4GiB"``) that the second moments may take; beyond it they are gathered in several passes,
+    one consumer at a time at the least. ``seed``: of everything that is drawn.
     """
 
     method: str = "mipp"
@@ -85,13 +86,13 @@ def read_options(**given: Any) -> Options:
     Raises:
         InputError: an unknown keyword, or a value that does not fit; the text names it.
     """
+    given["stop"] = read_stop(given.get("stop"), given.pop("confidence", None))
+    by_name = isinstance(given.get("estimator", "gaussian"), str)
     estimator = read_estimator(given.pop("estimator", "gaussian"))
+    if by_name and isinstance(given["stop"], selection.Confidence):
+        given.setdefault("noise", 0.1)
     if "noise" in given:
         estimator = replace(estimator, noise=given.pop("noise"))  # type: ignore[type-var]
-    if "confidence" in given:
-        if given.get("stop") is not None:
-            raise InputError("confidence= and stop= were both given; give one of them.")
-        given["stop"] = selection.Confidence(given.pop("confidence"))
     known = set(Options.__dataclass_fields__)
     unknown = sorted(set(given) - known)
     if unknown:
@@ -111,8 +112,13 @@ def read_options(**given: Any) -> Options:
             raise InputError(
                 f"{name}={given[name]!r}; expected one of {', '.join(map(repr, choices))}."
             )
-    if "method" in given and given["method"] != "mipp":
+    if given.get("method", "mipp") != "mipp":
         methods.get(given["method"])
+        if given["stop"] is not None:
+            raise InputError(
+                f"method={given['method']!r} measures no information that stop={given['stop']} "
+                "could judge. Leave the stop rule out and give a budget, or use method='mipp'."
+            )
     options = Options(estimator=estimator, **given)
     for name, least in (("passes", 1), ("rounds", 1), ("min_units", 1), ("round_to", 1)):
         if getattr(options, name) < least:
@@ -130,6 +136,21 @@ def read_estimator(estimator: "information.Estimator | str") -> information.Esti
             "record such as mipp.Gaussian(...)."
         )
     return estimator
+
+
+def read_stop(stop: Any, confidence: Any) -> "selection.Stop | None":
+    """The stop rule from either way of giving it."""
+    if confidence is not None:
+        if stop is not None:
+            raise InputError("confidence= and stop= were both given; give one of them.")
+        if isinstance(confidence, bool) or not isinstance(confidence, (int, float)):
+            raise InputError(f"confidence={confidence!r}; expected a number such as 0.95.")
+        return selection.Confidence(confidence)
+    if stop is not None and (isinstance(stop, type) or not isinstance(stop, selection.Stop)):
+        raise InputError(
+            f"stop={stop!r}; expected a rule such as mipp.Confidence(0.95) or mipp.Share(0.99)."
+        )
+    return stop
 
 
 def read_refit(refit: "surgery.Refit | str | bool | None") -> "surgery.Refit | None":

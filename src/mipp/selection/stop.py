@@ -60,7 +60,7 @@ class Confidence:
     made; Student's t with four degrees of freedom is the choice here.
     """
 
-    level: float = 0.95
+    level: float | int = 0.95
 
     def __post_init__(self) -> None:
         if not 0.5 <= self.level < 1:
