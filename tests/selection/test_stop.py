@@ -8,7 +8,7 @@ import torch
 
 from mipp.errors import InputError
 from mipp.information import Gaussian, Masked, Mlp, Observations
-from mipp.selection import Confidence, Share, eliminate_until, surely_positive
+from mipp.selection import Confidence, Share, eliminate_until, removable, surely_positive
 
 LEVELS = (0.5, 0.8, 0.9, 0.95, 0.99)
 WEIGHTS = [0.0] * 4 + [0.1, 0.2, 1.0]
@@ -178,6 +178,25 @@ def test_a_share_is_asked_of_every_consumer():
     assert not Share(0.9).may_go(both, 0, lost, total)
     assert not Share(0.95).may_go(one, 0, lost, total)
     assert Share(1.0).may_go(Estimated([[0.0, 0.0]]), 0, np.zeros(2), total)
+
+
+def test_an_estimated_total_below_zero_counts_as_none():
+    class Nothing(Estimated):
+        n_units = 3
+
+        def total(self):
+            return np.array([-0.01])
+
+        def solo(self):
+            return np.zeros(3)
+
+        def remove(self, unit):
+            return self.nats_of(unit)
+
+    for stop in (Share(0.9), Confidence(0.9)):
+        curve = eliminate_until(Nothing(np.zeros((5, 1))), stop, "ordered")
+        assert curve.total == 0
+        assert len(curve.order) == removable(curve, 0.9) == 2
 
 
 @pytest.mark.parametrize("level", [0.49, 1.0, 1.5, float("nan")])
