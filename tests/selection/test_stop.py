@@ -159,13 +159,13 @@ def test_a_copy_goes_and_then_its_original_stays():
 def test_learned_estimates_keep_strong_units_and_let_most_useless_ones_go(name):
     """``masked`` is too sure, its five estimates share a network.
 
-    Of 40 useless units 22 % stay at 0.95, and 12 % at 0.99. With ``mlp`` none does.
+    Of 40 useless units 12 % stay at 0.95, and 2 % at 0.99. With ``mlp`` none does.
     """
     found = sure(LEARNED[name], 300, 10)
     assert (found[:, STRONG] > 0.9).mean() == 1
     useless = [(found[:, USELESS] > level).mean() for level in LEVELS]
     assert useless == sorted(useless, reverse=True)
-    assert useless[3] <= {"masked": 0.35, "mlp": 0.05}[name]
+    assert useless[3] <= {"masked": 0.3, "mlp": 0.05}[name]
     assert found[:, STRONG].mean() > found[:, USELESS].mean() + 0.3
 
 
