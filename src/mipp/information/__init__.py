@@ -14,7 +14,7 @@ from mipp.information.gaussian import Gaussian, GaussianScorer
 from mipp.information.masked import Masked
 from mipp.information.mlp import Mlp
 from mipp.information.observed import observations
-from mipp.information.registry import get, names
+from mipp.information.registry import get, names, read
 from mipp.information.whitening import whitening
 
 __all__ = [
@@ -33,5 +33,6 @@ __all__ = [
     "mutual_information",
     "names",
     "observations",
+    "read",
     "whitening",
 ]

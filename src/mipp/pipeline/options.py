@@ -88,7 +88,7 @@ def read_options(**given: Any) -> Options:
     """
     given["stop"] = read_stop(given.get("stop"), given.pop("confidence", None))
     by_name = isinstance(given.get("estimator", "gaussian"), str)
-    estimator = read_estimator(given.pop("estimator", "gaussian"))
+    estimator = information.read(given.pop("estimator", "gaussian"))
     if by_name and isinstance(given["stop"], selection.Confidence):
         given.setdefault("noise", 0.1)
     if "noise" in given:
@@ -124,18 +124,6 @@ def read_options(**given: Any) -> Options:
         if getattr(options, name) < least:
             raise InputError(f"{name}={getattr(options, name)}; expected at least {least}.")
     return options
-
-
-def read_estimator(estimator: "information.Estimator | str") -> information.Estimator:
-    """A name or a record as an estimator."""
-    if isinstance(estimator, str):
-        return information.get(estimator)
-    if not isinstance(estimator, information.Estimator):
-        raise InputError(
-            f"estimator={estimator!r}; expected one of {', '.join(information.names())}, or a "
-            "record such as mipp.Gaussian(...)."
-        )
-    return estimator
 
 
 def read_stop(stop: Any, confidence: Any) -> "selection.Stop | None":
