@@ -212,3 +212,31 @@ def test_too_few_examples_for_five_fits_are_an_error_that_says_what_to_do():
     model = nn.Sequential(nn.Linear(4, 60), nn.ReLU(), nn.Linear(60, 3))
     with pytest.raises(InputError, match="rows for 60 features; least squares needs more rows"):
         mipp.plan(model, [torch.randn(50, 4)], confidence=0.9)
+
+
+def test_the_record_of_a_plan_has_the_estimators_settings():
+    options = {"estimator": mipp.Masked(**SMALL, noise=0.1), "order": "ordered"}
+    plan = mipp.plan(net(), batches(), "units=60%", **options)
+    said = json.loads(plan.to_json())["options"]["estimator_settings"]
+    assert said["hidden"] == [8]
+    assert said["epochs"] == 2
+    ridged = mipp.plan(net(), batches(), "units=60%", estimator=mipp.Gaussian(ridge=0.5))
+    assert json.loads(ridged.to_json())["options"]["estimator_settings"]["ridge"] == 0.5
+
+
+@pytest.mark.parametrize("order", ["greedy", "ordered"])
+def test_progress_ends_with_all_units_also_under_a_stop_rule(order):
+    seen = []
+    mipp.plan(
+        net(), batches(), stop=mipp.Share(0.9), order=order,
+        progress=lambda stage, done, total: seen.append((stage, done, total)),
+    )  # fmt: skip
+    assert seen[-1] == ("score", 9, 9)
+
+
+def test_relative_noise_of_whole_maps_takes_no_more_memory_than_the_rows():
+    y = torch.randn(64, 40_000)
+    y[:, 7] = 3.0
+    told = information.in_units_of_noise(y, 0.5)
+    assert told.shape == (64, 39_999)
+    torch.testing.assert_close(told.var(0, correction=0), torch.full((39_999,), 2.0))

@@ -15,7 +15,7 @@ from mipp.information.masked import Masked
 from mipp.information.mlp import Mlp
 from mipp.information.observed import observations
 from mipp.information.registry import get, names, read
-from mipp.information.whitening import whitening
+from mipp.information.whitening import fisher_whitening, in_units_of_noise
 
 __all__ = [
     "ConsumerView",
@@ -28,11 +28,12 @@ __all__ = [
     "Reads",
     "RowShape",
     "View",
+    "fisher_whitening",
     "get",
+    "in_units_of_noise",
     "known",
     "mutual_information",
     "names",
     "observations",
     "read",
-    "whitening",
 ]

@@ -1,7 +1,7 @@
 """All settings of a plan, in one frozen record."""
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, is_dataclass, replace
 from typing import Any, Literal, get_args
 
 from mipp import capture, information, methods, selection, surgery
@@ -79,6 +79,9 @@ _CHOICES = {
     "next_layer": ("whole", "pruned"),
 }
 
+_NONE = {"allocation": (None,)}
+"""Where None means something."""
+
 
 def read_options(**given: Any) -> Options:
     """Options from the keywords of `mipp.plan`, short forms included.
@@ -87,12 +90,7 @@ def read_options(**given: Any) -> Options:
         InputError: an unknown keyword, or a value that does not fit; the text names it.
     """
     given["stop"] = read_stop(given.get("stop"), given.pop("confidence", None))
-    by_name = isinstance(given.get("estimator", "gaussian"), str)
-    estimator = information.read(given.pop("estimator", "gaussian"))
-    if by_name and isinstance(given["stop"], selection.Confidence):
-        given.setdefault("noise", 0.1)
-    if "noise" in given:
-        estimator = replace(estimator, noise=given.pop("noise"))  # type: ignore[type-var]
+    estimator = _estimator(given, sure=isinstance(given["stop"], selection.Confidence))
     known = set(Options.__dataclass_fields__)
     unknown = sorted(set(given) - known)
     if unknown:
@@ -108,7 +106,7 @@ def read_options(**given: Any) -> Options:
         given["protect"] = (given["protect"],)
     given["protect"] = tuple(given.get("protect", ()))
     for name, choices in _CHOICES.items():
-        if given.get(name) is not None and given[name] not in choices:
+        if name in given and given[name] not in (*choices, *_NONE.get(name, ())):
             raise InputError(
                 f"{name}={given[name]!r}; expected one of {', '.join(map(repr, choices))}."
             )
@@ -119,11 +117,25 @@ def read_options(**given: Any) -> Options:
                 f"method={given['method']!r} measures no information that stop={given['stop']} "
                 "could judge. Leave the stop rule out and give a budget, or use method='mipp'."
             )
-    options = Options(estimator=estimator, **given)
-    for name, least in (("passes", 1), ("rounds", 1), ("min_units", 1), ("round_to", 1)):
-        if getattr(options, name) < least:
-            raise InputError(f"{name}={getattr(options, name)}; expected at least {least}.")
-    return options
+    for name in ("passes", "rounds", "min_units", "round_to"):
+        count = given.get(name, 1)
+        if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+            raise InputError(f"{name}={count!r}; expected a whole number, at least 1.")
+    return Options(estimator=estimator, **given)
+
+
+def _estimator(given: dict[str, Any], *, sure: bool) -> information.Estimator:
+    """Takes ``estimator`` and ``noise`` out of the options; ``sure``: the rule is a confidence."""
+    by_name = isinstance(given.get("estimator", "gaussian"), str)
+    estimator = information.read(given.pop("estimator", "gaussian"))
+    if by_name and sure:
+        given.setdefault("noise", 0.1)
+    if "noise" not in given:
+        return estimator
+    noise = given.pop("noise")
+    if noise is None:
+        raise InputError("noise=None; expected 'fisher' or a positive number such as 0.1.")
+    return replace(estimator, noise=noise)  # type: ignore[type-var]
 
 
 def read_stop(stop: Any, confidence: Any) -> "selection.Stop | None":
@@ -156,6 +168,8 @@ def read_memory(memory: int | str) -> int:
     """Bytes from a number or from text such as ``"4GiB"``."""
     if isinstance(memory, int):
         return memory
+    if not isinstance(memory, str):
+        raise InputError(f"memory={memory!r}; expected bytes or text such as '4GiB' or '500MB'.")
     for suffix, factor in (("GiB", 2**30), ("MiB", 2**20), ("GB", 10**9), ("MB", 10**6)):
         if memory.endswith(suffix):
             try:
@@ -173,6 +187,7 @@ def spelled(options: Options, budget: str) -> dict[str, Any]:
         "budget": budget,
         "estimator": options.estimator.name,
         "noise": options.estimator.noise,
+        "estimator_settings": _settings(options.estimator),
         "target": options.target,
         "order": options.order,
         "stop": None if options.stop is None else repr(options.stop),
@@ -187,6 +202,14 @@ def spelled(options: Options, budget: str) -> dict[str, Any]:
         "refit": None if refit is None else asdict(refit),
         "seed": options.seed,
     }
+
+
+def _settings(estimator: information.Estimator) -> dict[str, Any]:
+    """The fields of the estimator's record, tuples as lists; of another object what it prints."""
+    if not is_dataclass(estimator):
+        return {"repr": repr(estimator)}
+    fields = asdict(estimator)
+    return {n: list(v) if isinstance(v, tuple) else v for n, v in fields.items()}
 
 
 def wanted_budget(budget: "str | selection.Budget | None", settings: Options) -> selection.Budget:
