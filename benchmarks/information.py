@@ -166,7 +166,10 @@ def show(records: Records, n: int) -> None:
     }
     columns = [e for e in estimators() if any(key[3] == e for key in found)]
     print(table(["family", "what it is"], MEANING.items()) + "\n")
-    print(f"bias ± standard deviation (rank correlation), nats, {n} rows\n")
+    print(
+        f"Bias where it is largest ± standard deviation, in nats, and rank correlation with the "
+        f"truth in brackets; {n} rows, X of so many features (and Y in the first two families)\n"
+    )
     lines = [
         [family, str(dim), *(_cell(found.get((family, dim, n, e))) for e in columns)]
         for family in FAMILIES
@@ -238,15 +241,29 @@ def verdicts(found: Found, columns: Sequence[str]) -> list[str]:
         "",
     ]
     for estimator in columns:
+        values: dict[str, list[str]] = {}
+        orders: dict[str, list[str]] = {}
         for family in FAMILIES:
-            dims = [d for d in cells(family) if (family, d, ROWS[-1], estimator) in found]
-            if not dims:
+            by = {
+                dim: {n: found[family, dim, n, estimator] for n in ROWS}
+                for dim in cells(family)
+                if all((family, dim, n, estimator) in found for n in ROWS)
+            }
+            if not by:
                 continue
-            of = {d: {n: found[family, d, n, estimator] for n in ROWS
-                      if (family, d, n, estimator) in found} for d in dims}  # fmt: skip
-            value = _from({d: {n: f.value_is_good for n, f in of[d].items()} for d in dims})
-            order = _from({d: {n: f.order_is_good for n, f in of[d].items()} for d in dims})
-            out.append(f"* {estimator}, {family}: value {value}; order {order}.")
+            value = _from(
+                {d: {n: f.value_is_good for n, f in row.items()} for d, row in by.items()}
+            )
+            order = _from(
+                {d: {n: f.order_is_good for n, f in row.items()} for d, row in by.items()}
+            )
+            values.setdefault(value, []).append(family)
+            orders.setdefault(order, []).append(family)
+        told = [
+            "; ".join(f"{', '.join(families)} {when}" for when, families in phrases.items())
+            for phrases in (values, orders)
+        ]
+        out.append(f"* {estimator}. Values: {told[0]}. Order: {told[1]}.")
     return out
 
 
@@ -260,15 +277,13 @@ def _from(good: Mapping[int, Mapping[int, bool]]) -> str:
                 break
             least = n
         first.setdefault(least, []).append(dim)
-    if list(first) == [None]:
-        return "never"
     parts = []
     for n, dims in sorted(first.items(), key=lambda item: item[0] or 10**9):
         where = ", ".join(map(str, dims)) + (" feature" if dims == [1] else " features")
         everywhere = len(first) == 1
-        when = "not" if n is None else f"from {n} rows"
+        when = "never" if n is None else f"from {n} rows"
         parts.append(when if everywhere else f"{when} with {where}")
-    return ", ".join(parts)
+    return " and ".join(parts)
 
 
 def main() -> None:

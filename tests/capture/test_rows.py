@@ -232,3 +232,19 @@ def test_labels_that_are_no_class_indices_are_an_error(target):
     batch = torch.randn(20, 4) if target is None else (torch.randn(20, 4), target)
     with pytest.raises(InputError, match="needs class indices of shape"):
         answers(Tokens(), read_batches([batch]), "labels")
+
+
+def test_labels_below_zero_are_an_error():
+    batch = torch.randn(20, 4), torch.randint(-1, 1, (20,)).index_fill(0, torch.tensor([3]), -100)
+    with pytest.raises(InputError, match="was given the label -100; class indices count from 0"):
+        answers(Tokens(), read_batches([batch]), "labels")
+
+
+def test_examples_that_are_not_in_the_first_dimension_are_an_error():
+    class SequenceFirst(Tokens):
+        def forward(self, x):
+            return super().forward(x.transpose(0, 1)).transpose(0, 1)
+
+    x = torch.randn(20, 6, 4)
+    with pytest.raises(CalibrationError, match=r"takes in \(6, 7, 5\) for a batch of 7 examples"):
+        collected(SequenceFirst(), consumer("second", uses=6), x, "positions")

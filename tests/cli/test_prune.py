@@ -179,14 +179,13 @@ def test_a_pruned_model_can_be_pruned_again(mipp, small_cnn, weights, tmp_path):
         (("--budget", "macs=50%", "--method", "magic"), "expected one of mipp"),
         (("--budget", "macs=50%", "--noise", "loud"), "expected 'fisher' or a positive number"),
         (("--budget", "macs=50%", "--estimator", "oracle"), "expected one of gaussian"),
-        ((), "Neither a budget nor a stop rule was given"),
         (("--confidence", "1.5"), "expected at least 0.5 and below 1"),
         (("--budget", "macs=50%", "--next-layer", "pruned"), "needs a rule that decides"),
         (("--budget", "macs=50%", "--refit", "often"), "expected one of 'sequential'"),
         (("--budget", "macs=50%", "--refit", "norm", "--no-refit"), "give one of them"),
         (("--budget", "macs=50%", "--protect", "conv9"), "names no group"),
         (("--budget", "macs=50%", "--distill", "0.5"), "need --retrain"),
-        (("--budget", "macs=50%", "--rounds", "0"), "expected at least 1"),
+        (("--budget", "macs=50%", "--rounds", "0"), "expected a whole number, at least 1"),
         (("--budget", "macs=50%", "--train-epochs", "2"), "2 needs --method dhspg or imp or oto"),
         (("--budget", "macs=50%", "--retrain", "1", "--retrain-lr", "-1"), "above 0"),
     ],
@@ -196,6 +195,12 @@ def test_options_that_do_not_fit(mipp, small_cnn, weights, arguments, text):
     assert done.code == 1
     assert text in " ".join(done.err.split())
     assert not done.out
+
+
+def test_neither_budget_nor_rule_is_wrong_usage(mipp, small_cnn, weights):
+    done = mipp("prune", *small_cnn, "--weights", weights)
+    assert done.code == 2
+    assert "--confidence 0.95" in done.err
 
 
 def test_without_a_budget_confidence_decides(mipp, small_cnn, weights):

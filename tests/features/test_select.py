@@ -131,7 +131,8 @@ def test_fisher_noise_of_a_regression_tends_to_the_weight_itself():
 def test_every_layer_that_the_input_reaches_directly_is_a_reader_and_no_other():
     model, x = Residual().eval(), normal(10, 4)
     with measuring(model):
-        found = first_outputs(model, x)
+        found, output = first_outputs(model, x)
+    assert output.tolist() == list(range(8))
     expected = torch.cat([model.left(x), model.right(x)], 1)
     torch.testing.assert_close(found, expected)
 
@@ -142,9 +143,30 @@ def test_a_grouped_convolution_is_on_the_way_to_the_first_reader():
     )
     x = normal(10, 2, 5, 5)
     with measuring(model):
-        found = first_outputs(model, x)
+        found, output = first_outputs(model, x)
         expected = model[:3](x).flatten(1)
     torch.testing.assert_close(found, expected)
+    assert output.tolist() == [0] * 9 + [1] * 9 + [2] * 9
+
+
+def test_all_positions_of_a_map_have_the_same_noise():
+    # one kernel, the same at every pixel: pixels are told as finely as they vary
+    x = normal(2000, 1, 1, 3) * torch.tensor([1.0, 0.1, 0.0])
+    found = select_features(x, nn.Conv2d(1, 1, 1), noise=0.1, keep=1)
+    variance = x.var(0, correction=0).flatten().double()
+    nats = 0.5 * torch.log1p(variance / (0.1 * variance.mean()))
+    assert found.total == pytest.approx(float(nats.sum()), rel=0.01)
+    assert found.order.tolist() == [2, 1]
+
+
+def test_tokens_of_a_linear_layer_have_the_same_noise_too():
+    x = normal(200, 4, 3)
+    model = nn.Sequential(nn.Linear(3, 2), nn.Flatten(), nn.Linear(8, 1))
+    with measuring(model):
+        found, output = first_outputs(model, x)
+        expected = model[0](x).transpose(1, 2).flatten(1)
+    torch.testing.assert_close(found, expected)
+    assert output.tolist() == [0] * 4 + [1] * 4
 
 
 def test_a_feature_of_two_readers_is_judged_by_both_at_once():

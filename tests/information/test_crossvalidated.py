@@ -214,3 +214,23 @@ def test_fewer_than_five_examples_are_an_error():
     view = rows_of(0, example=torch.arange(200) % 4)
     with pytest.raises(InputError, match="come from 4 examples; five estimates need 5"):
         CrossValidated(view, 1e-6, 0, NOBODY)
+
+
+def test_fewer_rows_than_features_are_an_error():
+    view = rows_of(0, n=40, sizes=(30, 2))
+    with pytest.raises(InputError, match="Four folds have 32 rows for 34 features; least squares"):
+        CrossValidated(view, 1e-6, 0, NOBODY)
+    CrossValidated(view, 1e-6, 0, np.array([0]))
+    CrossValidated(rows_of(0, n=50, sizes=(30, 2)), 1e-6, 0, NOBODY)
+
+
+def test_targets_that_say_nothing_leave_nothing_to_lose():
+    """One class alone, or outputs of which the loss sees none."""
+    view = rows_of(0)
+    n = len(view.inputs)
+    for targets in (torch.zeros(n).long(), torch.zeros(n, 0).double()):
+        silent = Observations(view.inputs, targets, view.unit)
+        np.testing.assert_array_equal(CrossValidated(silent, 1e-6, 0, NOBODY).estimates(0), 0)
+        scorer = Gaussian().scorer([silent], 4)
+        np.testing.assert_allclose(scorer.total(), 0, atol=1e-12)
+        np.testing.assert_allclose(scorer.scores(), 0, atol=1e-12)

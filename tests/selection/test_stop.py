@@ -8,7 +8,7 @@ import torch
 
 from mipp.errors import InputError
 from mipp.information import Gaussian, Masked, Mlp, Observations
-from mipp.selection import Confidence, Share, eliminate_until, surely_positive
+from mipp.selection import Confidence, Share, eliminate_until, removable, surely_positive
 
 LEVELS = (0.5, 0.8, 0.9, 0.95, 0.99)
 WEIGHTS = [0.0] * 4 + [0.1, 0.2, 1.0]
@@ -159,13 +159,13 @@ def test_a_copy_goes_and_then_its_original_stays():
 def test_learned_estimates_keep_strong_units_and_let_most_useless_ones_go(name):
     """``masked`` is too sure, its five estimates share a network.
 
-    Of 40 useless units 22 % stay at 0.95, and 12 % at 0.99. With ``mlp`` none does.
+    Of 40 useless units 12 % stay at 0.95, and 2 % at 0.99. With ``mlp`` none does.
     """
     found = sure(LEARNED[name], 300, 10)
     assert (found[:, STRONG] > 0.9).mean() == 1
     useless = [(found[:, USELESS] > level).mean() for level in LEVELS]
     assert useless == sorted(useless, reverse=True)
-    assert useless[3] <= {"masked": 0.35, "mlp": 0.05}[name]
+    assert useless[3] <= {"masked": 0.3, "mlp": 0.05}[name]
     assert found[:, STRONG].mean() > found[:, USELESS].mean() + 0.3
 
 
@@ -178,6 +178,25 @@ def test_a_share_is_asked_of_every_consumer():
     assert not Share(0.9).may_go(both, 0, lost, total)
     assert not Share(0.95).may_go(one, 0, lost, total)
     assert Share(1.0).may_go(Estimated([[0.0, 0.0]]), 0, np.zeros(2), total)
+
+
+def test_an_estimated_total_below_zero_counts_as_none():
+    class Nothing(Estimated):
+        n_units = 3
+
+        def total(self):
+            return np.array([-0.01])
+
+        def solo(self):
+            return np.zeros(3)
+
+        def remove(self, unit):
+            return self.nats_of(unit)
+
+    for stop in (Share(0.9), Confidence(0.9)):
+        curve = eliminate_until(Nothing(np.zeros((5, 1))), stop, "ordered")
+        assert curve.total == 0
+        assert len(curve.order) == removable(curve, 0.9) == 2
 
 
 @pytest.mark.parametrize("level", [0.49, 1.0, 1.5, float("nan")])

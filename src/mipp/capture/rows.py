@@ -125,6 +125,12 @@ def _positions(
     config: CaptureConfig,
     generator: torch.Generator,
 ) -> tuple[Float[Tensor, "rows d"], Float[Tensor, "rows m"], Int[Tensor, " rows"]]:
+    if call.input.dim() > 1 and call.input.shape[0] % size:
+        raise CalibrationError(
+            f"{call.name.removesuffix('.weight')} takes in {tuple(call.input.shape)} for a batch "
+            f"of {size} examples; rows need the examples in the first dimension. Give batch_first "
+            "inputs, or use estimator='gaussian' without confidence."
+        )
     total = n_positions(call, output)
     matrix = weight_matrix(call.kind, call.weight)
     wanted = max(config.rows_per_feature * matrix.shape[1], config.min_rows)
@@ -159,7 +165,13 @@ def answers(
                     "target='labels' needs class indices of shape (batch,) with every batch; give "
                     "(input, target) pairs, or use target='outputs'."
                 )
-        return torch.cat(labels).long()
+        joined = torch.cat(labels).long()
+        if int(joined.min()) < 0:
+            raise InputError(
+                f"target='labels' was given the label {int(joined.min())}; class indices count "
+                "from 0. Leave out examples without a label."
+            )
+        return joined
     found = []
     with torch.no_grad(), measuring(model):
         device = next((p.device for p in model.parameters()), torch.device("cpu"))

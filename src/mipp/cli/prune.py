@@ -219,6 +219,12 @@ def prune(
 ) -> None:  # fmt: skip
     """Prune a model to a budget and show what is left of it: units, information, cost, accuracy."""
     with readable_errors(debug):
+        if budget is None and confidence is None and preset is None:
+            raise typer.BadParameter(
+                "say how much may be left (--budget macs=50%), or when to stop (--confidence 0.95 "
+                "or --preset paper).",
+                param_hint="--budget",
+            )
         output = open_output(json)
         if no_refit and refit not in (None, "none"):
             raise InputError(f"--refit {refit} and --no-refit were both given; give one of them.")

@@ -16,7 +16,6 @@ from mipp.features.rule import (
     CRITERION,
     NEARLY_ALL,
     eliminate,
-    read_estimator,
     read_order,
     read_rule,
 )
@@ -121,7 +120,7 @@ def select_features(
         InputError: arguments that do not fit.
         CalibrationError: a model whose layers, or whose loss, do not see X.
     """
-    chosen = read_estimator(estimator)
+    chosen = information.read(estimator)
     if isinstance(Y, nn.Module):
         examples = as_examples(Y, X)
         finest = chosen.noise if noise is None else noise
@@ -158,5 +157,5 @@ def _run(
     n_units = int(unit.max()) + 1
     rule = read_rule(n_units, *rules)
     ordered = read_order(order)
-    scorer = read_estimator(estimator).scorer([view], n_units, seed)
+    scorer = information.read(estimator).scorer([view], n_units, seed)
     return eliminate(scorer, ordered, rule, unit, otherwise)

@@ -8,7 +8,7 @@ and directions that X does not reach. So G stands for the layers, however many o
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from mipp.capture import Loss
@@ -83,32 +83,39 @@ def _fisher(
 def _response(model: nn.Module, X: Float[Tensor, "n ..."], share: float) -> Float[Tensor, "d d"]:
     """W^T inverse(N) W where N is ``share`` of the variance of every output of the first layers.
 
-    W is what the outputs change by when one feature of the mean example changes by its standard
-    deviation: exact where nothing nonlinear lies between the input and those layers.
+    All positions of a map have the same noise, a share of their variance on average: else one that
+    hardly ever varies would be told as finely as any. W is what the outputs change by when one
+    feature of the mean example changes by its standard deviation: exact where nothing nonlinear
+    lies between the input and those layers.
     """
     flat = X.flatten(1).double()
     mean, scale = flat.mean(0), flat.std(0, correction=0)
     step = torch.where(scale > 0, scale, torch.ones_like(scale))
-    middle = first_outputs(model, mean.to(X.dtype).view(1, *X.shape[1:]))
+    middle, output = first_outputs(model, mean.to(X.dtype).view(1, *X.shape[1:]))
     rows = []
     for part in torch.arange(len(mean), device=X.device).split(_BATCH):
         moved = mean.repeat(len(part), 1)
         moved[torch.arange(len(part)), part] += step[part]
-        rows.append(first_outputs(model, moved.to(X.dtype).view(-1, *X.shape[1:])) - middle)
+        rows.append(first_outputs(model, moved.to(X.dtype).view(-1, *X.shape[1:]))[0] - middle)
     W = torch.cat(rows).double() / step.unsqueeze(1)  # transposed: features x outputs
-    centred = flat - mean
-    root = torch.linalg.qr(centred, mode="r").R / len(flat) ** 0.5
+    root = torch.linalg.qr(flat - mean, mode="r").R / len(flat) ** 0.5
     variance = (root @ W).square().sum(0)
-    varies = variance > 0
-    white = W[:, varies] / (share * variance[varies]).sqrt()
+    pooled = torch.zeros(int(output.max()) + 1, dtype=W.dtype, device=W.device)
+    pooled = pooled.index_add(0, output, variance) / output.bincount()
+    noise = share * pooled[output]
+    varies = noise > 0
+    white = W[:, varies] / noise[varies].sqrt()
     return white @ white.T
 
 
-def first_outputs(model: nn.Module, X: Float[Tensor, "n ..."]) -> Float[Tensor, "n m"]:
-    """Outputs of every layer that reads the input, side by side, one row an example.
+def first_outputs(
+    model: nn.Module, X: Float[Tensor, "n ..."]
+) -> tuple[Float[Tensor, "n m"], Int[Tensor, " m"]]:
+    """What every layer that reads the input gives, side by side; and which output each column is.
 
     A layer reads the input when there is a way from it that leads through no other convolution or
-    linear layer. (Grouped convolutions are passed through like any other operation.)
+    linear layer. (Grouped convolutions are passed through like any other operation.) All positions
+    of a map are one output.
 
     Raises:
         CalibrationError: no layer does, or one of them mixes examples.
@@ -118,7 +125,8 @@ def first_outputs(model: nn.Module, X: Float[Tensor, "n ..."]) -> Float[Tensor, 
     def after(call: Call, output: Tensor) -> Tensor:
         # outputs are cut off from the graph, so only what comes straight from X has a gradient
         if call.input.requires_grad:
-            found.append(output.detach())
+            channel = -1 if call.kind == "linear" else 1
+            found.append(output.detach().movedim(channel, 1))
         return output.detach()
 
     with torch.enable_grad(), Taps(model, after=after):
@@ -133,7 +141,9 @@ def first_outputs(model: nn.Module, X: Float[Tensor, "n ..."]) -> Float[Tensor, 
             "A layer that reads X gives another number of rows than there are examples. Use "
             "noise='fisher', which looks at the loss alone."
         )
-    return torch.cat([output.flatten(1) for output in found], 1)
+    sizes = torch.tensor([o[0, 0].numel() for o in found for _ in range(o.shape[1])])
+    column = torch.arange(len(sizes)).repeat_interleave(sizes)
+    return torch.cat([o.flatten(1) for o in found], 1), column.to(X.device)
 
 
 def as_examples(model: nn.Module, X: object) -> Float[Tensor, "n ..."]:

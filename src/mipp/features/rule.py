@@ -5,7 +5,7 @@ from typing import Any, get_args
 
 import numpy as np
 
-from mipp import information, selection
+from mipp import selection
 from mipp.errors import InputError
 from mipp.features.record import FeatureSelection
 from mipp.records import FloatArray, IntArray, Scorer
@@ -72,23 +72,6 @@ def read_order(order: str) -> selection.Order:
         if order == known:
             return known
     raise InputError(f"order={order!r}; expected 'ordered' or 'greedy'.")
-
-
-def read_estimator(estimator: "information.Estimator | str") -> information.Estimator:
-    """A name or a record as an estimator.
-
-    Raises:
-        InputError: for anything else.
-    """
-    if isinstance(estimator, str):
-        return information.get(estimator)
-    # a class has the attributes of its records, too
-    if isinstance(estimator, type) or not isinstance(estimator, information.Estimator):
-        raise InputError(
-            f"estimator={estimator!r}; expected one of {', '.join(information.names())}, or a "
-            "record such as mipp.Gaussian(...)."
-        )
-    return estimator
 
 
 def eliminate(

@@ -14,9 +14,9 @@ from mipp.information.gaussian import Gaussian, GaussianScorer
 from mipp.information.masked import Masked
 from mipp.information.mlp import Mlp
 from mipp.information.observed import observations
-from mipp.information.registry import get, names
+from mipp.information.registry import get, names, read
 from mipp.information.view import consumer_view
-from mipp.information.whitening import whitening
+from mipp.information.whitening import fisher_whitening, in_units_of_noise
 
 __all__ = [
     "ConsumerView",
@@ -30,10 +30,12 @@ __all__ = [
     "RowShape",
     "View",
     "consumer_view",
+    "fisher_whitening",
     "get",
+    "in_units_of_noise",
     "known",
     "mutual_information",
     "names",
     "observations",
-    "whitening",
+    "read",
 ]

@@ -60,7 +60,7 @@ class CrossValidated:
         consumer: its number, so that no two consumers draw the same noise.
 
     Raises:
-        InputError: when there are fewer than five examples.
+        InputError: when there are fewer than five examples, or fewer rows than features.
     """
 
     def __init__(
@@ -77,6 +77,13 @@ class CrossValidated:
         y = _standardised(y)
         fold = _folds(example_of(view), seed)
         unit = view.unit[stays]
+        fitted = round(len(x) * (1 - 1 / N_FOLDS))
+        if fitted <= x.shape[1]:
+            raise InputError(
+                f"Four folds have {fitted} rows for {x.shape[1]} features; least squares needs "
+                "more rows than features, and four times as many to be of use. Give more samples, "
+                "or use estimator='masked'."
+            )
         sums = [_Sums.of(x[fold == f], y[fold == f]) for f in range(N_FOLDS)]
         self._folds = [
             _Fold(_Sums.of_all([s for s in sums if s is not tested]), tested, unit, ridge)

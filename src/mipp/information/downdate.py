@@ -179,7 +179,7 @@ def whitened(
         wide = weight.shape[0] > weight.shape[1]
         # the smaller of F and W^T F W is decomposed
         values, vectors = torch.linalg.eigh(weight.T @ fisher @ weight if wide else fisher)
-        seen = values > values[-1].clamp_min(0) * 1e-12
+        seen = values > values[-1:].clamp_min(0) * 1e-12
         white = (vectors[:, seen] * values[seen].sqrt()).T
         return white if wide else white @ weight
     plain = weight / scale

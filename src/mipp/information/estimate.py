@@ -3,10 +3,9 @@
 from collections.abc import Sequence
 from typing import Any
 
-from mipp.errors import InputError
 from mipp.information.estimator import Estimator
 from mipp.information.observed import observations
-from mipp.information.registry import get, names
+from mipp.information.registry import read
 
 
 def mutual_information(
@@ -40,14 +39,7 @@ def mutual_information(
     Raises:
         InputError: arrays that do not fit or are not finite, or an unknown estimator.
     """
-    if isinstance(estimator, str):
-        estimator = get(estimator)
-    # a class has the attributes of its records, too
-    if isinstance(estimator, type) or not isinstance(estimator, Estimator):
-        raise InputError(
-            f"estimator={estimator!r}; expected one of {', '.join(names())}, or a record such as "
-            "mipp.Gaussian(...)."
-        )
+    chosen = read(estimator)
     view = observations(X, Y, units)
     n_units = max(int(view.unit.max()) + 1, 1)
-    return float(estimator.scorer([view], n_units, seed).total().sum())
+    return float(chosen.scorer([view], n_units, seed).total().sum())

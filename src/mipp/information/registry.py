@@ -25,3 +25,20 @@ def get(name: str) -> Estimator:
     if name not in _ALL:
         raise InputError(f"estimator={name!r} is not known; expected one of {', '.join(_ALL)}.")
     return _ALL[name]()
+
+
+def read(estimator: Estimator | str) -> Estimator:
+    """A name or a record as an estimator.
+
+    Raises:
+        InputError: for anything else.
+    """
+    if isinstance(estimator, str):
+        return get(estimator)
+    # a class has the attributes of its records, too
+    if isinstance(estimator, type) or not isinstance(estimator, Estimator):
+        raise InputError(
+            f"estimator={estimator!r}; expected one of {', '.join(names())}, or a record such as "
+            "mipp.Gaussian(...)."
+        )
+    return estimator

@@ -4,21 +4,22 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mipp.errors import InputError
 
+def fisher_whitening(fisher: Float[Tensor, "m m"]) -> Float[Tensor, "r m"]:
+    """The matrix ``A`` for which noise of covariance ``inverse(fisher)`` is the identity.
 
-def whitening(
-    noise: float | str, fisher: Float[Tensor, "m m"] | None, variance: Float[Tensor, " m"]
-) -> Float[Tensor, "r m"]:
-    """The matrix ``A`` for which the noise of ``A Y`` is the identity; ``r`` is at most ``m``.
-
-    Directions that no noise-free loss sees, and outputs that never vary, are dropped.
+    ``r`` is at most ``m``: directions that no noise-free loss sees are dropped.
     """
-    if noise == "fisher":
-        if fisher is None:
-            raise InputError("noise='fisher' needs Fisher matrices, and none were captured.")
-        values, vectors = torch.linalg.eigh(fisher.double())
-        seen = values > values[-1].clamp_min(0) * 1e-12
-        return (vectors[:, seen] * values[seen].sqrt()).T
+    values, vectors = torch.linalg.eigh(fisher.double())
+    seen = values > values[-1:].clamp_min(0) * 1e-12
+    return (vectors[:, seen] * values[seen].sqrt()).T
+
+
+def in_units_of_noise(y: Float[Tensor, "rows m"], share: float | int) -> Float[Tensor, "rows r"]:
+    """Each output over the deviation of its noise, which is ``share`` of the output's variance.
+
+    Outputs that never vary are dropped.
+    """
+    variance = y.var(0, correction=0)
     seen = variance > 0
-    return torch.diag(1 / (float(noise) * variance.double()).sqrt())[seen]
+    return y[:, seen] / (float(share) * variance[seen]).sqrt()

@@ -100,6 +100,8 @@ def plan(
             units = np.array(keep[group.name])
             keep[group.name] = tuple(units[chosen[group.index]].tolist())
             count_nats(nats, group.name, curve_of[group.index], chosen[group.index])
+        if not targets and all(len(units) == 1 for units in keep.values()):
+            break  # a stop rule is through with all of them
         if number < settings.rounds:
             kept = surgery.kept_indices(traced, masks(traced, keep))
             current = surgery.slice_model(original, kept, traced.aliases)
@@ -127,16 +129,18 @@ def plans(
 
     Raises:
         InputError: with ``passes`` or ``rounds`` above 1, or an information budget in ``ordered``
-            elimination, whose measurements depend on the budget.
+            elimination or with ``next_layer="pruned"``, whose measurements depend on the budget.
     """
     settings = read_options(**options)
     wanted = [wanted_budget(budget, settings) for budget in budgets]
     on_the_way = settings.order == "ordered" and any(b.information is not None for b in wanted)
+    on_the_way |= settings.next_layer == "pruned" and settings.stop is None
     if settings.passes > 1 or settings.rounds > 1 or on_the_way:
         raise InputError(
-            f"mipp.plans was given passes={settings.passes}, rounds={settings.rounds} and "
-            f"order={settings.order!r} for {', '.join(map(str, wanted))}; what is measured then "
-            "depends on the budget. Call mipp.plan for each."
+            f"mipp.plans was given passes={settings.passes}, rounds={settings.rounds}, "
+            f"order={settings.order!r} and next_layer={settings.next_layer!r} for "
+            f"{', '.join(map(str, wanted))}; what is measured then depends on the budget. Call "
+            "mipp.plan for each."
         )
     clock = Clock()
     original: Model = graph.unwrap(model)  # type: ignore[assignment] # of the model, or inside

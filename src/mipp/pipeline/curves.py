@@ -11,7 +11,7 @@ from mipp.pipeline.clock import Clock
 from mipp.pipeline.options import Options, Progress
 from mipp.pipeline.usable import protected
 from mipp.pipeline.views import Views
-from mipp.records import ChannelGraph, Curve, Keep, Scorer
+from mipp.records import ChannelGraph, Curve, Group, Keep, Scorer
 
 
 @dataclass(eq=False)
@@ -40,7 +40,8 @@ class Curves:
 
         With a stop rule, or a ``share`` of the information to keep and ``order="ordered"``, each
         unit is tested on the way, and the curve ends with the last that goes. With
-        ``next_layer="pruned"`` each group is judged by what was kept of those before it.
+        ``next_layer="pruned"`` each group is judged by what the rule keeps of those before it (of
+        which a budget of cost may then keep more).
         """
         curves: dict[int, Curve] = {}
         units = sum(group.n_units for group in self.graph.groups)
@@ -66,9 +67,15 @@ class Curves:
                 curve = curves[group.index] = self._curve(scorer, share, advance)
                 if self.options.next_layer == "pruned":
                     stays = np.ones(group.n_units, dtype=bool)
-                    stays[curve.order] = False
+                    stays[curve.order[: self._goes(group, curve, share)]] = False
                     kept[group.index] = stays
         return curves
+
+    def _goes(self, group: Group, curve: Curve, share: float | None) -> int:
+        """How many units of the group the rule removes."""
+        limits = selection.Limits(self.options.min_units, self.options.round_to)
+        most = len(curve.order) if share is None else selection.removable(curve, share)
+        return max(w for w in limits.widths(group.index, group.n_units) if w <= most)
 
     def _curve(self, scorer: Scorer, share: float | None, advance: Callable[[int], None]) -> Curve:
         order, stop = self.options.order, self.options.stop

@@ -96,8 +96,7 @@ class Observer:
             if not answers.is_floating_point():
                 return answers, 0.0
             share = 0.1 if noise == "fisher" else noise
-            white = information.whitening(share, None, answers.var(0, correction=0))
-            return (answers.double() @ white.T).to(answers.dtype), 1.0
+            return information.in_units_of_noise(answers, float(share)), 1.0
         n_channels = self.graph.shapes[consumer.weight][consumer.out_dim]
         per_output = seen.outputs.shape[1] // n_channels
         axis = self.graph.axes.get(AxisKey(consumer.weight, consumer.out_dim))
@@ -106,7 +105,7 @@ class Observer:
         y = seen.outputs.view(len(seen.outputs), n_channels, per_output)[:, chosen]
         if fisher is not None and len(fisher) == n_channels:
             # the same Fisher matrix at every position of a map
-            white = information.whitening(noise, fisher[chosen][:, chosen], torch.empty(0))
+            white = information.fisher_whitening(fisher[chosen][:, chosen])
             return torch.einsum("rc,ncp->nrp", white.to(y.dtype), y).flatten(1), 1.0
         flat = y.flatten(1)
         if fisher is not None and self.shape == "maps":
@@ -117,7 +116,6 @@ class Observer:
         if fisher is not None:
             # of a transposed convolution: the window of outputs of each input position
             window = (chosen.unsqueeze(1) * per_output + torch.arange(per_output)).flatten()
-            white = information.whitening(noise, fisher[window][:, window], torch.empty(0))
-        else:
-            white = information.whitening(noise, None, flat.var(0, correction=0))
-        return flat @ white.T.to(flat.dtype), 1.0
+            white = information.fisher_whitening(fisher[window][:, window])
+            return flat @ white.T.to(flat.dtype), 1.0
+        return information.in_units_of_noise(flat, float(noise)), 1.0

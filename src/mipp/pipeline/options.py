@@ -1,7 +1,7 @@
 """All settings of a plan, in one frozen record."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, is_dataclass, replace
 from typing import Any, Literal, get_args
 
 from mipp import capture, information, methods, selection, surgery
@@ -24,8 +24,10 @@ class Options:
     must tell: ``"activations"`` (what its consumers give), ``"outputs"`` of the model, or the
     ``"labels"`` that come with the batches. ``order``: ``"greedy"`` or ``"ordered"`` elimination.
     ``stop``: a rule that says which units may go at all, such as `mipp.Confidence` (the keyword
-    ``confidence=0.95`` is short for it). ``next_layer``: with a stop rule or an information budget,
-    whether a consumer's ``"whole"`` output counts or what the groups decided before have left of it
+    ``confidence=0.95`` is short for it, and both take ``noise=0.1`` with an estimator given by
+    name, unless told otherwise: through Fisher noise the layers of a trained net share so few nats
+    that no unit is sure). ``next_layer``: with a stop rule or an information budget, whether a
+    consumer's ``"whole"`` output counts or what the groups decided before have left of it
     (``"pruned"``, the paper's). ``allocation``: how the budget is spread over the groups:
     ``"priced"`` (fewest nats per cost saved), ``"global"`` (fewest nats), ``"tolerance"`` (the same
     share of nats lost) or ``"uniform"`` (the same share of units kept); None is the method's own,
@@ -37,14 +39,14 @@ class Options:
     batch; for methods that need labels, the loss that the net is trained with (cross-entropy or
     mean squared error). ``protect``: group or module names that keep all units (``*`` and ``?``
     match). ``min_units``, ``round_to``: a group keeps so many units at least (0 lets whole layers
-    go, which `Plan.collapsed` then tells), and in such multiples
-    where it loses any. ``widths``: in place of a budget, how many units each group keeps, exactly:
-    another plan, or group name -> number (groups that are absent keep all). ``samples``:
-    calibration examples that are used at most, None for all. ``refit``: how the remaining weights
-    take over, as a record or a mode's name; None or False leaves them, ``"own"`` is what the
-    method's source does (see `mipp.methods.Method`). ``calibration``: how many rows are measured.
-    ``memory``: bytes (or ``"4GiB"``) that the second moments may take; beyond it they are gathered
-    in several passes, one consumer at a time at the least. ``seed``: of everything that is drawn.
+    go, which `Plan.collapsed` then tells), and in such multiples where it loses any. ``widths``: in
+    place of a budget, how many units each group keeps, exactly: another plan, or group name ->
+    number (groups that are absent keep all). ``samples``: calibration examples that are used at
+    most, None for all. ``refit``: how the remaining weights take over, as a record or a mode's
+    name; None or False leaves them, ``"own"`` is what the method's source does (see
+    `mipp.methods.Method`). ``calibration``: how many rows are measured. ``memory``: bytes (or
+    ``"4GiB"``) that the second moments may take; beyond it they are gathered in several passes, one
+    consumer at a time at the least. ``seed``: of everything that is drawn.
     """
 
     method: str | methods.Method = "mipp"
@@ -85,6 +87,9 @@ _CHOICES = {
     "next_layer": ("whole", "pruned"),
 }
 
+_NONE = {"allocation": (None,)}
+"""Where None means something."""
+
 
 def read_options(**given: Any) -> Options:
     """Options from the keywords of `mipp.plan`, short forms included.
@@ -92,13 +97,8 @@ def read_options(**given: Any) -> Options:
     Raises:
         InputError: an unknown keyword, or a value that does not fit; the text names it.
     """
-    estimator = read_estimator(given.pop("estimator", "gaussian"))
-    if "noise" in given:
-        estimator = replace(estimator, noise=given.pop("noise"))  # type: ignore[type-var]
-    if "confidence" in given:
-        if given.get("stop") is not None:
-            raise InputError("confidence= and stop= were both given; give one of them.")
-        given["stop"] = selection.Confidence(given.pop("confidence"))
+    given["stop"] = read_stop(given.get("stop"), given.pop("confidence", None))
+    estimator = _estimator(given, sure=isinstance(given["stop"], selection.Confidence))
     known = set(Options.__dataclass_fields__)
     unknown = sorted(set(given) - known)
     if unknown:
@@ -113,18 +113,18 @@ def read_options(**given: Any) -> Options:
         given["protect"] = (given["protect"],)
     given["protect"] = tuple(given.get("protect", ()))
     for name, choices in _CHOICES.items():
-        if given.get(name) is not None and given[name] not in choices:
+        if name in given and given[name] not in (*choices, *_NONE.get(name, ())):
             raise InputError(
                 f"{name}={given[name]!r}; expected one of {', '.join(map(repr, choices))}."
             )
+    for name, least in (("passes", 1), ("rounds", 1), ("min_units", 0), ("round_to", 1)):
+        count = given.get(name, 1)
+        if isinstance(count, bool) or not isinstance(count, int) or count < least:
+            raise InputError(f"{name}={count!r}; expected a whole number, at least {least}.")
     given |= read_method(given.pop("method", "mipp"), given.get("rounds"), given.get("training"))
     if "refit" in given:
         given["refit"] = read_refit(given["refit"], given["method"])
-    options = Options(estimator=estimator, **given)
-    for name, least in (("passes", 1), ("rounds", 1), ("min_units", 0), ("round_to", 1)):
-        if getattr(options, name) < least:
-            raise InputError(f"{name}={getattr(options, name)}; expected at least {least}.")
-    return options
+    return Options(estimator=estimator, **given)
 
 
 def read_method(
@@ -150,16 +150,33 @@ def read_method(
     return {"method": found, "rounds": found.rounds}
 
 
-def read_estimator(estimator: "information.Estimator | str") -> information.Estimator:
-    """A name or a record as an estimator."""
-    if isinstance(estimator, str):
-        return information.get(estimator)
-    if not isinstance(estimator, information.Estimator):
+def _estimator(given: dict[str, Any], *, sure: bool) -> information.Estimator:
+    """Takes ``estimator`` and ``noise`` out of the options; ``sure``: the rule is a confidence."""
+    by_name = isinstance(given.get("estimator", "gaussian"), str)
+    estimator = information.read(given.pop("estimator", "gaussian"))
+    if by_name and sure:
+        given.setdefault("noise", 0.1)
+    if "noise" not in given:
+        return estimator
+    noise = given.pop("noise")
+    if noise is None:
+        raise InputError("noise=None; expected 'fisher' or a positive number such as 0.1.")
+    return replace(estimator, noise=noise)  # type: ignore[type-var]
+
+
+def read_stop(stop: Any, confidence: Any) -> "selection.Stop | None":
+    """The stop rule from either way of giving it."""
+    if confidence is not None:
+        if stop is not None:
+            raise InputError("confidence= and stop= were both given; give one of them.")
+        if isinstance(confidence, bool) or not isinstance(confidence, (int, float)):
+            raise InputError(f"confidence={confidence!r}; expected a number such as 0.95.")
+        return selection.Confidence(confidence)
+    if stop is not None and (isinstance(stop, type) or not isinstance(stop, selection.Stop)):
         raise InputError(
-            f"estimator={estimator!r}; expected one of {', '.join(information.names())}, or a "
-            "record such as mipp.Gaussian(...)."
+            f"stop={stop!r}; expected a rule such as mipp.Confidence(0.95) or mipp.Share(0.99)."
         )
-    return estimator
+    return stop
 
 
 def read_refit(
@@ -199,6 +216,8 @@ def read_memory(memory: int | str) -> int:
     """Bytes from a number or from text such as ``"4GiB"``."""
     if isinstance(memory, int):
         return memory
+    if not isinstance(memory, str):
+        raise InputError(f"memory={memory!r}; expected bytes or text such as '4GiB' or '500MB'.")
     for suffix, factor in (("GiB", 2**30), ("MiB", 2**20), ("GB", 10**9), ("MB", 10**6)):
         if memory.endswith(suffix):
             try:
@@ -217,6 +236,7 @@ def spelled(options: Options, budget: str) -> dict[str, Any]:
         "budget": budget,
         "estimator": options.estimator.name,
         "noise": options.estimator.noise,
+        "estimator_settings": _settings(options.estimator),
         "target": options.target,
         "order": options.order,
         "stop": None if options.stop is None else repr(options.stop),
@@ -231,6 +251,14 @@ def spelled(options: Options, budget: str) -> dict[str, Any]:
         "refit": None if refit is None else asdict(refit),
         "seed": options.seed,
     }
+
+
+def _settings(estimator: information.Estimator) -> dict[str, Any]:
+    """The fields of the estimator's record, tuples as lists; of another object what it prints."""
+    if not is_dataclass(estimator):
+        return {"repr": repr(estimator)}
+    fields = asdict(estimator)
+    return {n: list(v) if isinstance(v, tuple) else v for n, v in fields.items()}
 
 
 def wanted_budget(budget: "str | selection.Budget | None", settings: Options) -> selection.Budget:

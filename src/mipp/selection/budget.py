@@ -148,7 +148,7 @@ class _Walk:
         )
         return BudgetError(
             f"The budget {asked} cannot be reached: the smallest is {reached}. Ask for that or "
-            "more, or relax min_units, round_to, protect or the information share."
+            "more, or relax min_units, round_to, protect, the stop rule or the information share."
         )
 
 

@@ -53,14 +53,14 @@ class Confidence:
 
     With ``gaussian`` and ``mlp`` a useless unit stays less often than ``1 - level``: overfitting
     pulls their estimates down. With ``masked``, whose five estimates share one network and so agree
-    too well, 15 to 25 % of the useless stay at 0.95. Units that transfer little go when the rows
-    are few. (Rates on data of known truth: tests/selection/test_stop.py.)
+    too well, it stays about twice as often (8 to 13 % at 0.95). Units that transfer little go when
+    the rows are few. (Data of known truth: tests/selection/test_stop.py.)
 
     Source: Westphal, Hailes and Musolesi, arXiv 2411.00147, which does not say how the interval is
     made; Student's t with four degrees of freedom is the choice here.
     """
 
-    level: float = 0.95
+    level: float | int = 0.95
 
     def __post_init__(self) -> None:
         if not 0.5 <= self.level < 1:

@@ -56,9 +56,10 @@ def eliminate_until(
     with the number of units just dealt with.
     """
     total = _total(scorer)
-    lost = np.zeros_like(total)
+    lost = summed = np.zeros_like(total)
     steps: list[tuple[int, FloatArray]] = []
     queue = iter(np.argsort(scorer.solo(), kind="stable") if order == "ordered" else ())
+    told = 0
     for _ in range(scorer.n_units):
         if len(steps) == scorer.n_units - 1:
             break
@@ -66,12 +67,17 @@ def eliminate_until(
         goes = stop.may_go(scorer, unit, lost, total)
         if goes:
             nats = scorer.remove(unit)
-            lost = lost + nats
+            summed = summed + nats
+            # as the curve will have it: what was lost does not come back
+            lost = np.maximum(lost, summed)
             steps.append((unit, nats))
         elif order == "greedy":
             break
         if advance:
             advance(1)
+            told += 1
+    if advance and told < scorer.n_units:
+        advance(scorer.n_units - told)
     return _curve(steps, total)
 
 
