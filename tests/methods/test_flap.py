@@ -51,7 +51,7 @@ def test_groups_are_on_one_scale_unless_told_otherwise():
 
 def test_a_unit_that_never_changes_goes_first_and_the_bias_makes_up_for_it_wholly():
     model = nn.Sequential(
-        nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 6), nn.ReLU(), nn.Linear(6, 3)
+        nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 6), nn.Tanh(), nn.Linear(6, 3)
     ).double()
     with torch.no_grad():
         model[0].weight[3], model[0].bias[3] = 0, 2.0

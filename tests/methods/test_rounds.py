@@ -136,8 +136,8 @@ def test_rounds_as_a_keyword_replaces_those_of_the_method():
     settings = read_options(method="synflow", rounds=7)
     assert settings.method == SynFlow(rounds=7)
     assert settings.rounds == 7
-    with pytest.raises(mipp.InputError, match="SynFlow has rounds=0"):
-        read_options(method="synflow", rounds=0)
+    with pytest.raises(mipp.InputError, match="SynFlow has rounds=0; expected at least 1"):
+        SynFlow(rounds=0)
 
 
 def test_several_budgets_share_one_scoring():

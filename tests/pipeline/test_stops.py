@@ -184,7 +184,7 @@ def test_several_budgets_share_the_measurement_of_a_rule():
         ({"confidence": 0.2}, r"level=0\.2\); expected at least 0\.5 and below 1"),
         ({"stop": 0.9}, r"stop=0\.9; expected a rule such as mipp\.Confidence"),
         ({"stop": mipp.Share}, r"expected a rule such as mipp\.Confidence"),
-        ({"stop": mipp.Share(0.9), "method": "l2"}, "method='l2' measures no information that"),
+        ({"stop": mipp.Share(0.9), "method": "l2"}, "method='l2' measures no information, so"),
         ({"target": "weights", "confidence": 0.9}, "expected one of 'activations', 'outputs', 'la"),
         ({"target": "labels", "confidence": 0.9}, "target='labels' needs class indices"),
     ],
