@@ -11,8 +11,9 @@ import os
 import platform
 import statistics
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import platformdirs
@@ -54,6 +55,7 @@ class Net:
 
 LENET = Net("lenet5", "mnist")
 VGG = Net("vgg16", "cifar10", width=0.25, epochs=14)
+VGG11 = Net("vgg11", "cifar10", width=0.25, epochs=14)
 NETS = {"lenet5": LENET, "vgg16": VGG}
 
 
@@ -156,10 +158,12 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in rows])
 
 
-def arguments(description: str) -> argparse.ArgumentParser:
+def arguments(
+    description: str, nets: Mapping[str, Net] = MappingProxyType(NETS)
+) -> argparse.ArgumentParser:
     """Options that the benchmarks have in common."""
     parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("--nets", nargs="+", default=list(NETS), choices=list(NETS))
+    parser.add_argument("--nets", nargs="+", default=list(nets), choices=list(nets))
     parser.add_argument(
         "--seeds", type=int, default=3, help="how many parents, trained with seeds 0, 1, ..."
     )
