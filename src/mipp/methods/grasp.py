@@ -17,7 +17,7 @@ from mipp.methods.samples import drawn
 
 @dataclass(frozen=True, kw_only=True)
 class GraSP(WeightMethod):
-    """w (H g)_w, with g the gradient of the loss and H its Hessian; the smallest go.
+    """w (H g)_w, with g the gradient of the loss by all weights and H its Hessian; the smallest go.
 
     Taking a weight out changes g'g by about -2 w (H g)_w, so what has the smallest (most negative)
     is taken out, and the norm of the gradient grows. Single weights are ranked by this sign. The
@@ -59,8 +59,11 @@ class GraSP(WeightMethod):
         slopes = gradient(question, batches, self.temperature)
         if self.reading == "gradient":
             return {name: slope.square() for name, slope in slopes.items()}
-        bent = hessian_product(question, batches, slopes, self.temperature)
-        return {name: p.detach() * bent[name] for name, p in question.parameters().items()}
+        named = question.parameters()
+        # as the authors have it, the flow is that through weights, without biases and norms
+        weights = {name: slope for name, slope in slopes.items() if named[name].dim() > 1}
+        bent = hessian_product(question, batches, weights, self.temperature)
+        return {name: p.detach() * bent[name] for name, p in named.items()}
 
     def weight_scores(self, question: Question) -> dict[str, Tensor]:
         """The terms with their sign."""
