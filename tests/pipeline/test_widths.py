@@ -1,5 +1,6 @@
 """Plans in the widths of another plan: any method, exactly those units."""
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -56,6 +57,8 @@ def test_rounds_come_down_to_the_widths_step_by_step(method):
 def test_numbers_can_be_given_and_groups_that_are_not_named_are_whole():
     plan = mipp.plan(net(), BATCHES, widths={"2": 5}, method="l1")
     assert n_units(plan) == {"5": 7, "2": 5, "0": 6}
+    counted = np.array([5])
+    assert mipp.plan(net(), BATCHES, widths={"2": counted[0]}, method="l1").keep == plan.keep
     none = mipp.plan(net(), BATCHES, widths={"2": 0}, method="l1", min_units=0, rounds=2)
     assert none.collapsed == ("2",)
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, is_dataclass, replace
+from numbers import Integral
 from typing import Any, Literal, get_args
 
 from mipp import capture, information, methods, selection, surgery
@@ -207,9 +208,9 @@ def read_widths(widths: Any) -> dict[str, int]:
             f"widths={widths!r}; expected a plan, or a mapping of group names to numbers of units."
         )
     for name, width in found.items():
-        if isinstance(width, bool) or not isinstance(width, int):
+        if isinstance(width, bool) or not isinstance(width, Integral):
             raise InputError(f"widths= gives group {name} {width!r}; expected a number of units.")
-    return found
+    return {name: int(width) for name, width in found.items()}
 
 
 def read_memory(memory: int | str) -> int:
