@@ -91,6 +91,10 @@ _CHOICES = {
 _NONE = {"allocation": (None,)}
 """Where None means something."""
 
+_DEFAULTS = Options()
+_MEASURING = ("estimator", "target", "order", "passes")
+"""Settings of mipp's own measurement, which other methods do not make."""
+
 
 def read_options(**given: Any) -> Options:
     """Options from the keywords of `mipp.plan`, short forms included.
@@ -291,6 +295,13 @@ def wanted_budget(budget: "str | selection.Budget | None", settings: Options) ->
         raise InputError(
             f"method={settings.method.name!r} measures no information, so that it has no use for "
             "stop= or a budget of information=. Give a budget of macs, params or units."
+        )
+    idle = [n for n in _MEASURING if getattr(settings, n) != getattr(_DEFAULTS, n)]
+    if idle and isinstance(settings.method, methods.Method):
+        raise InputError(
+            f"method={settings.method.name!r} has no use for {', '.join(idle)}: how mipp measures "
+            "and eliminates. Leave them out (noise= is a setting of the estimator); a method's own "
+            "settings are fields of its record in mipp.methods."
         )
     if settings.next_layer == "pruned" and not ends:
         raise InputError(
