@@ -6,6 +6,8 @@ import torch
 from torch import nn
 
 import mipp
+from mipp import graph, selection
+from mipp.pipeline.selecting import part_way
 
 
 def net():
@@ -52,6 +54,15 @@ def test_rounds_come_down_to_the_widths_step_by_step(method):
     widths = {"0": 2, "2": 3, "5": 1}
     plan = mipp.plan(net(), BATCHES, widths=widths, method=method, rounds=3)
     assert n_units(plan) == widths
+
+
+def test_after_half_of_the_rounds_half_of_the_way_is_gone_in_factors_and_nothing_is_empty():
+    model = net()
+    traced = graph.trace(model, (BATCHES[0][0][:2],))
+    wanted = selection.Budget({}, widths={"2": 2, "0": 0, "5": 7})
+    full = graph.cost(traced)
+    widths = [part_way(wanted, {}, traced, full, share, 0).widths for share in (0.5, 1.0)]
+    assert widths == [{"2": 4, "0": 1, "5": 7}, {"2": 2, "0": 0, "5": 7}]
 
 
 def test_numbers_can_be_given_and_groups_that_are_not_named_are_whole():
