@@ -111,6 +111,16 @@ def test_options_reach_the_plan(mipp, small_cnn, weights, tmp_path):
     assert kept["conv2"] % 2 == kept["conv3"] % 2 == 0
 
 
+def test_the_weights_can_be_those_of_the_methods_source(mipp, small_cnn, weights, tmp_path):
+    path = tmp_path / "plan.json"
+    done = mipp(
+        "prune", *small_cnn, "--weights", weights, "--budget", "macs=50%", *QUICK, "--plan", path,
+        "--method", "flap", "--refit", "own",
+    )  # fmt: skip
+    assert done.code == 0, done.err
+    assert library.Plan.from_json(path.read_text()).record.options["refit"]["fits"] == "bias"
+
+
 def test_a_method_without_nats_has_null_information(mipp, small_cnn, weights):
     done = mipp(
         "prune", *small_cnn, "--weights", weights, "--budget", "macs=50%", *QUICK,
@@ -177,6 +187,7 @@ def test_a_pruned_model_can_be_pruned_again(mipp, small_cnn, weights, tmp_path):
         (("--budget", "macs=lots"), "cannot be read"),
         (("--budget", "macs=0.1%"), "the smallest is"),
         (("--budget", "macs=50%", "--method", "magic"), "expected one of mipp"),
+        (("--budget", "macs=50%", "--method", "l2", "--noise", "0.1"), "no use for estimator"),
         (("--budget", "macs=50%", "--noise", "loud"), "expected 'fisher' or a positive number"),
         (("--budget", "macs=50%", "--estimator", "oracle"), "expected one of gaussian"),
         (("--confidence", "1.5"), "expected at least 0.5 and below 1"),

@@ -74,3 +74,15 @@ def test_nets_without_batchnorms_and_with_equal_factors_are_refused():
     )  # fmt: skip
     with pytest.raises(mipp.InputError, match="it has no BatchNorm with factors on units"):
         BNScale().score(question(bare))
+
+
+def test_later_rounds_may_have_equal_factors_left():
+    model = nn.Sequential(
+        nn.Conv2d(2, 6, 3), nn.BatchNorm2d(6), nn.ReLU(), nn.Flatten(), nn.Linear(24, 3)
+    )
+    with torch.no_grad():
+        model[1].weight.copy_(torch.tensor([0.1, 0.2, 3.0, 0.3, 0.4, 3.0]))
+    batches = data(dtype=torch.float32)
+    plan = mipp.plan(model, batches, "units=2", method=BNScale(rounds=4))
+    assert plan.keep == {"0": (2, 5)}
+    assert mipp.plan(model, batches, "units=1", method=BNScale(rounds=4)).keep == {"0": (5,)}

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 import mipp
 from mipp.methods import CHIP
@@ -57,6 +58,32 @@ def test_scores_are_means_over_images_and_a_copied_filter_scores_lower_than_it_d
     np.testing.assert_allclose(after, expected(), rtol=1e-4)
     assert after[1] == pytest.approx(after[4])
     assert after[1] < before[1]
+
+
+class Aside(nn.Module):
+    """A stream of two layers' channels; those of the first are read once more, aside."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.c = nn.Conv2d(2, 3, 1), nn.Conv2d(2, 3, 1), nn.Conv2d(2, 6, 1)
+        self.head, self.aside = nn.Conv2d(6, 3, 1), nn.Conv2d(3, 3, 1)
+
+    def forward(self, x):
+        return (self.head(self.stream(x)) + self.aside(self.a(x))).mean((2, 3))
+
+    def stream(self, x):
+        return torch.cat([self.a(x), self.b(x)], 1) + self.c(x)
+
+
+def test_units_that_are_seen_more_often_than_others_get_the_mean_over_what_they_are_seen_in():
+    model, x = Aside(), torch.randn(8, 2, 4, 4)
+    whole = model.stream(x).detach().double().flatten(2)
+    aside = model.a(x).detach().double().flatten(2)
+    lost = torch.stack([brute_force(one, torch.arange(6), 6) for one in whole]).mean(0)
+    again = torch.stack([brute_force(one, torch.arange(3), 3) for one in aside]).mean(0)
+    lost[:3] = (lost[:3] + again) / 2
+    scores = CHIP().score(question(model, mipp.capture.read_batches([x])))[0]
+    np.testing.assert_allclose(scores, lost.numpy(), rtol=1e-4)
 
 
 def test_neurons_are_compared_over_the_examples_of_a_batch():

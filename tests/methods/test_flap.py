@@ -8,7 +8,7 @@ from torch import nn
 import mipp
 from mipp.methods import FLAP
 
-from .nets import data, plain, question, unchecked
+from .nets import data, plain, question, some, unchecked
 
 
 def taken_in(model, stop):
@@ -47,6 +47,28 @@ def test_groups_are_on_one_scale_unless_told_otherwise():
     for values in FLAP().score(question(plain().double())).values():
         assert values.mean() == pytest.approx(0, abs=1e-9)
         assert values.std(ddof=1) == pytest.approx(1)
+
+
+def test_only_units_that_are_left_count_for_the_scale():
+    model = plain().double()
+    keep = some(question(model).graph)
+    scores = FLAP().score(question(model, keep=keep))
+    for index, values in scores.items():
+        assert values[keep[index]].mean() == pytest.approx(0, abs=1e-9)
+
+
+def test_transposed_convolutions_are_read_by_input_channel():
+    model = nn.Sequential(
+        nn.Conv2d(2, 5, 3, padding=1), nn.ReLU(), nn.ConvTranspose2d(5, 3, 2, stride=2),
+        nn.Flatten(), nn.Linear(192, 3),
+    ).double()  # fmt: skip
+    asked = question(model)
+    group = next(g.index for g in asked.graph.groups if g.name == "0")
+    x = taken_in(model, 2).movedim(1, -1).flatten(0, 2)
+    expected = x.var(0, correction=0) * model[2].weight.detach().square().sum((1, 2, 3))
+    np.testing.assert_allclose(raw("wifv").score(asked)[group], expected.numpy(), rtol=1e-9)
+    for method in (mipp.methods.OBS(), mipp.methods.ThiNet()):
+        assert np.isfinite(method.score(asked)[group]).all()
 
 
 def test_a_unit_that_never_changes_goes_first_and_the_bias_makes_up_for_it_wholly():

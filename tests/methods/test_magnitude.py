@@ -6,6 +6,7 @@ import torch
 
 import mipp
 from mipp.methods import L1, L2, Random
+from mipp.methods.normalise import normalised
 
 from .nets import Normed, data, jitter_norms, plain, question, some, unchecked
 
@@ -55,6 +56,19 @@ def test_z_scores_have_mean_zero_and_variance_one_and_a_group_of_equal_units_is_
         assert values.mean() == pytest.approx(0, abs=1e-12)
         if index != hidden:
             assert values.std(ddof=1) == pytest.approx(1)
+
+
+def test_equal_scores_are_equal_on_every_scale_though_rounding_makes_them_vary():
+    scaled = normalised({0: np.full(6, 0.1)}, {}, "z-score")[0]
+    np.testing.assert_allclose(scaled, np.zeros(6), atol=1e-9)
+
+
+@pytest.mark.parametrize("how", ["mean", "z-score"])
+def test_negative_scores_keep_their_order_and_those_of_mean_zero_too(how):
+    for values in ([-3.0, -1.0, -2.0], [-3.0, 1.0, 2.0]):
+        scaled = normalised({0: np.array(values)}, {}, how)[0]
+        np.testing.assert_array_equal(np.argsort(scaled), np.argsort(values))
+        assert np.isfinite(scaled).all()
 
 
 def test_a_global_ranking_of_sums_starves_a_layer_of_small_fan_in_and_one_of_means_does_not():

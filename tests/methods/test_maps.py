@@ -103,3 +103,53 @@ def test_nothing_is_left_behind_in_the_model():
     assert ask.model.training
     assert all(p.requires_grad for p in ask.model.parameters())
     assert not any(module._forward_hooks for module in ask.model.modules())
+
+
+class Joined(nn.Module):
+    """A stream of which one half runs through an activation on its way, and the other does not."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Conv2d(2, 4, 3, padding=1), nn.Conv2d(2, 4, 3, padding=1)
+        self.c, self.head = nn.Conv2d(2, 8, 1), nn.Conv2d(8, 3, 1)
+
+    def forward(self, x):
+        return self.head(self.joined(x)).mean((2, 3))
+
+    def joined(self, x):
+        return torch.cat([self.a(x).relu(), self.b(x)], 1) + self.c(x)
+
+
+def test_where_an_activation_has_only_some_of_the_units_all_are_seen_as_the_next_layers_do():
+    model, x = Joined(), torch.randn(6, 2, 4, 4)
+    maps = watched(model, read(x))[0]["a"]
+    assert len(maps) == 1
+    assert maps[0].unit.tolist() == list(range(8))
+    torch.testing.assert_close(maps[0].values.float(), model.joined(x))
+    for method in (mipp.methods.HRank(), mipp.methods.CHIP()):
+        assert (method.score(question(model, read(x)))[0] > 0).all()
+
+
+def test_a_layer_that_is_called_with_keywords_in_any_order_is_seen():
+    class Keywords(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Linear(4, 6), nn.Linear(6, 3)
+
+        def forward(self, x):
+            return nn.functional.linear(bias=self.b.bias, weight=self.b.weight, input=self.a(x))
+
+    model, x = Keywords(), torch.randn(5, 4)
+    torch.testing.assert_close(watched(model, read(x))[0]["a"][0].values.float(), model.a(x))
+
+
+def test_maps_that_cannot_be_had_or_are_not_finite_are_errors(monkeypatch):
+    model, batches = plain(), data(dtype=torch.float32)
+    with torch.no_grad():
+        model[3].bias[1] = float("inf")
+    for name in ("hrank", "chip"):
+        with pytest.raises(mipp.CalibrationError, match="Feature maps of group 3 are not finite"):
+            mipp.plan(model, batches, "units=50%", method=name)
+    monkeypatch.setattr("mipp.methods.maps._LAYERS", {})
+    with pytest.raises(mipp.InputError, match=r"Feature maps of group . cannot be had"):
+        watched(plain(), batches)

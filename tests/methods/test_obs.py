@@ -133,6 +133,26 @@ def test_scores_are_errors_along_the_order_from_the_data_and_dead_features_do_no
     assert not np.allclose(centred[0], scores[0])
 
 
+def test_units_of_a_layer_that_takes_in_nothing_cost_nothing():
+    model = nn.Sequential(
+        nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 3)
+    )  # fmt: skip
+    with torch.no_grad():
+        model[0].weight.zero_()
+        model[0].bias.fill_(-1)
+    asked = question(model, mipp.capture.read_batches([torch.randn(32, 4)]))
+    dead = next(g.index for g in asked.graph.groups if g.name == "0")
+    assert (OBS().score(asked)[dead] == 0).all()
+
+
+def test_features_that_repeat_each_other_need_damping_or_it_is_said():
+    moment, weight = torch.full((2, 2), 1.0).double(), torch.ones(1, 2).double()
+    moment[0, 1] = moment[1, 0] = 1 + 1e-8  # as float32 may have it
+    with pytest.raises(mipp.CalibrationError, match=r"cannot invert .* with damping=0: features"):
+        Layer(moment, weight, torch.tensor([0, 1]), 0)
+    assert np.isfinite(Layer(moment, weight, torch.tensor([0, 1]), 0.01).costs([0, 1])).all()
+
+
 @pytest.mark.parametrize(
     ("options", "text"),
     [

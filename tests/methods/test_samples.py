@@ -1,10 +1,12 @@
 """Which examples are drawn."""
 
-from dataclasses import replace
+from dataclasses import fields, replace
 
+import numpy as np
 import pytest
 import torch
 
+from mipp import methods
 from mipp.capture import read_batches
 from mipp.methods.samples import drawn
 
@@ -68,3 +70,29 @@ def test_keywords_and_what_has_no_batch_dimension_come_along():
     assert found.kwargs["scale"] == 2.0
     assert found.kwargs["x"].flatten().tolist() == found.target.tolist()
     assert len(found) == 5
+
+
+SCORING = [name for name in methods.names() if name != "mipp" and name not in ("dhspg", "oto")]
+SAMPLING = [
+    name for name in SCORING if "examples" in {field.name for field in fields(methods.get(name))}
+]
+
+
+@pytest.mark.parametrize("name", SAMPLING)
+def test_methods_look_at_as_many_examples_as_they_are_told_and_at_no_others(name):
+    method = replace(methods.get(name), examples=12)
+    if hasattr(method, "per_class"):
+        method = replace(method, per_class=None)
+    model = plain().double()
+    chosen = drawn(question(model), 12, 48)
+    kept = set(firsts(chosen))
+    x, y = torch.cat([b.args[0] for b in data()]), torch.cat([b.target for b in data()])
+    others = torch.tensor([value not in kept for value in x[:, 0, 0, 0].tolist()])
+    changed = x.clone()
+    changed[others] *= 5
+    first, same = (
+        method.score(question(model, read_batches([(inputs, y)])))[0] for inputs in (x, changed)
+    )
+    np.testing.assert_array_equal(first, same)
+    every = replace(method, examples=48).score(question(model, read_batches([(changed, y)])))[0]
+    assert not np.allclose(every, first)

@@ -51,3 +51,18 @@ def test_scores_are_nats_that_a_price_can_be_put_on():
     plan = mipp.plan(model, BATCHES, "macs=50%", method="mipp-solo", allocation="priced")
     assert plan.after.macs <= 0.5 * plan.before.macs
     assert plan.record.options["allocation"] == "priced"
+
+
+@pytest.mark.parametrize(
+    ("option", "name"),
+    [
+        ({"noise": 0.1}, "estimator"),
+        ({"estimator": "mlp"}, "estimator"),
+        ({"target": "labels"}, "target"),
+        ({"order": "ordered"}, "order"),
+        ({"passes": 2}, "passes"),
+    ],
+)
+def test_settings_of_mipps_own_measurement_are_refused_and_not_ignored(option, name):
+    with pytest.raises(mipp.InputError, match=f"method='mipp-solo' has no use for {name}: how"):
+        mipp.plan(Normed(), BATCHES, "macs=50%", method="mipp-solo", **option)

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from torch import nn
 from torch.nn.functional import cross_entropy
 
 import mipp
@@ -62,6 +63,26 @@ def test_a_shift_behind_a_batchnorm_is_gated_too_but_not_part_of_the_weights():
         for variant in ("gate", "joint")
     )
     assert not np.allclose(gate, joint, rtol=1e-2)
+
+
+def test_weights_that_the_loss_does_not_know_have_no_slope():
+    class TwoHeads(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.hidden, self.head, self.other = nn.Linear(4, 6), nn.Linear(6, 3), nn.Linear(6, 2)
+
+        def forward(self, x):
+            x = self.hidden(x).relu()
+            return self.head(x), self.other(x)
+
+    def first(output, target):
+        return cross_entropy(output[0], target, reduction="sum")
+
+    model, x, y = TwoHeads(), torch.randn(12, 4), torch.arange(12) % 3
+    batches = mipp.capture.read_batches([(x, y)])
+    alone = nn.Sequential(model.hidden, nn.ReLU(), model.head)
+    both = Taylor().score(question(model, batches, loss=first))[0]
+    np.testing.assert_allclose(both, Taylor().score(question(alone, batches))[0], rtol=1e-5)
 
 
 @pytest.mark.parametrize(

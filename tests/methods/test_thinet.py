@@ -135,6 +135,14 @@ def test_the_place_in_the_order_is_the_score_and_removed_units_are_not_in_it():
     assert sorted(pursued[0].tolist()) == [1, 2, 3, 4, 5, 6]
 
 
+def test_inputs_that_are_not_finite_are_an_error():
+    model = plain()
+    with torch.no_grad():
+        model[6].bias[1] = float("nan")
+    with pytest.raises(mipp.CalibrationError, match="behind group 6 take in of it is not finite"):
+        ThiNet().score(question(model, data(dtype=torch.float32)))
+
+
 @pytest.mark.parametrize("option", ["examples", "locations", "batch_size"])
 def test_options_that_do_not_fit_are_errors(option):
     with pytest.raises(mipp.InputError, match=f"{option}=0; expected at least 1"):

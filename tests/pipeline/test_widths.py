@@ -1,10 +1,13 @@
 """Plans in the widths of another plan: any method, exactly those units."""
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 import mipp
+from mipp import graph, selection
+from mipp.pipeline.selecting import part_way
 
 
 def net():
@@ -53,9 +56,20 @@ def test_rounds_come_down_to_the_widths_step_by_step(method):
     assert n_units(plan) == widths
 
 
+def test_after_half_of_the_rounds_half_of_the_way_is_gone_in_factors_and_nothing_is_empty():
+    model = net()
+    traced = graph.trace(model, (BATCHES[0][0][:2],))
+    wanted = selection.Budget({}, widths={"2": 2, "0": 0, "5": 7})
+    full = graph.cost(traced)
+    widths = [part_way(wanted, {}, traced, full, share, 0).widths for share in (0.5, 1.0)]
+    assert widths == [{"2": 4, "0": 1, "5": 7}, {"2": 2, "0": 0, "5": 7}]
+
+
 def test_numbers_can_be_given_and_groups_that_are_not_named_are_whole():
     plan = mipp.plan(net(), BATCHES, widths={"2": 5}, method="l1")
     assert n_units(plan) == {"5": 7, "2": 5, "0": 6}
+    counted = np.array([5])
+    assert mipp.plan(net(), BATCHES, widths={"2": counted[0]}, method="l1").keep == plan.keep
     none = mipp.plan(net(), BATCHES, widths={"2": 0}, method="l1", min_units=0, rounds=2)
     assert none.collapsed == ("2",)
 

@@ -90,6 +90,33 @@ def test_the_factors_are_thinets_least_squares_over_all_its_instances():
     torch.testing.assert_close(small[2].weight, weight[:, keep] * expected, rtol=1e-6, atol=1e-9)
 
 
+class Beside(nn.Module):
+    """Channels that can go, next to two of the input that cannot."""
+
+    def __init__(self):
+        super().__init__()
+        self.hidden, self.last = nn.Linear(4, 6), nn.Linear(8, 3)
+
+    def taken_in(self, x):
+        return torch.cat([x[:, :2], self.hidden(x).relu()], 1)
+
+    def forward(self, x):
+        return self.last(self.taken_in(x))
+
+
+def test_inputs_that_always_stay_have_factors_of_their_own():
+    model, x, keep = Beside().double(), inputs("linear"), [0, 2, 3]
+    plan = mipp.plan(model, [x], widths={"hidden": 3}, method="l1", refit=False)
+    keep = [0, 1, *(2 + unit for unit in plan.keep["hidden"])]
+    small = plan.apply(refit=Refit(fits="scale", ridge=1e-12, rows_per_feature=1e9))
+    taken, weight = model.taken_in(x).detach(), model.last.weight.detach()
+    gram = (taken.T @ taken * (weight.T @ weight)).numpy()
+    kept = torch.isin(torch.arange(8), torch.tensor(keep)).numpy()
+    factors = torch.from_numpy(scales(gram, kept, ridge=1e-12))[keep]
+    expected = weight[:, keep] * factors
+    torch.testing.assert_close(small.last.weight.detach(), expected, rtol=1e-5, atol=1e-8)
+
+
 def test_a_pull_towards_zero_makes_factors_small_and_one_towards_the_old_leaves_them_at_one():
     model, x, keep = linear(), inputs("linear"), [0, 2, 3]
     old = refitted(model, x, keep, Refit(fits="scale", ridge=1e9))

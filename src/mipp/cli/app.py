@@ -9,6 +9,7 @@ from mipp.cli.demo import demo
 from mipp.cli.evaluate import evaluate
 from mipp.cli.guard import EXIT_CODES
 from mipp.cli.inspect import inspect
+from mipp.cli.methods import methods
 from mipp.cli.prune import prune
 from mipp.cli.train import train
 
@@ -40,6 +41,7 @@ def mipp_command(
 
 app.command(epilog=EXIT_CODES)(inspect)
 app.command(epilog=EXIT_CODES)(prune)
+app.command(epilog=EXIT_CODES)(methods)
 app.command("eval", epilog=EXIT_CODES)(evaluate)
 app.command(epilog=EXIT_CODES)(train)
 app.command(epilog=EXIT_CODES)(demo)

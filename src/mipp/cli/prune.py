@@ -51,7 +51,8 @@ def prune(
         str | None,
         typer.Option(
             rich_help_panel=_PLANNING, show_default=_DEFAULTS.method,
-            help=f"How units are ranked: {', '.join(methods.names())}.",
+            help=f"How units are ranked: {', '.join(methods.names())}; `mipp methods` says what "
+            "each one is.",
         ),
     ] = None,
     preset: Annotated[
@@ -119,7 +120,7 @@ def prune(
     rounds: Annotated[
         int | None,
         typer.Option(
-            rich_help_panel=_PLANNING, show_default=str(_DEFAULTS.rounds),
+            rich_help_panel=_PLANNING, show_default=f"{_DEFAULTS.rounds}, or the method's own",
             help="Prune in so many steps, measuring again after each.",
         ),
     ] = None,
@@ -135,7 +136,8 @@ def prune(
         typer.Option(
             metavar="MODE", rich_help_panel=_PLANNING,
             show_default=_DEFAULTS.refit.mode if _DEFAULTS.refit else "none",
-            help="How the weights that stay take over: sequential, closed, norm or none.",
+            help="How the weights that stay take over: sequential, closed, norm or none; own is "
+            "what the source of --method does.",
         ),
     ] = None,
     no_refit: Annotated[

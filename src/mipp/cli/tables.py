@@ -7,6 +7,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from mipp.methods import Facts
 from mipp.records import ChannelGraph, Cost, Group, GroupSummary, Refusal
 
 
@@ -41,6 +42,21 @@ def groups_of(graph: ChannelGraph, costs: Sequence[Cost]) -> Table:
             short(cost.macs),
             short(cost.params),
         )
+    return table
+
+
+def methods(rows: Sequence[Facts]) -> Table:
+    """What each method is, see `mipp.methods.Facts`."""
+    table = _table("method", needs="left", untrained="left", ranking="left", rounds="right",
+                   what="left")  # fmt: skip
+    table.columns[0].no_wrap = True
+    for row in rows:
+        untrained = "yes" if row.at_init else "no"
+        table.add_row(row.name, row.needs, untrained, row.ranking, str(row.rounds), row.summary)
+    table.caption = (
+        "needs: beside the weights. untrained: works on a net at initialisation. ranking: over "
+        "all groups (global), or within each (local). Sources are in --json."
+    )
     return table
 
 

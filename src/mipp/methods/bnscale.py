@@ -51,8 +51,8 @@ class BNScale(ScoringMethod):
                 np.add.at(count, axis.unit[mine], 1.0)
             if (count > 0).all():
                 scores[group.index] = total / count
-        left = [s[question.keep[g]] if g in question.keep else s for g, s in scores.items()]
-        if not scores or np.ptp(np.concatenate(left)) == 0:
+        # units that later rounds have left may well be equal
+        if not scores or (question.round == 1 and np.ptp(np.concatenate([*scores.values()])) == 0):
             reason = (
                 "all factors of its BatchNorms are the same: train it first, with a penalty on "
                 "them, or use another method"

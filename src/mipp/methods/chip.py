@@ -50,16 +50,17 @@ class CHIP(ScoringMethod):
         """The mean over all matrices."""
         groups = question.graph.groups
         totals = {group.index: np.zeros(group.n_units) for group in groups}
-        count = dict.fromkeys(totals, 0)
+        count = {group.index: np.zeros(group.n_units) for group in groups}
 
         def see(group: Group, maps: Maps) -> None:
-            for matrix in maps.rows():
+            matrices = maps.rows()
+            for matrix in matrices:
                 lost = independence(matrix, maps.unit, group.n_units)
                 totals[group.index] += lost.cpu().numpy()
-                count[group.index] += 1
+            count[group.index][np.unique(maps.unit.cpu().numpy())] += len(matrices)
 
         watch_maps(question, drawn(question, self.examples, self.batch_size), see)
-        return {index: total / max(count[index], 1) for index, total in totals.items()}
+        return {index: total / np.maximum(count[index], 1) for index, total in totals.items()}
 
 
 def independence(
@@ -76,7 +77,7 @@ def independence(
     whole = _roots(gram.unsqueeze(0))
     lost = torch.zeros(n_units, dtype=rows.dtype, device=rows.device)
     present = torch.unique(unit)
-    for some in present.split(max(1, _ENTRIES // gram.numel())):
+    for some in present.split(max(1, _ENTRIES // max(gram.numel(), rows.numel()))):
         if wide:
             left = 1 - member[some]
             without = gram * left.unsqueeze(1) * left.unsqueeze(2)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from mipp.capture import Batch
+from mipp.errors import CalibrationError, InputError
 from mipp.methods.method import Question
 from mipp.records import KEPT, Axis, AxisKey, ChannelGraph, Group
 from mipp.taps import measuring
@@ -63,12 +64,15 @@ def watch_maps(
     """Runs the net in evaluation mode and calls ``see`` with all maps of the units that are left.
 
     Maps are those of every activation function that a group runs through: of a residual stream one
-    for each block. Where there is none, or it cannot be followed, they are what the layers that
-    read the group take in.
+    for each block. Where there is none for some of its units, or it cannot be followed, they are
+    what the layers that read the group take in.
+
+    Raises:
+        CalibrationError: maps that are not finite.
+        InputError: units whose maps cannot be had either way.
     """
     with torch.no_grad(), measuring(question.model):
-        heard: set[int] = set()
-        _run(question, [batches[0].part(0, 2)], lambda group, _: heard.add(group), inputs=False)
+        heard = _heard(question, batches[0].part(0, 2), inputs=False)
         for inputs in (False, True):
             wanted = {
                 group.index: group
@@ -77,11 +81,44 @@ def watch_maps(
             }
 
             def tell(index: int, maps: Maps, wanted: Mapping[int, Group] = wanted) -> None:
-                if index in wanted and len(maps.unit):
-                    see(wanted[index], maps)
+                if index not in wanted or not len(maps.unit):
+                    return
+                if not bool(torch.isfinite(maps.values).all()):
+                    raise CalibrationError(
+                        f"Feature maps of group {wanted[index].name} are not finite. Check weights "
+                        "and batches for infinite values, or use a model in float64."
+                    )
+                see(wanted[index], maps)
 
             if wanted:
                 _run(question, batches, tell, inputs=inputs)
+                if inputs:
+                    _check_read(question, batches[0].part(0, 2), wanted)
+
+
+def _heard(question: Question, batch: Batch, *, inputs: bool) -> set[int]:
+    """Groups that have maps of every unit that is left."""
+    seen: dict[int, set[int]] = {group.index: set() for group in question.graph.groups}
+
+    def note(index: int, maps: Maps) -> None:
+        seen[index].update(maps.unit.tolist())
+
+    _run(question, [batch], note, inputs=inputs)
+    return {
+        group.index
+        for group in question.graph.groups
+        if len(seen[group.index])
+        == question.keep.get(group.index, np.ones(group.n_units, dtype=bool)).sum()
+    }
+
+
+def _check_read(question: Question, batch: Batch, wanted: Mapping[int, Group]) -> None:
+    missing = [wanted[index].name for index in set(wanted) - _heard(question, batch, inputs=True)]
+    if missing:
+        raise InputError(
+            f"Feature maps of group {missing[0]} cannot be had: no activation function gives them, "
+            "and no layer takes them in whole. Use a method that needs none, such as 'l2'."
+        )
 
 
 def _run(
@@ -138,8 +175,11 @@ class _Follow(TorchFunctionMode):
         output = func(*args, **given)
         tensors = [value for value in (*args, *given.values()) if isinstance(value, Tensor)]
         if kind in _LAYERS:
-            weight = given["weight"] if "weight" in given else tensors[1]
-            self._layer(kind, tensors[0], weight, output)
+            values, weight = (
+                given.get(name, args[at] if at < len(args) else None)
+                for at, name in enumerate(("input", "weight"))
+            )
+            self._layer(kind, values, weight, output)
         elif kind in _ACTIVATIONS or kind in _SAME_CHANNELS:
             source = next((self._followed[id(t)] for t in tensors if id(t) in self._followed), None)
             if source is not None and isinstance(output, Tensor):

@@ -12,6 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from mipp import surgery
+from mipp.errors import CalibrationError
 from mipp.methods.inputs import measured, readers
 from mipp.methods.method import Question, Scores, ScoringMethod
 from mipp.methods.samples import drawn
@@ -108,14 +109,26 @@ class Layer:
         # features that are always zero cost nothing, but must not make H singular
         floor = moment.diagonal().mean() * max(damping, 1e-12) + 1e-30
         moment.diagonal().add_(floor)
-        self.inverse = torch.cholesky_inverse(torch.linalg.cholesky(moment))
+        root, fault = torch.linalg.cholesky_ex(moment)
+        if int(fault) != 0:
+            raise CalibrationError(
+                f"method='obs' cannot invert what a layer takes in with damping={damping}: "
+                "features repeat each other up to rounding. Use more damping, such as 0.01, or a "
+                "model in float64."
+            )
+        self.inverse = torch.cholesky_inverse(root)
         self.weight = weight.clone()
-        self.energy = max(float(((weight @ second_moment.double()) * weight).sum()), 1e-300)
+        self.energy = float(((weight @ second_moment.double()) * weight).sum())
         self._columns = {int(u): torch.nonzero(unit == u).flatten() for u in torch.unique(unit)}
 
     def costs(self, units: list[int]) -> FloatArray:
-        """Squared error that each unit's removal adds, relative to the layer's output energy."""
+        """Squared error that each unit's removal adds, relative to the layer's output energy.
+
+        Of a layer that gets or gives nothing but zeros: none.
+        """
         found = np.zeros(len(units))
+        if self.energy <= 0:
+            return found
         sizes: dict[int, list[int]] = {}
         for place, unit in enumerate(units):
             sizes.setdefault(len(self._of(unit)), []).append(place)

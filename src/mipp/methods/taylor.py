@@ -59,7 +59,7 @@ class Taylor(ScoringMethod):
         for small in minibatches:
             batch = small.to(device)
             loss = task_loss(question, question.model(*batch.args, **batch.kwargs), batch)
-            slopes = torch.autograd.grad(loss, weights)
+            slopes = torch.autograd.grad(loss, weights, materialize_grads=True)
             terms = {n: w.detach() * s for n, w, s in zip(names, weights, slopes, strict=True)}
             for index, changes in self._changes(question, terms).items():
                 scores[index] += changes / len(minibatches)

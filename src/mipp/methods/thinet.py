@@ -13,6 +13,7 @@ from torch import Tensor
 
 from mipp import surgery
 from mipp.capture import Batch
+from mipp.errors import CalibrationError
 from mipp.methods.inputs import own_columns
 from mipp.methods.method import Question, Scores, ScoringMethod
 from mipp.methods.samples import drawn
@@ -72,7 +73,11 @@ class ThiNet(ScoringMethod):
         return scores
 
     def grams(self, question: Question, batches: list[Batch]) -> dict[int, FloatArray]:
-        """Sum over the instances of x_c x_c', shape ``(n_units, n_units)``, by group index."""
+        """Sum over the instances of x_c x_c', shape ``(n_units, n_units)``, by group index.
+
+        Raises:
+            CalibrationError: sums that are not finite.
+        """
         graph = question.graph
         by_call: dict[tuple[str, int], list[tuple[int, IntArray, IntArray]]] = {}
         for group in graph.groups:
@@ -99,6 +104,12 @@ class ThiNet(ScoringMethod):
 
             with torch.no_grad(), measuring(question.model), Taps(question.model, after=after):
                 question.model(*batch.args, **batch.kwargs)
+        for group in graph.groups:
+            if not bool(torch.isfinite(grams[group.index]).all()):
+                raise CalibrationError(
+                    f"What the layers behind group {group.name} take in of it is not finite. Check "
+                    "weights and batches for infinite values, or use a model in float64."
+                )
         return {index: gram.numpy() for index, gram in grams.items()}
 
     def _instances(

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, is_dataclass, replace
+from numbers import Integral
 from typing import Any, Literal, get_args
 
 from mipp import capture, information, methods, selection, surgery
@@ -89,6 +90,10 @@ _CHOICES = {
 
 _NONE = {"allocation": (None,)}
 """Where None means something."""
+
+_DEFAULTS = Options()
+_MEASURING = ("estimator", "target", "order", "passes")
+"""Settings of mipp's own measurement, which other methods do not make."""
 
 
 def read_options(**given: Any) -> Options:
@@ -207,9 +212,9 @@ def read_widths(widths: Any) -> dict[str, int]:
             f"widths={widths!r}; expected a plan, or a mapping of group names to numbers of units."
         )
     for name, width in found.items():
-        if isinstance(width, bool) or not isinstance(width, int):
+        if isinstance(width, bool) or not isinstance(width, Integral):
             raise InputError(f"widths= gives group {name} {width!r}; expected a number of units.")
-    return found
+    return {name: int(width) for name, width in found.items()}
 
 
 def read_memory(memory: int | str) -> int:
@@ -290,6 +295,13 @@ def wanted_budget(budget: "str | selection.Budget | None", settings: Options) ->
         raise InputError(
             f"method={settings.method.name!r} measures no information, so that it has no use for "
             "stop= or a budget of information=. Give a budget of macs, params or units."
+        )
+    idle = [n for n in _MEASURING if getattr(settings, n) != getattr(_DEFAULTS, n)]
+    if idle and isinstance(settings.method, methods.Method):
+        raise InputError(
+            f"method={settings.method.name!r} has no use for {', '.join(idle)}: how mipp measures "
+            "and eliminates. Leave them out (noise= is a setting of the estimator); a method's own "
+            "settings are fields of its record in mipp.methods."
         )
     if settings.next_layer == "pruned" and not ends:
         raise InputError(
