@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 from mipp.capture import Loss, read_batches
 from mipp.errors import InputError
+from mipp.methods.gradients import prunable_weights
 from mipp.methods.method import Method, Question
 from mipp.methods.rounds import check_labels, undisturbed, workable
 from mipp.records import ChannelGraph
-from mipp.surgery.attributes import CONVOLUTIONS, TRANSPOSED_CONVOLUTIONS
 
 
 @runtime_checkable
@@ -23,14 +23,6 @@ class ScoresWeights(Protocol):
     def weight_scores(self, question: Question) -> dict[str, Tensor]:
         """Score of each entry of each parameter, by name; the lowest goes first."""
         ...
-
-
-def prunable_weights(model: nn.Module) -> list[str]:
-    """Names of the weights of convolutions and linear layers, first and last ones too."""
-    kinds = (*CONVOLUTIONS, *TRANSPOSED_CONVOLUTIONS, nn.Linear)
-    layers = [module for module in model.modules() if isinstance(module, kinds)]
-    weights = {id(layer.weight) for layer in layers}
-    return [name for name, p in model.named_parameters() if id(p) in weights]
 
 
 def weight_masks(
