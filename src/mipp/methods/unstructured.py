@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from mipp.capture import Loss, read_batches
-from mipp.errors import InputError
+from mipp.errors import CalibrationError, InputError
 from mipp.methods.gradients import prunable_weights
 from mipp.methods.method import Method, Question
 from mipp.methods.rounds import check_labels, undisturbed, workable
@@ -41,6 +41,7 @@ def weight_masks(
 
     Raises:
         InputError: a method without scores of single weights; a density outside 0 to 1.
+        CalibrationError: scores that are not finite.
     """
     if not isinstance(method, ScoresWeights):
         raise InputError(f"method={method.name!r} scores units, not single weights.")
@@ -56,6 +57,12 @@ def weight_masks(
         question = replace(whole, model=_masked(model, masks), live=masks, round=number)
         with undisturbed(question):
             scores = method.weight_scores(workable(question))
+        for name, mask in masks.items():
+            if not torch.isfinite(scores[name][mask]).all():
+                raise CalibrationError(
+                    f"method={method.name!r} gave scores of {name} that are not finite. Check "
+                    "weights and batches for infinite values, or use a model in float64."
+                )
         n_kept = round(n_weights * density ** (number / method.rounds))
         masks = _best(scores, masks, max(1, n_kept))
     return masks
