@@ -162,6 +162,15 @@ def test_methods_that_train_do_so_by_the_recipe(mipp, small_cnn, weights, tmp_pa
     assert trained["recipe"]["peak_lr"] == recipe.peak_lr
     assert trained["cost"]["epochs"] == trained["recipe"]["epochs"] == 1
     assert trained["cost"]["steps"] == -(-1438 // recipe.batch_size)
+    assert "random weights" not in done.err
+
+
+def test_without_weights_it_is_said_what_random_weights_were_for(mipp, small_cnn):
+    budget = ("--budget", "units=50%", *QUICK, "--no-refit")
+    done = mipp("prune", *small_cnn, *budget, "--method", "l2")
+    assert "this model has random weights" in done.err + done.out
+    done = mipp("prune", *small_cnn, *budget, "--method", "oto", "--train-epochs", "1")
+    assert "its training began with random weights" in done.err + done.out
 
 
 def test_same_seed_same_numbers(mipp, small_cnn, weights):

@@ -1,6 +1,7 @@
 """ProsPr: the derivative through the steps of training."""
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -71,6 +72,25 @@ def test_first_order_is_the_first_weight_times_the_last_gradient():
     slopes = {name: p.grad for name, p in trained.named_parameters()}
     for name, start in model.named_parameters():
         torch.testing.assert_close(terms[name], start * slopes[name], rtol=1e-9, atol=1e-14)
+
+
+def test_weights_that_are_held_at_zero_take_no_steps():
+    model = plain(nn.Tanh).double()
+    masks = {n: torch.rand(p.shape) < 0.6 for n, p in model.named_parameters() if p.dim() > 1}
+    with torch.no_grad():
+        for name, mask in masks.items():
+            dict(model.named_parameters())[name].mul_(mask)
+    asked = replace(question(model), live=masks)
+    method = ProsPr(batch_size=24, steps=1, second_order=False, lr=0.5)
+    batches, terms = method._batches(asked), method.terms(asked)
+    trained, _ = after_steps(model, batches, 0.5)
+    with torch.no_grad():
+        for name, mask in masks.items():
+            dict(trained.named_parameters())[name].mul_(mask)
+    loss = cross_entropy(trained(batches[-1].args[0]), batches[-1].target)
+    slopes = torch.autograd.grad(loss, list(trained.parameters()))
+    for (name, start), slope in zip(model.named_parameters(), slopes, strict=True):
+        torch.testing.assert_close(terms[name], start * slope, rtol=1e-9, atol=1e-14)
 
 
 def test_both_orders_agree_as_the_steps_get_small_and_not_before():

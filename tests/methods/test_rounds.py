@@ -82,6 +82,25 @@ def test_a_question_of_its_own_in_evaluation_mode_with_gradients_and_a_seed():
     assert not any(p.requires_grad for p in model.parameters())
 
 
+def test_seed_and_round_decide_what_a_method_draws_from_the_global_generator():
+    @dataclass(frozen=True, kw_only=True)
+    class Drawing(Probe):
+        def score(self, question):
+            self.seen.append(torch.rand(4).tolist())
+            return {g.index: np.arange(g.n_units) * 1.0 for g in question.graph.groups}
+
+    def drawn(seed):
+        probe = Drawing(rounds=2)
+        torch.rand(1)
+        mipp.plan(wide(), batches(), "units=50%", method=probe, seed=seed)
+        return probe.seen
+
+    first, again, other = drawn(0), drawn(0), drawn(1)
+    assert first == again
+    assert not any(numbers in first for numbers in other)
+    assert first[0] != first[1]
+
+
 @pytest.mark.parametrize("shift", [0.0, -2.0])
 def test_a_global_ranking_keeps_exactly_the_highest_scores(shift):
     model, probe = wide(), Probe(shift=shift)

@@ -88,13 +88,22 @@ class Scaled(nn.Module):
 
 
 def test_weights_that_nothing_starts_are_an_error_or_the_callers_own():
-    with pytest.raises(mipp.InputError, match="nothing gives new values to scale: no module"):
+    with pytest.raises(mipp.InputError, match="nothing gives new values to scale: no reset_param"):
         scratch.fresh(Scaled())
+    with pytest.raises(mipp.InputError, match="nothing gives new values to scale: no reset_param"):
+        scratch.fresh(Scaled(), 0, lambda m: nn.init.constant_(m.layer.weight, 7.0))
     model = Scaled()
     made = scratch.fresh(model, 0, lambda m: nn.init.constant_(m.scale, 7.0))
     assert made.scale.eq(7).all()
     assert not made.layer.weight.eq(model.layer.weight).any()
     assert scratch.fresh(nn.MultiheadAttention(4, 2)).in_proj_weight.std() > 0
+
+
+def test_weights_that_a_reset_does_not_reach_are_an_error():
+    # it fills the product of direction and magnitude, and not these two
+    normed = nn.utils.parametrizations.weight_norm(nn.Linear(3, 2))
+    with pytest.raises(mipp.InputError, match=r"nothing gives new values to parametrizations\."):
+        scratch.fresh(normed)
 
 
 def test_an_empty_layer_stays_empty():

@@ -9,7 +9,9 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 import mipp
-from mipp.methods import SOSP
+from mipp.methods import SOSP, Question
+from mipp.methods.rounds import workable
+from mipp.records import ChannelGraph
 
 from .nets import Normed, data, everything, jitter_norms, plain, question, some
 
@@ -111,6 +113,20 @@ def test_the_absolute_values_of_both_orders_are_added_not_their_difference():
     scores = SOSP(**ALL).score(question(model))
     first, _ = SOSP(**ALL).orders(question(model))
     assert (scores[0] >= first["6.weight"].sum(1).abs().detach().numpy() - 1e-15).all()
+
+
+def test_single_weights_are_scored_along_all_weights_of_layers():
+    model = plain(nn.Tanh).double()
+    x, y = everything(data())
+    alone = Question(model, ChannelGraph((), (), {}, (), {}, ()), data())
+    scores = SOSP(**ALL).weight_scores(workable(alone))
+    theta = {n: p.detach() * (p.dim() > 1) for n, p in model.named_parameters()}
+    up, down = (slopes(moved(model, theta, s), x, y) for s in (1e-4, -1e-4))
+    first = slopes(model, x, y)
+    for name, parameter in model.named_parameters():
+        bent = (up[name] - down[name]) / 2e-4
+        expected = (parameter * first[name]).abs() + (parameter * bent).abs() / 2
+        torch.testing.assert_close(scores[name], expected, rtol=1e-5, atol=1e-9)
 
 
 @pytest.mark.parametrize("option", ["examples", "batch_size"])

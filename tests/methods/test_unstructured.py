@@ -94,3 +94,11 @@ def test_what_does_not_fit_is_an_error():
         weight_masks(SNIP(), Normed(), batches(), 0)
     with pytest.raises(mipp.InputError, match="'snip' needs labels"):
         weight_masks(SNIP(), Normed(), [torch.randn(8, 2, 4, 4)], 0.5)
+
+
+def test_scores_that_are_not_finite_are_an_error():
+    model = Normed()
+    with torch.no_grad():
+        model.inner.weight[2, 1] = torch.nan
+    with pytest.raises(mipp.CalibrationError, match=r"'l1' gave scores of inner\.weight that are"):
+        weight_masks(methods.get("l1"), model, batches(), 0.5)

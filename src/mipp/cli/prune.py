@@ -269,7 +269,8 @@ def prune(
             write_text(plan, outcome.plan.to_json())
         outcome.show(output)
         if weights is None:
-            output.say("No --weights were given: this model has random weights.")
+            what = "this model has" if train_by is None else "its training began with"
+            output.say(f"No --weights were given: {what} random weights.")
         output.say(
             f"pruned model in {out}" if out else "The model was not kept: no --out was given."
         )

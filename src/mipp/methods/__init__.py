@@ -15,6 +15,7 @@ from mipp.methods.chip import CHIP
 from mipp.methods.dhspg import DHSPG
 from mipp.methods.flap import FLAP
 from mipp.methods.fpgm import FPGM
+from mipp.methods.gradients import prunable_weights
 from mipp.methods.grasp import GraSP, IterGraSP
 from mipp.methods.hrank import HRank
 from mipp.methods.imp import IMP
@@ -44,7 +45,7 @@ from mipp.methods.static import LeaveOneOut, Solo
 from mipp.methods.synflow import SynFlow
 from mipp.methods.taylor import Taylor
 from mipp.methods.thinet import ThiNet
-from mipp.methods.unstructured import prunable_weights, weight_masks
+from mipp.methods.unstructured import weight_masks
 
 _ALL: dict[str, type[Method]] = {
     method.name: method

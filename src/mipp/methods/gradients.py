@@ -12,7 +12,12 @@ from mipp.capture import Batch, floating_outputs
 from mipp.capture.loss import settle
 from mipp.errors import InputError
 from mipp.methods.method import Question
-from mipp.surgery.attributes import BATCH_NORMS, INSTANCE_NORMS
+from mipp.surgery.attributes import (
+    BATCH_NORMS,
+    CONVOLUTIONS,
+    INSTANCE_NORMS,
+    TRANSPOSED_CONVOLUTIONS,
+)
 
 Norms = Literal["train", "eval"]
 """Norms with running statistics use those of the batch (``train``) or the running ones. Everything
@@ -111,6 +116,25 @@ def only_live(question: Question, values: Mapping[str, Tensor]) -> dict[str, Ten
     """The values, zero where entries of the net are held at zero."""
     return {name: v * question.live[name] if name in question.live else v
             for name, v in values.items()}  # fmt: skip
+
+
+def layer_weights(question: Question) -> set[str]:
+    """Names of the weights of layers: no biases and no norm parameters.
+
+    Of convolutions and linear layers, whether they can be pruned or not, and of whatever else makes
+    or reads units.
+    """
+    graph = question.graph
+    made = {key.tensor for group in graph.groups for key in group.producers}
+    return made | {c.weight for c in graph.consumers} | set(prunable_weights(question.model))
+
+
+def prunable_weights(model: nn.Module) -> list[str]:
+    """Names of the weights of convolutions and linear layers, first and last ones too."""
+    kinds = (*CONVOLUTIONS, *TRANSPOSED_CONVOLUTIONS, nn.Linear)
+    layers = [module for module in model.modules() if isinstance(module, kinds)]
+    weights = {id(layer.weight) for layer in layers}
+    return [name for name, p in model.named_parameters() if id(p) in weights]
 
 
 def shares(batches: Sequence[Batch]) -> list[tuple[Batch, float]]:

@@ -10,14 +10,23 @@ from typing import Literal
 from torch import Tensor
 
 from mipp.capture import Batch
-from mipp.methods.gradients import Norms, gradient, hessian_product, set_norms
+from mipp.methods.gradients import (
+    Norms,
+    gradient,
+    hessian_product,
+    layer_weights,
+    set_norms,
+)
 from mipp.methods.method import Question, WeightMethod
 from mipp.methods.samples import drawn
 
 
 @dataclass(frozen=True, kw_only=True)
 class GraSP(WeightMethod):
-    """w (H g)_w, with g the gradient of the loss by all weights and H its Hessian; the smallest go.
+    """w (H g)_w, with g the gradient of the loss and H its Hessian; the smallest go.
+
+    g is the gradient by the weights of layers alone, as in the authors' code: biases and norm
+    parameters do not go, and their gradients are no part of the flow that is to be kept.
 
     Taking a weight out changes g'g by about -2 w (H g)_w, so what has the smallest (most negative)
     is taken out, and the norm of the gradient grows. Single weights are ranked by this sign. The
@@ -30,7 +39,8 @@ class GraSP(WeightMethod):
     largest stay, which is what de Jorge et al.'s code runs as iterative GraSP. ``per_class``:
     examples of each class (the authors': 10 for CIFAR-10, 5 and 1 for more classes), put in two
     batches; ``examples``: where targets are no class numbers. ``temperature``: logits are divided
-    by it, 200 in the authors' code. ``norms``: ``"train"``, the authors' code.
+    by it before the cross-entropy, 200 in the authors' code (other losses are taken as they are).
+    ``norms``: ``"train"``, the authors' code.
     """
 
     name = "grasp"
@@ -59,11 +69,10 @@ class GraSP(WeightMethod):
         slopes = gradient(question, batches, self.temperature)
         if self.reading == "gradient":
             return {name: slope.square() for name, slope in slopes.items()}
-        named = question.parameters()
-        # as the authors have it, the flow is that through weights, without biases and norms
-        weights = {name: slope for name, slope in slopes.items() if named[name].dim() > 1}
-        bent = hessian_product(question, batches, weights, self.temperature)
-        return {name: p.detach() * bent[name] for name, p in named.items()}
+        weights = layer_weights(question)
+        flow = {name: slope for name, slope in slopes.items() if name in weights}
+        bent = hessian_product(question, batches, flow, self.temperature)
+        return {name: p.detach() * bent[name] for name, p in question.parameters().items()}
 
     def weight_scores(self, question: Question) -> dict[str, Tensor]:
         """The terms with their sign."""

@@ -24,6 +24,7 @@ from mipp.methods.method import (
     TrainingMethod,
 )
 from mipp.records import Curve, Keep
+from mipp.retrain.state import seed_generators
 
 Progress = Callable[[int, int], None]
 """Called as ``progress(rounds done, rounds)``."""
@@ -132,7 +133,9 @@ def undisturbed(question: Question) -> Iterator[None]:
         # the faster kernels of attention have no second derivative
         sdpa_kernel(SDPBackend.MATH),
     ):
-        torch.manual_seed(question.seed + question.round)
+        # seeds devices of the model alone: others are not put back
+        for device in {p.device for p in question.model.parameters()}:
+            seed_generators(device, question.seed, question.round)
         try:
             # ten bits of mantissa are not enough for products of second derivatives
             cudnn.allow_tf32 = matmul.allow_tf32 = False

@@ -33,7 +33,8 @@ def fresh(model: Module, seed: int = 0, initialise: Initialise | None = None) ->
 
     Every module that has ``reset_parameters`` calls it, outer ones after those inside them, so that
     the scale of the weights is that of the copy's own widths. ``initialise`` is called after that,
-    with the copy, and has to be given where a module has weights and no such method.
+    with the copy, and has to be given where a module has weights and no such method; what is not
+    set before is NaN then.
 
     Raises:
         InputError: weights that nothing gives new values to.
@@ -42,23 +43,25 @@ def fresh(model: Module, seed: int = 0, initialise: Initialise | None = None) ->
     devices = sorted({p.device.index or 0 for p in made.parameters() if p.is_cuda})
     with torch.random.fork_rng(devices=devices), torch.no_grad():
         torch.manual_seed(seed)
-        reset: set[int] = set()
+        for parameter in made.parameters():
+            # old weights that something leaves as they are would make this no training from scratch
+            if parameter.is_floating_point() or parameter.is_complex():
+                parameter.fill_(torch.nan)
         for _, module in reversed(list(made.named_modules())):
             method = getattr(module, "reset_parameters", None) or getattr(
                 module, "_reset_parameters", None
             )
             if callable(method):
                 method()
-                reset |= {id(p) for p in module.parameters()}
-        left = [name for name, p in made.named_parameters() if id(p) not in reset]
-        if left and initialise is None:
-            raise InputError(
-                f"nothing gives new values to {', '.join(left[:4])}{' ...' * (len(left) > 4)}: no "
-                "module that holds them has a method reset_parameters. Add one, or give "
-                "initialise= a function that takes the module."
-            )
         if initialise is not None:
             initialise(made)
+        left = [name for name, p in made.named_parameters() if p.isnan().any()]
+        if left:
+            raise InputError(
+                f"nothing gives new values to {', '.join(left[:4])}{' ...' * (len(left) > 4)}: no "
+                "reset_parameters of a module that holds them does, and no initialise=. Add such a "
+                "method, or give initialise= a function that takes the module and sets them."
+            )
     return made
 
 

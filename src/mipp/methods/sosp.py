@@ -4,12 +4,19 @@ Nonnenmacher et al. 2022, "SOSP: efficiently capturing global correlations by se
 structured pruning" (arXiv 2110.11395).
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from torch import Tensor
 
 from mipp.methods.aggregate import Aggregation, aggregate, unit_entries
-from mipp.methods.gradients import Norms, gradient, hessian_product, set_norms
+from mipp.methods.gradients import (
+    Norms,
+    gradient,
+    hessian_product,
+    prunable_weights,
+    set_norms,
+)
 from mipp.methods.method import Question, Scores, WeightMethod
 from mipp.methods.samples import drawn
 
@@ -18,12 +25,12 @@ from mipp.methods.samples import drawn
 class SOSP(WeightMethod):
     """|theta_s' g| + 1/2 |theta_s' H theta|, theta_s the weights of the unit, theta those of all.
 
-    One Hessian product for all units: theta is the sum of all theta_s (units that can go), so each
-    score holds the unit's correlations with all others. ``aggregation``: ``"signed"``, the paper's;
-    ``"l1"`` sums absolute values of single weights instead, as MIPP's comparison describes it.
-    ``own``: whether theta_s holds bias, norm parameters and depthwise filter, too. ``examples``:
-    1000 drawn from the batches, None for all. ``norms``: ``"eval"``; with ``"train"`` signed scores
-    of filters in front of a BatchNorm are exactly zero.
+    One Hessian product for all units: theta is the sum of all theta_s (protected groups too), so
+    each score holds the unit's correlations with all others. ``aggregation``: ``"signed"``, the
+    paper's; ``"l1"`` sums absolute values of single weights instead, as MIPP's comparison describes
+    it. ``own``: whether theta_s holds bias, norm parameters and depthwise filter, too.
+    ``examples``: 1000 drawn from the batches, None for all. ``norms``: ``"eval"``; with ``"train"``
+    signed scores of filters in front of a BatchNorm are exactly zero.
     """
 
     name = "sosp"
@@ -43,15 +50,21 @@ class SOSP(WeightMethod):
         super().__post_init__()
         self._at_least(1, "examples", "batch_size")
 
-    def orders(self, question: Question) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """The products w g_w and w (H theta)_w for every entry of every parameter."""
+    def orders(
+        self, question: Question, theta: Mapping[str, Tensor] | None = None
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """The products w g_w and w (H theta)_w for every entry of every parameter.
+
+        ``theta``: by parameter; None for the weights of all units.
+        """
         batches = drawn(question, self.examples, self.batch_size)
         set_norms(question.model, self.norms, batches)
         named = question.parameters()
-        shapes = {name: p.shape for name, p in named.items()}
-        owned = unit_entries(question.graph, question.keep, shapes, own=self.own)
-        theta = {name: named[name].detach() * mask.to(named[name].device)
-                 for name, mask in owned.items()}  # fmt: skip
+        if theta is None:
+            shapes = {name: p.shape for name, p in named.items()}
+            owned = unit_entries(question.graph, question.keep, shapes, own=self.own)
+            theta = {name: named[name].detach() * mask.to(named[name].device)
+                     for name, mask in owned.items()}  # fmt: skip
         slopes = gradient(question, batches)
         bent = hessian_product(question, batches, theta)
         first = {name: p.detach() * slopes[name] for name, p in named.items()}
@@ -59,9 +72,14 @@ class SOSP(WeightMethod):
         return first, second
 
     def terms(self, question: Question) -> dict[str, Tensor]:
-        """|w g_w| + 1/2 |w (H theta)_w|, the score of single weights."""
-        first, second = self.orders(question)
-        return {name: first[name].abs() + second[name].abs() / 2 for name in first}
+        """|w g_w| + 1/2 |w (H theta)_w| for every entry of every parameter."""
+        return _added(*self.orders(question))
+
+    def weight_scores(self, question: Question) -> dict[str, Tensor]:
+        """The same along all weights of convolutions and linear layers."""
+        named = question.parameters()
+        theta = {name: named[name].detach() for name in prunable_weights(question.model)}
+        return _added(*self.orders(question, theta))
 
     def score(self, question: Question) -> Scores:
         """Both orders are put together by unit, and then added."""
@@ -70,3 +88,7 @@ class SOSP(WeightMethod):
             for terms in self.orders(question)
         ]
         return {index: first + parts[1][index] / 2 for index, first in parts[0].items()}
+
+
+def _added(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: first[name].abs() + second[name].abs() / 2 for name in first}

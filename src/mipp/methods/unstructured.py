@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from mipp.capture import Loss, read_batches
-from mipp.errors import InputError
+from mipp.errors import CalibrationError, InputError
+from mipp.methods.gradients import prunable_weights
 from mipp.methods.method import Method, Question
 from mipp.methods.rounds import check_labels, undisturbed, workable
 from mipp.records import ChannelGraph
-from mipp.surgery.attributes import CONVOLUTIONS, TRANSPOSED_CONVOLUTIONS
 
 
 @runtime_checkable
@@ -23,14 +23,6 @@ class ScoresWeights(Protocol):
     def weight_scores(self, question: Question) -> dict[str, Tensor]:
         """Score of each entry of each parameter, by name; the lowest goes first."""
         ...
-
-
-def prunable_weights(model: nn.Module) -> list[str]:
-    """Names of the weights of convolutions and linear layers, first and last ones too."""
-    kinds = (*CONVOLUTIONS, *TRANSPOSED_CONVOLUTIONS, nn.Linear)
-    layers = [module for module in model.modules() if isinstance(module, kinds)]
-    weights = {id(layer.weight) for layer in layers}
-    return [name for name, p in model.named_parameters() if id(p) in weights]
 
 
 def weight_masks(
@@ -49,6 +41,7 @@ def weight_masks(
 
     Raises:
         InputError: a method without scores of single weights; a density outside 0 to 1.
+        CalibrationError: scores that are not finite.
     """
     if not isinstance(method, ScoresWeights):
         raise InputError(f"method={method.name!r} scores units, not single weights.")
@@ -64,6 +57,12 @@ def weight_masks(
         question = replace(whole, model=_masked(model, masks), live=masks, round=number)
         with undisturbed(question):
             scores = method.weight_scores(workable(question))
+        for name, mask in masks.items():
+            if not torch.isfinite(scores[name][mask]).all():
+                raise CalibrationError(
+                    f"method={method.name!r} gave scores of {name} that are not finite. Check "
+                    "weights and batches for infinite values, or use a model in float64."
+                )
         n_kept = round(n_weights * density ** (number / method.rounds))
         masks = _best(scores, masks, max(1, n_kept))
     return masks
