@@ -3,7 +3,9 @@
 import math
 
 import pytest
+import torch
 
+import mipp
 from mipp.cli import tables
 
 
@@ -17,6 +19,16 @@ from mipp.cli import tables
 )  # fmt: skip
 def test_three_digits(value, text):
     assert tables.short(value) == text
+
+
+@pytest.mark.parametrize(("method", "measured"), [("mipp", True), ("l2", False)])
+def test_information_is_a_column_only_where_the_method_measures_any(method, measured):
+    model = torch.nn.Sequential(torch.nn.Linear(3, 6), torch.nn.ReLU(), torch.nn.Linear(6, 2))
+    plan = mipp.plan(model, [torch.randn(40, 3)], "units=50%", method=method)
+    table = tables.groups_after(plan.summary)
+    assert ("information" in [column.header for column in table.columns]) == measured
+    assert ("information" in str(table.caption)) == measured
+    assert table.row_count == 1
 
 
 def test_shares():

@@ -161,8 +161,11 @@ def test_rounds_as_a_keyword_replaces_those_of_the_method():
 
 def test_several_budgets_share_one_scoring():
     probe = Probe()
-    plans = mipp.plans(wide(), batches(), ["units=50%", "units=20%"], method=probe)
+    stages = []
+    plans = mipp.plans(wide(), batches(), ["units=50%", "units=20%"], method=probe,
+                       progress=lambda *stage: stages.append(stage))  # fmt: skip
     assert len(probe.seen) == 1
+    assert stages == [("score", 1, 1)]
     alone = mipp.plan(wide(), batches(), "units=20%", method=Probe())
     assert plans[1].keep == alone.keep
     for name, units in plans[1].keep.items():

@@ -12,19 +12,23 @@ from mipp.records import ChannelGraph, Cost, Group, GroupSummary, Refusal
 
 
 def groups_after(summary: Sequence[GroupSummary]) -> Table:
-    """What a plan does to each group, outputs first."""
-    table = _table("group", units="right", information="right", MACs="right", params="right")
+    """What a plan does to each group, outputs first; nats only where the method measures any."""
+    measured = not all(math.isnan(row.nats_before) for row in summary)
+    nats = {"information": "right"} if measured else {}
+    table = _table("group", units="right", **nats, MACs="right", params="right")
     for row in summary:
+        kept = [percent(share(row.nats_before, row.nats_after))] if measured else []
         table.add_row(
             row.name,
             f"{row.units_before} → {row.units_after}",
-            percent(share(row.nats_before, row.nats_after)),
+            *kept,
             f"{short(row.macs_before)} → {short(row.macs_after)}",
             f"{short(row.params_before)} → {short(row.params_after)}",
         )
-    table.caption = (
-        "information: share of the nats that is kept. MACs, params: of the layers that make or "
-        "read the group; a layer between two groups counts in both."
+    nats_told = "information: share of the nats that is kept. " if measured else ""
+    table.caption = nats_told + (
+        "MACs, params: of the layers that make or read the group; a layer between two groups "
+        "counts in both."
     )
     return table
 

@@ -149,7 +149,7 @@ def plans(
     clock.lap("capture")
     check_patterns(traced, settings.protect)
     if isinstance(settings.method, methods.Method):
-        return plans_by_method(original, traced, data, wanted, settings, clock)
+        return plans_by_method(original, traced, data, wanted, settings, progress or _silent, clock)
     curves = Curves(original, traced, data, settings, progress or _silent, clock)
     made = curves.make({}, None)
     found = []

@@ -60,6 +60,7 @@ def plans_by_method(
     data: Sequence[capture.Batch],
     budgets: Sequence[selection.Budget],
     settings: Options,
+    report: Progress,
     clock: Clock,
 ) -> list[Plan[Model]]:
     """One plan for each budget from one scoring."""
@@ -70,6 +71,7 @@ def plans_by_method(
             "mipp.plan for each."
         )
     scores = methods.ask(method, _question(model, traced, data, settings))
+    report("score", 1, 1)
     clock.lap("plan" if method.needs == "nothing" else "capture")
     made = methods.curves(scores, {})
     whole = {group.index: np.ones(group.n_units, dtype=bool) for group in traced.groups}
