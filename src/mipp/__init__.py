@@ -37,6 +37,7 @@ from mipp.pipeline import (
     scratch,
 )
 from mipp.selection import Budget, Confidence, Share
+from mipp.shipping import OnnxFile, export_onnx
 from mipp.surgery import Refit, load, save
 
 __version__ = "0.1.0"
@@ -57,6 +58,7 @@ __all__ = [
     "Masked",
     "MippError",
     "Mlp",
+    "OnnxFile",
     "Options",
     "Plan",
     "Refit",
@@ -65,6 +67,7 @@ __all__ = [
     "Training",
     "TrainingError",
     "data",
+    "export_onnx",
     "information_kept",
     "information_kept_by",
     "load",

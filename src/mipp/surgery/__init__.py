@@ -11,6 +11,7 @@ from mipp.surgery.apply import (
 from mipp.surgery.check import probe, same_outputs
 from mipp.surgery.files import load, save
 from mipp.surgery.optimizer import remap_optimizer
+from mipp.surgery.outputs import compare
 from mipp.surgery.plan import (
     PlanRecord,
     axis_keeps,
@@ -27,6 +28,7 @@ __all__ = [
     "Refit",
     "apply_plan",
     "axis_keeps",
+    "compare",
     "fingerprint",
     "installed_version",
     "kept_indices",
