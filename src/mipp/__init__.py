@@ -38,7 +38,8 @@ from mipp.pipeline import (
 )
 from mipp.selection import Budget, Confidence, Share
 from mipp.shipping import OnnxFile, export_onnx
-from mipp.surgery import Refit, load, save
+from mipp.surgery import Refit, load, original_indices, save
+from mipp.timing import Latency
 
 __version__ = "0.1.0"
 
@@ -55,6 +56,7 @@ __all__ = [
     "GraphError",
     "InputError",
     "KeptInformation",
+    "Latency",
     "Masked",
     "MippError",
     "Mlp",
@@ -74,6 +76,7 @@ __all__ = [
     "methods",
     "models",
     "mutual_information",
+    "original_indices",
     "plan",
     "plans",
     "presets",

@@ -3,6 +3,7 @@
 from mipp.surgery.apply import (
     apply_plan,
     mask_model,
+    original_indices,
     slice_model,
     state_shapes,
     zero_placeholders,
@@ -34,6 +35,7 @@ __all__ = [
     "kept_indices",
     "load",
     "mask_model",
+    "original_indices",
     "probe",
     "read_weights",
     "refit",

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -19,18 +19,19 @@ Work = Callable[[], object]
 """What is timed: one forward pass, say."""
 
 
+@runtime_checkable
 class Stopwatch(Protocol):
     """Times works; `take_turns` does it really, tests may count something else."""
 
     def __call__(
-        self, works: Sequence[Work], *, seconds: float, fewest: int, device: torch.device
+        self, works: Sequence[Work], *, seconds: float | int, fewest: int, device: torch.device
     ) -> list[FloatArray]:
         """Milliseconds of every run of each work, shape ``(n_runs,)`` each, the same number."""
         ...
 
 
 def take_turns(
-    works: Sequence[Work], *, seconds: float, fewest: int, device: torch.device
+    works: Sequence[Work], *, seconds: float | int, fewest: int, device: torch.device
 ) -> list[FloatArray]:
     """Milliseconds of every run of each work, shape ``(n_runs,)`` each.
 
