@@ -23,7 +23,7 @@ from mipp.errors import BudgetError
 from mipp.pipeline.latency import Speed
 from mipp.pipeline.recording import masks
 
-NETS = {"lenet5": 1.0, "digits_cnn": 1.0, "resnet20": 1.0, "vgg16": 0.5, "resnet18": 0.5}
+NETS = {"lenet5": 1.0, "resnet20": 1.0, "vgg16": 0.25}
 """Built-in names and width factors."""
 SETTINGS = [(1, 1), (2, 1), (1, 32)]
 """Threads and batch size."""

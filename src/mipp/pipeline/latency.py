@@ -34,6 +34,43 @@ class Timed:
     scatter: float
 
 
+@dataclass(eq=False)
+class _Search:
+    """Which bound to give the table, so that the real model meets ``target`` and no more (ms).
+
+    ``most``: of the full model. ``met``, ``missed``: the largest bound whose real model met the
+    target, the smallest whose did not. ``best``, ``miss``: the slowest model that met it, and the
+    fastest that did not.
+    """
+
+    target: float
+    most: float
+    met: float | None = None
+    missed: float | None = None
+    best: tuple[Timed, Choice] | None = None
+    miss: tuple[Timed, Choice] | None = None
+
+    def add(self, bound: float, found: Timed, chosen: Choice) -> None:
+        """Notes what a bound came to."""
+        if found.ms <= self.target:
+            self.met = bound if self.met is None else max(self.met, bound)
+            if self.best is None or found.ms > self.best[0].ms:
+                self.best = (found, chosen)
+        else:
+            self.missed = bound if self.missed is None else min(self.missed, bound)
+            if self.miss is None or found.ms < self.miss[0].ms:
+                self.miss = (found, chosen)
+
+    def after(self, bound: float, found: Timed) -> float:
+        """The next bound."""
+        if self.met is not None and self.missed is not None:
+            return (self.met + self.missed) / 2
+        if self.met is not None:
+            return min(bound * self.target / found.ms, self.most)
+        # what takes time whatever the widths makes the model follow its table too slowly
+        return bound * float(self.target / found.ms) ** 1.5
+
+
 class Speed:
     """How fast a model is, on its device and as many threads as torch has.
 
@@ -112,32 +149,31 @@ class Speed:
             BudgetError: it is not met, or is too near to the full time to tell.
         """
         self._check_noise(target)
-        bound, best, slowest = target, None, None
+        search = _Search(target, self.full.ms)
+        bound = target
         before: Choice | None = None
         for _ in range(self.settings.tries):
             asked = replace(budget, bounds={**budget.bounds, "latency": (bound, False)})
             try:
                 chosen = choose(asked)
             except BudgetError as error:
-                if slowest is None and best is None:
+                if before is None:
                     raise
-                if best is None:
-                    raise self._missed(target, slowest) from error
+                if search.best is None:
+                    raise self._missed(search) from error
                 break
             if before is not None and all(np.array_equal(before[g], chosen[g]) for g in chosen):
                 break
             before, found = chosen, self.time(made(chosen))
-            if found.ms <= target and (best is None or found.ms > best[0].ms):
-                best = (found, chosen)
-            elif found.ms > target and (slowest is None or found.ms < slowest[0].ms):
-                slowest = (found, chosen)
+            search.add(bound, found, chosen)
             if (1 - self.settings.slack) * target <= found.ms <= target:
                 break
-            bound *= target / found.ms
-        if best is None and slowest is not None and slowest[0].ms - slowest[0].scatter <= target:
-            best = slowest  # over by less than the clock can tell
+            bound = search.after(bound, found)
+        best, miss = search.best, search.miss
+        if best is None and miss is not None and miss[0].ms - miss[0].scatter <= target:
+            best = miss  # over by less than the clock can tell
         if best is None:
-            raise self._missed(target, slowest)
+            raise self._missed(search)
         self.checked = best[0]
         return best[1]
 
@@ -161,9 +197,9 @@ class Speed:
                 "batch: latency=mipp.Latency(model_seconds=..., batch=...)."
             )
 
-    def _missed(self, target: float, nearest: tuple[Timed, Choice] | None) -> BudgetError:
-        assert nearest is not None
-        found = nearest[0]
+    def _missed(self, search: "_Search") -> BudgetError:
+        assert search.miss is not None
+        found, target = search.miss[0], search.target
         return BudgetError(
             f"A latency of {target:.4g} ms was asked for, {100 * target / self.full.ms:.3g}% of "
             f"the whole model's {self.full.ms:.4g} ms. Of {self.settings.tries} plans at most, the "

@@ -25,7 +25,7 @@ class Latency:
     layer_seconds: float | int = 0.02
     model_seconds: float | int = 1.0
     slack: float | int = 0.03
-    tries: int = 4
+    tries: int = 6
     stopwatch: Stopwatch = take_turns
 
     def __post_init__(self) -> None:
