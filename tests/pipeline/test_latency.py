@@ -120,6 +120,17 @@ def test_a_saving_below_the_scatter_is_an_error():
     assert mipp.plan(Net(), batches(), "latency=50%", latency=Latency(stopwatch=shaky))
 
 
+def test_a_check_that_scatters_more_than_what_is_saved_is_an_error():
+    def shaky(works, *, seconds, fewest, device):
+        runs = counting(works, seconds=seconds, fewest=fewest, device=device)
+        if len(works) == 2 and fewest > 5:
+            runs[1] = runs[1] * np.linspace(0.5, 1.5, len(runs[1]))
+        return runs
+
+    with pytest.raises(BudgetError, match=r"of the small one against it lie ±.* ms apart"):
+        mipp.plan(Net(), batches(), "latency=80%", latency=Latency(stopwatch=shaky))
+
+
 def test_a_table_that_is_wrong_is_found_out():
     def halves(works, *, seconds, fewest, device):
         """Models that are compared as a pair never get faster, whatever the table says."""

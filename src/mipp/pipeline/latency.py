@@ -148,7 +148,7 @@ class Speed:
         Raises:
             BudgetError: it is not met, or is too near to the full time to tell.
         """
-        self._check_noise(target)
+        self._check_noise(target, self.full)
         search = _Search(target, self.full.ms)
         bound = target
         before: Choice | None = None
@@ -156,12 +156,13 @@ class Speed:
             asked = replace(budget, bounds={**budget.bounds, "latency": (bound, False)})
             try:
                 chosen = choose(asked)
-            except BudgetError as error:
+            except BudgetError:
                 if before is None:
                     raise
-                if search.best is None:
-                    raise self._missed(search) from error
-                break
+                if search.missed is None:
+                    break
+                bound = (bound + search.missed) / 2  # the table knows none so small
+                continue
             if before is not None and all(np.array_equal(before[g], chosen[g]) for g in chosen):
                 break
             before, found = chosen, self.time(made(chosen))
@@ -174,6 +175,7 @@ class Speed:
             best = miss  # over by less than the clock can tell
         if best is None:
             raise self._missed(search)
+        self._check_noise(target, best[0])
         self.checked = best[0]
         return best[1]
 
@@ -186,13 +188,14 @@ class Speed:
             "scatter_ms": [self.full.scatter, self.checked.scatter if self.checked else None],
         }
 
-    def _check_noise(self, target: float) -> None:
+    def _check_noise(self, target: float, seen: Timed) -> None:
         saved = self.full.ms - target
-        if 0 < saved < self.full.scatter:
+        if 0 < saved < seen.scatter:
+            which = "that" if seen is self.full else "the small one against it"
             raise BudgetError(
                 f"A latency of {target:.4g} ms is {saved:.2g} ms less than the {self.full.ms:.4g} "
-                f"ms of the whole model, and repeated measurements of that lie ±"
-                f"{self.full.scatter:.2g} ms apart: nobody could tell whether it is met. Ask for "
+                f"ms of the whole model, and repeated measurements of {which} lie ±"
+                f"{seen.scatter:.2g} ms apart: nobody could tell whether it is met. Ask for "
                 "more, let the machine do nothing else, or measure for longer or with a larger "
                 "batch: latency=mipp.Latency(model_seconds=..., batch=...)."
             )
