@@ -123,6 +123,29 @@ class MacsTerm:
     axes: tuple[AxisKey, ...]
 
 
+@dataclass(frozen=True, eq=False)
+class LayerTable:
+    """A number for some sizes of the axes of one layer call; linear in between.
+
+    ``axes``: those of its weight that can get smaller, none, one or two. ``sizes``: for each the
+    sizes that were measured, rising. ``values``: shape ``(len(sizes[0]), len(sizes[1]))``, as many
+    dimensions as axes. Outside of the sizes the nearest value holds.
+    """
+
+    name: str
+    axes: tuple[AxisKey, ...]
+    sizes: tuple[tuple[int, ...], ...]
+    values: FloatArray
+
+
+@dataclass(frozen=True, eq=False)
+class LatencyTable:
+    """Milliseconds of one forward pass: ``fixed``, plus one entry for each layer call."""
+
+    fixed: float
+    layers: tuple[LayerTable, ...]
+
+
 @dataclass(frozen=True)
 class ChannelGraph:
     """What the graph stage found: the groups from outputs to inputs, and how they touch tensors.
@@ -147,11 +170,14 @@ class Cost:
 
     ``macs``: multiply-accumulates of convolutions and matrix products for one example.
     ``params``: parameters, shared ones once. ``units``: units of the groups that can be pruned.
+    ``latency``: milliseconds of one forward pass, as measured or from a `LatencyTable`; None where
+    nobody measured it.
     """
 
     macs: float
     params: int
     units: int
+    latency: float | None = None
 
 
 @dataclass(frozen=True, eq=False)

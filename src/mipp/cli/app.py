@@ -7,6 +7,7 @@ import typer
 import mipp
 from mipp.cli.demo import demo
 from mipp.cli.evaluate import evaluate
+from mipp.cli.export import export
 from mipp.cli.guard import EXIT_CODES
 from mipp.cli.inspect import inspect
 from mipp.cli.methods import methods
@@ -43,6 +44,7 @@ app.command(epilog=EXIT_CODES)(inspect)
 app.command(epilog=EXIT_CODES)(prune)
 app.command(epilog=EXIT_CODES)(methods)
 app.command("eval", epilog=EXIT_CODES)(evaluate)
+app.command(epilog=EXIT_CODES)(export)
 app.command(epilog=EXIT_CODES)(train)
 app.command(epilog=EXIT_CODES)(demo)
 

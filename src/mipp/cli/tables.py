@@ -1,7 +1,7 @@
 """Tables for people; at most 80 columns wide where names are not long."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from rich import box
 from rich.table import Table
@@ -77,6 +77,16 @@ def totals(rows: Sequence[tuple[str, str, str, str]]) -> Table:
     table = _table("", before="right", after="right", left="right")
     for what, *values in rows:
         table.add_row(what, *values)
+    return table
+
+
+def latencies(times: Mapping[str, Mapping[str, float]], threads: int) -> Table:
+    """Milliseconds by model and by what runs it."""
+    runners = list(next(iter(times.values())))
+    title = f"ms for one example, {threads} CPU thread{'s' * (threads > 1)}"
+    table = _table(title, **dict.fromkeys(runners, "right"))
+    for name, row in times.items():
+        table.add_row(name, *(f"{row[runner]:.3f}" for runner in runners))
     return table
 
 

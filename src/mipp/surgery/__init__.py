@@ -3,6 +3,7 @@
 from mipp.surgery.apply import (
     apply_plan,
     mask_model,
+    original_indices,
     slice_model,
     state_shapes,
     zero_placeholders,
@@ -11,6 +12,7 @@ from mipp.surgery.apply import (
 from mipp.surgery.check import probe, same_outputs
 from mipp.surgery.files import load, save
 from mipp.surgery.optimizer import remap_optimizer
+from mipp.surgery.outputs import compare
 from mipp.surgery.plan import (
     PlanRecord,
     axis_keeps,
@@ -27,11 +29,13 @@ __all__ = [
     "Refit",
     "apply_plan",
     "axis_keeps",
+    "compare",
     "fingerprint",
     "installed_version",
     "kept_indices",
     "load",
     "mask_model",
+    "original_indices",
     "probe",
     "read_weights",
     "refit",

@@ -153,6 +153,23 @@ def recorded_axes(model: nn.Module) -> tuple[AxisKeep, ...]:
     return tuple(axes)
 
 
+def original_indices(model: nn.Module) -> dict[tuple[str, int], tuple[int, ...]]:
+    """Where what is left of a pruned model comes from: ``(tensor, dimension)`` -> indices.
+
+    They count in the model that was never pruned, over all rounds, and also for a model that
+    `mipp.load` read. Dimensions that lost nothing are absent, and so are all of a whole model.
+    """
+    return {(axis.tensor, axis.dim): axis.kept for axis in recorded_axes(unwrapped(model))}
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The module in what `torch.compile` or a wrapper for several processes makes of it."""
+    if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
+        return unwrapped(model.module)
+    compiled = getattr(model, "_orig_mod", None)
+    return model if compiled is None else unwrapped(compiled)
+
+
 def state_shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
     """Shape of every tensor in the model's state, by every name it has, for `fingerprint`."""
     return {

@@ -22,7 +22,13 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from mipp.errors import FileError, InputError, SurgeryError
-from mipp.surgery.apply import recorded_axes, slice_model, state_shapes, write_record
+from mipp.surgery.apply import (
+    recorded_axes,
+    slice_model,
+    state_shapes,
+    unwrapped,
+    write_record,
+)
 from mipp.surgery.plan import AxisKeep, fingerprint, first_problem, installed_version, kept_of
 from mipp.surgery.weights import read_safetensors
 
@@ -70,7 +76,7 @@ def save(
         that it was sliced to, or ``extra`` is not JSON.
     FileError: the file cannot be written.
     """
-    model = _unwrapped(model)
+    model = unwrapped(model)
     tensors, aliases = _stored(model)
     axes = recorded_axes(model)
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
@@ -105,7 +111,7 @@ def load(model: nn.Module | Callable[[], nn.Module], path: str | Path) -> nn.Mod
     """
     path = Path(path)
     record, tensors = _read(path)
-    given = _unwrapped(model if isinstance(model, nn.Module) else model())
+    given = unwrapped(model if isinstance(model, nn.Module) else model())
     state = _with_aliases(tensors, record.aliases)
     small = _with_saved_widths(given, record, state, path)
     for name, tensor in small.state_dict(keep_vars=True).items():
@@ -166,14 +172,6 @@ def _first_mismatch(found: Shapes, expected: Shapes) -> str:
                 f"got {f'shape {other}' if other is not None else 'no such tensor'}"
             )
     return "expected other names and shapes"
-
-
-def _unwrapped(model: nn.Module) -> nn.Module:
-    """The model inside DataParallel, DistributedDataParallel or torch.compile."""
-    if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
-        return _unwrapped(model.module)
-    compiled = getattr(model, "_orig_mod", None)
-    return model if compiled is None else _unwrapped(compiled)
 
 
 def _aliases(model: nn.Module) -> dict[str, str]:

@@ -108,6 +108,9 @@ class PlanRecord:
         content = {"format": FORMAT} | asdict(self)
         if not self.zeroed:
             del content["zeroed"]
+        for cost in (content["before"], content["after"]):
+            if cost["latency"] is None:
+                del cost["latency"]
         for row in content["summary"]:
             for name in ("nats_before", "nats_after"):
                 row[name] = None if np.isnan(row[name]) else row[name]
@@ -165,6 +168,7 @@ class PlanRecord:
                 ("MACs", self.before.macs, self.after.macs),
             )
         ]
+        lines += _latency(self.before.latency, self.after.latency, self.options.get("latency"))
         lines += [f"collapsed: {name} has no unit left" for name in self.collapsed]
         return lines + [f"refused: {r.name} ({r.n_units} units): {r.reason}" for r in self.refused]
 
@@ -280,6 +284,19 @@ def _information(before: float, after: float) -> str:
         if np.isnan(before) or np.isnan(after)
         else f", {_share(before, after)} of {before:.4g} nats"
     )
+
+
+def _latency(before: float | None, after: float | None, how: object) -> list[str]:
+    """A line of what was measured, or none."""
+    if before is None or after is None:
+        return []
+    line = f"latency: {before:.4g} -> {after:.4g} ms ({_share(before, after)} left)"
+    if isinstance(how, Mapping):
+        scatter = how.get("scatter_ms") or [None, None]
+        line += f", measured on {how.get('device')} at batch size {how.get('batch')}"
+        line += f", threads: {how.get('threads')}"
+        line += f", ± {scatter[1]:.2g} ms" if scatter[1] is not None else ""
+    return [line]
 
 
 def _share(before: float, after: float) -> str:
