@@ -29,7 +29,9 @@ RULE_MODULES = (rules_pointwise, rules_shape, rules_cut, rules_index, rules_laye
 
 def propagate(exported: Exported) -> Flow:
     """All ties, producers, layers and costs of an exported model."""
-    flow = Flow(exported.batch)
+    # what is computed and thrown away, such as the weights of attention, restricts nothing
+    exported.program.graph_module.graph.eliminate_dead_code()
+    flow = Flow(exported.batch, calls=exported.calls)
     program = exported.program
     inputs = {spec.arg.name: spec for spec in program.graph_signature.input_specs}
     values: list[Any] = []

@@ -52,9 +52,10 @@ def made_record(
                 params_after=after.params,
             )
         )
+    kept = surgery.kept_indices(traced, shaped)
     return surgery.PlanRecord(
         keep=keep,
-        axes=surgery.axis_keeps(traced, surgery.kept_indices(traced, shaped)),
+        axes=surgery.axis_keeps(traced, kept),
         refused=traced.refused,
         summary=tuple(summary),
         before=whole.cost(),
@@ -63,4 +64,5 @@ def made_record(
         fingerprint=surgery.fingerprint(surgery.state_shapes(model)),
         mipp_version=surgery.installed_version(),
         zeroed=surgery.zeroed_axes(model, traced, chosen),
+        sizes=surgery.attribute_keeps(traced, kept),
     )

@@ -3,6 +3,7 @@
 from mipp.surgery.apply import (
     apply_plan,
     mask_model,
+    recorded_sizes,
     slice_model,
     state_shapes,
     zero_placeholders,
@@ -13,6 +14,7 @@ from mipp.surgery.files import load, save
 from mipp.surgery.optimizer import remap_optimizer
 from mipp.surgery.plan import (
     PlanRecord,
+    attribute_keeps,
     axis_keeps,
     fingerprint,
     installed_version,
@@ -26,6 +28,7 @@ __all__ = [
     "PlanRecord",
     "Refit",
     "apply_plan",
+    "attribute_keeps",
     "axis_keeps",
     "fingerprint",
     "installed_version",
@@ -34,6 +37,7 @@ __all__ = [
     "mask_model",
     "probe",
     "read_weights",
+    "recorded_sizes",
     "refit",
     "remap_optimizer",
     "same_outputs",
