@@ -55,6 +55,11 @@ def _follow_weights(module):
         module.groups = module.weight.shape[0]
     elif isinstance(module, nn.InstanceNorm2d):
         module.num_features = module.weight.shape[0]
+    elif isinstance(module, nn.RNNBase):
+        if module.proj_size:
+            module.proj_size = module.weight_hr_l0.shape[0]
+        else:
+            module.hidden_size = module.weight_hh_l0.shape[1]
     elif isinstance(module, nn.MultiheadAttention):
         PrunedAttention.take_over(module)
     elif isinstance(module, nn.GroupNorm):

@@ -7,7 +7,7 @@ from torch.nn import functional as F
 
 from mipp.graph import cost
 
-from .checks import counted, groups, refusals, traced, units
+from .checks import groups, refusals, traced, units
 
 
 class Attention(nn.Module):
@@ -144,20 +144,3 @@ def test_any_other_product_is_a_boundary(multiply):
     graph = traced(Net(), torch.randn(2, 3))
     assert list(groups(graph)) == ["b"]
     assert refusals(graph)["a"][0][0] == 6
-
-
-def test_recurrent_layers_keep_their_features_and_are_counted():
-    class Net(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.embed, self.lstm = nn.Linear(5, 6), nn.LSTM(6, 7, 2, batch_first=True)
-            self.a, self.out = nn.Linear(7, 8), nn.Linear(8, 2)
-
-        def forward(self, x):
-            return self.out(F.relu(self.a(self.lstm(self.embed(x))[0][:, -1])))
-
-    model = Net()
-    graph = traced(model, torch.randn(2, 4, 5))
-    assert list(groups(graph)) == ["a"]
-    assert refusals(graph)["embed"][0][1].startswith("recurrent layers keep all their features")
-    assert cost(graph).macs == counted(model, torch.randn(2, 4, 5).double())[0]

@@ -16,6 +16,7 @@ from mipp.graph import (
     rules_layers,
     rules_matmul,
     rules_pointwise,
+    rules_recurrent,
     rules_shape,
 )
 from mipp.graph.export import Exported
@@ -23,7 +24,10 @@ from mipp.graph.flow import Flow
 from mipp.graph.labels import Value
 from mipp.graph.rules import Call, Made, find_rule, schema
 
-RULE_MODULES = (rules_pointwise, rules_shape, rules_cut, rules_index, rules_layers, rules_matmul)
+RULE_MODULES = (
+    rules_pointwise, rules_shape, rules_cut, rules_index, rules_layers, rules_matmul,
+    rules_recurrent,
+)  # fmt: skip
 """Modules whose import registers the rules."""
 
 
