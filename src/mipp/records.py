@@ -21,6 +21,9 @@ IntArray = NDArray[np.int64]
 BoolArray = NDArray[np.bool_]
 FloatArray = NDArray[np.float64]
 
+Kind = Literal["conv", "conv_transpose", "linear", "matmul"]
+"""Layers that read units; ``matmul`` is a linear layer whose weight is ``(in, out)``."""
+
 Keep = Mapping[int, BoolArray]
 """Group index -> mask of shape ``(n_units,)``, true where the unit stays. A group that is absent
 keeps all its units."""
@@ -70,7 +73,7 @@ class Consumer:
     """
 
     name: str
-    kind: Literal["conv", "conv_transpose", "linear"]
+    kind: Kind
     weight: str
     bias: str | None
     call: int
@@ -147,12 +150,26 @@ class LatencyTable:
 
 
 @dataclass(frozen=True)
+class SizeAttribute:
+    """An integer attribute of a module, of value ``size``, that is in proportion to an axis.
+
+    ``module``: path of the module; ``name``: of the attribute, such as ``num_heads``.
+    """
+
+    module: str
+    name: str
+    size: int
+    axis: AxisKey
+
+
+@dataclass(frozen=True)
 class ChannelGraph:
     """What the graph stage found: the groups from outputs to inputs, and how they touch tensors.
 
     ``axes`` has every dimension of a parameter or buffer that holds at least one removable unit.
     ``shapes`` has the full shape of every parameter (shared ones once, under their first name);
     ``aliases`` maps the other names of a shared parameter or buffer to its first name.
+    ``sizes`` are the attributes of modules that have to follow when an axis gets shorter.
     """
 
     groups: tuple[Group, ...]
@@ -162,6 +179,7 @@ class ChannelGraph:
     shapes: Mapping[str, tuple[int, ...]]
     refused: tuple[Refusal, ...]
     aliases: Mapping[str, str] = field(default_factory=dict)
+    sizes: tuple[SizeAttribute, ...] = ()
 
 
 @dataclass(frozen=True)

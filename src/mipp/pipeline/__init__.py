@@ -118,7 +118,9 @@ def plan(
             break  # a stop rule is through with all of them
         if number < settings.rounds:
             kept = surgery.kept_indices(traced, masks(traced, keep))
-            current = surgery.slice_model(original, kept, traced.aliases)
+            current = surgery.slice_model(
+                original, kept, traced.aliases, surgery.attribute_keeps(traced, kept)
+            )
             if settings.refit is not None:
                 fit(current, original, traced, kept, data, settings.refit, settings.seed)
             now = usable_graph(current, data)

@@ -70,9 +70,10 @@ def made_record(
         before = replace(before, latency=speed.full.ms)
         after = replace(after, latency=speed.checked.ms)
         options = {**options, "latency": speed.told()}
+    kept = surgery.kept_indices(traced, shaped)
     return surgery.PlanRecord(
         keep=keep,
-        axes=surgery.axis_keeps(traced, surgery.kept_indices(traced, shaped)),
+        axes=surgery.axis_keeps(traced, kept),
         refused=traced.refused,
         summary=tuple(summary),
         before=before,
@@ -81,4 +82,5 @@ def made_record(
         fingerprint=surgery.fingerprint(surgery.state_shapes(model)),
         mipp_version=surgery.installed_version(),
         zeroed=surgery.zeroed_axes(model, traced, chosen),
+        sizes=surgery.attribute_keeps(traced, kept),
     )

@@ -4,6 +4,7 @@ from mipp.surgery.apply import (
     apply_plan,
     mask_model,
     original_indices,
+    recorded_sizes,
     slice_model,
     state_shapes,
     zero_placeholders,
@@ -15,6 +16,7 @@ from mipp.surgery.optimizer import remap_optimizer
 from mipp.surgery.outputs import compare
 from mipp.surgery.plan import (
     PlanRecord,
+    attribute_keeps,
     axis_keeps,
     fingerprint,
     installed_version,
@@ -28,6 +30,7 @@ __all__ = [
     "PlanRecord",
     "Refit",
     "apply_plan",
+    "attribute_keeps",
     "axis_keeps",
     "compare",
     "fingerprint",
@@ -38,6 +41,7 @@ __all__ = [
     "original_indices",
     "probe",
     "read_weights",
+    "recorded_sizes",
     "refit",
     "remap_optimizer",
     "same_outputs",

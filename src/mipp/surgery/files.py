@@ -23,13 +23,22 @@ from torch import Tensor, nn
 
 from mipp.errors import FileError, InputError, SurgeryError
 from mipp.surgery.apply import (
+    check_sizes,
     recorded_axes,
+    recorded_sizes,
     slice_model,
     state_shapes,
     unwrapped,
     write_record,
 )
-from mipp.surgery.plan import AxisKeep, fingerprint, first_problem, installed_version, kept_of
+from mipp.surgery.plan import (
+    AttributeKeep,
+    AxisKeep,
+    fingerprint,
+    first_problem,
+    installed_version,
+    kept_of,
+)
 from mipp.surgery.weights import read_safetensors
 
 FORMAT = 1
@@ -48,6 +57,7 @@ class FileRecord:
     ``axes``: what was kept, in the full-size model. ``aliases``: other names of shared tensors ->
     the name under which they are stored. ``fingerprint``: of the full-size model. ``digest``:
     sha256 over all else and the bytes of all tensors. ``extra``: whatever the writer added.
+    ``sizes``: attributes of modules that changed with the widths.
     """
 
     format: int
@@ -57,6 +67,7 @@ class FileRecord:
     mipp_version: str
     extra: Mapping[str, Any]
     digest: str
+    sizes: tuple[AttributeKeep, ...] = ()
 
 
 def save(
@@ -89,6 +100,10 @@ def save(
         "mipp_version": installed_version(),
         "extra": dict(extra),
     }
+    sizes = recorded_sizes(model)
+    if sizes:
+        check_sizes(model, sizes, sliced=True)
+        content["sizes"] = [asdict(size) for size in sizes]
     try:
         text = json.dumps(content | {"digest": _digest(content, tensors)}, allow_nan=False)
     except (TypeError, ValueError) as error:
@@ -123,7 +138,7 @@ def load(model: nn.Module | Callable[[], nn.Module], path: str | Path) -> nn.Mod
         if tensor.is_meta:
             raise InputError("the model is on the meta device: build it on a real one")
     small.load_state_dict(state, strict=True)
-    write_record(small, record.axes)
+    write_record(small, record.axes, record.sizes)
     return small
 
 
@@ -145,8 +160,9 @@ def _with_saved_widths(
         # a buffer that is not saved must come from a model that was cut alike
         unsaved = any(axis.tensor not in small for axis in record.axes)
         if found == full:
-            result = slice_model(model, kept_of(record.axes), record.aliases)
+            result = slice_model(model, kept_of(record.axes), record.aliases, record.sizes)
         elif found == small and (not unsaved or recorded_axes(model) == record.axes):
+            check_sizes(model, record.sizes, sliced=True)
             result = slice_model(model, {})
         else:
             raise FileError(

@@ -61,6 +61,26 @@ class AxisKeep:
 
 
 @dataclass(frozen=True)
+class AttributeKeep:
+    """An integer attribute of a module that counts what is removed, before and after.
+
+    ``module``: path of the module; ``name``: of the attribute, such as ``num_heads``.
+    """
+
+    module: str
+    name: str
+    before: int
+    after: int
+
+    def __post_init__(self) -> None:
+        if not 0 < self.after <= self.before:
+            raise InputError(
+                f"attribute {self.name!r} of {self.module!r}: expected a number from 1 to "
+                f"{self.before}, got {self.after}"
+            )
+
+
+@dataclass(frozen=True)
 class PlanRecord:
     """All that a plan says; with it, and no graph, the model can be sliced again.
 
@@ -71,7 +91,8 @@ class PlanRecord:
 
     ``keep`` may be empty for a group (a collapse). No layer runs without any channel, so one unit
     then stays in ``axes`` for its shape alone, and ``zeroed`` has the indices, among those that
-    ``axes`` keeps, whose weights are set to zero. ``after`` does not count it.
+    ``axes`` keeps, whose weights are set to zero. ``after`` does not count it. ``sizes``:
+    attributes of modules, such as a number of heads, that change with the widths.
     """
 
     keep: Mapping[str, tuple[int, ...]]
@@ -84,6 +105,7 @@ class PlanRecord:
     fingerprint: str
     mipp_version: str
     zeroed: tuple[AxisKeep, ...] = ()
+    sizes: tuple[AttributeKeep, ...] = ()
 
     def __post_init__(self) -> None:
         for name, units in self.keep.items():
@@ -106,8 +128,9 @@ class PlanRecord:
     def to_json(self) -> str:
         """The plan as JSON text; NaN is written as null."""
         content = {"format": FORMAT} | asdict(self)
-        if not self.zeroed:
-            del content["zeroed"]
+        for name in ("zeroed", "sizes"):
+            if not content[name]:
+                del content[name]
         for cost in (content["before"], content["after"]):
             if cost["latency"] is None:
                 del cost["latency"]
@@ -228,6 +251,22 @@ def axis_keeps(graph: ChannelGraph, kept: Mapping[AxisKey, IntArray]) -> tuple[A
     return tuple(
         AxisKeep(key.tensor, key.dim, graph.axes[key].size, tuple(indices.tolist()))
         for key, indices in sorted(kept.items())
+    )
+
+
+def attribute_keeps(
+    graph: ChannelGraph, kept: Mapping[AxisKey, IntArray]
+) -> tuple[AttributeKeep, ...]:
+    """The attributes that change when only the indices in ``kept`` stay."""
+    return tuple(
+        AttributeKeep(
+            size.module,
+            size.name,
+            size.size,
+            size.size * len(kept[size.axis]) // graph.axes[size.axis].size,
+        )
+        for size in graph.sizes
+        if size.axis in kept
     )
 
 
