@@ -13,7 +13,8 @@ from mipp.pipeline.options import Options, Progress, spelled
 from mipp.pipeline.plan import Model, Plan
 from mipp.pipeline.recording import made_record
 from mipp.pipeline.selecting import part_way, spent
-from mipp.records import ChannelGraph, Keep
+from mipp.pipeline.trails import ScoreTrails
+from mipp.records import ChannelGraph, Keep, Trail
 
 
 def plan_by_method(
@@ -45,13 +46,20 @@ def plan_by_method(
         # the method gives back a copy of the same class
         trained: Model = made.model  # type: ignore[assignment]
         kind = {"training": _trained_how(settings.training, made)}
-        return _plan(trained, traced, made.keep, data, wanted, settings, clock, kind)
+        return _plan(trained, traced, made.keep, data, wanted, settings, clock, (), kind)
     assert isinstance(method, methods.ScoringMethod)
+    trails = ScoreTrails()
+
+    def followed(scores: methods.Scores, keep: Keep, share: float) -> Keep:
+        left = spend(scores, keep, share)
+        trails.follow(scores, keep, left)
+        return left
+
     keep = methods.in_rounds(
-        method, question, spend, lambda done, rounds: report("score", done, rounds)
+        method, question, followed, lambda done, rounds: report("score", done, rounds)
     )
     clock.lap("plan" if method.needs == "nothing" else "capture")
-    return _plan(model, traced, keep, data, wanted, settings, clock)
+    return _plan(model, traced, keep, data, wanted, settings, clock, trails.trails(traced))
 
 
 def plans_by_method(
@@ -73,11 +81,14 @@ def plans_by_method(
     clock.lap("plan" if method.needs == "nothing" else "capture")
     made = methods.curves(scores, {})
     whole = {group.index: np.ones(group.n_units, dtype=bool) for group in traced.groups}
-    keeps = [whole | spent(made, traced, budget, settings) for budget in budgets]
-    return [
-        _plan(model, traced, keep, data, budget, settings, clock)
-        for keep, budget in zip(keeps, budgets, strict=True)
-    ]
+    found = []
+    for budget in budgets:
+        keep = whole | spent(made, traced, budget, settings)
+        trails = ScoreTrails()
+        trails.follow(scores, whole, keep)
+        made_from = trails.trails(traced)
+        found.append(_plan(model, traced, keep, data, budget, settings, clock, made_from))
+    return found
 
 
 def _question(
@@ -100,11 +111,12 @@ def _plan(
     budget: selection.Budget,
     settings: Options,
     clock: Clock,
+    trails: tuple[Trail, ...],
     more: Mapping[str, Any] | None = None,
 ) -> Plan[Model]:
     by_name = {g.name: tuple(np.flatnonzero(keep[g.index]).tolist()) for g in traced.groups}
     nats = dict.fromkeys(by_name, (float("nan"), float("nan")))
     words = spelled(settings, str(budget)) | {"loss": ""} | dict(more or {})
-    record = made_record(model, traced, by_name, nats, words)
+    record = made_record(model, traced, by_name, nats, words, trails)
     clock.lap("plan")
     return Plan(record, model, traced, data, settings.refit, dict(clock.seconds))

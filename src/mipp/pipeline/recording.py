@@ -8,7 +8,7 @@ from torch import nn
 
 from mipp import graph, surgery
 from mipp.pipeline.plan import masks
-from mipp.records import BoolArray, ChannelGraph, Curve, GroupSummary
+from mipp.records import BoolArray, ChannelGraph, Curve, GroupSummary, Trail
 
 
 def count_nats(
@@ -28,6 +28,7 @@ def made_record(
     keep: Mapping[str, tuple[int, ...]],
     nats: Mapping[str, tuple[float, float]],
     options: Mapping[str, Any],
+    trails: tuple[Trail, ...] = (),
 ) -> surgery.PlanRecord:
     """The plan as plain data. ``keep``, ``nats``: by group name."""
     chosen = masks(traced, keep)
@@ -63,4 +64,5 @@ def made_record(
         fingerprint=surgery.fingerprint(surgery.state_shapes(model)),
         mipp_version=surgery.installed_version(),
         zeroed=surgery.zeroed_axes(model, traced, chosen),
+        trails=trails,
     )

@@ -21,6 +21,7 @@ from mipp.records import (
     IntArray,
     Keep,
     Refusal,
+    Trail,
 )
 
 FORMAT = 1
@@ -72,6 +73,8 @@ class PlanRecord:
     ``keep`` may be empty for a group (a collapse). No layer runs without any channel, so one unit
     then stays in ``axes`` for its shape alone, and ``zeroed`` has the indices, among those that
     ``axes`` keeps, whose weights are set to zero. ``after`` does not count it.
+
+    ``trails``: what the choice was made from, for reports; nothing is computed with it.
     """
 
     keep: Mapping[str, tuple[int, ...]]
@@ -84,6 +87,7 @@ class PlanRecord:
     fingerprint: str
     mipp_version: str
     zeroed: tuple[AxisKeep, ...] = ()
+    trails: tuple[Trail, ...] = ()
 
     def __post_init__(self) -> None:
         for name, units in self.keep.items():
@@ -106,8 +110,9 @@ class PlanRecord:
     def to_json(self) -> str:
         """The plan as JSON text; NaN is written as null."""
         content = {"format": FORMAT} | asdict(self)
-        if not self.zeroed:
-            del content["zeroed"]
+        for name in ("zeroed", "trails"):
+            if not content[name]:
+                del content[name]
         for row in content["summary"]:
             for name in ("nats_before", "nats_after"):
                 row[name] = None if np.isnan(row[name]) else row[name]
