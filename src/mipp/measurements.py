@@ -26,7 +26,7 @@ class NetSpec(_Part):
     """Built-in ``name``, factor on its ``width``, its ``data`` set, ``epochs`` of its training."""
 
     name: str
-    width: float = Field(1.0, gt=0)
+    width: float = Field(default=1.0, gt=0)
     data: str
     epochs: int = Field(ge=1)
 
@@ -38,11 +38,15 @@ class NetSpec(_Part):
 
 
 class MethodSpec(_Part):
-    """How units are chosen: a method's ``name`` and its ``options``; ``label`` is only shown."""
+    """How units are chosen: a method's ``name`` and its ``options``; ``label`` is only shown.
+
+    ``retrain_from``: ``"refit"`` retrains from the refitted weights, else from those that are left.
+    """
 
     label: str
     name: str
     options: dict[str, Any] = {}
+    retrain_from: Literal["refit"] | None = None
 
 
 class Calibration(_Part):
@@ -55,7 +59,7 @@ class Retraining(_Part):
     """``epochs`` and highest ``rate`` (the recipe's with None) of the training after pruning."""
 
     epochs: int = Field(ge=1)
-    rate: float | None = Field(None, gt=0)
+    rate: float | None = Field(default=None, gt=0)
 
 
 class Item(_Part):
@@ -65,7 +69,8 @@ class Item(_Part):
     ``imbalance``: n for classes of which the rarest has one image where the commonest has n.
     ``deformation``: of all images, see `mipp.data.deform`. ``initial``: for ``kind="scratch"``, the
     ``"pruned"`` weights, or new ones in the ``"plan"``'s or ``"uniform"`` widths. ``training``: of
-    nets from scratch, ``"epochs"`` as many as parent and retraining, or as much ``"compute"``.
+    nets from scratch, ``"epochs"`` as many as parent and retraining, or as much ``"compute"``, but
+    ``most`` times those epochs.
     """
 
     kind: str
@@ -76,11 +81,12 @@ class Item(_Part):
     budget: str | None = None
     calibration: Calibration | None = None
     retraining: Retraining | None = None
-    fraction: float | None = Field(None, gt=0, le=1)
-    imbalance: int | None = Field(None, ge=1)
+    fraction: float | None = Field(default=None, gt=0, le=1)
+    imbalance: int | None = Field(default=None, ge=1)
     deformation: str | None = None
     initial: Literal["pruned", "plan", "uniform"] | None = None
     training: Literal["epochs", "compute"] | None = None
+    most: float | None = Field(default=None, ge=1)
 
     def content(self) -> dict[str, Any]:
         """As plain data, what is None left out."""
@@ -201,7 +207,7 @@ class Machine(_Part):
 class Record(_Part):
     """One line of ``results/SUITE.jsonl``. ``finished``: ISO 8601, UTC."""
 
-    schema_: Literal[1] = Field(1, alias="schema")
+    schema_: Literal[1] = Field(default=1, alias="schema")
     suite: str
     id: str
     item: Item

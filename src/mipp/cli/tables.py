@@ -12,7 +12,7 @@ from mipp.records import ChannelGraph, Cost, Group, GroupSummary, Refusal
 
 def groups_after(summary: Sequence[GroupSummary]) -> Table:
     """What a plan does to each group, outputs first."""
-    table = _table("group", units="right", information="right", MACs="right", params="right")
+    table = new_table("group", units="right", information="right", MACs="right", params="right")
     for row in summary:
         table.add_row(
             row.name,
@@ -30,8 +30,8 @@ def groups_after(summary: Sequence[GroupSummary]) -> Table:
 
 def groups_of(graph: ChannelGraph, costs: Sequence[Cost]) -> Table:
     """The groups of a model, outputs first, with who makes and who reads their units."""
-    table = _table("group", units="right", **{"made by": "left", "read by": "left"}, MACs="right",
-                   params="right")  # fmt: skip
+    layers = {"made by": "left", "read by": "left"}
+    table = new_table("group", units="right", **layers, MACs="right", params="right")
     for group, cost in zip(graph.groups, costs, strict=True):
         table.add_row(
             group.name,
@@ -46,7 +46,7 @@ def groups_of(graph: ChannelGraph, costs: Sequence[Cost]) -> Table:
 
 def refusals(refused: Sequence[Refusal]) -> Table:
     """What is left as it is, and why."""
-    table = _table("not pruned", units="right", why="left")
+    table = new_table("not pruned", units="right", why="left")
     for row in refused:
         table.add_row(row.name, str(row.n_units), row.reason)
     return table
@@ -54,7 +54,7 @@ def refusals(refused: Sequence[Refusal]) -> Table:
 
 def totals(rows: Sequence[tuple[str, str, str, str]]) -> Table:
     """Rows of what, before, after and what is left."""
-    table = _table("", before="right", after="right", left="right")
+    table = new_table("", before="right", after="right", left="right")
     for what, *values in rows:
         table.add_row(what, *values)
     return table
@@ -92,7 +92,8 @@ def exact(value: float | int) -> str:
     return f"{value:,.0f}"
 
 
-def _table(first: str, **columns: str) -> Table:
+def new_table(first: str, **columns: str) -> Table:
+    """A table in the style of all commands: its first column, and the others with their side."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, caption_justify="left")
     table.add_column(first, overflow="fold")
     for name, side in columns.items():

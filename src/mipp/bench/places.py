@@ -1,0 +1,132 @@
+"""Where items are done: in this process, in processes of this machine, or on a Dask cluster."""
+
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol
+
+from mipp.bench.work import Device, perform
+from mipp.errors import InputError
+from mipp.measurements import Item
+
+Done = dict[str, Any]
+"""What `perform` gives."""
+
+Next = Callable[[], Item | None]
+"""The next item to do, None when there is none left."""
+
+
+class Place(Protocol):
+    """Does items as they are asked for, and gives what they came to in any order."""
+
+    def do(self, following: Next) -> Iterator[Done]:
+        """Asks for an item only when there is room for it."""
+        ...
+
+
+class Here:
+    """One after the other, in this process."""
+
+    def __init__(self, device: Device, n_threads: int) -> None:
+        self.device: Device = device
+        self.n_threads = n_threads
+
+    def do(self, following: Next) -> Iterator[Done]:
+        """One after the other."""
+        while (item := following()) is not None:
+            yield perform(item.content(), self.device, self.n_threads)
+
+
+class Processes:
+    """``n_jobs`` processes of this machine, each with its share of the threads."""
+
+    def __init__(self, n_jobs: int, device: Device, n_threads: int) -> None:
+        self.n_jobs, self.n_threads = n_jobs, n_threads
+        self.device: Device = device
+
+    def do(self, following: Next) -> Iterator[Done]:
+        """As many at a time as there are processes.
+
+        Raises:
+            InputError: a process that was killed, for its memory perhaps.
+        """
+        import joblib  # noqa: PLC0415 - starting takes long, and one job needs none of it
+        from joblib.externals.loky.process_executor import (  # noqa: PLC0415
+            TerminatedWorkerError,
+        )
+
+        tasks = (
+            joblib.delayed(perform)(item.content(), self.device, self.n_threads)
+            for item in iter(following, None)
+        )
+        with joblib.parallel_config("loky", inner_max_num_threads=self.n_threads):
+            parallel = joblib.Parallel(
+                n_jobs=self.n_jobs,
+                return_as="generator_unordered",
+                batch_size=1,
+                pre_dispatch=self.n_jobs,
+            )
+            try:
+                yield from parallel(tasks)
+            except TerminatedWorkerError as error:
+                raise InputError(
+                    f"one of {self.n_jobs} processes was killed, perhaps for the memory that it "
+                    "took. What is finished is on disk: run the same command again, with fewer "
+                    "--jobs."
+                ) from error
+
+
+class Cluster:
+    """The workers of a Dask scheduler at an address."""
+
+    def __init__(self, address: str, device: Device) -> None:
+        self.address = address
+        self.device: Device = device
+
+    def do(self, following: Next) -> Iterator[Done]:
+        """One item for each thread of the workers that there are; those of a lost worker again.
+
+        Raises:
+            InputError: no dask, no scheduler at the address, or workers with several threads.
+        """
+        try:
+            from dask.distributed import Client, as_completed  # noqa: PLC0415
+        except ImportError as error:
+            raise InputError(
+                "--dask needs dask, which is not installed: pip install 'torch-mipp[bench]'."
+            ) from error
+        try:
+            client = Client(self.address, set_as_default=False, timeout=10)
+        except (OSError, ValueError, TimeoutError) as error:
+            raise InputError(
+                f"--dask {self.address}: no scheduler answers there ({error}). Start one with "
+                "'dask scheduler', and workers with 'dask worker ADDRESS --nthreads 1'."
+            ) from error
+        with client:
+            n_open = self._workers(client)
+            waiting = as_completed([])
+            open_now = 0
+            while True:
+                while open_now < n_open and (item := following()) is not None:
+                    content = item.content()
+                    # one thread each: torch's global generators are shared by threads
+                    made = client.submit(
+                        perform, content, self.device, 1, key=f"mipp-{item.id}", pure=False
+                    )
+                    waiting.add(made)
+                    open_now += 1
+                if not open_now:
+                    return
+                future = next(waiting)
+                open_now -= 1
+                yield future.result()
+
+    def _workers(self, client: Any) -> int:
+        client.wait_for_workers(1)
+        workers = client.scheduler_info(n_workers=-1)["workers"]
+        wide = [name for name, worker in workers.items() if worker["nthreads"] != 1]
+        if wide:
+            raise InputError(
+                f"worker {wide[0]} has {workers[wide[0]]['nthreads']} threads; expected one each, "
+                "since items in threads of one process would draw from the same random generators. "
+                "Start workers with --nthreads 1, and more of them."
+            )
+        return len(workers)
