@@ -44,7 +44,7 @@ def _keys(item: Item) -> list[tuple[str, ...]]:
     return [whole, whole[:3], whole[:2], whole[:1]]
 
 
-def in_words(seconds: float | None) -> str:
+def in_words(seconds: float | int | None) -> str:
     """``3.4 h``, ``12 min`` or ``40 s``."""
     if seconds is None:
         return "unknown"

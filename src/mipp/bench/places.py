@@ -1,7 +1,7 @@
 """Where items are done: in this process, in processes of this machine, or on a Dask cluster."""
 
 from collections.abc import Callable, Iterator
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from mipp.bench.work import Device, perform
 from mipp.errors import InputError
@@ -14,6 +14,7 @@ Next = Callable[[], Item | None]
 """The next item to do, None when there is none left."""
 
 
+@runtime_checkable
 class Place(Protocol):
     """Does items as they are asked for, and gives what they came to in any order."""
 

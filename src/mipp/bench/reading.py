@@ -60,7 +60,7 @@ def read(text: str, where: str) -> Suite:
 def items(suite: Suite) -> list[Item]:
     """All that the suite measures, in order and each once."""
     kind = kinds.get(suite.kind)
-    found = kind.expand(suite, kind.settings.model_validate(suite.settings))
+    found = kind.expand(suite, kind.settings_of(suite))
     return list({item.id: item for item in found}.values())
 
 
@@ -70,7 +70,7 @@ def _check(suite: Suite, where: str) -> None:
     try:
         kind = kinds.get(suite.kind)
         key = "settings"
-        kind.settings.model_validate(suite.settings)
+        kind.settings_of(suite)
         for index, net in enumerate(suite.nets):
             key = f"nets.{index}"
             _check_net(net)
@@ -84,6 +84,8 @@ def _check(suite: Suite, where: str) -> None:
         _check_smoke(suite)
         key = "methods"
         _check_labels(suite)
+        key = "settings"
+        list(kind.expand(suite, kind.settings_of(suite)))
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(map(str, (key, *first["loc"])))

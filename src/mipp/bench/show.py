@@ -61,7 +61,7 @@ class Measure:
     title: str
     unit: str
     value: Value
-    scale: float = 1.0
+    scale: float | int = 1
 
 
 def tables(records: Sequence[Record]) -> list[Table]:
@@ -211,7 +211,8 @@ def _ratio(group: str) -> Value:
 
 
 def _memory(record: Record) -> float | None:
-    return record.result.peak_memory
+    found = record.result.peak_memory
+    return None if found is None else float(found)
 
 
 def _kept(record: Record) -> float | None:

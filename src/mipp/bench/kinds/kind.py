@@ -1,5 +1,6 @@
 """What a kind of benchmark is: which items a suite of it has, and how one is measured."""
 
+import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -26,3 +27,8 @@ class Kind:
     expand: Callable[[Suite, Any], Iterable[Item]]
     perform: Callable[[Ground], Result]
     settings: type[Section] = NoSettings
+
+    def settings_of(self, suite: Suite) -> Section:
+        """The suite's ``[settings]``, checked; pydantic's error where they do not fit."""
+        # through JSON: strict tuples take its arrays, but no lists
+        return self.settings.model_validate_json(json.dumps(suite.settings, default=str))
