@@ -36,4 +36,5 @@ def spawn(parents_cache):
     for process in started:
         if process.poll() is None:
             process.kill()
-        process.communicate()
+        process.wait()
+        process.stdout.close()

@@ -101,6 +101,7 @@ def test_an_item_is_claimed_by_one_run_at_a_time(tmp_path):
     assert not one.claim(item)
 
 
+@pytest.mark.slow
 def test_two_processes_share_the_work(tmp_path):
     suite = reading.read(tiny(seeds=(0, 1)), "tiny.toml")
     outcome = run(suite, tmp_path, bench.How(jobs=2))
@@ -182,6 +183,7 @@ def test_a_killed_run_loses_nothing_that_was_finished(tmp_path, spawn):
     all_there_once(path, 2 * len(SEEDS))
 
 
+@pytest.mark.slow
 def test_two_runs_at_once_measure_every_item_once(tmp_path, spawn):
     file, path = suite_file(tmp_path, seeds=SEEDS), tmp_path / "out" / "tiny.jsonl"
     command = ("mipp", "bench", "run", file, "--out", path.parent, "--json")
@@ -213,8 +215,7 @@ def test_a_cluster_that_loses_a_worker_still_has_all_records_once(tmp_path, spaw
     all_there_once(path, 2 * len(seeds))
 
 
-def test_a_cluster_that_is_not_there_is_told(tmp_path):
-    pytest.importorskip("distributed")
+def test_processes_beside_a_cluster_are_refused(tmp_path):
     suite = reading.read(tiny(), "tiny.toml")
     with pytest.raises(InputError, match="--jobs 2 was given with --dask"):
         run(suite, tmp_path, bench.How(jobs=2, dask="tcp://127.0.0.1:1"))

@@ -27,7 +27,7 @@ class Pace:
         """Of all the items one after the other; None where nothing tells."""
         found = [self._of(item) for item in items]
         known = [seconds for seconds in found if seconds is not None]
-        return sum(known) if len(known) == len(found) else None
+        return sum(known, 0.0) if len(known) == len(found) else None
 
     def _of(self, item: Item) -> float | None:
         for key in _keys(item):

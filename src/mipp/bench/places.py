@@ -102,32 +102,48 @@ class Cluster:
                 "'dask scheduler', and workers with 'dask worker ADDRESS --nthreads 1'."
             ) from error
         with client:
-            n_open = self._workers(client)
-            waiting = as_completed([])
-            open_now = 0
+            client.wait_for_workers(1)
+            waiting, n_open = as_completed([], loop=client.loop), 0
             while True:
-                while open_now < n_open and (item := following()) is not None:
-                    content = item.content()
+                # workers come and go
+                while n_open < _n_workers(client) and (item := following()) is not None:
                     # one thread each: torch's global generators are shared by threads
-                    made = client.submit(
-                        perform, content, self.device, 1, key=f"mipp-{item.id}", pure=False
-                    )
-                    waiting.add(made)
-                    open_now += 1
-                if not open_now:
+                    given = (item.content(), self.device, 1)
+                    waiting.add(client.submit(perform, *given, key=_PREFIX + item.id, pure=False))
+                    n_open += 1
+                if not n_open:
                     return
-                future = next(waiting)
-                open_now -= 1
-                yield future.result()
+                yield _result(next(waiting))
+                n_open -= 1
 
-    def _workers(self, client: Any) -> int:
-        client.wait_for_workers(1)
-        workers = client.scheduler_info(n_workers=-1)["workers"]
-        wide = [name for name, worker in workers.items() if worker["nthreads"] != 1]
-        if wide:
-            raise InputError(
-                f"worker {wide[0]} has {workers[wide[0]]['nthreads']} threads; expected one each, "
-                "since items in threads of one process would draw from the same random generators. "
-                "Start workers with --nthreads 1, and more of them."
-            )
-        return len(workers)
+
+_PREFIX = "mipp-"
+
+
+def _n_workers(client: Any) -> int:
+    """How many there are; one at least, since a lost one may be replaced."""
+    threads: dict[str, int] = client.nthreads()
+    wide = [name for name, number in threads.items() if number != 1]
+    if wide:
+        raise InputError(
+            f"worker {wide[0]} has {threads[wide[0]]} threads; expected one each, since items in "
+            "threads of one process would draw from the same random generators. Start workers "
+            "with --nthreads 1, and more of them."
+        )
+    return max(1, len(threads))
+
+
+def _result(future: Any) -> Done:
+    from dask.distributed import KilledWorker  # noqa: PLC0415
+    from distributed.client import FutureCancelledError  # noqa: PLC0415
+
+    try:
+        found: Done = future.result()
+    except KilledWorker as error:
+        return {"id": future.key.removeprefix(_PREFIX), "error": f"its workers died: {error}"}
+    except FutureCancelledError as error:
+        raise InputError(
+            "the scheduler is gone. What is finished is on disk: start it and its workers again, "
+            "and run the same command."
+        ) from error
+    return found
