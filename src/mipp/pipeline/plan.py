@@ -1,7 +1,9 @@
 """A plan: what would go, what stays, what is refused and why; and the model that it makes."""
 
+import platform
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import torch
@@ -12,6 +14,7 @@ from mipp import capture, graph, surgery
 from mipp.errors import InputError
 from mipp.pipeline.options import read_refit
 from mipp.records import AxisKey, ChannelGraph, Cost, GroupSummary, IntArray, Keep, Refusal
+from mipp.report import Measured, plan_page, write
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -150,6 +153,21 @@ class Plan(Generic[Model]):
         """
         aliases = self.traced.aliases if self.traced else {}
         return surgery.remap_optimizer(optimizer, self._model(), small, self.record.kept(), aliases)
+
+    def report(self, path: "str | Path", measured: "Measured | None" = None) -> None:
+        """Writes one HTML file: what goes and what that loses, widths, costs, refusals, options.
+
+        It is complete in itself, and drawn by Plotly, which the extra ``report`` brings.
+
+        ``measured``: accuracy and latency, where they were measured; a plan measures none.
+
+        Raises:
+            InputError: Plotly is not installed.
+            FileError: the file cannot be written.
+        """
+        versions = {"torch": torch.__version__, "Python": platform.python_version()}
+        page = plan_page(self.record, seconds=self.seconds, versions=versions, measured=measured)
+        write(Path(path), page)
 
     def _model(self) -> Model:
         if self.model is None:
