@@ -12,6 +12,7 @@ from rich.table import Table as RichTable
 
 from mipp import bench
 from mipp.cli import arguments as arg
+from mipp.cli.bench_report import report_suites
 from mipp.cli.guard import EXIT_CODES, FAILED, readable_errors
 from mipp.cli.output import Output, open_output
 from mipp.cli.tables import new_table
@@ -187,6 +188,9 @@ def show_suite(
                 "tables": bench.as_json(tables),
             }
         )
+
+
+app.command("report", epilog=EXIT_CODES)(report_suites)
 
 
 class _Shown:
