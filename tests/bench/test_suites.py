@@ -55,6 +55,7 @@ def test_titles_and_labels_do_not_change_what_an_item_is():
         ('name = "random"', 'name = "bnscale"', "says nothing at initialisation; expected stages"),
         ('label = "random, everywhere"', 'label = "mipp"', "mipp is there twice at stage init"),
         ('stages = ["init"]', 'stages = ["raw"]', r"stages\.0: Input should be 'tr"),
+        ("rate = 0.01", "rate = 0.01\nshare = 0.2", "rate and share are both there"),
         ("[calibration]", "[settings]\nx = 1\n[calibration]", r"settings\.x: there is no such key"),
         ("[calibration]", '[smoke]\nmethods = ["l2"]\n[calibration]', "'l2' is the label of no"),
         ("[calibration]", "[smoke]\nnets = []\nnot = 1\n[calibration]", r"smoke\.not: there is no"),
@@ -66,6 +67,12 @@ def test_a_mistake_is_told_with_the_file_and_the_key(old, new, told):
     assert old in text
     with pytest.raises(InputError, match=told):
         reading.read(text.replace(old, new), "tiny.toml")
+
+
+def test_a_share_of_the_rate_is_that_of_each_nets_recipe():
+    text = tiny(stages=("trained",)).replace("rate = 0.01", "share = 0.2")
+    items = bench.items(reading.read(text, "tiny.toml"))
+    assert {item.retraining.rate for item in items} == {0.01}
 
 
 def test_an_unknown_suite_is_told_with_those_that_there_are():

@@ -3,7 +3,7 @@
 import re
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from mipp import retrain
 from mipp.measurements import Calibration, Item, MethodSpec, NetSpec, Retraining, Stage
@@ -56,10 +56,20 @@ class Samples(Section):
 
 
 class Epochs(Section):
-    """``epochs`` of retraining, and its highest ``rate`` (the recipe's unless given)."""
+    """``epochs`` of retraining, and its highest ``rate`` (the recipe's unless given).
+
+    ``share``, in place of ``rate``: that share of the recipe's, where nets have different ones.
+    """
 
     epochs: int = Field(ge=1)
     rate: float | None = Field(default=None, gt=0)
+    share: float | None = Field(default=None, gt=0)
+
+    @model_validator(mode="after")
+    def _one(self) -> "Epochs":
+        if self.rate is not None and self.share is not None:
+            raise ValueError("rate and share are both there; expected one of them")
+        return self
 
 
 class Smoke(Section):
@@ -126,7 +136,7 @@ class Suite(Section):
                 ),
                 budget=budget,
                 calibration=Calibration(samples=self.calibration.samples),
-                retraining=self.retraining_of(stage),
+                retraining=self.retraining_of(stage, net),
                 fraction=None if self.fraction == 1 else self.fraction,
             )
             for seed in self.seeds
@@ -137,10 +147,16 @@ class Suite(Section):
             if method.stages is None or stage in method.stages
         ]
 
-    def retraining_of(self, stage: Stage) -> Retraining | None:
+    def retraining_of(self, stage: Stage, net: Net) -> Retraining | None:
         """How nets of that stage are trained after pruning; None without a section."""
         found = self.retraining.get(stage)
-        return None if found is None else Retraining(epochs=found.epochs, rate=found.rate)
+        if found is None:
+            return None
+        rate = found.rate
+        if found.share is not None:
+            # as it would be written: 0.2 * 0.05 is a little more than 0.01
+            rate = float(f"{found.share * retrain.recipe_for(net.name).peak_lr:.6g}")
+        return Retraining(epochs=found.epochs, rate=rate)
 
 
 def spec(net: Net) -> NetSpec:
