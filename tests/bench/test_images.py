@@ -2,11 +2,15 @@
 
 import numpy as np
 import pytest
+import torch
 
 from mipp import data
+from mipp.bench.images import balanced_accuracy, train_images
+from mipp.bench.images import test_images as images_to_test_on
 from mipp.data import deform
 from mipp.data.folder import load_folder
 from mipp.errors import FileError, InputError
+from mipp.measurements import Item
 
 DIGITS = data.load("digits", "train").subset(np.arange(200))
 
@@ -52,6 +56,51 @@ def test_elastic_fields_move_pixels_by_a_few_pixels():
 def test_an_unknown_deformation_is_refused():
     with pytest.raises(InputError, match="deformation 'bent' was given; expected one of rotated"):
         deform.deformed(DIGITS, "bent")
+
+
+ITEM = {"kind": "scarce", "seed": 1, "net": {"name": "digits_cnn", "data": "digits", "epochs": 1}}
+
+
+def test_a_fraction_is_balanced_and_the_test_split_stays_whole():
+    item = Item.model_validate(ITEM | {"fraction": 0.1})
+    part, whole = train_images(item), data.load("digits", "train")
+    assert len(part) == round(0.1 * len(whole))
+    counts = np.bincount(part.labels)
+    assert counts.max() - counts.min() <= 1
+    assert len(images_to_test_on(item)) == len(data.load("digits", "test"))
+    other = train_images(item.model_copy(update={"seed": 2}))
+    assert not np.array_equal(part.images, other.images)
+
+
+def test_an_imbalance_leaves_the_rarest_class_one_in_so_many():
+    item = Item.model_validate(ITEM | {"imbalance": 10})
+    whole = np.bincount(data.load("digits", "train").labels)
+    counts = np.bincount(train_images(item).labels)
+    shares = counts / whole
+    assert shares[0] == 1
+    assert shares[-1] == pytest.approx(0.1, abs=0.005)
+    assert (np.diff(shares) < 0).all()
+    assert shares[3] == pytest.approx(10 ** (-3 / 9), abs=0.01)
+
+
+def test_balanced_accuracy_counts_every_class_the_same():
+    labels = np.array([0] * 90 + [1] * 10)
+    images = np.where(labels == 0, 0, 255).astype(np.uint8)[:, None, None, None]
+    some = data.Dataset("two", "test", images, labels, 3, 255, (0.0,), (1.0,))
+
+    class Always(torch.nn.Module):
+        """Answers 0, whatever it sees."""
+
+        def __init__(self):
+            super().__init__()
+            self.bias = torch.nn.Parameter(torch.tensor([1.0, 0.0, 0.0]))
+
+        def forward(self, x):
+            return self.bias.expand(len(x), 3)
+
+    model = Always()
+    assert balanced_accuracy(model, some) == 0.5
+    assert model.training
 
 
 def tree(root, splits=("train", "val")):
