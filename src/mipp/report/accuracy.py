@@ -105,7 +105,10 @@ def took(records: Sequence[Record]) -> Table | None:
         for label, mine in rows.by_label(records).items()
         if label
     ]
-    note = "Mean ± standard deviation over seeds and budgets. The least of each column is bold."
+    note = (
+        "Mean ± standard deviation over seeds and budgets. The least of each column, hidden rows "
+        "too, is bold."
+    )
     return Table("method", tuple(shown), marked_columns(made, "lower"), note, name="what-it-took")
 
 
@@ -184,7 +187,8 @@ def _table(records: Sequence[Record], outcome: str) -> Table:
             made.append(Row(label, tuple(cells)))
     note = (
         f"{_WORDS[outcome].capitalize()}, in %: mean ± standard deviation over seeds. The best at "
-        "each budget is bold, what is within its deviation underlined."
+        "each budget, of all methods, hidden ones too, is bold; what is within its deviation is "
+        "underlined."
     )
     return Table("method", tuple(budgets), marked_columns(made, "higher"), note, name=outcome)
 

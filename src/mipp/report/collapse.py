@@ -86,7 +86,10 @@ def _table(records: Sequence[Record], key: str) -> Table:
             text = cell.text if y is None else f"{100 * y.mean:.0f} ({round(y.mean * y.n)}/{y.n})"
             cells.append(Cell(text, cell.value, None, cell.n, scale=100.0))
         made.append(Row(label, tuple(cells)))
-    note = "Share of runs in % (how many of how many). The least of each column is bold."
+    note = (
+        "Share of runs in % (how many of how many). The least of each column, hidden rows too, is "
+        "bold."
+    )
     return Table(
         "method", tuple(_words(i) for i in bins), marked_columns(made, "lower"), note, name=key
     )

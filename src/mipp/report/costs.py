@@ -79,7 +79,10 @@ def _table(records: Sequence[Record], key: str) -> Table:
         )
         for label, mine in rows.by_label(records).items()
     ]
-    note = f"{words.capitalize()}: mean ± standard deviation. The least of each column is bold."
+    note = (
+        f"{words.capitalize()}: mean ± standard deviation. The least of each column, hidden rows "
+        "too, is bold."
+    )
     columns = tuple(net for net, _ in nets)
     return Table("method", columns, marked_columns(made, "lower"), note, name=key)
 

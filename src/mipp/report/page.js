@@ -45,7 +45,7 @@
     const bars = { type: "data", symmetric: false, array: series.above, arrayminus: series.below,
       color: style.width > 3 ? ink : `${ink}88`, thickness: style.width > 3 ? 1.5 : 1, width: 3,
       visible: series.above.some((value) => value !== null) };
-    const common = { name: series.label, x: series.x, y: series.y, text: series.hover,
+    const common = { name: series.label, legendrank: Object.keys(look.styles).indexOf(series.label), x: series.x, y: series.y, text: series.hover,
       hovertemplate: "%{text}<extra></extra>" };
     if (view.drawing === "bars")
       return { ...common, x: series.y, y: series.x, type: "bar", orientation: "h",

@@ -122,8 +122,8 @@ def _table(
     ]
     note = (
         f"{_MEASURES[choice[0]].capitalize()} in %, {rows.RETRAINED[choice[1]]}: mean ± standard "
-        "deviation over seeds. The best of each column is bold, what is within its deviation "
-        "underlined."
+        "deviation over seeds. The best of each column, hidden rows too, is bold; what is within "
+        "its deviation is underlined."
     )
     return Table(
         "method", names, marked_columns(made, "higher"), note, name=f"{choice[0]}-{choice[1]}"
