@@ -8,7 +8,8 @@ from mipp.records import BoolArray, ChannelGraph, Curve, FloatArray, IntArray, K
 
 POINTS = 33
 """Points that are kept evenly along the units and, as many again, evenly along the values: more
-than a line some hundred pixels wide can show, and two kilobytes a group at most in a plan's file."""
+than a line some hundred pixels wide can show, and at most two kilobytes a group in a plan's
+file."""
 
 DIGITS = 5
 """Significant digits of what is kept."""
