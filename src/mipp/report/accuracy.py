@@ -39,7 +39,7 @@ def figure(setting: str, records: Sequence[Record]) -> Figure | None:
     views = tuple(
         _view(records, outcome, resource) for outcome in outcomes for resource in resources
     )
-    level = rows.mean_of(records, rows.accuracy_of("unpruned"))
+    level = _unpruned(records)
     whole = (
         "" if level is None else f" The dashed line is the unpruned net, {percent(level).text} %."
     )
@@ -133,6 +133,12 @@ def _information(record: Record) -> float | None:
     return 1 - lost / before if before > 0 else None
 
 
+def _unpruned(records: Sequence[Record]) -> Summary | None:
+    """Over seeds: each has one unpruned net, whatever was made of it."""
+    nets = {r.item.seed: r for r in records if rows.accuracy_of("unpruned")(r) is not None}
+    return rows.mean_of(list(nets.values()), rows.accuracy_of("unpruned"))
+
+
 def _left(resource: str) -> Callable[[Record], float | None]:
     def read(record: Record) -> float | None:
         left = record.result.left
@@ -155,7 +161,7 @@ def _view(records: Sequence[Record], outcome: str, resource: str) -> View:
                 points.append(Point(x.mean, y, _hover(label, budget, here, outcome, y)))
         if points:
             series.append(Series(label, tuple(sorted(points, key=lambda p: float(p.x)))))
-    level = rows.mean_of(records, rows.accuracy_of("unpruned"))
+    level = _unpruned(records)
     title = "share of nats kept" if outcome == INFORMATION else f"test accuracy, {_WORDS[outcome]}"
     return View(
         choice=(outcome, resource),
