@@ -272,3 +272,19 @@ class GroupSummary:
     macs_after: float
     params_before: int
     params_after: int
+
+
+@dataclass(frozen=True)
+class Trail:
+    """How the units of one group go, at few enough points to keep and to draw.
+
+    ``measure="nats"``: ``values`` are the nats lost per example once ``removed`` units are gone,
+    both from 0, neither falling. ``measure="score"``: ``values`` are the scores of single units, at
+    the place in which they go (1 is the first), each from the round it went in; what stays follows
+    in the order of the last round.
+    """
+
+    group: str
+    measure: Literal["nats", "score"]
+    removed: tuple[int, ...]
+    values: tuple[float, ...]

@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 import mipp
+from mipp.cli import bench
 from mipp.cli.demo import demo
 from mipp.cli.evaluate import evaluate
 from mipp.cli.export import export
@@ -47,6 +48,7 @@ app.command("eval", epilog=EXIT_CODES)(evaluate)
 app.command(epilog=EXIT_CODES)(export)
 app.command(epilog=EXIT_CODES)(train)
 app.command(epilog=EXIT_CODES)(demo)
+app.add_typer(bench.app, name="bench")
 
 
 def main() -> None:

@@ -20,6 +20,7 @@ from mipp.pipeline.plan import Model, Plan, fit
 from mipp.pipeline.recording import count_nats, made_record, masks
 from mipp.pipeline.scratch import scratch
 from mipp.pipeline.selecting import part_way, select, spent
+from mipp.pipeline.trails import NatsTrails
 from mipp.pipeline.usable import check_patterns, check_widths, usable_graph
 from mipp.records import BoolArray, ChannelGraph, Curve
 
@@ -93,6 +94,7 @@ def plan(
     now = traced
     keep: dict[str, tuple[int, ...]] = {g.name: tuple(range(g.n_units)) for g in traced.groups}
     nats: dict[str, tuple[float, float]] = {}
+    trails = NatsTrails()
     how = ""
     for number in range(1, settings.rounds + 1):
         # groups that are down to one unit are not in the graph any more, but still count
@@ -114,6 +116,7 @@ def plan(
             units = np.array(keep[group.name])
             keep[group.name] = tuple(units[chosen[group.index]].tolist())
             count_nats(nats, group.name, curve_of[group.index], chosen[group.index])
+            trails.follow(group.name, curve_of[group.index], chosen[group.index])
         if not targets and all(len(units) == 1 for units in keep.values()):
             break  # a stop rule is through with all of them
         if number < settings.rounds:
@@ -125,9 +128,8 @@ def plan(
                 fit(current, original, traced, kept, data, settings.refit, settings.seed)
             now = usable_graph(current, data)
             clock.lap("capture")
-    record = made_record(
-        original, traced, keep, nats, spelled(settings, str(wanted)) | {"loss": how}, speed
-    )
+    words = spelled(settings, str(wanted)) | {"loss": how}
+    record = made_record(original, traced, keep, nats, words, trails.trails(), speed)
     return Plan(record, original, traced, data, settings.refit, clock.seconds)
 
 
@@ -178,13 +180,15 @@ def plans(
         )
         keep: dict[str, tuple[int, ...]] = {}
         nats: dict[str, tuple[float, float]] = {}
+        trails = NatsTrails()
         for group in traced.groups:
             keep[group.name] = tuple(np.flatnonzero(chosen[group.index]).tolist())
             count_nats(nats, group.name, made[group.index], chosen[group.index])
+            trails.follow(group.name, made[group.index], chosen[group.index])
         clock.lap("plan")
         words = spelled(settings, str(budget)) | {"loss": curves.loss}
         clocked = speed if "latency" in budget.bounds else None
-        record = made_record(original, traced, keep, nats, words, clocked)
+        record = made_record(original, traced, keep, nats, words, trails.trails(), clocked)
         found.append(Plan(record, original, traced, data, settings.refit, dict(clock.seconds)))
     return found
 

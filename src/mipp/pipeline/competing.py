@@ -15,7 +15,8 @@ from mipp.pipeline.options import Options, Progress, spelled
 from mipp.pipeline.plan import Model, Plan
 from mipp.pipeline.recording import made_record
 from mipp.pipeline.selecting import part_way, spent
-from mipp.records import ChannelGraph, Keep
+from mipp.pipeline.trails import ScoreTrails
+from mipp.records import ChannelGraph, Keep, Trail
 
 
 def plan_by_method(
@@ -56,13 +57,21 @@ def plan_by_method(
         # the method gives back a copy of the same class
         trained: Model = made.model  # type: ignore[assignment]
         kind = {"training": _trained_how(settings.training, made)}
-        return _plan(trained, traced, made.keep, data, wanted, settings, clock, kind, speed)
+        return _plan(trained, traced, made.keep, data, wanted, settings, clock, (), kind, speed)
     assert isinstance(method, methods.ScoringMethod)
+    trails = ScoreTrails()
+
+    def followed(scores: methods.Scores, keep: Keep, share: float) -> Keep:
+        left = spend(scores, keep, share)
+        trails.follow(scores, keep, left)
+        return left
+
     keep = methods.in_rounds(
-        method, question, spend, lambda done, rounds: report("score", done, rounds)
+        method, question, followed, lambda done, rounds: report("score", done, rounds)
     )
     clock.lap("plan" if method.needs == "nothing" else "capture")
-    return _plan(model, traced, keep, data, wanted, settings, clock, speed=speed)
+    made_from = trails.trails(traced)
+    return _plan(model, traced, keep, data, wanted, settings, clock, made_from, speed=speed)
 
 
 def plans_by_method(
@@ -93,7 +102,10 @@ def plans_by_method(
             speed, model, traced, budget, lambda b: spent(made, traced, b, settings, speed=speed)
         )
         clocked = speed if "latency" in budget.bounds else None
-        found.append(_plan(model, traced, keep, data, budget, settings, clock, speed=clocked))
+        trails = ScoreTrails()
+        trails.follow(scores, whole, keep)
+        told = trails.trails(traced)
+        found.append(_plan(model, traced, keep, data, budget, settings, clock, told, speed=clocked))
     return found
 
 
@@ -117,12 +129,13 @@ def _plan(
     budget: selection.Budget,
     settings: Options,
     clock: Clock,
+    trails: tuple[Trail, ...],
     more: Mapping[str, Any] | None = None,
     speed: Speed | None = None,
 ) -> Plan[Model]:
     by_name = {g.name: tuple(np.flatnonzero(keep[g.index]).tolist()) for g in traced.groups}
     nats = dict.fromkeys(by_name, (float("nan"), float("nan")))
     words = spelled(settings, str(budget)) | {"loss": ""} | dict(more or {})
-    record = made_record(model, traced, by_name, nats, words, speed)
+    record = made_record(model, traced, by_name, nats, words, trails, speed)
     clock.lap("plan")
     return Plan(record, model, traced, data, settings.refit, dict(clock.seconds))

@@ -1,7 +1,9 @@
 """A plan: what would go, what stays, what is refused and why; and the model that it makes."""
 
+import platform
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import torch
@@ -14,6 +16,7 @@ from mipp.pipeline.composing import composed
 from mipp.pipeline.options import read_refit
 from mipp.pipeline.recording import masks
 from mipp.records import AxisKey, ChannelGraph, Cost, GroupSummary, IntArray, Keep, Refusal
+from mipp.report import Measured, plan_page, write
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -176,6 +179,21 @@ class Plan(Generic[Model]):
             )
         record = composed(self._model(), self.traced, self.record, later.record)
         return Plan(record, self.model, self.traced, self.batches, later.refit)
+
+    def report(self, path: "str | Path", measured: "Measured | None" = None) -> None:
+        """Writes one HTML file: what goes and what that loses, widths, costs, refusals, options.
+
+        It is complete in itself, and drawn by Plotly, which the extra ``report`` brings.
+
+        ``measured``: accuracy and latency, where they were measured; a plan measures none.
+
+        Raises:
+            InputError: Plotly is not installed.
+            FileError: the file cannot be written.
+        """
+        versions = {"torch": torch.__version__, "Python": platform.python_version()}
+        page = plan_page(self.record, seconds=self.seconds, versions=versions, measured=measured)
+        write(Path(path), page)
 
     def _model(self) -> Model:
         if self.model is None:

@@ -9,7 +9,7 @@ from torch import nn
 
 from mipp import graph, surgery
 from mipp.pipeline.latency import Speed
-from mipp.records import BoolArray, ChannelGraph, Curve, GroupSummary, Keep
+from mipp.records import BoolArray, ChannelGraph, Curve, GroupSummary, Keep, Trail
 
 
 def masks(traced: ChannelGraph, keep: Mapping[str, Sequence[int]]) -> Keep:
@@ -40,6 +40,7 @@ def made_record(
     keep: Mapping[str, tuple[int, ...]],
     nats: Mapping[str, tuple[float, float]],
     options: Mapping[str, Any],
+    trails: tuple[Trail, ...] = (),
     speed: Speed | None = None,
 ) -> surgery.PlanRecord:
     """The plan as plain data. ``keep``, ``nats``: by group name. ``speed``: that was measured."""
@@ -83,4 +84,5 @@ def made_record(
         mipp_version=surgery.installed_version(),
         zeroed=surgery.zeroed_axes(model, traced, chosen),
         sizes=surgery.attribute_keeps(traced, kept),
+        trails=trails,
     )

@@ -21,6 +21,7 @@ from mipp.records import (
     IntArray,
     Keep,
     Refusal,
+    Trail,
 )
 
 FORMAT = 1
@@ -93,6 +94,8 @@ class PlanRecord:
     then stays in ``axes`` for its shape alone, and ``zeroed`` has the indices, among those that
     ``axes`` keeps, whose weights are set to zero. ``after`` does not count it. ``sizes``:
     attributes of modules, such as a number of heads, that change with the widths.
+
+    ``trails``: what the choice was made from, for reports; nothing is computed with it.
     """
 
     keep: Mapping[str, tuple[int, ...]]
@@ -106,6 +109,7 @@ class PlanRecord:
     mipp_version: str
     zeroed: tuple[AxisKeep, ...] = ()
     sizes: tuple[AttributeKeep, ...] = ()
+    trails: tuple[Trail, ...] = ()
 
     def __post_init__(self) -> None:
         for name, units in self.keep.items():
@@ -128,7 +132,7 @@ class PlanRecord:
     def to_json(self) -> str:
         """The plan as JSON text; NaN is written as null."""
         content = {"format": FORMAT} | asdict(self)
-        for name in ("zeroed", "sizes"):
+        for name in ("zeroed", "sizes", "trails"):
             if not content[name]:
                 del content[name]
         for cost in (content["before"], content["after"]):
