@@ -328,7 +328,8 @@ def write_record(
         vars(module).pop(RECORD, None)
         vars(module).pop(SIZES, None)
     setattr(model, RECORD, axes)
-    setattr(model, SIZES, sizes)
+    if sizes:
+        setattr(model, SIZES, sizes)
 
 
 def check_sizes(model: nn.Module, sizes: Sequence[AttributeKeep], *, sliced: bool) -> None:
