@@ -56,5 +56,5 @@ $(VENV)/.for-users: pyproject.toml constraints.txt | $(BIN)/python
 	@touch $@
 
 $(VENV)/.for-developers: pyproject.toml constraints.txt | $(BIN)/python
-	$(PIP) install --quiet -c constraints.txt -e '.[bench,onnx,report,dev]'
+	$(PIP) install --quiet -c constraints.txt -e '.[bench,onnx,report,transformers,dev]'
 	@touch $@

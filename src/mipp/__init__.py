@@ -37,7 +37,9 @@ from mipp.pipeline import (
     scratch,
 )
 from mipp.selection import Budget, Confidence, Share
-from mipp.surgery import Refit, load, save
+from mipp.shipping import OnnxFile, export_onnx
+from mipp.surgery import Refit, load, original_indices, save
+from mipp.timing import Latency
 
 __version__ = "0.1.0"
 
@@ -54,9 +56,11 @@ __all__ = [
     "GraphError",
     "InputError",
     "KeptInformation",
+    "Latency",
     "Masked",
     "MippError",
     "Mlp",
+    "OnnxFile",
     "Options",
     "Plan",
     "Refit",
@@ -65,12 +69,14 @@ __all__ = [
     "Training",
     "TrainingError",
     "data",
+    "export_onnx",
     "information_kept",
     "information_kept_by",
     "load",
     "methods",
     "models",
     "mutual_information",
+    "original_indices",
     "plan",
     "plans",
     "presets",

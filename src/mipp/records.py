@@ -21,6 +21,9 @@ IntArray = NDArray[np.int64]
 BoolArray = NDArray[np.bool_]
 FloatArray = NDArray[np.float64]
 
+Kind = Literal["conv", "conv_transpose", "linear", "matmul"]
+"""Layers that read units; ``matmul`` is a linear layer whose weight is ``(in, out)``."""
+
 Keep = Mapping[int, BoolArray]
 """Group index -> mask of shape ``(n_units,)``, true where the unit stays. A group that is absent
 keeps all its units."""
@@ -70,7 +73,7 @@ class Consumer:
     """
 
     name: str
-    kind: Literal["conv", "conv_transpose", "linear"]
+    kind: Kind
     weight: str
     bias: str | None
     call: int
@@ -123,6 +126,42 @@ class MacsTerm:
     axes: tuple[AxisKey, ...]
 
 
+@dataclass(frozen=True, eq=False)
+class LayerTable:
+    """A number for some sizes of the axes of one layer call; linear in between.
+
+    ``axes``: those of its weight that can get smaller, none, one or two. ``sizes``: for each the
+    sizes that were measured, rising. ``values``: shape ``(len(sizes[0]), len(sizes[1]))``, as many
+    dimensions as axes. Outside of the sizes the nearest value holds.
+    """
+
+    name: str
+    axes: tuple[AxisKey, ...]
+    sizes: tuple[tuple[int, ...], ...]
+    values: FloatArray
+
+
+@dataclass(frozen=True, eq=False)
+class LatencyTable:
+    """Milliseconds of one forward pass: ``fixed``, plus one entry for each layer call."""
+
+    fixed: float
+    layers: tuple[LayerTable, ...]
+
+
+@dataclass(frozen=True)
+class SizeAttribute:
+    """An integer attribute of a module, of value ``size``, that is in proportion to an axis.
+
+    ``module``: path of the module; ``name``: of the attribute, such as ``num_heads``.
+    """
+
+    module: str
+    name: str
+    size: int
+    axis: AxisKey
+
+
 @dataclass(frozen=True)
 class ChannelGraph:
     """What the graph stage found: the groups from outputs to inputs, and how they touch tensors.
@@ -130,6 +169,7 @@ class ChannelGraph:
     ``axes`` has every dimension of a parameter or buffer that holds at least one removable unit.
     ``shapes`` has the full shape of every parameter (shared ones once, under their first name);
     ``aliases`` maps the other names of a shared parameter or buffer to its first name.
+    ``sizes`` are the attributes of modules that have to follow when an axis gets shorter.
     """
 
     groups: tuple[Group, ...]
@@ -139,6 +179,7 @@ class ChannelGraph:
     shapes: Mapping[str, tuple[int, ...]]
     refused: tuple[Refusal, ...]
     aliases: Mapping[str, str] = field(default_factory=dict)
+    sizes: tuple[SizeAttribute, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -147,11 +188,14 @@ class Cost:
 
     ``macs``: multiply-accumulates of convolutions and matrix products for one example.
     ``params``: parameters, shared ones once. ``units``: units of the groups that can be pruned.
+    ``latency``: milliseconds of one forward pass, as measured or from a `LatencyTable`; None where
+    nobody measured it.
     """
 
     macs: float
     params: int
     units: int
+    latency: float | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -228,3 +272,19 @@ class GroupSummary:
     macs_after: float
     params_before: int
     params_after: int
+
+
+@dataclass(frozen=True)
+class Trail:
+    """How the units of one group go, at few enough points to keep and to draw.
+
+    ``measure="nats"``: ``values`` are the nats lost per example once ``removed`` units are gone,
+    both from 0, neither falling. ``measure="score"``: ``values`` are the scores of single units, at
+    the place in which they go (1 is the first), each from the round it went in; what stays follows
+    in the order of the last round.
+    """
+
+    group: str
+    measure: Literal["nats", "score"]
+    removed: tuple[int, ...]
+    values: tuple[float, ...]

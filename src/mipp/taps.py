@@ -16,13 +16,19 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-Kind = Literal["conv", "conv_transpose", "linear"]
+from mipp.attention import attention_forward, written_out
+from mipp.records import Kind
+
+LINEAR: tuple[Kind, ...] = ("linear", "matmul")
+"""Kinds whose inputs have the features in the last dimension."""
 
 _CONV_ARGUMENTS = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
 _TRANSPOSE_ARGUMENTS = (
     "input", "weight", "bias", "stride", "padding", "output_padding", "groups", "dilation",
 )  # fmt: skip
 _LINEAR_ARGUMENTS = ("input", "weight", "bias")
+_MATMUL_ARGUMENTS = ("input", "weight")
+_ADDMM_ARGUMENTS = ("bias", "input", "weight")
 _NORM_ARGUMENTS = ("input", "running_mean", "running_var")
 _RAW_NORM_ARGUMENTS = (
     "input", "weight", "bias", "running_mean", "running_var",
@@ -36,6 +42,11 @@ _SIGNATURES: dict[Any, tuple[Kind | Literal["norm"], tuple[str, ...]]] = {
     torch.conv_transpose2d: ("conv_transpose", _TRANSPOSE_ARGUMENTS),
     torch.conv_transpose3d: ("conv_transpose", _TRANSPOSE_ARGUMENTS),
     torch.nn.functional.linear: ("linear", _LINEAR_ARGUMENTS),
+    **dict.fromkeys(
+        (torch.matmul, torch.mm, Tensor.matmul, Tensor.mm, Tensor.__matmul__),
+        ("matmul", _MATMUL_ARGUMENTS),
+    ),
+    torch.addmm: ("matmul", _ADDMM_ARGUMENTS),
     torch.nn.functional.batch_norm: ("norm", _NORM_ARGUMENTS),
     torch.batch_norm: ("norm", _RAW_NORM_ARGUMENTS),
 }
@@ -104,6 +115,9 @@ class Taps(TorchFunctionMode):
     ) -> Any:
         """Runs ``func``, seen by the callbacks if it is a tapped call."""
         kwargs = kwargs or {}
+        if func is torch.nn.functional.multi_head_attention_forward and written_out(dict(kwargs)):
+            with self:
+                return attention_forward(*args, **kwargs)
         kind, names = _SIGNATURES.get(func, (None, ()))
         if kind is None:
             return func(*args, **kwargs)
@@ -112,8 +126,9 @@ class Taps(TorchFunctionMode):
             if self._on_norm and given.get("running_mean") is not None:
                 self._on_norm(NormCall(given["input"], given["running_mean"], given["running_var"]))
             return func(*args, **kwargs)
-        name = self._names.get(id(given["weight"]))
-        if name is None or given.get("groups", 1) != 1:
+        name = self._names.get(id(given.get("weight")))
+        other = given.get("groups", 1) != 1 or (kind == "matmul" and given["weight"].dim() != 2)
+        if name is None or other:
             return func(*args, **kwargs)
         count = self._counts.get(name, 0)
         self._counts[name] = count + 1
@@ -126,7 +141,7 @@ def _call(
     name: str, count: int, kind: Kind, given: Mapping[str, Any], run: Callable[[], Tensor]
 ) -> Call:
     weight: Tensor = given["weight"]
-    space = weight.dim() - 2 if kind != "linear" else 0
+    space = weight.dim() - 2 if kind not in LINEAR else 0
     stride = _per_dim(given.get("stride", 1), space)
     dilation = _per_dim(given.get("dilation", 1), space)
     padding = given.get("padding", 0)
@@ -161,7 +176,7 @@ def _per_dim(value: int | Sequence[int], space: int) -> tuple[int, ...]:
 
 def n_positions(call: Call, output: Tensor) -> int:
     """How many rows ``X`` one call has in all: examples times positions."""
-    if call.kind == "linear":
+    if call.kind in LINEAR:
         return math.prod(call.input.shape[:-1])
     channels_last = call.input if call.kind == "conv_transpose" else output
     space = call.weight.dim() - 2
@@ -193,13 +208,13 @@ def output_rows(call: Call, values: Tensor, pick: Int[Tensor, " rows"]) -> Float
 
 def weight_matrix(kind: Kind, weight: Tensor) -> Float[Tensor, "m d"]:
     """The weight as the matrix ``W`` of ``Y = W X``, one row an output, as a view or a copy."""
-    if kind == "conv_transpose":
+    if kind in ("conv_transpose", "matmul"):
         return weight.flatten(1).T
     return weight.flatten(1)
 
 
 def _tokens(values: Tensor, kind: Kind, weight_dim: int) -> Float[Tensor, "rows features"]:
-    if kind == "linear":
+    if kind in LINEAR:
         return values.reshape(-1, values.shape[-1])
     batched = values if values.dim() == weight_dim else values.unsqueeze(0)
     return batched.flatten(2).transpose(1, 2).reshape(-1, batched.shape[1])

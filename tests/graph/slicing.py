@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from mipp.attention import PrunedAttention
 from mipp.graph import CostModel
 from mipp.records import AxisKey
 
@@ -39,6 +40,10 @@ def sliced(model, graph, keep):
             store[attribute] = small
     for module in model.modules():
         _follow_weights(module)
+    for size in graph.sizes:
+        axis = graph.axes[size.axis]
+        left = size.size * int(axis.kept(keep).sum()) // axis.size
+        setattr(model.get_submodule(size.module), size.name, left)
     return model
 
 
@@ -50,6 +55,13 @@ def _follow_weights(module):
         module.groups = module.weight.shape[0]
     elif isinstance(module, nn.InstanceNorm2d):
         module.num_features = module.weight.shape[0]
+    elif isinstance(module, nn.RNNBase):
+        if module.proj_size:
+            module.proj_size = module.weight_hr_l0.shape[0]
+        else:
+            module.hidden_size = module.weight_hh_l0.shape[1]
+    elif isinstance(module, nn.MultiheadAttention):
+        PrunedAttention.take_over(module)
     elif isinstance(module, nn.GroupNorm):
         module.num_groups = module.weight.shape[0] * module.num_groups // module.num_channels
 

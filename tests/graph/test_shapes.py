@@ -1,5 +1,6 @@
 """Ops that move, merge, split, cut and join dimensions: labels must follow exactly."""
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -331,7 +332,7 @@ def test_a_token_in_front_of_a_sequence_is_tied_to_it():
     assert AxisKey("places", 0) not in graph.axes
 
 
-def test_two_prunable_dimensions_are_not_merged():
+def test_of_two_prunable_dimensions_made_one_the_outer_is_pruned():
     class Net(nn.Module):
         def __init__(self):
             super().__init__()
@@ -343,5 +344,6 @@ def test_two_prunable_dimensions_are_not_merged():
             return self.out(F.relu(self.c(outer.flatten(1))))
 
     graph = traced(Net(), torch.randn(2, 3))
-    assert list(groups(graph)) == ["c"]
-    assert refusals(graph)["a"][0][1].startswith("it makes one dimension out of two that could be")
+    assert groups(graph)["a"] == (4, ["a.weight.0"], ["c"])
+    assert units(graph, "c.weight", 1) == " ".join(f"a.{unit}" for unit in np.arange(20) // 5)
+    assert refusals(graph)["b"][0][1].startswith("it makes one dimension out of two that could be")

@@ -75,6 +75,10 @@ def kept(keep):
         ("params=300k", {"params": (3e5, False)}, None),
         ("MACs <= 1.5G, units=20%", {"macs": (1.5e9, False), "units": (0.2, True)}, None),
         ("information=99%", {}, 0.99),
+        ("latency=50%, macs=60%", {"latency": (0.5, True), "macs": (0.6, True)}, None),
+        ("latency=3ms", {"latency": (3.0, False)}, None),
+        ("latency = 250us", {"latency": (0.25, False)}, None),
+        ("latency=1.5s", {"latency": (1500.0, False)}, None),
         ("information=0.9;params=1e6", {"params": (1e6, False)}, 0.9),
     ],
 )
@@ -96,6 +100,9 @@ def test_budgets_are_read(text, bounds, information):
         ("macs=150%", "above 0% and at most 100%"),
         ("macs=0", "above 0"),
         ("information=7", "information is a share"),
+        ("latency=3", "latency is a time"),
+        ("latency=3m", "latency is a time"),
+        ("macs=3ms", "latency is a time"),
     ],
 )
 def test_budgets_that_cannot_be_meant_say_so(text, message):

@@ -12,7 +12,7 @@ from mipp.capture.loss import Loss, sampled_loss, settle
 from mipp.capture.moments import Moments
 from mipp.errors import CalibrationError
 from mipp.records import Consumer
-from mipp.taps import Call, Taps, input_rows, measuring, n_positions, output_rows
+from mipp.taps import LINEAR, Call, Taps, input_rows, measuring, n_positions, output_rows
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ class _Recorder:
 
     @staticmethod
     def _features(call: Call) -> int:
-        if call.kind == "linear":
+        if call.kind in LINEAR:
             return call.input.shape[-1]
         if call.kind == "conv_transpose":
             return call.weight.shape[0]

@@ -13,7 +13,16 @@ from mipp.capture.capture import CaptureConfig
 from mipp.capture.loss import floating_outputs
 from mipp.errors import CalibrationError, InputError
 from mipp.records import Consumer
-from mipp.taps import Call, Taps, input_rows, measuring, n_positions, output_rows, weight_matrix
+from mipp.taps import (
+    LINEAR,
+    Call,
+    Taps,
+    input_rows,
+    measuring,
+    n_positions,
+    output_rows,
+    weight_matrix,
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,7 +121,7 @@ def _maps(call: Call, values: Tensor, size: int) -> Float[Tensor, "n features"]:
             "examples; whole maps need one row an example. Use an estimator with "
             "row_shape='positions'."
         )
-    channel_dim = -1 if call.kind == "linear" else 1
+    channel_dim = -1 if call.kind in LINEAR else 1
     values = values.movedim(channel_dim, 1).reshape(size, -1)
     return values.float() if values.dtype not in (torch.float32, torch.float64) else values.clone()
 

@@ -5,8 +5,10 @@ from typing import Annotated
 import typer
 
 import mipp
+from mipp.cli import bench
 from mipp.cli.demo import demo
 from mipp.cli.evaluate import evaluate
+from mipp.cli.export import export
 from mipp.cli.guard import EXIT_CODES
 from mipp.cli.inspect import inspect
 from mipp.cli.methods import methods
@@ -43,8 +45,10 @@ app.command(epilog=EXIT_CODES)(inspect)
 app.command(epilog=EXIT_CODES)(prune)
 app.command(epilog=EXIT_CODES)(methods)
 app.command("eval", epilog=EXIT_CODES)(evaluate)
+app.command(epilog=EXIT_CODES)(export)
 app.command(epilog=EXIT_CODES)(train)
 app.command(epilog=EXIT_CODES)(demo)
+app.add_typer(bench.app, name="bench")
 
 
 def main() -> None:

@@ -68,6 +68,20 @@ DataName = Annotated[
         "DataLoader or a list of pairs (x, y) of inputs and class indices.",
     ),
 ]
+ShapeData = Annotated[
+    str | None,
+    typer.Option(
+        "--data", "-d", metavar="NAME", rich_help_panel=_DATA,
+        help="Take the shape of the inputs from these data; names as for prune.",
+    ),
+]  # fmt: skip
+InputShape = Annotated[
+    str | None,
+    typer.Option(
+        "--input", metavar="SHAPE", rich_help_panel=_DATA, show_default="the model's usual",
+        help="Shape of one input, such as 3,224,224.",
+    ),
+]  # fmt: skip
 DataRoot = Annotated[
     Path | None,
     typer.Option(

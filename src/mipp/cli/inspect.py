@@ -1,20 +1,19 @@
 """``mipp inspect``: what could be pruned in a model, what not, and why."""
 
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Any
 
 import torch
-import typer
 
-from mipp import capture, graph, models, pipeline
+from mipp import capture, graph, pipeline
 from mipp.cli import arguments as arg
 from mipp.cli import tables
-from mipp.cli.datasets import Source, find_source
+from mipp.cli.datasets import find_source
+from mipp.cli.examples import examples
 from mipp.cli.guard import readable_errors
-from mipp.cli.networks import Network, find_network
+from mipp.cli.networks import find_network
 from mipp.cli.opening import Wanted, check_weights, open_model
 from mipp.cli.output import open_output
-from mipp.errors import InputError
 from mipp.records import ChannelGraph, Cost
 
 
@@ -24,25 +23,13 @@ def inspect(
     classes: arg.Classes = None,
     weights: arg.Weights = None,
     device: arg.Device = "cpu",
-    data: Annotated[
-        str | None,
-        typer.Option(
-            "--data", "-d", metavar="NAME", rich_help_panel="Data",
-            help="Take the shape of the inputs from these data; names as for prune.",
-        ),
-    ] = None,
+    data: arg.ShapeData = None,
     data_root: arg.DataRoot = None,
-    shape: Annotated[
-        str | None,
-        typer.Option(
-            "--input", metavar="SHAPE", rich_help_panel="Data", show_default="the model's usual",
-            help="Shape of one input, such as 3,224,224.",
-        ),
-    ] = None,
+    shape: arg.InputShape = None,
     seed: arg.Seed = 0,
     json: arg.Json = False,
     debug: arg.Debug = False,
-) -> None:  # fmt: skip
+) -> None:
     """List the groups of units that can be pruned, outputs first, and what is refused and why."""
     with readable_errors(debug):
         output = open_output(json)
@@ -51,7 +38,7 @@ def inspect(
         check_weights(weights)
         source = None if data is None else find_source(data, data_root)
         wanted = Wanted(width, classes, weights, device, seed)
-        batches = _examples(network, source, shape, seed)
+        batches = examples(network, source, shape, seed)
         with output.busy("tracing"):
             opened = open_model(network, wanted, source)
             traced = pipeline.usable_graph(opened, capture.read_batches(batches, 4))
@@ -65,34 +52,6 @@ def inspect(
             f"{tables.exact(full.units)} units in {len(traced.groups)} groups"
         )
         output.result(_described(traced, costs, full) | {"model": model, "seed": seed})
-
-
-def _examples(network: Network, source: Source | None, shape: str | None, seed: int) -> Any:
-    """Batches of the data, or a random one of the shape that is given or usual."""
-    if source is not None and shape is None:
-        return source.test()
-    if shape is not None:
-        sizes = _read_shape(shape)
-    elif network.name in models.names():
-        sizes = models.input_shape(network.name)
-    elif network.input_shape is not None:
-        sizes = network.input_shape
-    else:
-        raise InputError(
-            f"the inputs of {network.name} are not known. Give the shape of one, such as "
-            "--input 3,32,32, or --data."
-        )
-    return [torch.randn(4, *sizes, generator=torch.Generator().manual_seed(seed))]
-
-
-def _read_shape(text: str) -> tuple[int, ...]:
-    try:
-        sizes = tuple(int(part) for part in text.replace("x", ",").split(","))
-    except ValueError:
-        sizes = ()
-    if not sizes or min(sizes) < 1:
-        raise InputError(f"--input {text}: expected whole numbers with commas, such as 3,224,224.")
-    return sizes
 
 
 def _described(traced: ChannelGraph, costs: Sequence[Cost], full: Cost) -> dict[str, Any]:

@@ -1,43 +1,39 @@
 """What a model costs: multiply-accumulates, parameters, time."""
 
 import copy
-import statistics
-import time
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
-from mipp import capture, graph
+from mipp import capture, graph, timing
 from mipp.errors import GraphError
 from mipp.records import Cost
 
-WARM_UP = 5
 FEWEST, LONGEST = 11, 1.0
-"""Runs at the least, and seconds after which no further one is started."""
+"""Runs at the least, and seconds for each model after which no further one is started."""
 
 
-def latency_ms(models: Sequence[nn.Module], batches: Iterable[Any]) -> list[float]:
-    """Median milliseconds on the CPU for one example, of each model.
+def latency_ms(
+    models: Sequence[nn.Module], batches: Iterable[Any], others: Sequence[timing.Work] = ()
+) -> list[float]:
+    """Median milliseconds on the CPU for one example, of each model, then of each other work.
 
-    The models take turns, so that whatever else the machine does slows all of them alike. The
-    number of threads is left as it is.
+    All take turns, so that whatever else the machine does slows all of them alike. The number of
+    threads is left as it is.
     """
-    example = capture.read_batches(batches, 1)[0].to(torch.device("cpu"))
-    copies = [copy.deepcopy(model).cpu().eval() for model in models]
-    seconds: list[list[float]] = [[] for _ in copies]
-    with torch.inference_mode():
-        for model in copies:
-            for _ in range(WARM_UP):
-                model(*example.args, **example.kwargs)
-        end = time.perf_counter() + LONGEST * len(copies)
-        while len(seconds[0]) < FEWEST or time.perf_counter() < end:
-            for model, mine in zip(copies, seconds, strict=True):
-                start = time.perf_counter()
-                model(*example.args, **example.kwargs)
-                mine.append(time.perf_counter() - start)
-    return [1e3 * statistics.median(mine) for mine in seconds]
+    cpu = torch.device("cpu")
+    example = capture.read_batches(batches, 1)[0].to(cpu)
+    works = [_work(copy.deepcopy(model).cpu().eval(), example) for model in models]
+    works += others
+    runs = timing.take_turns(works, seconds=LONGEST * len(works), fewest=FEWEST, device=cpu)
+    return [float(np.median(mine)) for mine in runs]
+
+
+def _work(model: nn.Module, example: capture.Batch) -> timing.Work:
+    return lambda: model(*example.args, **example.kwargs)
 
 
 def cost_of(model: nn.Module, batches: Iterable[Any]) -> Cost | None:

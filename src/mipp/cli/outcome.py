@@ -1,9 +1,11 @@
 """What pruning came to, for people and for machines."""
 
+import shlex
+import sys
 from dataclasses import dataclass
 from typing import Any
 
-from mipp import pipeline
+from mipp import pipeline, report
 from mipp.cli import tables
 from mipp.cli.output import Output
 
@@ -51,6 +53,17 @@ class Outcome:
             retrained = f"{100 * self.retrained:.2f} %"
             rows.append(("accuracy, retrained", "", retrained, self._points(self.retrained)))
         output.show(tables.totals(rows))
+
+    def measured(self, data: str) -> report.Measured:
+        """What a report says of it beside the plan. ``data``: what accuracy was measured on."""
+        return report.Measured(
+            accuracy=self.accuracy,
+            retrained=self.retrained,
+            latency_ms=self.latency_ms,
+            command=shlex.join(["mipp", *sys.argv[1:]]),
+            data=f"accuracy on the test split of {data}; latency on the CPU with {self.threads} "
+            f"thread{'s' * (self.threads != 1)}; seed {self.seed}",
+        )
 
     def content(self) -> dict[str, Any]:
         """The object that ``--json`` prints."""

@@ -17,6 +17,7 @@ from mipp.cli.output import open_output
 from mipp.cli.pruning import FINE_TUNING, Task, fine_tuning, run
 from mipp.cli.targets import check_target, write_text
 from mipp.errors import InputError
+from mipp.report import check_plotly
 
 _PLANNING, _RETRAINING, _OUTPUT = "What goes", "Retraining", "Output"
 _DEFAULTS = pipeline.Options()
@@ -30,8 +31,9 @@ def prune(
         typer.Option(
             "--budget", "-b", rich_help_panel=_PLANNING,
             show_default="as --confidence or --preset say",
-            help="What may be left: macs=50%, params=300k, units=20%, information=99% (of what "
-            "every consumer takes in), or several with commas, all met.",
+            help="What may be left: macs=50%, params=300k, units=20%, latency=50% or 3ms (one "
+            "example, measured now), information=99% (of what every consumer takes in), or "
+            "several with commas, all met.",
         ),
     ] = None,
     width: arg.Width = None,
@@ -215,6 +217,13 @@ def prune(
             help="Where the plan goes: a .json file for mipp.Plan.from_json.",
         ),
     ] = None,
+    report: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", rich_help_panel=_OUTPUT,
+            help="Where a page on the plan goes: an .html file with curves, widths and costs.",
+        ),
+    ] = None,
     seed: arg.Seed = 0,
     json: arg.Json = False,
     debug: arg.Debug = False,
@@ -258,6 +267,9 @@ def prune(
         check_weights(weights)
         check_target(out, "--out", suffix=".safetensors", source=weights)
         check_target(plan, "--plan", suffix=".json")
+        check_target(report, "--report", suffix=".html")
+        if report is not None:
+            check_plotly()
         torch.manual_seed(seed)
         source = find_source(data, data_root)
         opened = open_model(network, Wanted(width, classes, weights, device, seed), source)
@@ -267,6 +279,8 @@ def prune(
             surgery.save(small, out)
         if plan is not None:
             write_text(plan, outcome.plan.to_json())
+        if report is not None:
+            outcome.plan.report(report, outcome.measured(data))
         outcome.show(output)
         if weights is None:
             what = "this model has" if train_by is None else "its training began with"

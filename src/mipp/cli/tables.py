@@ -1,7 +1,7 @@
 """Tables for people; at most 80 columns wide where names are not long."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from rich import box
 from rich.table import Table
@@ -15,7 +15,7 @@ def groups_after(summary: Sequence[GroupSummary]) -> Table:
     """What a plan does to each group, outputs first; nats only where the method measures any."""
     measured = not all(math.isnan(row.nats_before) for row in summary)
     nats = {"information": "right"} if measured else {}
-    table = _table("group", units="right", **nats, MACs="right", params="right")
+    table = new_table("group", units="right", **nats, MACs="right", params="right")
     for row in summary:
         kept = [percent(share(row.nats_before, row.nats_after))] if measured else []
         table.add_row(
@@ -35,8 +35,8 @@ def groups_after(summary: Sequence[GroupSummary]) -> Table:
 
 def groups_of(graph: ChannelGraph, costs: Sequence[Cost]) -> Table:
     """The groups of a model, outputs first, with who makes and who reads their units."""
-    table = _table("group", units="right", **{"made by": "left", "read by": "left"}, MACs="right",
-                   params="right")  # fmt: skip
+    layers = {"made by": "left", "read by": "left"}
+    table = new_table("group", units="right", **layers, MACs="right", params="right")
     for group, cost in zip(graph.groups, costs, strict=True):
         table.add_row(
             group.name,
@@ -51,7 +51,7 @@ def groups_of(graph: ChannelGraph, costs: Sequence[Cost]) -> Table:
 
 def methods(rows: Sequence[Facts]) -> Table:
     """What each method is, see `mipp.methods.Facts`."""
-    table = _table("method", needs="left", untrained="left", ranking="left", rounds="right",
+    table = new_table("method", needs="left", untrained="left", ranking="left", rounds="right",
                    what="left")  # fmt: skip
     table.columns[0].no_wrap = True
     for row in rows:
@@ -66,7 +66,7 @@ def methods(rows: Sequence[Facts]) -> Table:
 
 def refusals(refused: Sequence[Refusal]) -> Table:
     """What is left as it is, and why."""
-    table = _table("not pruned", units="right", why="left")
+    table = new_table("not pruned", units="right", why="left")
     for row in refused:
         table.add_row(row.name, str(row.n_units), row.reason)
     return table
@@ -74,9 +74,19 @@ def refusals(refused: Sequence[Refusal]) -> Table:
 
 def totals(rows: Sequence[tuple[str, str, str, str]]) -> Table:
     """Rows of what, before, after and what is left."""
-    table = _table("", before="right", after="right", left="right")
+    table = new_table("", before="right", after="right", left="right")
     for what, *values in rows:
         table.add_row(what, *values)
+    return table
+
+
+def latencies(times: Mapping[str, Mapping[str, float]], threads: int) -> Table:
+    """Milliseconds by model and by what runs it."""
+    runners = list(next(iter(times.values())))
+    title = f"ms for one example, {threads} CPU thread{'s' * (threads > 1)}"
+    table = new_table(title, **dict.fromkeys(runners, "right"))
+    for name, row in times.items():
+        table.add_row(name, *(f"{row[runner]:.3f}" for runner in runners))
     return table
 
 
@@ -112,7 +122,8 @@ def exact(value: float | int) -> str:
     return f"{value:,.0f}"
 
 
-def _table(first: str, **columns: str) -> Table:
+def new_table(first: str, **columns: str) -> Table:
+    """A table in the style of all commands: its first column, and the others with their side."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, caption_justify="left")
     table.add_column(first, overflow="fold")
     for name, side in columns.items():

@@ -15,7 +15,7 @@ from mipp.capture import Loss
 from mipp.capture.batches import Batch
 from mipp.capture.loss import sampled_loss, settle
 from mipp.errors import CalibrationError, InputError
-from mipp.taps import Call, Taps, measuring
+from mipp.taps import LINEAR, Call, Taps, measuring
 
 _BATCH = 256
 
@@ -125,7 +125,7 @@ def first_outputs(
     def after(call: Call, output: Tensor) -> Tensor:
         # outputs are cut off from the graph, so only what comes straight from X has a gradient
         if call.input.requires_grad:
-            channel = -1 if call.kind == "linear" else 1
+            channel = -1 if call.kind in LINEAR else 1
             found.append(output.detach().movedim(channel, 1))
         return output.detach()
 

@@ -11,9 +11,10 @@ from mipp.graph.export import export, unwrap
 from mipp.graph.groups import build
 from mipp.graph.propagate import propagate
 from mipp.graph.refuse import without
+from mipp.graph.spelled import counts_units
 from mipp.records import ChannelGraph
 
-__all__ = ["CostModel", "cost", "group_cost", "trace", "unwrap", "without"]
+__all__ = ["CostModel", "cost", "counts_units", "group_cost", "trace", "unwrap", "without"]
 
 
 def trace(

@@ -8,7 +8,8 @@ from fractions import Fraction
 import numpy as np
 
 from mipp.errors import InputError
-from mipp.records import KEPT, AxisKey, BoolArray, ChannelGraph, Cost, Keep
+from mipp.graph.latency import LatencySum
+from mipp.records import KEPT, AxisKey, BoolArray, ChannelGraph, Cost, Keep, LatencyTable
 
 _Number = int | Fraction
 """Exact: floats would drift over tens of thousands of removals."""
@@ -17,13 +18,14 @@ _Product = tuple[_Number, tuple[int, ...]]
 """A factor, and the numbers of the axes whose sizes it is multiplied with."""
 
 
-def cost(graph: ChannelGraph, keep: Keep | None = None) -> Cost:
+def cost(graph: ChannelGraph, keep: Keep | None = None, times: LatencyTable | None = None) -> Cost:
     """Cost of a graph of which only the units in ``keep`` stay; all of them where it is None.
 
-    Exact: equal to what is counted on the sliced model. Raises `InputError` where ``keep`` does
+    Exact: equal to what is counted on the sliced model; but for the latency, which is what the
+    table of ``times`` has and None without one. Raises `InputError` where ``keep`` does
     not fit the graph.
     """
-    return CostModel(graph, keep).cost()
+    return CostModel(graph, keep, times).cost()
 
 
 def group_cost(graph: ChannelGraph, keep: Keep | None, group: int) -> Cost:
@@ -40,10 +42,15 @@ class CostModel:
 
     It starts with the units in ``keep``, all of them where it is None. `saving`, `remove` and
     `restore` take time in proportion to the layers that the group touches, and `cost` none, so that
-    a search can do tens of thousands of removals.
+    a search can do tens of thousands of removals. ``times``: where latency comes from, see `cost`.
     """
 
-    def __init__(self, graph: ChannelGraph, keep: Keep | None = None) -> None:
+    def __init__(
+        self,
+        graph: ChannelGraph,
+        keep: Keep | None = None,
+        times: LatencyTable | None = None,
+    ) -> None:
         self.graph = graph
         keys = list(graph.axes)
         number = {key: index for index, key in enumerate(keys)}
@@ -55,6 +62,7 @@ class CostModel:
         self._touched = _touched(graph, keys, self._products)
         self._macs, self._params = self._sums(range(len(self._products)))
         self._units = sum(int(units.sum()) for units in self._kept)
+        self._latency = None if times is None else LatencySum(times, number, graph.shapes)
 
     @property
     def keep(self) -> dict[int, BoolArray]:
@@ -63,7 +71,8 @@ class CostModel:
 
     def cost(self) -> Cost:
         """Cost of the current choice."""
-        return Cost(float(self._macs), int(self._params), self._units)
+        latency = None if self._latency is None else self._latency.total(self._sizes)
+        return Cost(float(self._macs), int(self._params), self._units, latency)
 
     def group_cost(self, group: int) -> Cost:
         """Current cost of all that a group touches, see `mipp.graph.group_cost`."""
@@ -74,9 +83,12 @@ class CostModel:
     def saving(self, group: int, unit: int) -> Cost:
         """What removing one more unit would save now."""
         self._check_unit(group, unit, present=True)
+        before = self._time_of(group, unit)
         macs, params = self._shift(group, unit, -1)
+        after = self._time_of(group, unit)
         self._move(group, unit, 1)
-        return Cost(float(-macs), int(-params), 1)
+        saved = None if before is None or after is None else before - after
+        return Cost(float(-macs), int(-params), 1, saved)
 
     def remove(self, group: int, unit: int) -> None:
         """Remove one unit; `InputError` where it is removed already."""
@@ -110,6 +122,12 @@ class CostModel:
             else:
                 params += amount
         return macs, params
+
+    def _time_of(self, group: int, unit: int) -> float | None:
+        """Milliseconds of the layers that hold the unit."""
+        if self._latency is None:
+            return None
+        return self._latency.part(self._sizes, [axis for axis, _ in self._spans[group][unit]])
 
     def _move(self, group: int, unit: int, sign: int) -> None:
         for axis, count in self._spans[group][unit]:

@@ -6,7 +6,7 @@ examples: with one, a batch dimension could not be told from a broadcast.
 
 import inspect
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +19,7 @@ from torch.export import ExportedProgram
 from torch.utils import _pytree as pytree
 
 from mipp.errors import GraphError, InputError
+from mipp.graph.spelled import Watch, remembering
 
 N_EXAMPLES = 2
 """Examples in the traced batch, cut from the given one or repeated out of it."""
@@ -30,12 +31,14 @@ class Exported:
 
     ``batch`` is the number of examples in the traced inputs. ``first_names`` maps every name of a
     parameter or buffer, shared ones included, to the first; ``shapes`` has those of all parameters.
+    ``calls``: integers of calls with a size that an attribute spells, see `mipp.graph.spelled`.
     """
 
     program: ExportedProgram
     batch: int
     first_names: Mapping[str, str]
     shapes: Mapping[str, tuple[int, ...]]
+    calls: Sequence[tuple[int, ...]] = ()
 
 
 def unwrap(model: nn.Module) -> nn.Module:
@@ -69,23 +72,43 @@ def export(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -
     few_args, few_kwargs = _few_examples(args, kwargs)
     with untouched(model):
         try:
-            program, batch = _export(model, few_args, few_kwargs), N_EXAMPLES
+            (program, calls), batch = _export(model, few_args, few_kwargs), N_EXAMPLES
         except Exception as cause:  # noqa: BLE001  # torch.export raises what forward raises
-            program, batch = _export_as_given(model, args, kwargs, cause), _batch_size(args, kwargs)
+            program, calls = _export_as_given(model, args, kwargs, cause)
+            batch = _batch_size(args, kwargs)
     shapes = {name: tuple(tensor.shape) for name, tensor in model.named_parameters()}
-    return Exported(program, batch, _first_names(model), shapes)
+    return Exported(program, batch, _first_names(model), shapes, calls)
 
 
-def _export(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> ExportedProgram:
+Calls = Sequence[tuple[int, ...]]
+
+
+def _export(
+    model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> tuple[ExportedProgram, Calls]:
+    """The program and the calls with spelled sizes, none where the attributes cannot be watched."""
+    given = _without_cache(model, kwargs)
     with warnings.catch_warnings():
         # such as attributes that forward assigns, which torch.export puts back
         warnings.simplefilter("ignore")
-        return torch.export.export(model, args, dict(kwargs), strict=False)
+        try:
+            watch = Watch()
+            with watch, torch.fx.traceback.preserve_node_meta():
+                twin = remembering(model)
+                return torch.export.export(twin, args, given, strict=False), watch.calls
+        except Exception:  # noqa: BLE001  # a model that cannot be copied, or checks its integers
+            return torch.export.export(model, args, given, strict=False), []
+
+
+def _without_cache(model: nn.Module, kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """Language models are traced without the cache of keys and values that they would put out."""
+    cached = "use_cache" in inspect.signature(model.forward).parameters
+    return ({"use_cache": False} if cached else {}) | dict(kwargs)
 
 
 def _export_as_given(
     model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], cause: Exception
-) -> ExportedProgram:
+) -> tuple[ExportedProgram, Calls]:
     """Second try, for a model that takes no other number of examples than that given."""
     try:
         return _export(model, args, kwargs)

@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal
 
 from mipp.graph.labels import Source, Ties, Value
-from mipp.records import AxisKey, IntArray, Refusal
+from mipp.graph.spelled import Spelled
+from mipp.records import AxisKey, IntArray, Kind, Refusal
 
 Labels = IntArray | None
 """Atoms along one dimension, shape ``(size,)``; None where nothing can be removed."""
@@ -29,11 +29,20 @@ class Term:
     extents: tuple[Extent, ...]
 
 
+@dataclass(frozen=True, eq=False)
+class SizeUse:
+    """A dimension of the size that attributes spell; ``labels`` are those along it."""
+
+    spelled: Spelled
+    labels: Labels
+    at: str
+
+
 @dataclass(frozen=True)
 class LayerCall:
     """One call of a dense convolution or linear layer that may become a consumer."""
 
-    kind: Literal["conv", "conv_transpose", "linear"]
+    kind: Kind
     weight: str
     bias: str | None
     in_dim: int
@@ -54,6 +63,8 @@ class Flow:
     layers: list[LayerCall] = field(default_factory=list)
     terms: list[Term] = field(default_factory=list)
     refused: list[Refusal] = field(default_factory=list)
+    calls: Sequence[tuple[int, ...]] = ()
+    spelled_sizes: list[SizeUse] = field(default_factory=list)
 
     def tensor(self, name: str, shape: Sequence[int], is_parameter: bool) -> Value:
         """The value of a parameter or buffer, with atoms of its own along each dimension."""

@@ -11,6 +11,7 @@ from mipp.errors import GraphError
 from mipp.graph.flow import Flow, LayerCall
 from mipp.graph.labels import Classes, Solution
 from mipp.graph.measures import Measures
+from mipp.graph.sizes import contradictions, size_attributes
 from mipp.records import (
     KEPT,
     Axis,
@@ -20,6 +21,7 @@ from mipp.records import (
     Group,
     IntArray,
     Refusal,
+    SizeAttribute,
 )
 
 
@@ -44,6 +46,7 @@ def build(
         macs=tuple(measures.macs(term, module_name(term.name)) for term in flow.terms),
         shapes=dict(shapes),
         refused=refused,
+        sizes=_attributes(flow, solution, shapes)[0],
         aliases={name: first for name, first in first_names.items() if name != first},
     )
 
@@ -64,6 +67,8 @@ def _solve(flow: Flow, shapes: Mapping[str, tuple[int, ...]]) -> Solution:
             *_without_use(flow, solution),
             *_single_units(flow, solution),
             *_uncounted(flow, solution, shapes),
+            *contradictions(flow, solution),
+            *_attributes(flow, solution, shapes)[1],
         ]
         for atoms, reason in found:
             flow.ties.fix(atoms, reason)
@@ -147,6 +152,13 @@ def _uncounted(
         and not measures.constant(extent)
         and measures.axis(extent) is None
     ]
+
+
+def _attributes(
+    flow: Flow, solution: Solution, parameters: Container[str]
+) -> tuple[tuple[SizeAttribute, ...], list[tuple[IntArray, str]]]:
+    axes = _axes(flow, solution)
+    return size_attributes(flow, solution, axes, Measures(solution, axes, parameters))
 
 
 # ---- axes, consumers, groups

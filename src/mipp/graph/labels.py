@@ -23,12 +23,13 @@ class Source:
     """The parameter or buffer that a value is a view of.
 
     ``dims``: for each dimension of the value the dimension of the tensor that it is, or None where
-    it is none (inserted, or several made one).
+    it is none (inserted, or several made one). ``part``: whether it is only a part of the tensor.
     """
 
     tensor: str
     dims: tuple[int | None, ...]
     is_parameter: bool
+    part: bool = False
 
 
 @dataclass(frozen=True, eq=False)

@@ -45,9 +45,9 @@ class Measures:
             self._by_mixture = {}
             for key, axis in self._axes.items():
                 if key.tensor in self._parameters:
-                    self._by_mixture.setdefault(_mixture(axis.group, axis.unit), key)
+                    self._by_mixture.setdefault(mixture(axis.group, axis.unit), key)
         solution, atoms = self._solution, extent.labels
-        return self._by_mixture.get(_mixture(solution.group_of[atoms], solution.unit_of[atoms]))
+        return self._by_mixture.get(mixture(solution.group_of[atoms], solution.unit_of[atoms]))
 
     def macs(self, term: Term, name: str) -> MacsTerm:
         """The term as a coefficient times sizes of axes."""
@@ -62,7 +62,7 @@ class Measures:
         return MacsTerm(name, float(coefficient), tuple(keys))
 
 
-def _mixture(group: IntArray, unit: IntArray) -> Mixture:
+def mixture(group: IntArray, unit: IntArray) -> Mixture:
     """How often each unit occurs, in lowest terms."""
     pairs, counts = np.unique(np.stack([group, unit], axis=1), axis=0, return_counts=True)
     common = math.gcd(*counts.tolist())

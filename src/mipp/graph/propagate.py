@@ -16,6 +16,7 @@ from mipp.graph import (
     rules_layers,
     rules_matmul,
     rules_pointwise,
+    rules_recurrent,
     rules_shape,
 )
 from mipp.graph.export import Exported
@@ -23,13 +24,18 @@ from mipp.graph.flow import Flow
 from mipp.graph.labels import Value
 from mipp.graph.rules import Call, Made, find_rule, schema
 
-RULE_MODULES = (rules_pointwise, rules_shape, rules_cut, rules_index, rules_layers, rules_matmul)
+RULE_MODULES = (
+    rules_pointwise, rules_shape, rules_cut, rules_index, rules_layers, rules_matmul,
+    rules_recurrent,
+)  # fmt: skip
 """Modules whose import registers the rules."""
 
 
 def propagate(exported: Exported) -> Flow:
     """All ties, producers, layers and costs of an exported model."""
-    flow = Flow(exported.batch)
+    # what is computed and thrown away, such as the weights of attention, restricts nothing
+    exported.program.graph_module.graph.eliminate_dead_code()
+    flow = Flow(exported.batch, calls=exported.calls)
     program = exported.program
     inputs = {spec.arg.name: spec for spec in program.graph_signature.input_specs}
     values: list[Any] = []

@@ -27,8 +27,10 @@ from torch._ops import OpOverload
 from torch.fx import Node
 
 from mipp.graph.export import module_path, source_line
-from mipp.graph.flow import Extent, Flow, Labels, Term
+from mipp.graph.flow import Extent, Flow, Labels, SizeUse, Term
 from mipp.graph.labels import Source, Value
+from mipp.graph.spelled import KEY as SPELLED_KEY
+from mipp.graph.spelled import Spelled
 from mipp.records import IntArray, Refusal
 
 Made = Value | Sequence["Made"] | None
@@ -134,6 +136,17 @@ class Call:
         """All arguments that are tensors, those in lists included."""
         return list(_values(self.arguments.values()))
 
+    def spelled(self, name: str) -> list[Spelled | None]:
+        """For each integer of an argument what attributes spell it, None where none do."""
+        values = self.integers(name)
+        number = (self.node.meta.get("custom") or {}).get(SPELLED_KEY)
+        noted = [] if number is None else self.flow.calls[number]
+        for start in range(len(noted) - len(values) + 1):
+            part = noted[start : start + len(values)]
+            if list(part) == values:
+                return [size if isinstance(size, Spelled) else None for size in part]
+        return [None] * len(values)
+
     # ---- what is found out
 
     def fix(self, labels: Labels, reason: str) -> None:
@@ -157,6 +170,11 @@ class Call:
     def merge(self, rows: IntArray) -> IntArray:
         """Make each row, shape ``(n_units, size)``, one unit; returns atoms ``(n_units,)``."""
         return self.flow.ties.merge(rows, self.at)
+
+    def spells(self, size: Spelled | None, labels: Labels) -> None:
+        """A dimension with ``labels`` is as long as attributes of the model say."""
+        if size is not None and size.known:
+            self.flow.spelled_sizes.append(SizeUse(size, labels, self.at))
 
     def refuse(self, n_units: int, reason: str) -> None:
         """List the module that makes this call as not prunable."""

@@ -1,9 +1,12 @@
 """Rules of ops that take a part of a tensor, pad it or move channels into space."""
 
+from dataclasses import replace
+
 import numpy as np
 
 from mipp.graph.labels import Value
-from mipp.graph.rules import Call, rule
+from mipp.graph.rules import Call, Made, rule
+from mipp.graph.spelled import Attribute
 
 SPELLED = "its length along the channels is a constant in the code"
 
@@ -30,7 +33,36 @@ def select(call: Call) -> Value:
     return call.out([labels for other, labels in enumerate(x.labels) if other != dim])
 
 
-@rule("narrow", "index_select", "topk", "split", "split_with_sizes")
+@rule("split", "split_with_sizes")
+def split(call: Call) -> Made:
+    """Parts of sizes that attributes spell: parts of one attribute stay equal, as in a chunk."""
+    x, dim = call.first, call.dim()
+    name = "split_size" if call.get("split_size") is not None else "split_sizes"
+    sizes, spelled = call.integers(name), call.spelled(name)
+    if name == "split_size":
+        n_parts = -(-x.shape[dim] // sizes[0])
+        sizes, spelled = sizes * n_parts, spelled * n_parts
+    atoms = x.labels[dim]
+    if atoms is None or sum(sizes) != len(atoms) or None in spelled:
+        return cut_along(call)
+    parts = np.split(atoms, np.cumsum(sizes)[:-1])
+    of: dict[tuple[Attribute, ...], list[int]] = {}
+    for index, size in enumerate(spelled):
+        assert size is not None
+        of.setdefault(size.attributes, []).append(index)
+    for indices in of.values():
+        rows = call.merge(np.stack([parts[index] for index in indices], axis=1))
+        for index in indices:
+            parts[index] = rows
+            call.spells(spelled[index], rows)
+    made = [
+        call.value(tuple(meta.shape), [*x.labels[:dim], part, *x.labels[dim + 1 :]])
+        for meta, part in zip(call.node.meta["val"], parts, strict=True)
+    ]
+    return list(made)
+
+
+@rule("narrow", "index_select", "topk")
 def cut_along(call: Call) -> list[Value | None]:
     """A part, or several, by constants: units along other dimensions pass."""
     labels, dim = list(call.first.labels), call.dim()
@@ -72,7 +104,11 @@ def chunk(call: Call) -> list[Value | None]:
             call.fix(atoms, "the parts would change their places")
         else:
             labels[dim] = call.merge(atoms.reshape(n_chunks, -1).T)
-    return call.each(labels)
+    parts = call.each(labels)
+    if x.source is None:
+        return parts
+    source = replace(x.source, part=True)
+    return [part and replace(part, source=source) for part in parts]
 
 
 @rule("glu")

@@ -1,12 +1,10 @@
-"""Rules of ops that gather by index or run along a sequence."""
-
-import math
+"""Rules of ops that gather by index."""
 
 import numpy as np
 import torch
 
 from mipp.graph.labels import Value
-from mipp.graph.rules import Call, Made, rule
+from mipp.graph.rules import Call, rule
 
 
 @rule("index")
@@ -36,16 +34,3 @@ def repeat_interleave(call: Call) -> Value:
     atoms = labels[dim]
     labels[dim] = None if atoms is None else np.repeat(atoms, repeats)
     return call.out(labels)
-
-
-@rule("lstm", "gru", "rnn_tanh", "rnn_relu")
-def recurrent(call: Call) -> Made:
-    """Recurrent layers keep all their features; their cost is counted."""
-    call.fix_all("recurrent layers keep all their features")
-    steps = 1
-    if call.get("batch_sizes") is None:  # packed sequences say nothing of lengths in shapes
-        x = call.tensor("input")
-        steps = x.shape[1 if call.get("batch_first") else 0]
-    matrices = [value for value in call.inputs if value.source and len(value.shape) == 2]
-    call.count(call.op, steps * sum(math.prod(matrix.shape) for matrix in matrices))
-    return call.unlabelled()

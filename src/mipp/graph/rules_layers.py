@@ -2,14 +2,13 @@
 
 import math
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 
 from mipp.graph.flow import Extent, Labels, LayerCall
 from mipp.graph.labels import Value
 from mipp.graph.rules import Call, rule
-from mipp.records import AxisKey
+from mipp.records import AxisKey, Kind
 
 
 @dataclass(frozen=True, eq=False)
@@ -20,7 +19,7 @@ class Dense:
     of the input ``x`` and of the output that they stand for.
     """
 
-    kind: Literal["conv", "conv_transpose", "linear"]
+    kind: Kind
     x: Value
     weight: Value
     bias: Value | None
@@ -63,7 +62,8 @@ def embedding(call: Call) -> Value:
 
 def dense_linear(call: Call, x: Value, weight: Value, bias: Value | None, in_dim: int) -> Value:
     """``x`` times a matrix of which ``in_dim`` (0 or 1) is summed over."""
-    layer = Dense("linear", x, weight, bias, in_dim, 1 - in_dim, len(x.shape) - 1)
+    kind: Kind = "linear" if in_dim == 1 else "matmul"
+    layer = Dense(kind, x, weight, bias, in_dim, 1 - in_dim, len(x.shape) - 1)
     out = call.out([*x.labels[:-1], dense(call, layer)])
     _record(call, layer, kernel=1, counted=x)
     return out
@@ -102,15 +102,16 @@ def dense(call: Call, layer: Dense) -> Labels:
     assert out_key is not None
     if x.labels[layer.channel] is None:
         call.fix(weight.labels[layer.in_dim], "the same weight reads channels that have to stay")
+    if weight.source is not None and weight.source.part:
+        # nothing is measured where several calls share out one weight
+        call.fix(x.labels[layer.channel], "a part of a weight reads it")
     call.tie(x.labels[layer.channel], weight.labels[layer.in_dim])
     produce(call, out_key)
     call.tie_vector(bias, weight.labels[layer.out_dim])
     return weight.labels[layer.out_dim]
 
 
-def _any_conv(
-    call: Call, kind: Literal["conv", "conv_transpose"], in_dim: int, out_dim: int
-) -> Value:
+def _any_conv(call: Call, kind: Kind, in_dim: int, out_dim: int) -> Value:
     x, weight, bias = call.tensor("input"), call.tensor("weight"), call.maybe_tensor("bias")
     kernel_dims = range(2, len(weight.shape))
     channel = len(x.shape) - len(kernel_dims) - 1
@@ -166,12 +167,13 @@ def _record(call: Call, layer: Dense, kernel: int, counted: Value) -> None:
     in_key, out_key = parameter_axis(weight, layer.in_dim), parameter_axis(weight, layer.out_dim)
     scale, positions = call.positions(counted, layer.channel)
     name = weight.source.tensor if weight.source else call.op
+    part = weight.source is not None and weight.source.part
     sides = [
-        Extent(weight.shape[layer.in_dim], weight.labels[layer.in_dim], in_key),
-        Extent(weight.shape[layer.out_dim], weight.labels[layer.out_dim], out_key),
+        Extent(weight.shape[dim], weight.labels[dim], None if part else key)
+        for dim, key in ((layer.in_dim, in_key), (layer.out_dim, out_key))
     ]
     call.count(name, scale * kernel, *sides, *positions)
-    if in_key is None or out_key is None:
+    if in_key is None or out_key is None or part:
         return
     uses = math.ceil(scale * math.prod(extent.size for extent in positions))
     bias = parameter_axis(layer.bias, 0) if layer.bias is not None else None

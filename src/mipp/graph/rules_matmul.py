@@ -2,6 +2,8 @@
 
 from string import ascii_letters
 
+import numpy as np
+
 from mipp.graph.flow import Extent, Labels
 from mipp.graph.labels import Value
 from mipp.graph.rules import Call, rule
@@ -116,6 +118,15 @@ def _sum_of_products(call: Call, operands: list[tuple[str, Value]], made: str) -
     return call.out([labels.get(letter) for letter in made])
 
 
+def _repeated(part: Value, leading: tuple[int, ...]) -> Value:
+    """Leading dimensions of keys or values, each head as often as query heads share it."""
+    if not leading or part.shape[-1:] in ((), (1,), leading[-1:]):
+        return part
+    atoms = part.labels[-1]
+    atoms = None if atoms is None else np.repeat(atoms, leading[-1] // part.shape[-1])
+    return Value((*part.shape[:-1], leading[-1]), (*part.labels[:-1], atoms), part.batched)
+
+
 @rule("scaled_dot_product_attention")
 def attention(call: Call) -> Value:
     """``softmax(query @ key.T) @ value``: heads and the features of ``value`` pass."""
@@ -126,12 +137,9 @@ def attention(call: Call) -> Value:
     call.fix(value.labels[-2], SUMMED)
     leading = call.shape[:-2]
     parts = [Value(v.shape[:-2], v.labels[:-2]) for v in (query, key, value)]
-    if any(part.shape != leading for part in parts):
-        for part in parts:
-            call.fix_dims(part, range(len(part.shape)), "its heads are shared")
-        labels: list[Labels] = [None] * len(leading)
-    else:
-        labels = tie_broadcast(call, parts, leading)
+    if call.get("enable_gqa"):
+        parts[1:] = [_repeated(part, leading) for part in parts[1:]]
+    labels = tie_broadcast(call, parts, leading)
     scores = Value(
         (*leading, query.shape[-2], key.shape[-2]),
         (*labels, query.labels[-2], None),

@@ -164,8 +164,19 @@ def check_only(call: Call) -> None:
     """Only looks at the traced shape."""
 
 
+@rule("zeros", "ones", "full", "new_zeros", "new_ones", "new_full")
+def filled(call: Call) -> Made:
+    """The same number everywhere: a size that an attribute spells may get smaller."""
+    labels: list[Labels] = [None] * len(call.shape)
+    for dim, size in enumerate(call.spelled("size")):
+        if size is not None:
+            labels[dim] = call.flow.ties.fresh(call.shape[dim])
+            call.spells(size, labels[dim])
+    return call.out(labels)
+
+
 @rule(
-    "new_zeros", "new_ones", "new_full", "new_empty", "arange", "zeros", "ones", "full", "empty",
+    "new_empty", "arange", "empty",
     "rand", "randn", "linspace", "eye", "scalar_tensor", "tril_indices", "triu_indices",
 )  # fmt: skip
 def constant(call: Call) -> Made:

@@ -2,21 +2,21 @@
 
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from mipp.graph.flow import Labels
-from mipp.graph.labels import FIXED, Source, Value
+from mipp.graph.labels import FIXED, Value
 from mipp.graph.rules import UNKNOWN, Call, rule
 from mipp.graph.rules_pointwise import tie_broadcast
+from mipp.graph.spelled import Spelled
 
 
 def moved(call: Call, x: Value, dims: Sequence[int | None]) -> Value:
     """Dimension ``i`` of the output is dimension ``dims[i]`` of ``x``, None a new one."""
-    source = x.source and Source(
-        x.source.tensor,
-        tuple(None if dim is None else x.source.dims[dim] for dim in dims),
-        x.source.is_parameter,
+    source = x.source and replace(
+        x.source, dims=tuple(None if dim is None else x.source.dims[dim] for dim in dims)
     )
     return call.out([None if dim is None else x.labels[dim] for dim in dims], source)
 
@@ -84,8 +84,16 @@ def squeeze(call: Call) -> Value:
 
 @rule("expand", "expand_as", "broadcast_to")
 def expand(call: Call) -> Value:
-    """Dimensions of size 1 repeated."""
-    return call.out(tie_broadcast(call, [call.first], call.shape))
+    """Dimensions of size 1 repeated; how often, an attribute may say, which can get smaller."""
+    labels = tie_broadcast(call, [call.first], call.shape)
+    sizes = call.spelled("size") if call.get("size") is not None else [None] * len(labels)
+    missing = len(labels) - len(call.first.shape)
+    for dim, size in enumerate(sizes):
+        if size is not None and dim >= missing and call.first.shape[dim - missing] == 1:
+            labels[dim] = call.flow.ties.fresh(call.shape[dim])
+        if call.shape[dim] > 1:
+            call.spells(size, labels[dim])
+    return call.out(labels)
 
 
 @rule("repeat", "tile")
@@ -116,12 +124,20 @@ def reshape(call: Call) -> Value:
         labelled = [dim for dim in ins if x.labels[dim] is not None]
         if len(labelled) == 1:
             _reshape_block(call, x, ins, outs, labels)
-        else:
-            call.fix_dims(x, labelled, "it makes one dimension out of two that could be pruned")
+        elif labelled:
+            # heads and what is in them: the outer one is pruned, the inner one stays as it is
+            call.fix_dims(x, labelled[1:], "it makes one dimension out of two that could be pruned")
+            outer = Value(x.shape, tuple(
+                atoms if dim == labelled[0] else None for dim, atoms in enumerate(x.labels)
+            ))  # fmt: skip
+            _reshape_block(call, outer, ins, outs, labels)
+    for size, atoms, length in zip(_spelled_sizes(call), labels, shape, strict=True):
+        if length > 1:
+            call.spells(size, atoms)
     source = None
     if x.source is not None:
         dims = tuple(None if dim is None else x.source.dims[dim] for dim in origin)
-        source = Source(x.source.tensor, dims, x.source.is_parameter)
+        source = replace(x.source, dims=dims)
     return call.out(labels, source)
 
 
@@ -164,8 +180,9 @@ def _reshape_block(
 def _adapting(call: Call, outs: list[int]) -> int:
     """Which of ``outs`` eager code makes smaller when the dimension that it splits gets smaller.
 
-    It is the one spelled -1; otherwise of two the last, as in ``view(b, groups, c // groups)``,
-    of more the first, as in ``view(b, c // 4, 2, 2)``. That is so even if the labels differ along
+    It is the one that an attribute spells that counts units, as in ``view(b, self.num_heads, d)``;
+    then the one spelled -1; otherwise of two the last, as in ``view(b, groups, c // groups)``, of
+    more the first, as in ``view(b, c // 4, 2, 2)``. That is so even if the labels differ along
     another one only: a constant number of groups cuts a smaller tensor at other places. Where the
     code has it otherwise the sliced model does not run, and the group is put back.
     """
@@ -173,10 +190,26 @@ def _adapting(call: Call, outs: list[int]) -> int:
     if call.op == "unflatten":
         spelled = [None] * call.dim() + list(spelled)
     wide = [index for index, dim in enumerate(outs) if call.shape[dim] > 1]
+    sizes = _spelled_sizes(call)
+    counting = [index for index in wide if (size := sizes[outs[index]]) and size.counts]
+    if len(counting) == 1:
+        return counting[0]
     for index in wide:
         if outs[index] < len(spelled) and spelled[outs[index]] == -1:
             return index
     return wide[-1] if len(wide) == 2 else wide[0]
+
+
+def _spelled_sizes(call: Call) -> list[Spelled | None]:
+    """What attributes spell each dimension of the output of a reshape."""
+    name = next((name for name in ("size", "shape", "sizes") if call.get(name) is not None), None)
+    if name is None:
+        return [None] * len(call.shape)
+    before = call.dim() if call.op == "unflatten" else 0
+    sizes = call.spelled(name)
+    made: list[Spelled | None] = [None] * len(call.shape)
+    made[before : before + len(sizes)] = sizes
+    return made
 
 
 @rule("cat", "concat", "concatenate")

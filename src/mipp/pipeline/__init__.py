@@ -1,7 +1,8 @@
 """The whole way: trace, capture, score, select, and a plan that can be applied."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,12 +14,15 @@ from mipp.pipeline.clock import Clock
 from mipp.pipeline.competing import plan_by_method, plans_by_method
 from mipp.pipeline.curves import Curves
 from mipp.pipeline.kept import KeptInformation, information_kept, information_kept_by
+from mipp.pipeline.latency import Speed, timed, within
 from mipp.pipeline.options import Options, Progress, read_options, spelled, wanted_budget
-from mipp.pipeline.plan import Model, Plan, fit, masks
-from mipp.pipeline.recording import count_nats, made_record
+from mipp.pipeline.plan import Model, Plan, fit
+from mipp.pipeline.recording import count_nats, made_record, masks
 from mipp.pipeline.scratch import scratch
 from mipp.pipeline.selecting import part_way, select, spent
+from mipp.pipeline.trails import NatsTrails
 from mipp.pipeline.usable import check_patterns, check_widths, usable_graph
+from mipp.records import BoolArray, ChannelGraph, Curve
 
 __all__ = [
     "KeptInformation",
@@ -47,14 +51,18 @@ def plan(
     """Decides which units of ``model`` go. Changes nothing; `Plan.apply` makes the small model.
 
     Parameters:
-        model: any module that `torch.export` can trace. It is left exactly as it was.
+        model: any module that `torch.export` can trace. It is left exactly as it was. Inside of
+            `torch.compile`, DataParallel or DistributedDataParallel the module that was wrapped is
+            what is planned for: names, and the small model, are without the wrapper.
         batches: iterable of what the model takes: tensors, ``(input, target)`` pairs or dicts, all
             of one shape and dtype but for the number of examples. Targets only tell that the model
             is a classifier, unless ``loss=`` or ``method=`` uses them. Under
             ``torch.distributed`` each process gives its own.
-        budget: ``"macs=50%"``, ``"params=300k"``, ``"units=20%"``, ``"information=99%"`` (keep that
-            share of every consumer's information) or several with commas, all met. Can be left out
-            with ``stop=`` or ``widths=``, which then say how much goes.
+        budget: ``"macs=50%"``, ``"params=300k"``, ``"units=20%"``, ``"latency=50%"`` or
+            ``"latency=3ms"`` (of a forward pass here and now, see `mipp.Latency`),
+            ``"information=99%"`` (keep that share of every consumer's information) or several with
+            commas, all met. Can be left out with ``stop=`` or ``widths=``, which then say how much
+            goes.
         progress: called as ``progress(stage, done, total)``; stages are ``capture`` (batches),
             ``score`` (units) and ``train`` (steps).
         options: the fields of `mipp.Options`, ``noise`` and ``confidence``.
@@ -76,15 +84,17 @@ def plan(
     clock.lap("capture")
     check_patterns(traced, settings.protect)
     check_widths(traced, settings.widths, settings.protect, settings.min_units)
+    speed = timed(original, traced, data, [wanted], settings, clock)
     if isinstance(settings.method, methods.Method):
-        return plan_by_method(original, traced, data, wanted, settings, report, clock)
+        return plan_by_method(original, traced, data, wanted, settings, report, clock, speed)
 
-    full = graph.cost(traced)
+    full = graph.cost(traced) if speed is None else speed.whole
     targets = wanted.limits(full)
     current: Model = original
     now = traced
     keep: dict[str, tuple[int, ...]] = {g.name: tuple(range(g.n_units)) for g in traced.groups}
     nats: dict[str, tuple[float, float]] = {}
+    trails = NatsTrails()
     how = ""
     for number in range(1, settings.rounds + 1):
         # groups that are down to one unit are not in the graph any more, but still count
@@ -93,25 +103,33 @@ def plan(
         curves = Curves(current, now, data, settings, report, clock)
         # nothing can be measured behind an empty layer: only the last round may leave one
         least = settings.min_units if number == settings.rounds else max(settings.min_units, 1)
-        chosen, curve_of = select(curves, now, step, replace(settings, min_units=least))
+        limited = replace(settings, min_units=least)
+        chosen, curve_of = select(curves, now, step, limited, speed)
         how = how or curves.loss
         clock.lap("plan")
+        if speed is not None and number == settings.rounds:
+            chosen = within(
+                speed, current, now, step, partial(_spent, curve_of, now, limited, speed)
+            )
+            clock.lap("timing")
         for group in now.groups:
             units = np.array(keep[group.name])
             keep[group.name] = tuple(units[chosen[group.index]].tolist())
             count_nats(nats, group.name, curve_of[group.index], chosen[group.index])
+            trails.follow(group.name, curve_of[group.index], chosen[group.index])
         if not targets and all(len(units) == 1 for units in keep.values()):
             break  # a stop rule is through with all of them
         if number < settings.rounds:
             kept = surgery.kept_indices(traced, masks(traced, keep))
-            current = surgery.slice_model(original, kept, traced.aliases)
+            current = surgery.slice_model(
+                original, kept, traced.aliases, surgery.attribute_keeps(traced, kept)
+            )
             if settings.refit is not None:
                 fit(current, original, traced, kept, data, settings.refit, settings.seed)
             now = usable_graph(current, data)
             clock.lap("capture")
-    record = made_record(
-        original, traced, keep, nats, spelled(settings, str(wanted)) | {"loss": how}
-    )
+    words = spelled(settings, str(wanted)) | {"loss": how}
+    record = made_record(original, traced, keep, nats, words, trails.trails(), speed)
     return Plan(record, original, traced, data, settings.refit, clock.seconds)
 
 
@@ -148,21 +166,29 @@ def plans(
     traced = usable_graph(original, data)
     clock.lap("capture")
     check_patterns(traced, settings.protect)
+    speed = timed(original, traced, data, wanted, settings, clock)
     if isinstance(settings.method, methods.Method):
-        return plans_by_method(original, traced, data, wanted, settings, progress or _silent, clock)
+        return plans_by_method(
+            original, traced, data, wanted, settings, progress or _silent, clock, speed
+        )
     curves = Curves(original, traced, data, settings, progress or _silent, clock)
     made = curves.make({}, None)
     found = []
     for budget in wanted:
-        chosen = spent(made, traced, budget, settings)
+        chosen = within(
+            speed, original, traced, budget, partial(_spent, made, traced, settings, speed)
+        )
         keep: dict[str, tuple[int, ...]] = {}
         nats: dict[str, tuple[float, float]] = {}
+        trails = NatsTrails()
         for group in traced.groups:
             keep[group.name] = tuple(np.flatnonzero(chosen[group.index]).tolist())
             count_nats(nats, group.name, made[group.index], chosen[group.index])
+            trails.follow(group.name, made[group.index], chosen[group.index])
         clock.lap("plan")
         words = spelled(settings, str(budget)) | {"loss": curves.loss}
-        record = made_record(original, traced, keep, nats, words)
+        clocked = speed if "latency" in budget.bounds else None
+        record = made_record(original, traced, keep, nats, words, trails.trails(), clocked)
         found.append(Plan(record, original, traced, data, settings.refit, dict(clock.seconds)))
     return found
 
@@ -178,6 +204,16 @@ def prune(
     Takes what `plan` takes, and raises what the two raise.
     """
     return plan(model, batches, budget, **options).apply()
+
+
+def _spent(
+    made: Mapping[int, Curve],
+    traced: ChannelGraph,
+    settings: Options,
+    speed: Speed | None,
+    budget: selection.Budget,
+) -> dict[int, BoolArray]:
+    return spent(made, traced, budget, settings, speed=speed)
 
 
 def _silent(_stage: str, _done: int, _total: int) -> None:

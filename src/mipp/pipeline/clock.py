@@ -7,7 +7,8 @@ class Clock:
     """Seconds since the last lap, added up by stage.
 
     ``capture``: tracing, and every pass through the model; ``plan``: scoring and selection;
-    ``train``: the training that some methods do.
+    ``train``: the training that some methods do; ``timing``: layers and models, for a budget of
+    latency.
     """
 
     def __init__(self) -> None:

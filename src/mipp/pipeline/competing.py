@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -9,11 +10,13 @@ import numpy as np
 from mipp import capture, graph, methods, selection
 from mipp.errors import InputError
 from mipp.pipeline.clock import Clock
+from mipp.pipeline.latency import Speed, within
 from mipp.pipeline.options import Options, Progress, spelled
 from mipp.pipeline.plan import Model, Plan
 from mipp.pipeline.recording import made_record
 from mipp.pipeline.selecting import part_way, spent
-from mipp.records import ChannelGraph, Keep
+from mipp.pipeline.trails import ScoreTrails
+from mipp.records import ChannelGraph, Keep, Trail
 
 
 def plan_by_method(
@@ -24,19 +27,28 @@ def plan_by_method(
     settings: Options,
     report: Progress,
     clock: Clock,
+    speed: Speed | None = None,
 ) -> Plan[Model]:
     """The plan of ``settings.method``, for the model or for what the method trained it to."""
     method, question = settings.method, _question(model, traced, data, settings)
-    full = graph.cost(traced)
+    full = graph.cost(traced) if speed is None else speed.whole
     targets = wanted.limits(full)
     whole = {group.index: np.ones(group.n_units, dtype=bool) for group in traced.groups}
 
+    def by_table(scores: methods.Scores, keep: Keep, budget: selection.Budget) -> Keep:
+        made = methods.curves(scores, keep)
+        return whole | spent(made, traced, budget, settings, keep, speed)
+
     def spend(scores: methods.Scores, keep: Keep, share: float) -> Keep:
         budget = part_way(wanted, targets, traced, full, share, 0)
-        return whole | spent(methods.curves(scores, keep), traced, budget, settings, keep)
+        choose = partial(by_table, scores, keep)
+        if share < 1:
+            return choose(budget)
+        return within(speed, model, traced, budget, lambda asked: dict(choose(asked)))
 
     # a budget that cannot be met is told now, with its own numbers, and not after many rounds
-    spend({g.index: np.zeros(g.n_units) for g in traced.groups}, {}, 1.0)
+    nothing = {g.index: np.zeros(g.n_units) for g in traced.groups}
+    by_table(nothing, {}, part_way(wanted, targets, traced, full, 1.0, 0))
     if isinstance(method, methods.TrainingMethod):
         assert settings.training is not None
         told = replace(settings.training, progress=lambda done, steps: report("train", done, steps))
@@ -45,13 +57,21 @@ def plan_by_method(
         # the method gives back a copy of the same class
         trained: Model = made.model  # type: ignore[assignment]
         kind = {"training": _trained_how(settings.training, made)}
-        return _plan(trained, traced, made.keep, data, wanted, settings, clock, kind)
+        return _plan(trained, traced, made.keep, data, wanted, settings, clock, (), kind, speed)
     assert isinstance(method, methods.ScoringMethod)
+    trails = ScoreTrails()
+
+    def followed(scores: methods.Scores, keep: Keep, share: float) -> Keep:
+        left = spend(scores, keep, share)
+        trails.follow(scores, keep, left)
+        return left
+
     keep = methods.in_rounds(
-        method, question, spend, lambda done, rounds: report("score", done, rounds)
+        method, question, followed, lambda done, rounds: report("score", done, rounds)
     )
     clock.lap("plan" if method.needs == "nothing" else "capture")
-    return _plan(model, traced, keep, data, wanted, settings, clock)
+    made_from = trails.trails(traced)
+    return _plan(model, traced, keep, data, wanted, settings, clock, made_from, speed=speed)
 
 
 def plans_by_method(
@@ -62,6 +82,7 @@ def plans_by_method(
     settings: Options,
     report: Progress,
     clock: Clock,
+    speed: Speed | None = None,
 ) -> list[Plan[Model]]:
     """One plan for each budget from one scoring."""
     method = settings.method
@@ -75,11 +96,17 @@ def plans_by_method(
     clock.lap("plan" if method.needs == "nothing" else "capture")
     made = methods.curves(scores, {})
     whole = {group.index: np.ones(group.n_units, dtype=bool) for group in traced.groups}
-    keeps = [whole | spent(made, traced, budget, settings) for budget in budgets]
-    return [
-        _plan(model, traced, keep, data, budget, settings, clock)
-        for keep, budget in zip(keeps, budgets, strict=True)
-    ]
+    found = []
+    for budget in budgets:
+        keep = whole | within(
+            speed, model, traced, budget, lambda b: spent(made, traced, b, settings, speed=speed)
+        )
+        clocked = speed if "latency" in budget.bounds else None
+        trails = ScoreTrails()
+        trails.follow(scores, whole, keep)
+        told = trails.trails(traced)
+        found.append(_plan(model, traced, keep, data, budget, settings, clock, told, speed=clocked))
+    return found
 
 
 def _question(
@@ -102,11 +129,13 @@ def _plan(
     budget: selection.Budget,
     settings: Options,
     clock: Clock,
+    trails: tuple[Trail, ...],
     more: Mapping[str, Any] | None = None,
+    speed: Speed | None = None,
 ) -> Plan[Model]:
     by_name = {g.name: tuple(np.flatnonzero(keep[g.index]).tolist()) for g in traced.groups}
     nats = dict.fromkeys(by_name, (float("nan"), float("nan")))
     words = spelled(settings, str(budget)) | {"loss": ""} | dict(more or {})
-    record = made_record(model, traced, by_name, nats, words)
+    record = made_record(model, traced, by_name, nats, words, trails, speed)
     clock.lap("plan")
     return Plan(record, model, traced, data, settings.refit, dict(clock.seconds))

@@ -11,7 +11,8 @@ from mipp import capture, graph
 from mipp.errors import InputError
 from mipp.pipeline.clock import Clock
 from mipp.pipeline.options import Progress, read_options
-from mipp.pipeline.plan import Plan, masks
+from mipp.pipeline.plan import Plan
+from mipp.pipeline.recording import masks
 from mipp.pipeline.usable import usable_graph
 from mipp.pipeline.views import Views
 from mipp.records import ChannelGraph

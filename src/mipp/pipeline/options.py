@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, field, is_dataclass, replace
 from numbers import Integral
 from typing import Any, Literal, get_args
 
-from mipp import capture, information, methods, selection, surgery
+from mipp import capture, information, methods, selection, surgery, timing
 from mipp.errors import InputError
 
 Target = Literal["activations", "outputs", "labels"]
@@ -47,7 +47,8 @@ class Options:
     name; None or False leaves them, ``"own"`` is what the method's source does (see
     `mipp.methods.Method`). ``calibration``: how many rows are measured. ``memory``: bytes (or
     ``"4GiB"``) that the second moments may take; beyond it they are gathered in several passes, one
-    consumer at a time at the least. ``seed``: of everything that is drawn.
+    consumer at a time at the least. ``latency``: how a budget of latency is measured. ``seed``: of
+    everything that is drawn.
     """
 
     method: str | methods.Method = "mipp"
@@ -69,6 +70,7 @@ class Options:
     refit: surgery.Refit | None = field(default_factory=surgery.Refit)
     calibration: capture.CaptureConfig = field(default_factory=capture.CaptureConfig)
     memory: int = 4 * 2**30
+    latency: timing.Latency = field(default_factory=timing.Latency)
     seed: int = 0
 
     @property

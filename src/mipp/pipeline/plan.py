@@ -1,7 +1,9 @@
 """A plan: what would go, what stays, what is refused and why; and the model that it makes."""
 
+import platform
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import torch
@@ -10,8 +12,11 @@ from torch.utils import _pytree as pytree
 
 from mipp import capture, graph, surgery
 from mipp.errors import InputError
+from mipp.pipeline.composing import composed
 from mipp.pipeline.options import read_refit
+from mipp.pipeline.recording import masks
 from mipp.records import AxisKey, ChannelGraph, Cost, GroupSummary, IntArray, Keep, Refusal
+from mipp.report import Measured, plan_page, write
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -36,7 +41,11 @@ class Plan(Generic[Model]):
 
     @property
     def keep(self) -> Mapping[str, tuple[int, ...]]:
-        """Group name -> indices of the units that stay, in the original model's numbering."""
+        """Group name -> indices of the units that stay, in the numbering of the model planned for.
+
+        For a model that was pruned before, that is its own numbering: `then` leads back to the
+        first model, and `mipp.original_indices` tells where the indices of a tensor come from.
+        """
         return self.record.keep
 
     @property
@@ -143,13 +152,48 @@ class Plan(Generic[Model]):
     def remap(self, optimizer: torch.optim.Optimizer, small: nn.Module) -> torch.optim.Optimizer:
         """A new optimizer for the small model, with the state of what stays; the old is untouched.
 
-        ``optimizer``: of the full-size model. ``small``: what `apply` gave.
+        ``optimizer``: of the model that was planned for. ``small``: what `apply` gave; it may be
+        wrapped by now, as DistributedDataParallel and `torch.compile` do.
 
         Raises:
             InputError: an optimizer of another model, or state that cannot be sliced (LBFGS).
         """
         aliases = self.traced.aliases if self.traced else {}
-        return surgery.remap_optimizer(optimizer, self._model(), small, self.record.kept(), aliases)
+        return surgery.remap_optimizer(
+            optimizer, self._model(), graph.unwrap(small), self.record.kept(), aliases
+        )
+
+    def then(self, later: "Plan[Model]") -> "Plan[Model]":
+        """Both plans as one, for this plan's model and in its numbering.
+
+        ``later``: made for the model that this plan's `apply` gave, retrained or not. The nats of
+        two different networks do not add up, so the summary has none.
+
+        Raises:
+            InputError: a plan for another model, or without its model and batches.
+        """
+        if self.traced is None:
+            raise InputError(
+                "Plans are put together on the traced model. Read the first one with "
+                "mipp.Plan.from_json(text, model, batches)."
+            )
+        record = composed(self._model(), self.traced, self.record, later.record)
+        return Plan(record, self.model, self.traced, self.batches, later.refit)
+
+    def report(self, path: "str | Path", measured: "Measured | None" = None) -> None:
+        """Writes one HTML file: what goes and what that loses, widths, costs, refusals, options.
+
+        It is complete in itself, and drawn by Plotly, which the extra ``report`` brings.
+
+        ``measured``: accuracy and latency, where they were measured; a plan measures none.
+
+        Raises:
+            InputError: Plotly is not installed.
+            FileError: the file cannot be written.
+        """
+        versions = {"torch": torch.__version__, "Python": platform.python_version()}
+        page = plan_page(self.record, seconds=self.seconds, versions=versions, measured=measured)
+        write(Path(path), page)
 
     def _model(self) -> Model:
         if self.model is None:
@@ -165,17 +209,6 @@ class Plan(Generic[Model]):
     def _keep(self) -> Keep:
         assert self.traced is not None
         return masks(self.traced, self.keep)
-
-
-def masks(traced: ChannelGraph, keep: Mapping[str, Sequence[int]]) -> Keep:
-    """Kept unit indices by group name as masks by group index."""
-    out = {}
-    for group in traced.groups:
-        if group.name in keep:
-            mask = torch.zeros(group.n_units, dtype=torch.bool)
-            mask[list(keep[group.name])] = True
-            out[group.index] = mask.numpy()
-    return out
 
 
 def example(

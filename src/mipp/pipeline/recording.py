@@ -1,14 +1,26 @@
 """What a plan says of each group, and the record that is kept of it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from torch import nn
 
 from mipp import graph, surgery
-from mipp.pipeline.plan import masks
-from mipp.records import BoolArray, ChannelGraph, Curve, GroupSummary
+from mipp.pipeline.latency import Speed
+from mipp.records import BoolArray, ChannelGraph, Curve, GroupSummary, Keep, Trail
+
+
+def masks(traced: ChannelGraph, keep: Mapping[str, Sequence[int]]) -> Keep:
+    """Kept unit indices by group name as masks by group index."""
+    out = {}
+    for group in traced.groups:
+        if group.name in keep:
+            mask = np.zeros(group.n_units, dtype=bool)
+            mask[list(keep[group.name])] = True
+            out[group.index] = mask
+    return out
 
 
 def count_nats(
@@ -28,8 +40,10 @@ def made_record(
     keep: Mapping[str, tuple[int, ...]],
     nats: Mapping[str, tuple[float, float]],
     options: Mapping[str, Any],
+    trails: tuple[Trail, ...] = (),
+    speed: Speed | None = None,
 ) -> surgery.PlanRecord:
-    """The plan as plain data. ``keep``, ``nats``: by group name."""
+    """The plan as plain data. ``keep``, ``nats``: by group name. ``speed``: that was measured."""
     chosen = masks(traced, keep)
     shaped = surgery.with_placeholders(traced, chosen)
     whole, pruned = graph.CostModel(traced), graph.CostModel(traced, chosen)
@@ -52,15 +66,23 @@ def made_record(
                 params_after=after.params,
             )
         )
+    before, after = whole.cost(), pruned.cost()
+    if speed is not None and speed.checked is not None:
+        before = replace(before, latency=speed.full.ms)
+        after = replace(after, latency=speed.checked.ms)
+        options = {**options, "latency": speed.told()}
+    kept = surgery.kept_indices(traced, shaped)
     return surgery.PlanRecord(
         keep=keep,
-        axes=surgery.axis_keeps(traced, surgery.kept_indices(traced, shaped)),
+        axes=surgery.axis_keeps(traced, kept),
         refused=traced.refused,
         summary=tuple(summary),
-        before=whole.cost(),
-        after=pruned.cost(),
+        before=before,
+        after=after,
         options=options,
         fingerprint=surgery.fingerprint(surgery.state_shapes(model)),
         mipp_version=surgery.installed_version(),
         zeroed=surgery.zeroed_axes(model, traced, chosen),
+        sizes=surgery.attribute_keeps(traced, kept),
+        trails=trails,
     )

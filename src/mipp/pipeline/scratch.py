@@ -53,5 +53,7 @@ def scratch(
     )
     keep = methods.scratch.uniform_widths(traced, plan.after, match, limits)
     kept = surgery.kept_indices(traced, keep)
-    small = surgery.slice_model(plan.model, kept, traced.aliases)
+    small = surgery.slice_model(
+        plan.model, kept, traced.aliases, surgery.attribute_keeps(traced, kept)
+    )
     return methods.scratch.fresh(small, seed, initialise)

@@ -9,19 +9,24 @@ import numpy as np
 from mipp import graph, methods, selection
 from mipp.errors import InputError
 from mipp.pipeline.curves import Curves
+from mipp.pipeline.latency import Speed
 from mipp.pipeline.options import Options
 from mipp.pipeline.usable import protected
 from mipp.records import BoolArray, ChannelGraph, Cost, Curve, Keep
 
 
 def select(
-    curves: Curves, traced: ChannelGraph, budget: selection.Budget, settings: Options
+    curves: Curves,
+    traced: ChannelGraph,
+    budget: selection.Budget,
+    settings: Options,
+    speed: Speed | None = None,
 ) -> tuple[dict[int, BoolArray], dict[int, Curve]]:
     """One round: curves for all outputs, a first choice, then again for the outputs it keeps."""
     keep: Keep = {}
     for _ in range(settings.passes):
         made = curves.make(keep, budget.information)
-        keep = spent(made, traced, budget, settings)
+        keep = spent(made, traced, budget, settings, speed=speed)
     return dict(keep), made
 
 
@@ -31,10 +36,12 @@ def spent(
     budget: selection.Budget,
     settings: Options,
     keep: Keep | None = None,
+    speed: Speed | None = None,
 ) -> dict[int, BoolArray]:
     """The units that stay when the budget is spent on these curves, by group index.
 
-    ``keep``: those that are left now; the others come first in the curves.
+    ``keep``: those that are left now; the others come first in the curves. ``speed``: whose table
+    tells the latency, where the budget has one.
     """
     if budget.widths is not None:
         return _in_widths(curves, traced, budget.widths)
@@ -45,7 +52,7 @@ def spent(
     limits = selection.Limits(
         settings.min_units, settings.round_to, frozenset(protected(traced, settings.protect))
     )
-    costs = graph.CostModel(traced, keep)
+    costs = graph.CostModel(traced, keep, None if speed is None else speed.table)
     gone = {group: int((~units).sum()) for group, units in (keep or {}).items()}
     return selection.spend(curves, n_units, costs, budget, limits, allocation or "priced", gone)
 

@@ -8,6 +8,7 @@ from mipp.errors import BudgetError, InputError
 from mipp.records import Cost
 
 _SUFFIX = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12}
+_MILLISECONDS = {"us": 1e-3, "ms": 1.0, "s": 1e3}
 
 
 @dataclass(frozen=True)
@@ -16,7 +17,8 @@ class Budget:
 
     Usually written as text, ``"macs=50%,params=300k"``; this is what is made of it.
 
-    ``bounds``: resource (``macs`` per example, ``params`` or ``units``) -> (value, is_share).
+    ``bounds``: resource (``macs`` per example, ``params``, ``units``, or ``latency`` in ms) ->
+    (value, is_share).
     ``information``: share of every consumer's information to keep, 0 to 1, or None. ``widths``: in
     place of both, group name -> how many units stay; groups that are absent keep all.
     """
@@ -34,7 +36,7 @@ class Budget:
 
     def __str__(self) -> str:
         parts = [
-            f"{name}={value:.6g}" if not is_share else f"{name}={100 * value:.6g}%"
+            f"{name}={100 * value:.6g}%" if is_share else f"{name}={value:.6g}{_unit(name)}"
             for name, (value, is_share) in self.bounds.items()
         ]
         if self.information is not None:
@@ -73,29 +75,35 @@ class Limits:
 
 
 def parse_budget(text: "str | Budget") -> Budget:
-    """Reads ``"macs=50%"``, ``"params=300k"``, ``"information=99%"``, or several with commas."""
+    """Reads ``"macs=50%"``, ``"latency=3ms"``, ``"information=99%"``, or several with commas."""
     if isinstance(text, Budget):
         return text
     bounds: dict[str, tuple[float, bool]] = {}
     information = None
     for part in filter(None, (p.strip() for p in re.split(r"[,;]", text))):
         match = re.fullmatch(
-            r"(macs|params|units|information)\s*(?:=|<=)\s*([0-9.]+(?:e[+-]?[0-9]+)?)\s*([kmgt%]?)",
+            r"(macs|params|units|latency|information)\s*(?:=|<=)\s*"
+            r"([0-9.]+(?:e[+-]?[0-9]+)?)\s*([kmgt%]?|us|ms|s)",
             part,
             re.IGNORECASE,
         )
         if match is None:
             raise BudgetError(
-                f"The budget {part!r} cannot be read. Write a resource (macs, params, units or "
-                "information), '=', and a share or an amount: 'macs=50%', 'params=300k', "
-                "'information=99%', or several with commas."
+                f"The budget {part!r} cannot be read. Write a resource (macs, params, units, "
+                "latency or information), '=', and a share or an amount: 'macs=50%', "
+                "'params=300k', 'latency=3ms', 'information=99%', or several with commas."
             )
         name, suffix = match[1].lower(), match[3].lower()
         if name in bounds or (name == "information" and information is not None):
             raise BudgetError(f"The budget names {name} twice: {text!r}. Give each resource once.")
         value = float(match[2])
         share = suffix == "%"
-        value = value / 100 if share else value * _SUFFIX[suffix]
+        if not share and (name == "latency") != (suffix in _MILLISECONDS):
+            raise BudgetError(
+                f"The amount in {part!r} has the wrong unit: latency is a time, such as "
+                "latency=3ms (or us, s), and nothing else is."
+            )
+        value = value / 100 if share else value * (_SUFFIX | _MILLISECONDS)[suffix]
         if share and not 0 < value <= 1:
             raise BudgetError(f"The share in {part!r} must be above 0% and at most 100%.")
         if name == "information":
@@ -111,3 +119,7 @@ def parse_budget(text: "str | Budget") -> Budget:
             f"The budget {text!r} names nothing. Write for instance 'macs=50%' or 'params=300k'."
         )
     return Budget(bounds, information)
+
+
+def _unit(resource: str) -> str:
+    return "ms" if resource == "latency" else ""

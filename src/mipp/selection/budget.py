@@ -140,9 +140,9 @@ class _Walk:
     def unreachable(self) -> BudgetError:
         """The error that says what was asked and what can be had."""
         cost = self.model.cost()
-        asked = ", ".join(f"{r} <= {_amount(b)}" for r, b in self.bounds.items())
+        asked = ", ".join(f"{r} <= {_amount(r, b)}" for r, b in self.bounds.items())
         reached = ", ".join(
-            f"{r} = {_amount(getattr(cost, r))} "
+            f"{r} = {_amount(r, getattr(cost, r))} "
             f"({100 * getattr(cost, r) / getattr(self.full, r):.3g}%)"
             for r in self.bounds
         )
@@ -152,8 +152,8 @@ class _Walk:
         )
 
 
-def _amount(value: float | int) -> str:
-    return f"{math.ceil(value):,}"
+def _amount(resource: str, value: float | int) -> str:
+    return f"{value:.4g} ms" if resource == "latency" else f"{math.ceil(value):,}"
 
 
 def _priced(walk: _Walk, widths: Mapping[int, list[int]], by_cost: bool) -> None:

@@ -3,6 +3,8 @@
 from mipp.surgery.apply import (
     apply_plan,
     mask_model,
+    original_indices,
+    recorded_sizes,
     slice_model,
     state_shapes,
     zero_placeholders,
@@ -11,8 +13,10 @@ from mipp.surgery.apply import (
 from mipp.surgery.check import probe, same_outputs
 from mipp.surgery.files import load, save
 from mipp.surgery.optimizer import remap_optimizer
+from mipp.surgery.outputs import compare
 from mipp.surgery.plan import (
     PlanRecord,
+    attribute_keeps,
     axis_keeps,
     fingerprint,
     installed_version,
@@ -26,14 +30,18 @@ __all__ = [
     "PlanRecord",
     "Refit",
     "apply_plan",
+    "attribute_keeps",
     "axis_keeps",
+    "compare",
     "fingerprint",
     "installed_version",
     "kept_indices",
     "load",
     "mask_model",
+    "original_indices",
     "probe",
     "read_weights",
+    "recorded_sizes",
     "refit",
     "remap_optimizer",
     "same_outputs",

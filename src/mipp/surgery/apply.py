@@ -1,7 +1,8 @@
 """Removing units from a model. This is the only module that changes weights, and on a copy."""
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from types import MappingProxyType
 from typing import TypeVar
 
@@ -11,14 +12,24 @@ from jaxtyping import Shaped
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from mipp.attention import PrunedAttention
 from mipp.errors import InputError, SurgeryError
 from mipp.records import AxisKey, ChannelGraph, IntArray, Keep
 from mipp.surgery.attributes import ZERO_IS_SAFE, fit_attributes
-from mipp.surgery.plan import AxisKeep, PlanRecord, check_keep, fingerprint, with_placeholders
+from mipp.surgery.plan import (
+    AttributeKeep,
+    AxisKeep,
+    PlanRecord,
+    check_keep,
+    fingerprint,
+    with_placeholders,
+)
 
 NO_ALIASES: Mapping[str, str] = MappingProxyType({})
 RECORD = "_mipp_keep"
 """Attribute of a sliced model that holds its `AxisKeep` records, for `mipp.save`."""
+SIZES = "_mipp_sizes"
+"""The same for its `AttributeKeep` records."""
 
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -27,6 +38,7 @@ def slice_model(
     model: Module,
     kept: Mapping[AxisKey, IntArray],
     aliases: Mapping[str, str] = NO_ALIASES,
+    sizes: Sequence[AttributeKeep] = (),
 ) -> Module:
     """A smaller copy of the model that holds only the kept indices of every dimension.
 
@@ -41,10 +53,12 @@ def slice_model(
     kept: rising indices that stay, shape ``(n_kept,)``, for each dimension that loses something.
     aliases: other names of a tensor -> the name that ``kept`` has it under. Names of one and the
         same tensor are found without this.
+    sizes: integer attributes of modules (``num_heads``, ...) that get smaller with the weights.
 
     Raises
     ------
-    InputError: a dimension that the model does not have, or indices that do not fit it.
+    InputError: a dimension or an attribute that the model does not have, or indices or numbers that
+        do not fit it.
     SurgeryError: the model cannot be copied, or its grouped layers would be left uneven.
     """
     cuts = cuts_by_tensor(model, kept, aliases)
@@ -55,7 +69,8 @@ def slice_model(
         if any(id(tensor) in cuts for tensor in own.values()):
             weight = own.get("weight")
             fit_attributes(name, layer, None if weight is None else cuts.get(id(weight), {}).get(0))
-    write_record(small, _composed(model, kept))
+    _set_sizes(small, sizes)
+    write_record(small, _composed(model, kept), _composed_sizes(model, sizes))
     return small
 
 
@@ -112,7 +127,7 @@ def apply_plan(model: Module, record: PlanRecord) -> Module:
             f"shapes of all weights must be those of the model that was planned for, before "
             f"anything was removed."
         )
-    small = slice_model(model, record.kept())
+    small = slice_model(model, record.kept(), sizes=record.sizes)
     zero_placeholders(small, record)
     return small
 
@@ -140,17 +155,28 @@ def recorded_axes(model: nn.Module) -> tuple[AxisKeep, ...]:
 
     Names are those in ``model``; indices count in the full-size model. Empty if never sliced.
     """
-    axes: list[AxisKeep] = []
-    taken: list[str] = []
-    for name, module in model.named_modules():
-        inside = any(name == outer or name.startswith(f"{outer}.") for outer in taken)
-        record: tuple[AxisKeep, ...] | None = vars(module).get(RECORD)
-        if record is None or inside or taken == [""]:
-            continue
-        taken.append(name)
-        prefix = f"{name}." if name else ""
-        axes += [AxisKeep(prefix + a.tensor, a.dim, a.size, a.kept) for a in record]
-    return tuple(axes)
+    return tuple(
+        AxisKeep(f"{name}.{axis.tensor}".lstrip("."), axis.dim, axis.size, axis.kept)
+        for name, module in _recorded(model)
+        for axis in vars(module)[RECORD]
+    )
+
+
+def original_indices(model: nn.Module) -> dict[tuple[str, int], tuple[int, ...]]:
+    """Where what is left of a pruned model comes from: ``(tensor, dimension)`` -> indices.
+
+    They count in the model that was never pruned, over all rounds, and also for a model that
+    `mipp.load` read. Dimensions that lost nothing are absent, and so are all of a whole model.
+    """
+    return {(axis.tensor, axis.dim): axis.kept for axis in recorded_axes(unwrapped(model))}
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The module in what `torch.compile` or a wrapper for several processes makes of it."""
+    if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
+        return unwrapped(model.module)
+    compiled = getattr(model, "_orig_mod", None)
+    return model if compiled is None else unwrapped(compiled)
 
 
 def state_shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
@@ -294,8 +320,66 @@ def _composed(model: nn.Module, kept: Mapping[AxisKey, IntArray]) -> tuple[AxisK
     return tuple(now[key] for key in sorted(now))
 
 
-def write_record(model: nn.Module, axes: tuple[AxisKeep, ...]) -> None:
+def write_record(
+    model: nn.Module, axes: tuple[AxisKeep, ...], sizes: tuple[AttributeKeep, ...] = ()
+) -> None:
     """Note on the model what was kept; records of modules inside it are part of this one."""
     for module in model.modules():
         vars(module).pop(RECORD, None)
+        vars(module).pop(SIZES, None)
     setattr(model, RECORD, axes)
+    if sizes:
+        setattr(model, SIZES, sizes)
+
+
+def check_sizes(model: nn.Module, sizes: Sequence[AttributeKeep], *, sliced: bool) -> None:
+    """Raise `InputError` unless the attributes have the values after, or before, slicing."""
+    modules = dict(model.named_modules(remove_duplicate=False))
+    for size in sizes:
+        expected = size.after if sliced else size.before
+        found = vars(modules[size.module]).get(size.name) if size.module in modules else None
+        if found != expected:
+            raise InputError(
+                f"attribute {size.name!r} of {size.module!r} should be {expected} and is "
+                f"{found!r}. Was the plan or the file made for another model?"
+            )
+
+
+def recorded_sizes(model: nn.Module) -> tuple[AttributeKeep, ...]:
+    """The attributes that earlier calls of `slice_model` changed, named as in ``model``."""
+    return tuple(
+        AttributeKeep(f"{name}.{size.module}".strip("."), size.name, size.before, size.after)
+        for name, module in _recorded(model)
+        for size in vars(module).get(SIZES, ())
+    )
+
+
+def _recorded(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """The outermost modules that were sliced, with their paths."""
+    taken: list[str] = []
+    for name, module in model.named_modules():
+        inside = any(name == outer or name.startswith(f"{outer}.") for outer in taken)
+        if RECORD in vars(module) and not inside and taken != [""]:
+            taken.append(name)
+            yield name, module
+
+
+def _set_sizes(small: nn.Module, sizes: Sequence[AttributeKeep]) -> None:
+    check_sizes(small, sizes, sliced=False)
+    for size in sizes:
+        setattr(small.get_submodule(size.module), size.name, size.after)
+    for module in small.modules():
+        # its one-piece kernel would be given what cut layers cannot take
+        if isinstance(module, nn.TransformerEncoder) and any(
+            isinstance(part, PrunedAttention) for part in module.modules()
+        ):
+            module.use_nested_tensor = False
+
+
+def _composed_sizes(model: nn.Module, sizes: Sequence[AttributeKeep]) -> tuple[AttributeKeep, ...]:
+    """What became of the full-size model's attributes after slicing what may have been sliced."""
+    now = {(size.module, size.name): size for size in recorded_sizes(model)}
+    for size in sizes:
+        earlier = now.get((size.module, size.name), size)
+        now[size.module, size.name] = replace(size, before=earlier.before)
+    return tuple(now[key] for key in sorted(now))

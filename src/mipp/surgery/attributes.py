@@ -3,6 +3,7 @@
 import numpy as np
 from torch import nn
 
+from mipp.attention import PrunedAttention
 from mipp.errors import SurgeryError
 from mipp.records import IntArray
 
@@ -78,6 +79,19 @@ def fit_attributes(name: str, layer: nn.Module, rows: IntArray | None) -> None: 
             layer.hidden_size = shapes["weight_hh_l0"][1]
     elif isinstance(layer, nn.RNNCellBase):
         layer.input_size, layer.hidden_size = shapes["weight_ih"][1], shapes["weight_hh"][1]
+    elif isinstance(layer, nn.MultiheadAttention):
+        _fit_attention(layer, shapes)
+
+
+def _fit_attention(layer: nn.MultiheadAttention, shapes: dict[str, tuple[int, ...]]) -> None:
+    """Widths of what it takes; where heads are gone, a forward that can do without them."""
+    made, wanted = shapes.get("in_proj_weight") or shapes["q_proj_weight"]
+    heads = made // 3 if "in_proj_weight" in shapes else made
+    for name, weight in (("kdim", "k_proj_weight"), ("vdim", "v_proj_weight")):
+        setattr(layer, name, shapes[weight][1] if weight in shapes else wanted)
+    layer.embed_dim = wanted
+    if heads != wanted:
+        PrunedAttention.take_over(layer)
 
 
 def _groups_left(name: str, groups: int, channels: int, rows: IntArray | None) -> int:

@@ -16,7 +16,7 @@ from mipp.errors import InputError, SurgeryError
 from mipp.records import BoolArray, ChannelGraph, Keep
 from mipp.surgery.apply import mask_model, named_tensors, slice_model, vary_constants
 from mipp.surgery.outputs import Comparison, batches_like, compare, map_tensors, tensors_in
-from mipp.surgery.plan import kept_indices
+from mipp.surgery.plan import attribute_keeps, kept_indices
 
 NO_KWARGS: Mapping[str, Any] = MappingProxyType({})
 _NOT_THE_USERS = (str(Path(torch.__file__).parent), str(Path(__file__).parent), "<")
@@ -100,7 +100,8 @@ def probe(
         keep: Keep = {index: trial[index] for index in groups}
         masked = mask_model(varied, graph, keep)
         try:
-            small = slice_model(varied, kept_indices(graph, keep), graph.aliases)
+            kept = kept_indices(graph, keep)
+            small = slice_model(varied, kept, graph.aliases, attribute_keeps(graph, kept))
         except SurgeryError as error:
             return str(error)
         result = same_outputs(masked, small, args, kwargs)

@@ -22,8 +22,23 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from mipp.errors import FileError, InputError, SurgeryError
-from mipp.surgery.apply import recorded_axes, slice_model, state_shapes, write_record
-from mipp.surgery.plan import AxisKeep, fingerprint, first_problem, installed_version, kept_of
+from mipp.surgery.apply import (
+    check_sizes,
+    recorded_axes,
+    recorded_sizes,
+    slice_model,
+    state_shapes,
+    unwrapped,
+    write_record,
+)
+from mipp.surgery.plan import (
+    AttributeKeep,
+    AxisKeep,
+    fingerprint,
+    first_problem,
+    installed_version,
+    kept_of,
+)
 from mipp.surgery.weights import read_safetensors
 
 FORMAT = 1
@@ -42,6 +57,7 @@ class FileRecord:
     ``axes``: what was kept, in the full-size model. ``aliases``: other names of shared tensors ->
     the name under which they are stored. ``fingerprint``: of the full-size model. ``digest``:
     sha256 over all else and the bytes of all tensors. ``extra``: whatever the writer added.
+    ``sizes``: attributes of modules that changed with the widths.
     """
 
     format: int
@@ -51,6 +67,7 @@ class FileRecord:
     mipp_version: str
     extra: Mapping[str, Any]
     digest: str
+    sizes: tuple[AttributeKeep, ...] = ()
 
 
 def save(
@@ -70,7 +87,7 @@ def save(
         that it was sliced to, or ``extra`` is not JSON.
     FileError: the file cannot be written.
     """
-    model = _unwrapped(model)
+    model = unwrapped(model)
     tensors, aliases = _stored(model)
     axes = recorded_axes(model)
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
@@ -83,6 +100,10 @@ def save(
         "mipp_version": installed_version(),
         "extra": dict(extra),
     }
+    sizes = recorded_sizes(model)
+    if sizes:
+        check_sizes(model, sizes, sliced=True)
+        content["sizes"] = [asdict(size) for size in sizes]
     try:
         text = json.dumps(content | {"digest": _digest(content, tensors)}, allow_nan=False)
     except (TypeError, ValueError) as error:
@@ -105,7 +126,7 @@ def load(model: nn.Module | Callable[[], nn.Module], path: str | Path) -> nn.Mod
     """
     path = Path(path)
     record, tensors = _read(path)
-    given = _unwrapped(model if isinstance(model, nn.Module) else model())
+    given = unwrapped(model if isinstance(model, nn.Module) else model())
     state = _with_aliases(tensors, record.aliases)
     small = _with_saved_widths(given, record, state, path)
     for name, tensor in small.state_dict(keep_vars=True).items():
@@ -117,7 +138,7 @@ def load(model: nn.Module | Callable[[], nn.Module], path: str | Path) -> nn.Mod
         if tensor.is_meta:
             raise InputError("the model is on the meta device: build it on a real one")
     small.load_state_dict(state, strict=True)
-    write_record(small, record.axes)
+    write_record(small, record.axes, record.sizes)
     return small
 
 
@@ -139,8 +160,9 @@ def _with_saved_widths(
         # a buffer that is not saved must come from a model that was cut alike
         unsaved = any(axis.tensor not in small for axis in record.axes)
         if found == full:
-            result = slice_model(model, kept_of(record.axes), record.aliases)
+            result = slice_model(model, kept_of(record.axes), record.aliases, record.sizes)
         elif found == small and (not unsaved or recorded_axes(model) == record.axes):
+            check_sizes(model, record.sizes, sliced=True)
             result = slice_model(model, {})
         else:
             raise FileError(
@@ -166,14 +188,6 @@ def _first_mismatch(found: Shapes, expected: Shapes) -> str:
                 f"got {f'shape {other}' if other is not None else 'no such tensor'}"
             )
     return "expected other names and shapes"
-
-
-def _unwrapped(model: nn.Module) -> nn.Module:
-    """The model inside DataParallel, DistributedDataParallel or torch.compile."""
-    if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
-        return _unwrapped(model.module)
-    compiled = getattr(model, "_orig_mod", None)
-    return model if compiled is None else _unwrapped(compiled)
 
 
 def _aliases(model: nn.Module) -> dict[str, str]:

@@ -42,10 +42,10 @@ class LeastSquares:
         gram = (xc.T @ xc).double() / len(self.x)
         cross = (xc.T @ yc).double() / len(self.x)
         new = self._solved(gram, cross, self.old.T).T
-        if self.call.kind == "conv_transpose":
-            new = new.T
-        elif self.call.bias is not None:
+        if self.call.kind != "conv_transpose" and self.call.bias is not None:
             self.call.bias.data.copy_(y_mean - new @ x_mean)
+        if self.call.kind in ("conv_transpose", "matmul"):
+            new = new.T
         self.call.weight.data.copy_(new.reshape(self.call.weight.shape))
 
     def fit_scale(self, channels: Int[Tensor, " inputs"]) -> None:

@@ -21,6 +21,7 @@ from mipp.records import (
     IntArray,
     Keep,
     Refusal,
+    Trail,
 )
 
 FORMAT = 1
@@ -61,6 +62,26 @@ class AxisKeep:
 
 
 @dataclass(frozen=True)
+class AttributeKeep:
+    """An integer attribute of a module that counts what is removed, before and after.
+
+    ``module``: path of the module; ``name``: of the attribute, such as ``num_heads``.
+    """
+
+    module: str
+    name: str
+    before: int
+    after: int
+
+    def __post_init__(self) -> None:
+        if not 0 < self.after <= self.before:
+            raise InputError(
+                f"attribute {self.name!r} of {self.module!r}: expected a number from 1 to "
+                f"{self.before}, got {self.after}"
+            )
+
+
+@dataclass(frozen=True)
 class PlanRecord:
     """All that a plan says; with it, and no graph, the model can be sliced again.
 
@@ -71,7 +92,10 @@ class PlanRecord:
 
     ``keep`` may be empty for a group (a collapse). No layer runs without any channel, so one unit
     then stays in ``axes`` for its shape alone, and ``zeroed`` has the indices, among those that
-    ``axes`` keeps, whose weights are set to zero. ``after`` does not count it.
+    ``axes`` keeps, whose weights are set to zero. ``after`` does not count it. ``sizes``:
+    attributes of modules, such as a number of heads, that change with the widths.
+
+    ``trails``: what the choice was made from, for reports; nothing is computed with it.
     """
 
     keep: Mapping[str, tuple[int, ...]]
@@ -84,6 +108,8 @@ class PlanRecord:
     fingerprint: str
     mipp_version: str
     zeroed: tuple[AxisKeep, ...] = ()
+    sizes: tuple[AttributeKeep, ...] = ()
+    trails: tuple[Trail, ...] = ()
 
     def __post_init__(self) -> None:
         for name, units in self.keep.items():
@@ -106,8 +132,12 @@ class PlanRecord:
     def to_json(self) -> str:
         """The plan as JSON text; NaN is written as null."""
         content = {"format": FORMAT} | asdict(self)
-        if not self.zeroed:
-            del content["zeroed"]
+        for name in ("zeroed", "sizes", "trails"):
+            if not content[name]:
+                del content[name]
+        for cost in (content["before"], content["after"]):
+            if cost["latency"] is None:
+                del cost["latency"]
         for row in content["summary"]:
             for name in ("nats_before", "nats_after"):
                 row[name] = None if np.isnan(row[name]) else row[name]
@@ -165,6 +195,7 @@ class PlanRecord:
                 ("MACs", self.before.macs, self.after.macs),
             )
         ]
+        lines += _latency(self.before.latency, self.after.latency, self.options.get("latency"))
         lines += [f"collapsed: {name} has no unit left" for name in self.collapsed]
         return lines + [f"refused: {r.name} ({r.n_units} units): {r.reason}" for r in self.refused]
 
@@ -227,6 +258,22 @@ def axis_keeps(graph: ChannelGraph, kept: Mapping[AxisKey, IntArray]) -> tuple[A
     )
 
 
+def attribute_keeps(
+    graph: ChannelGraph, kept: Mapping[AxisKey, IntArray]
+) -> tuple[AttributeKeep, ...]:
+    """The attributes that change when only the indices in ``kept`` stay."""
+    return tuple(
+        AttributeKeep(
+            size.module,
+            size.name,
+            size.size,
+            size.size * len(kept[size.axis]) // graph.axes[size.axis].size,
+        )
+        for size in graph.sizes
+        if size.axis in kept
+    )
+
+
 def kept_of(axes: tuple[AxisKeep, ...]) -> dict[AxisKey, IntArray]:
     """The kept indices of every dimension, each of shape ``(n_kept,)``."""
     return {axis.key: axis.indices for axis in axes}
@@ -280,6 +327,19 @@ def _information(before: float, after: float) -> str:
         if np.isnan(before) or np.isnan(after)
         else f", {_share(before, after)} of {before:.4g} nats"
     )
+
+
+def _latency(before: float | None, after: float | None, how: object) -> list[str]:
+    """A line of what was measured, or none."""
+    if before is None or after is None:
+        return []
+    line = f"latency: {before:.4g} -> {after:.4g} ms ({_share(before, after)} left)"
+    if isinstance(how, Mapping):
+        scatter = how.get("scatter_ms") or [None, None]
+        line += f", measured on {how.get('device')} at batch size {how.get('batch')}"
+        line += f", threads: {how.get('threads')}"
+        line += f", ± {scatter[1]:.2g} ms" if scatter[1] is not None else ""
+    return [line]
 
 
 def _share(before: float, after: float) -> str:

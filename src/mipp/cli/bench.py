@@ -1,0 +1,268 @@
+"""``mipp bench``: suites of measurements, run and shown."""
+
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.table import Table as RichTable
+
+from mipp import bench
+from mipp.cli import arguments as arg
+from mipp.cli.bench_report import report_suites
+from mipp.cli.guard import EXIT_CODES, FAILED, readable_errors
+from mipp.cli.output import Output, open_output
+from mipp.cli.tables import new_table
+from mipp.measurements import Item, Record
+
+app = typer.Typer(
+    no_args_is_help=True,
+    help="Run suites of measurements, and show what was measured.",
+    epilog=EXIT_CODES,
+)
+
+SuiteName = Annotated[
+    str,
+    typer.Argument(metavar="SUITE", help="A name that `mipp bench list` has, or a .toml file."),
+]
+Out = Annotated[
+    Path,
+    typer.Option("--out", "-o", metavar="FOLDER", help="Where the records are: SUITE.jsonl."),
+]
+Smoke = Annotated[
+    bool,
+    typer.Option("--smoke", help="The suite's tiny version, to try it: its records are apart."),
+]
+RESULTS = Path("results")
+
+
+@app.command("list", epilog=EXIT_CODES)
+def list_suites(out: Out = RESULTS, json: arg.Json = False, debug: arg.Debug = False) -> None:
+    """The suites that there are, how far they are, and how long the whole of each takes.
+
+    Hours are of one process, the mean of what is measured times the items; two processes take half.
+    """
+    with readable_errors(debug):
+        output = open_output(json)
+        rows = []
+        for name in bench.names():
+            suite = bench.load(name)
+            items = bench.with_parents(bench.items(suite))
+            records = bench.Store(out, suite.name).records()
+            mine = {item.id for item in items}
+            done = sum(record.id in mine for record in records)
+            rows.append(
+                {
+                    "name": name,
+                    "title": suite.title,
+                    "items": len(items),
+                    "done": done,
+                    "seconds": bench.Pace(records).seconds(items) if records else None,
+                }
+            )
+        table = new_table("suite", items="right", done="right", time="right", what="left")
+        for row in rows:
+            table.add_row(
+                str(row["name"]), str(row["items"]), str(row["done"]),
+                bench.in_words(row["seconds"]), str(row["title"]),  # type: ignore[arg-type]
+            )  # fmt: skip
+        output.show(table)
+        output.result({"suites": rows})
+
+
+@app.command("run", epilog=EXIT_CODES)
+def run_suite(
+    suite: SuiteName,
+    out: Out = RESULTS,
+    jobs: Annotated[
+        int, typer.Option(min=1, help="Processes, which share the machine's cores.")
+    ] = 1,
+    dask: Annotated[
+        str | None,
+        typer.Option(metavar="ADDRESS", help="A Dask scheduler's, such as tcp://10.0.0.1:8786."),
+    ] = None,
+    device: Annotated[
+        Literal["auto", "cpu", "cuda"], typer.Option(help="auto: the GPU where there is one.")
+    ] = "auto",
+    smoke: Smoke = False,
+    seeds: Annotated[
+        str | None, typer.Option(metavar="N,N", help="Only these seeds of the suite.")
+    ] = None,
+    stage: Annotated[
+        Literal["trained", "init"] | None, typer.Option(help="Only nets of this stage.")
+    ] = None,
+    methods: Annotated[
+        list[str] | None,
+        typer.Option("--methods", help="Only this row, by label or name; can be given again."),
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="At most so many of the items that are missing.")
+    ] = None,
+    json: arg.Json = False,
+    debug: arg.Debug = False,
+) -> None:
+    """Measure what is missing. Stop it at any time, and run it again to go on.
+
+    Records are appended to FOLDER/SUITE.jsonl as soon as each is measured.
+    """
+    with readable_errors(debug):
+        output = open_output(json)
+        wanted = bench.load(suite, smoke=smoke)
+        store = bench.Store(out, wanted.name)
+        choice = bench.Choice(
+            seeds=None if seeds is None else _numbers(seeds),
+            stages=None if stage is None else (stage,),
+            methods=tuple(methods) if methods else None,
+            limit=limit,
+        )
+        how = bench.How(jobs=jobs, dask=dask, device=device, command=_command())
+        items = bench.todo(wanted, store, choice)
+        if store.torn:
+            output.say(
+                f"The last line of {store.path} is cut off: a run was killed while it wrote. "
+                "That one item is measured again."
+            )
+        output.say(f"{wanted.title}: {len(items)} items to do, into {store.path}")
+        with _Shown(output, store.records(), items, jobs) as shown:
+            outcome = bench.run(wanted, store, items, how, shown.told)
+        _tell(output, outcome)
+        output.result(
+            {
+                "suite": wanted.name,
+                "path": str(store.path),
+                "done": outcome.done,
+                "copied": outcome.copied,
+                "elsewhere": outcome.elsewhere,
+                "failed": [
+                    {"item": item.content(), "error": error} for item, error in outcome.failed
+                ],
+            }
+        )
+        if outcome.failed:
+            raise typer.Exit(FAILED)
+
+
+@app.command("show", epilog=EXIT_CODES)
+def show_suite(
+    suite: SuiteName,
+    out: Out = RESULTS,
+    smoke: Smoke = False,
+    markdown: Annotated[
+        bool, typer.Option("--markdown", help="Tables in Markdown, for documents.")
+    ] = False,
+    json: arg.Json = False,
+    debug: arg.Debug = False,
+) -> None:
+    """Tables of what is measured so far, also while a run is at it.
+
+    Mean ± standard deviation over the seeds, and in brackets how many there are.
+    """
+    with readable_errors(debug):
+        output = open_output(json)
+        wanted = bench.load(suite, smoke=smoke)
+        store = bench.Store(out, wanted.name)
+        records = store.records()
+        items = bench.with_parents(bench.items(wanted))
+        ids = {item.id for item in items}
+        there = [record for record in records if record.id in ids]
+        tables = bench.tables(there)
+        if markdown:
+            output.say("\n\n".join(table.markdown() for table in tables))
+        else:
+            output.say(f"{wanted.title}\n{wanted.about.strip()}\n")
+            for table in tables:
+                output.say(f"{table.title} ({table.unit})")
+                output.show(_rich(table))
+        if not tables:
+            output.say(f"Nothing is measured yet. Run: mipp bench run {suite}")
+        output.say(f"{len(there)} of {len(items)} items are there, in {store.path}")
+        output.result(
+            {
+                "suite": wanted.name,
+                "title": wanted.title,
+                "items": len(items),
+                "done": len(there),
+                "tables": bench.as_json(tables),
+            }
+        )
+
+
+app.command("report", epilog=EXIT_CODES)(report_suites)
+
+
+class _Shown:
+    """A bar with the time that is left, on terminals; a line for each record elsewhere."""
+
+    def __init__(
+        self,
+        output: Output,
+        records: Sequence[Record],
+        items: Sequence[Item],
+        jobs: int,
+    ) -> None:
+        self.output, self.jobs = output, jobs
+        self.pace = bench.Pace(records)
+        self.left = {item.id: item for item in items}
+        self.progress = Progress(
+            BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"),
+            console=output.console, transient=True, disable=not output.console.is_terminal,
+        )  # fmt: skip
+        self.task = self.progress.add_task(self._words(), total=len(items))
+
+    def __enter__(self) -> "_Shown":
+        self.progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.progress.stop()
+
+    def told(self, record: Record) -> None:
+        """One item is done."""
+        self.pace.add(record)
+        self.left.pop(record.id, None)
+        self.progress.update(self.task, advance=1, description=self._words())
+        if not self.output.console.is_terminal:
+            item, seconds = record.item, record.result.seconds.total
+            words = (
+                item.kind, item.net.label, item.stage, f"seed {item.seed}",
+                item.method.label if item.method else None, item.budget, f"{seconds:.1f} s",
+            )  # fmt: skip
+            self.output.say(", ".join(filter(None, words)))
+
+    def _words(self) -> str:
+        seconds = self.pace.seconds(list(self.left.values()))
+        return "" if seconds is None else f"{bench.in_words(seconds / self.jobs)} left"
+
+
+def _tell(output: Output, outcome: bench.Outcome) -> None:
+    words = [f"{outcome.done} measured"]
+    if outcome.copied:
+        words.append(f"{outcome.copied} taken over from other suites in the folder")
+    if outcome.elsewhere:
+        words.append(f"{outcome.elsewhere} left to another run that is at them")
+    output.say(", ".join(words))
+    for item, error in outcome.failed:
+        label = item.method.label if item.method else "parent"
+        output.say(f"failed: {item.net.label}, seed {item.seed}, {label}, {item.budget}: {error}")
+
+
+def _rich(table: bench.Table) -> RichTable:
+    made = new_table("", **dict.fromkeys(table.columns, "right"))
+    for label, cells in table.rows:
+        made.add_row(label, *map(bench.spelled, cells))
+    return made
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError as error:
+        raise typer.BadParameter(f"{text!r}; expected numbers such as 0,1.") from error
+
+
+def _command() -> str:
+    """What was typed, as a shell takes it."""
+    return shlex.join(["mipp", *sys.argv[1:]])

@@ -1,0 +1,17 @@
+"""Information in single weights: what a layer's outputs still tell when each reads fewer inputs.
+
+Output ``j`` of a layer is ``y = w'x``, seen through noise of variance ``n``. Kept on the inputs
+``S``, with the weights that remain adapted in the best way, it loses
+
+    1/2 log((n + e) / n) nats,      e = Var(y | x_S),
+
+and taking one more weight ``q`` away adds ``w_q^2 / inverse(Cov(x_S))_qq`` to ``e``, which is the
+step of the optimal brain surgeon. Derivation and limits: docs/weights.md.
+"""
+
+from mipp.information.rows.best import best_weights, errors_left
+from mipp.information.rows.exact import eliminate
+from mipp.information.rows.path import Path, follow
+from mipp.information.rows.problem import Pattern, Rows
+
+__all__ = ["Path", "Pattern", "Rows", "best_weights", "eliminate", "errors_left", "follow"]

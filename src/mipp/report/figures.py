@@ -1,0 +1,136 @@
+"""Figures as plain data: what ``page.js`` draws with Plotly in the reader's browser."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from mipp.measurements import Record
+from mipp.report.styles import Style
+from mipp.report.summaries import Summary
+from mipp.report.tables import Table
+
+
+@dataclass(frozen=True)
+class Point:
+    """One mark: where it is, and in words what it says. ``x`` is text on an axis of names."""
+
+    x: float | int | str
+    y: Summary
+    hover: str
+
+
+@dataclass(frozen=True)
+class Series:
+    """Marks of one label, joined by a line. ``style``: None for the label's own in the report."""
+
+    label: str
+    points: tuple[Point, ...]
+    style: Style | None = None
+
+    def content(self) -> dict[str, Any]:
+        """As JSON for the page."""
+        made: dict[str, Any] = {
+            "label": self.label,
+            "x": [point.x for point in self.points],
+            "y": [number(point.y.mean) for point in self.points],
+            "n": [point.y.n for point in self.points],
+            "below": [_or_none(point.y.below) for point in self.points],
+            "above": [_or_none(point.y.above) for point in self.points],
+            "hover": [point.hover for point in self.points],
+        }
+        if self.style is not None:
+            made["style"] = looks(self.style)
+        return made
+
+
+@dataclass(frozen=True)
+class Axis:
+    """``kind``: how numbers are written and spaced; ``"names"`` has text, in the given order."""
+
+    title: str
+    kind: Literal["percent", "number", "log", "names"] = "number"
+    names: tuple[str, ...] = ()
+    zero: bool = False
+    reverse: bool = False
+
+    def content(self) -> dict[str, Any]:
+        """As JSON for the page."""
+        return {
+            "title": self.title, "kind": self.kind, "names": list(self.names),
+            "zero": self.zero, "reverse": self.reverse,
+        }  # fmt: skip
+
+
+@dataclass(frozen=True)
+class View:
+    """One drawing of a figure.
+
+    ``choice``: one option of each of the figure's choices. ``level``: a height that is drawn as a
+    line across, with its name. ``cuts``: places on the horizontal axis that are marked.
+    """
+
+    choice: tuple[str, ...]
+    x: Axis
+    y: Axis
+    series: tuple[Series, ...]
+    drawing: Literal["lines", "bars"] = "lines"
+    level: tuple[str, float] | None = None
+    cuts: tuple[tuple[str, float], ...] = ()
+
+    def content(self) -> dict[str, Any]:
+        """As JSON for the page."""
+        return {
+            "choice": list(self.choice),
+            "x": self.x.content(),
+            "y": self.y.content(),
+            "drawing": self.drawing,
+            "level": self.level and {"name": self.level[0], "y": number(self.level[1])},
+            "cuts": [{"name": name, "x": number(x)} for name, x in self.cuts],
+            "series": [series.content() for series in self.series],
+        }
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A row of buttons: ``options`` as (key, words)."""
+
+    title: str
+    options: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True)
+class Figure:
+    """Views that the reader switches between, and tables of the same numbers.
+
+    ``tables``: by the options that they belong to, such as ``("retrained",)``: shown while these
+    are chosen. ``records``: what it was made from. ``height`` in pixels.
+    """
+
+    title: str
+    caption: str
+    choices: tuple[Choice, ...]
+    views: tuple[View, ...]
+    tables: Mapping[tuple[str, ...], Table] = field(default_factory=dict)
+    records: Sequence[Record] = ()
+    height: int = 440
+
+    def content(self) -> dict[str, Any]:
+        """As JSON for the page."""
+        return {"height": self.height, "views": [view.content() for view in self.views]}
+
+
+def looks(style: Style) -> dict[str, Any]:
+    """A style as JSON for the page."""
+    return {
+        "family": style.family, "colour": style.colour, "dash": style.dash,
+        "symbol": style.symbol, "width": style.width,
+    }  # fmt: skip
+
+
+def number(value: float | int) -> float:
+    """To six digits, which is more than a figure can show."""
+    return float(f"{value:.6g}")
+
+
+def _or_none(value: float | None) -> float | None:
+    return None if value is None else number(value)

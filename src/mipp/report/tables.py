@@ -1,0 +1,156 @@
+"""Tables as HTML that reads well without JavaScript; ``page.js`` sorts, turns and exports them."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from html import escape
+from typing import Literal
+
+from mipp.report.summaries import Summary
+
+NOTHING = "–"
+"""In the place of what was not measured."""
+
+LONG = 40
+"""Longer text than this is broken into lines."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """``text`` to read; ``value`` to sort by; ``spread`` and ``n`` for exports.
+
+    ``scale``: what value and spread are multiplied with in exports, as they are in the text.
+    """
+
+    text: str = NOTHING
+    value: float | None = None
+    spread: float | None = None
+    n: int | None = None
+    best: bool = False
+    near: bool = False
+    scale: float = 1.0
+
+    @property
+    def is_words(self) -> bool:
+        """Whether there is text and no number."""
+        return self.value is None and self.text != NOTHING
+
+    def html(self) -> str:
+        """One ``td``."""
+        words = ("words long" if len(self.text) > LONG else "words") * self.is_words
+        kind = "best" if self.best else "near" if self.near else words
+        data = {"value": self.value, "spread": self.spread}
+        attributes = "".join(
+            f' data-{name}="{self.scale * value:.8g}"' for name, value in data.items()
+            if value is not None and math.isfinite(value)
+        )  # fmt: skip
+        attributes += "" if self.n is None else f' data-n="{self.n}"'
+        attributes += f' class="{kind}"' if kind else ""
+        return f"<td{attributes}>{escape(self.text)}</td>"
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of a table."""
+
+    label: str
+    cells: tuple[Cell, ...]
+
+
+@dataclass(frozen=True)
+class Table:
+    """``corner``: what the rows are. ``is_methods``: methods, which the reader can hide."""
+
+    corner: str
+    columns: tuple[str, ...]
+    rows: tuple[Row, ...]
+    note: str = ""
+    is_methods: bool = True
+    name: str = "table"
+
+    def html(self) -> str:
+        """The table alone; the note is for whoever puts it on a page."""
+        cells = zip(*(row.cells for row in self.rows), strict=True)
+        kinds = [' class="words"' * any(cell.is_words for cell in column) for column in cells]
+        head = "".join(
+            f'<th scope="col"{kind}>{escape(name)}</th>'
+            for name, kind in zip(self.columns, kinds, strict=True)
+        )
+        body = "\n".join(self._row(row) for row in self.rows)
+        return (
+            f'<table data-name="{escape(self.name)}" data-note="{escape(self.note)}">\n'
+            f'<thead><tr><th scope="col">{escape(self.corner)}</th>{head}</tr></thead>\n'
+            f"<tbody>\n{body}\n</tbody></table>"
+        )
+
+    def _row(self, row: Row) -> str:
+        method = f' data-label="{escape(row.label)}"' if self.is_methods else ""
+        cells = "".join(cell.html() for cell in row.cells)
+        return f'<tr><th scope="row"{method}>{escape(row.label)}</th>{cells}</tr>'
+
+
+def percent(summary: Summary | None, digits: int = 1) -> Cell:
+    """``98.3 ± 0.2``, in percent."""
+    return number(summary, scale=100.0, digits=digits)
+
+
+def number(summary: Summary | None, *, scale: float = 1.0, digits: int = 1) -> Cell:
+    """Mean and error over seeds, times ``scale``."""
+    if summary is None:
+        return Cell()
+    text = f"{scale * summary.mean:.{digits}f}"
+    if summary.spread is not None:
+        text += f" ± {scale * summary.spread:.{digits}f}"
+    return Cell(text, summary.mean, summary.spread, summary.n, scale=scale)
+
+
+def significant(summary: Summary | None, *, scale: float = 1.0, digits: int = 3) -> Cell:
+    """The same to so many significant digits, for numbers of all sizes."""
+    if summary is None:
+        return Cell()
+    text = short(scale * summary.mean, digits)
+    if summary.spread is not None:
+        text += f" ± {short(scale * summary.spread, 2)}"
+    return Cell(text, summary.mean, summary.spread, summary.n, scale=scale)
+
+
+def short(value: float | int, digits: int = 3) -> str:
+    """``0.0123``, ``4.57``, ``431k``, ``2.29M``."""
+    for size, letter in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= size * (1 - 0.5 * 10**-digits):
+            return f"{value / size:#.{digits}g}".rstrip(".") + letter
+    return f"{value:.{digits}g}"
+
+
+def count(value: float | int, text: str | None = None) -> Cell:
+    """A whole number, exactly."""
+    return Cell(f"{value:,.0f}" if text is None else text, float(value))
+
+
+Better = Literal["higher", "lower"]
+
+
+def marked(cells: Sequence[Cell], better: Better) -> list[Cell]:
+    """The cells, with the best marked and what is within the best's error bar of it as near.
+
+    Nothing is marked where all are the same.
+    """
+    values = [cell.value for cell in cells if cell.value is not None]
+    if len(set(values)) < 2:
+        return list(cells)
+    top = max(values) if better == "higher" else min(values)
+    reach = max((c.spread or 0.0 for c in cells if c.value == top), default=0.0)
+    return [
+        cell if cell.value is None
+        else replace(cell, best=cell.value == top, near=abs(cell.value - top) <= reach)
+        for cell in cells
+    ]  # fmt: skip
+
+
+def marked_columns(rows: Sequence[Row], better: Better) -> tuple[Row, ...]:
+    """The rows with the best cell of each column marked."""
+    columns = [marked(column, better) for column in zip(*(r.cells for r in rows), strict=True)]
+    return tuple(
+        replace(row, cells=tuple(column[index] for column in columns))
+        for index, row in enumerate(rows)
+    )

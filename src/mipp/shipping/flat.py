@@ -1,0 +1,111 @@
+"""A model as a function from tensors to tensors, which is all that an ONNX file can be."""
+
+import inspect
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Shaped
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from mipp.errors import InputError
+
+Arguments = tuple[Sequence[Any], Mapping[str, Any]]
+
+
+class Flat(nn.Module):
+    """Calls a model with the tensors among its arguments; everything else is as in the example.
+
+    ``names`` of the tensors follow the signature of ``forward``: ``x``, ``mask``, ``pair_0``.
+    """
+
+    def __init__(self, model: nn.Module, arguments: Arguments) -> None:
+        super().__init__()
+        self.model = model
+        args, kwargs = arguments
+        leaves, self._spec = pytree.tree_flatten((tuple(args), dict(kwargs)))
+        self._leaves = [None if isinstance(leaf, Tensor) else leaf for leaf in leaves]
+        self._places = [n for n, leaf in enumerate(leaves) if isinstance(leaf, Tensor)]
+        self.names = input_names(model, arguments)
+
+    def forward(self, *tensors: Shaped[Tensor, "..."]) -> tuple[Tensor, ...]:
+        """All tensors that the model puts out, however deep they lie."""
+        leaves = list(self._leaves)
+        for place, tensor in zip(self._places, tensors, strict=True):
+            leaves[place] = tensor
+        args, kwargs = pytree.tree_unflatten(leaves, self._spec)
+        return tuple(tensor for _, tensor in named_outputs(self.model(*args, **kwargs)))
+
+
+def tensors_of(arguments: Arguments) -> list[Tensor]:
+    """The tensors among the arguments, in the order of `Flat`."""
+    args, kwargs = arguments
+    leaves = pytree.tree_leaves((tuple(args), dict(kwargs)))
+    return [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+
+
+def input_names(model: nn.Module, arguments: Arguments) -> list[str]:
+    """A name for each tensor among the arguments, in order, by the names in ``forward``."""
+    args, kwargs = arguments
+    known: list[str] = []
+    for parameter in inspect.signature(model.forward).parameters.values():
+        if parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+            known.append(parameter.name)
+        elif parameter.kind == parameter.VAR_POSITIONAL:
+            known += [f"{parameter.name}_{n}" for n in range(len(known), len(args))]
+    named = [*zip(known, args, strict=False), *kwargs.items()]
+    return [name for whole, value in named for name, _ in named_outputs(value, whole)]
+
+
+def named_outputs(value: object, name: str = "output") -> Iterator[tuple[str, Tensor]]:
+    """Every tensor in tuples, lists, dicts and dataclasses, with keys, fields or numbers as names.
+
+    The fields of the outermost record stand for themselves: ``logits`` and not ``output_logits``.
+    """
+    if isinstance(value, Tensor):
+        yield name, value
+        return
+    prefix = "" if name == "output" else f"{name}_"
+    items: list[tuple[str, object]] = []
+    if isinstance(value, Mapping):
+        items = [(f"{prefix}{key}", item) for key, item in value.items()]
+    elif isinstance(value, tuple | list):
+        keys = getattr(value, "_fields", None)  # of a named tuple
+        items = (
+            [(f"{prefix}{key}", item) for key, item in zip(keys, value, strict=True)]
+            if keys
+            else [(f"{name}_{n}", item) for n, item in enumerate(value)]
+        )
+    elif is_dataclass(value):
+        items = [(f"{prefix}{f.name}", getattr(value, f.name)) for f in fields(value)]
+    for key, item in items:
+        yield from named_outputs(item, key)
+
+
+def batched(tensors: Sequence[Tensor]) -> list[bool]:
+    """Which tensors have the batch as their first dimension: those as long as the first one there.
+
+    Raises `InputError` where none has a dimension at all.
+    """
+    sizes = [tensor.shape[0] for tensor in tensors if tensor.dim()]
+    if not sizes:
+        raise InputError(
+            "the batch holds no tensor with a batch dimension; give at least one tensor whose "
+            "dimension 0 counts the examples."
+        )
+    return [tensor.dim() > 0 and tensor.shape[0] == sizes[0] for tensor in tensors]
+
+
+def some_examples(tensors: Sequence[Tensor], count: int) -> list[Tensor]:
+    """The first ``count`` examples, repeated from the start where there are fewer."""
+    with_batch = batched(tensors)
+    size = next(t.shape[0] for t, has in zip(tensors, with_batch, strict=True) if has)
+    if not size:
+        raise InputError("the batch holds no example; give at least one.")
+    chosen = torch.arange(count) % size
+    return [
+        tensor[chosen.to(tensor.device)] if has else tensor
+        for tensor, has in zip(tensors, with_batch, strict=True)
+    ]

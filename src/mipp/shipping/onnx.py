@@ -1,0 +1,236 @@
+"""ONNX files whose numbers were checked, or no file."""
+
+import logging
+import os
+import uuid
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mipp import capture, graph, surgery
+from mipp.errors import FileError, InputError, SurgeryError
+from mipp.shipping.flat import Flat, batched, named_outputs, some_examples, tensors_of
+from mipp.shipping.session import PACKAGES, OnnxSession, needed
+from mipp.taps import measuring
+
+TRACED, SIZES = 2, (1, 3)
+"""Examples that the model is traced with (with one, the exporter would take the size as fixed), and
+batch sizes at which the numbers are compared: neither is the traced one."""
+
+LARGEST = 2 * 10**9
+"""Bytes of weights; ONNX files are protobuf messages, which end at 2 GiB."""
+
+
+@dataclass(frozen=True)
+class OnnxFile:
+    """What was written.
+
+    ``inputs``, ``outputs``: names in the file, in order. ``batch_sizes``: at which onnxruntime and
+    eager were compared. ``difference``: the largest one, as a share of the largest entry of that
+    output. ``size``: bytes.
+    """
+
+    path: Path
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    batch_sizes: tuple[int, ...]
+    difference: float
+    size: int
+
+
+def export_onnx(
+    model: nn.Module,
+    batch: Any,
+    path: str | Path,
+    *,
+    dynamic_batch: bool = True,
+    tolerance: float | None = None,
+) -> OnnxFile:
+    """Writes the model as an ONNX file, in eval mode, once onnxruntime gives the same numbers.
+
+    torch's own exporter (``torch.onnx.export(dynamo=True)``) does the work. The file appears whole
+    or not at all, and a file that was there stays where anything fails. The model is left as it
+    was.
+
+    Parameters:
+        batch: a tensor, an ``(input, target)`` pair, a dict of keywords or
+            ``((first, second), target)``, as for `mipp.plan`. Arguments that are no tensors are
+            frozen into the file. The examples are what the numbers are compared on.
+        dynamic_batch: the first dimension of all inputs that have the batch's size is left open,
+            and the numbers are compared at batch sizes 1 and 3. False: only the size of ``batch``.
+        tolerance: largest difference allowed, as a share of the largest entry of an output; by
+            default the square root of the machine precision (3e-4 for float32).
+
+    Raises:
+        InputError: the extra ``onnx`` is not installed, or the batch or model cannot be used.
+        SurgeryError: the model cannot be exported, or onnxruntime gives other numbers.
+        FileError: the file cannot be written.
+    """
+    for name in PACKAGES:
+        needed(name)
+    target = Path(path)
+    if target.is_dir() or not target.parent.is_dir():
+        raise FileError(
+            f"{target} cannot be written: expected the name of a file in a folder that exists."
+        )
+    inner = graph.unwrap(model)
+    _check_size(inner)
+    device = next((p.device for p in inner.parameters()), torch.device("cpu"))
+    given = capture.read_batch(batch).to(device)
+    arguments = (given.args, given.kwargs)
+    flat = Flat(inner, arguments)
+    tensors = tensors_of(arguments)
+    sizes = SIZES if dynamic_batch else (len(given),)
+    with _at_rest(inner):
+        examples = [some_examples(tensors, size) for size in sizes]
+        traced = some_examples(tensors, TRACED) if dynamic_batch else tensors
+        outputs = _output_names(inner, arguments)
+        partial = target.with_name(f".{target.name}.{uuid.uuid4().hex}.partial")
+        try:
+            _write(flat, traced, outputs, partial, dynamic_batch)
+            difference = _compared(flat, OnnxSession(partial), examples, sizes, tolerance)
+            with partial.open("rb+") as file:
+                os.fsync(file.fileno())
+            size = partial.stat().st_size
+            partial.replace(target)
+        except OSError as error:
+            raise FileError(
+                f"{target} cannot be written: {error}. Check room and permissions."
+            ) from error
+        finally:
+            partial.unlink(missing_ok=True)
+    return OnnxFile(target, tuple(flat.names), tuple(outputs), sizes, difference, size)
+
+
+def _check_size(model: nn.Module) -> None:
+    size = sum(p.numel() * p.element_size() for p in (*model.parameters(), *model.buffers()))
+    if size > LARGEST:
+        raise InputError(
+            f"the weights take {size:,} bytes, and an ONNX file holds {LARGEST:,} at most. Export "
+            "it with torch.onnx.export(..., external_data=True), which writes several files."
+        )
+
+
+@contextmanager
+def _at_rest(model: nn.Module) -> Iterator[None]:
+    """Eval mode; modes, buffers and random state are put back, also after an error."""
+    buffers = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
+    try:
+        with measuring(model), torch.no_grad():
+            yield
+    finally:
+        with torch.no_grad():
+            for buffer, before in buffers:
+                if not torch.equal(buffer, before):
+                    buffer.copy_(before)
+
+
+def _output_names(model: nn.Module, arguments: tuple[Any, Any]) -> list[str]:
+    args, kwargs = arguments
+    try:
+        names = [name for name, _ in named_outputs(model(*args, **kwargs))]
+    except Exception as error:
+        raise InputError(
+            f"{type(model).__name__} fails on the batch: {type(error).__name__}: {error}. Give a "
+            "batch that it takes in eval mode, on its device."
+        ) from error
+    if not names:
+        raise InputError(
+            f"{type(model).__name__} puts out no tensor; expected a tensor, or tuples, dicts or "
+            "dataclasses of tensors."
+        )
+    return names
+
+
+def _write(
+    flat: Flat, tensors: Sequence[Tensor], outputs: Sequence[str], path: Path, dynamic: bool
+) -> None:
+    shapes = None
+    if dynamic:
+        batch = torch.export.Dim("batch")
+        shapes = (tuple({0: batch} if has else None for has in batched(tensors)),)
+    training = flat.training
+    try:
+        with warnings.catch_warnings(), _quiet():
+            # of the exporter's own making: names of axes, packages that it can do without
+            warnings.simplefilter("ignore")
+            flat.training = False
+            program = torch.onnx.export(
+                flat,
+                tuple(tensors),
+                dynamo=True,
+                dynamic_shapes=shapes,
+                input_names=flat.names,
+                output_names=list(outputs),
+                verbose=False,
+            )
+            assert program is not None
+            program.save(path)
+    except OSError:
+        raise
+    except Exception as error:
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        hint = (
+            " If the model takes no other batch size than that given, use dynamic_batch=False "
+            "(--fixed-batch)."
+            if dynamic
+            else ""
+        )
+        raise SurgeryError(
+            f"{type(flat.model).__name__} cannot be exported to ONNX: {type(error).__name__}: "
+            f"{' | '.join(lines[:3])}. Expected a forward pass that torch.export takes, of "
+            f"operations that ONNX has.{hint}"
+        ) from error
+    finally:
+        flat.training = training
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the log lines about packages that the exporter does not find."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+def _compared(
+    flat: Flat,
+    session: OnnxSession,
+    examples: Sequence[Sequence[Tensor]],
+    sizes: Sequence[int],
+    tolerance: float | None,
+) -> float:
+    """The largest difference over all batch sizes; raises `SurgeryError` where it is too large."""
+    largest = 0.0
+    for size, tensors in zip(sizes, examples, strict=True):
+        expected = flat(*(tensor.clone() for tensor in tensors))
+        try:
+            found = session(*tensors)
+        except InputError:
+            raise
+        except Exception as error:
+            raise SurgeryError(
+                f"onnxruntime fails at batch size {size} on what was exported of "
+                f"{type(flat.model).__name__}: {type(error).__name__}: {error}. No file was "
+                "written. Look for a size that forward spells as a number."
+            ) from error
+        result = surgery.compare(list(expected), list(found), tolerance)
+        if not result.ok:
+            raise SurgeryError(
+                f"onnxruntime gives other numbers than {type(flat.model).__name__} at batch size "
+                f"{size}: {result.message}. No file was written. Does the model draw random "
+                "numbers in eval mode, or depend on more than its inputs? If the difference is "
+                "small enough for you, allow it with tolerance=."
+            )
+        largest = max(largest, result.difference)
+    return largest
