@@ -98,5 +98,11 @@ def test_a_suite_says_its_choice_is_not_there(tmp_path):
         bench.todo(suite, store, bench.Choice(methods=("l1",)))
     with pytest.raises(InputError, match="--seeds 7 is nothing that tiny has"):
         bench.todo(suite, store, bench.Choice(seeds=(7,)))
+    with pytest.raises(InputError, match="--nets vgg11 is nothing that tiny has"):
+        bench.todo(suite, store, bench.Choice(nets=("vgg11",)))
     assert len(bench.todo(suite, store, bench.Choice(methods=("random",)))) == 1
+    several = bench.load("layers")
+    mine = bench.Choice(nets=("lenet5",)).of(several, bench.items(several))
+    assert {item.net.label for item in mine} == {"lenet5/mnist"}
+    assert mine == bench.Choice(nets=("lenet5/mnist",)).of(several, bench.items(several))
     assert len(bench.todo(suite, store, bench.Choice(limit=1))) == 1

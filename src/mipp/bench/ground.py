@@ -4,7 +4,7 @@ import dataclasses
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any, TypeVar
 
 import torch
@@ -26,7 +26,8 @@ from mipp.measurements import (
 )
 from mipp.records import Cost
 
-TEST_BATCH = 1000
+TEST_BATCH = 250
+"""Activations of so many images stay in a processor's cache, for nets of this size."""
 Out = TypeVar("Out")
 
 
@@ -59,7 +60,7 @@ class Ground:
     def accuracy(self, model: nn.Module) -> float:
         """Share of the test split that it has right."""
         batches = data.Batches(test_images(self.item), TEST_BATCH)
-        return retrain.evaluate(model, batches).accuracy
+        return retrain.evaluate(model, batches, channels_last=True).accuracy
 
     def balanced(self, model: nn.Module) -> float:
         """Mean over classes of the share that it has right."""
@@ -165,7 +166,8 @@ def finished(
     if item.stage == "trained" or trains_last:
         note("at_once", small)
     if item.stage == "trained":
-        note("unpruned", ground.model)
+        for name, value in unpruned(parents.item_of(item), ground.device, balanced).items():
+            found[name]["unpruned"] = value
         refit = plan.apply(refit=True)
         note("refit", refit)
         if item.method.retrain_from == "refit":
@@ -187,6 +189,15 @@ def finished(
         nats=nats or None,
         own_training=own_training(plan),
     )
+
+
+@lru_cache(maxsize=64)
+def unpruned(parent: Item, device: torch.device, balanced: bool) -> dict[str, float]:
+    """Accuracies of a trained net, measured once in a process for all items that start from it."""
+    ground = Ground(parent, device)
+    model = parents.parent(parent, device).model
+    found = {"accuracy": ground.accuracy(model)}
+    return found | {"balanced_accuracy": ground.balanced(model)} if balanced else found
 
 
 def _costs(cost: Cost) -> Costs:

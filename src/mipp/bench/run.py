@@ -22,10 +22,11 @@ Told = Callable[[Record], None]
 
 @dataclass(frozen=True)
 class Choice:
-    """Which items of a suite; None for all. ``methods`` are labels or names."""
+    """Which items of a suite; None for all. ``nets`` and ``methods`` are labels or names."""
 
     seeds: tuple[int, ...] | None = None
     stages: tuple[str, ...] | None = None
+    nets: tuple[str, ...] | None = None
     methods: tuple[str, ...] | None = None
     limit: int | None = None
 
@@ -33,15 +34,13 @@ class Choice:
         """The items chosen, but for the limit.
 
         Raises:
-            InputError: a seed, stage or method that the suite does not have.
+            InputError: a seed, stage, net or method that the suite does not have.
         """
         known: dict[str, tuple[Collection[Any] | None, Collection[Any]]] = {
             "--seeds": (self.seeds, {item.seed for item in items}),
             "--stage": (self.stages, {item.stage for item in items}),
-            "--methods": (
-                self.methods,
-                {word for i in items if i.method for word in (i.method.label, i.method.name)},
-            ),
+            "--nets": (self.nets, {word for item in items for word in _nets(item)}),
+            "--methods": (self.methods, {word for item in items for word in _methods(item)}),
         }
         for option, (asked, there) in known.items():
             unknown = [word for word in asked or () if word not in there]
@@ -53,12 +52,20 @@ class Choice:
         return [item for item in items if self._has(item)]
 
     def _has(self, item: Item) -> bool:
-        words = () if item.method is None else (item.method.label, item.method.name)
         return (
             (self.seeds is None or item.seed in self.seeds)
             and (self.stages is None or item.stage in self.stages)
-            and (self.methods is None or any(word in self.methods for word in words))
+            and (self.nets is None or any(word in self.nets for word in _nets(item)))
+            and (self.methods is None or any(word in self.methods for word in _methods(item)))
         )
+
+
+def _nets(item: Item) -> tuple[str, ...]:
+    return item.net.label, item.net.name
+
+
+def _methods(item: Item) -> tuple[str, ...]:
+    return () if item.method is None else (item.method.label, item.method.name)
 
 
 @dataclass(frozen=True)

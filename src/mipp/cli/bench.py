@@ -2,6 +2,7 @@
 
 import shlex
 import sys
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
@@ -37,6 +38,8 @@ Smoke = Annotated[
     typer.Option("--smoke", help="The suite's tiny version, to try it: its records are apart."),
 ]
 RESULTS = Path("results")
+MIN_TITLE, BESIDE_TITLE = 20, 54
+"""Columns of a terminal that titles have at least, and that names and numbers need."""
 
 
 @app.command("list", epilog=EXIT_CODES)
@@ -64,10 +67,13 @@ def list_suites(out: Out = RESULTS, json: arg.Json = False, debug: arg.Debug = F
                 }
             )
         table = new_table("suite", items="right", done="right", time="right", what="left")
+        # a line for each suite; `show` and --json have titles whole
+        room = max(MIN_TITLE, output.console.width - BESIDE_TITLE)
         for row in rows:
             table.add_row(
                 str(row["name"]), str(row["items"]), str(row["done"]),
-                bench.in_words(row["seconds"]), str(row["title"]),  # type: ignore[arg-type]
+                bench.in_words(row["seconds"]),  # type: ignore[arg-type]
+                textwrap.shorten(str(row["title"]), room, placeholder=" …"),
             )  # fmt: skip
         output.show(table)
         output.result({"suites": rows})
@@ -94,6 +100,10 @@ def run_suite(
     stage: Annotated[
         Literal["trained", "init"] | None, typer.Option(help="Only nets of this stage.")
     ] = None,
+    nets: Annotated[
+        list[str] | None,
+        typer.Option("--nets", help="Only this net, by label or name; can be given again."),
+    ] = None,
     methods: Annotated[
         list[str] | None,
         typer.Option("--methods", help="Only this row, by label or name; can be given again."),
@@ -115,6 +125,7 @@ def run_suite(
         choice = bench.Choice(
             seeds=None if seeds is None else _numbers(seeds),
             stages=None if stage is None else (stage,),
+            nets=tuple(nets) if nets else None,
             methods=tuple(methods) if methods else None,
             limit=limit,
         )

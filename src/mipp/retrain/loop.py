@@ -18,7 +18,8 @@ from mipp.errors import InputError, TrainingError
 from mipp.retrain.checkpoint import load_checkpoint, save_checkpoint
 from mipp.retrain.history import EpochRecord, Evaluation, History
 from mipp.retrain.recipes import Recipe
-from mipp.retrain.state import channels_last, generators_kept, modes_kept, seed_generators
+from mipp.retrain.state import channels_last as laid_out
+from mipp.retrain.state import generators_kept, modes_kept, seed_generators
 
 Step = Callable[[torch.optim.SGD], None]
 """One step of training: gradients and learning rate are set, and it calls ``optimizer.step()``."""
@@ -80,7 +81,7 @@ def train(
         stack.enter_context(torch.enable_grad())
         stack.enter_context(modes_kept(model))
         stack.enter_context(generators_kept(device))
-        stack.enter_context(channels_last(model, enabled=recipe.channels_last))
+        stack.enter_context(laid_out(model, enabled=recipe.channels_last))
         if teacher is not None:
             stack.enter_context(modes_kept(teacher))
             teacher.eval()
@@ -112,17 +113,20 @@ def train(
     return history
 
 
-def evaluate(model: nn.Module, batches: Iterable[Any]) -> Evaluation:
+def evaluate(
+    model: nn.Module, batches: Iterable[Any], *, channels_last: bool = False
+) -> Evaluation:
     """Cross-entropy in nats and accuracy in eval mode, in the model's own precision.
 
-    Modes of all modules are as before afterwards, also after an error.
+    Modes of all modules and the layout of the weights are as before afterwards, also after an
+    error. ``channels_last``: the layout to compute in, often faster for convolutions.
 
     Raises:
         InputError: if there are no batches, or one is not a pair ``(x, y)``.
     """
     device = _device(model)
     total, right, n_samples = 0.0, 0, 0
-    with torch.no_grad(), modes_kept(model):
+    with torch.no_grad(), modes_kept(model), laid_out(model, enabled=channels_last):
         model.eval()
         for batch in batches:
             x, y = _pair(batch, device)
