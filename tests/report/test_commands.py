@@ -8,6 +8,7 @@ from typer.testing import CliRunner
 from mipp import bench
 from mipp.cli import app
 from mipp.report import page
+from tests.bench.small import tiny
 
 from . import made_up
 from .reading import Page, titles
@@ -50,6 +51,20 @@ def test_prune_tells_at_once_what_would_stop_its_report(tmp_path, monkeypatch):
     done = run(*start, tmp_path / "a.html")
     assert done.exit_code == 1
     assert "pip install 'torch-mipp[report]'" in done.output
+
+
+def test_a_run_ends_with_its_report_when_asked(tmp_path):
+    path, out = tmp_path / "tiny.toml", tmp_path / "tiny.html"
+    path.write_text(tiny())
+    start = ("bench", "run", path, "--out", tmp_path / "records", "--report")
+    assert "expected a name that ends in .html" in run(*start, tmp_path / "a.pdf").output
+    assert not (tmp_path / "records").exists()
+    done = run(*start, out, "--json")
+    assert done.exit_code == 0, done.output
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert found["report"] == {"path": str(out), "bytes": out.stat().st_size, "records": 2}
+    assert "of 2 measurements" in done.stderr
+    assert "mipp" in Page(out.read_text("utf-8")).text
 
 
 def test_records_of_a_file_become_a_report(tmp_path):

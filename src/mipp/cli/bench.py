@@ -13,11 +13,13 @@ from rich.table import Table as RichTable
 
 from mipp import bench
 from mipp.cli import arguments as arg
-from mipp.cli.bench_report import report_suites
+from mipp.cli.bench_report import measured, report_suites, write_page
 from mipp.cli.guard import EXIT_CODES, FAILED, readable_errors
 from mipp.cli.output import Output, open_output
 from mipp.cli.tables import new_table
+from mipp.cli.targets import check_target
 from mipp.measurements import Item, Record
+from mipp.report import check_plotly
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -111,6 +113,12 @@ def run_suite(
     limit: Annotated[
         int | None, typer.Option(min=1, help="At most so many of the items that are missing.")
     ] = None,
+    report: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Then write figures and tables of all that is there, in .html."
+        ),
+    ] = None,
     json: arg.Json = False,
     debug: arg.Debug = False,
 ) -> None:
@@ -120,6 +128,9 @@ def run_suite(
     """
     with readable_errors(debug):
         output = open_output(json)
+        check_target(report, "--report", suffix=".html")
+        if report is not None:
+            check_plotly()
         wanted = bench.load(suite, smoke=smoke)
         store = bench.Store(out, wanted.name)
         choice = bench.Choice(
@@ -140,9 +151,13 @@ def run_suite(
         with _Shown(output, store.records(), items, jobs) as shown:
             outcome = bench.run(wanted, store, items, how, shown.told)
         _tell(output, outcome)
+        page = None
+        if report is not None:
+            page = write_page(output, [measured(wanted, store)], report)
         output.result(
             {
                 "suite": wanted.name,
+                "report": page,
                 "path": str(store.path),
                 "done": outcome.done,
                 "copied": outcome.copied,

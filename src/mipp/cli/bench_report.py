@@ -1,14 +1,15 @@
 """``mipp bench report``: one HTML file of what suites have measured."""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from mipp import bench, measurements, report
 from mipp.cli import arguments as arg
 from mipp.cli.guard import readable_errors
-from mipp.cli.output import open_output
+from mipp.cli.output import Output, open_output
 from mipp.cli.targets import check_target
 from mipp.errors import FileError
 
@@ -41,12 +42,15 @@ def report_suites(
         output = open_output(json)
         check_target(out, "--out", suffix=".html")
         shown = [_suite(name, records, smoke) for name in suites]
-        text = report.suites_page(shown)
-        report.write(out, text)
-        size = out.stat().st_size
-        count = sum(len(suite.records) for suite in shown)
-        output.say(f"report of {count} measurements in {out} ({size / 1e6:.1f} MB)")
-        output.result({"path": str(out), "bytes": size, "records": count})
+        output.result(write_page(output, shown, out))
+
+
+def write_page(output: Output, shown: Sequence[report.Suite], path: Path) -> dict[str, Any]:
+    """Writes the report, says so, and gives its path, bytes and number of records."""
+    report.write(path, report.suites_page(shown))
+    size, count = path.stat().st_size, sum(len(suite.records) for suite in shown)
+    output.say(f"report of {count} measurements in {path} ({size / 1e6:.1f} MB)")
+    return {"path": str(path), "bytes": size, "records": count}
 
 
 def _suite(name: str, folder: Path, smoke: bool) -> report.Suite:
@@ -59,7 +63,11 @@ def _suite(name: str, folder: Path, smoke: bool) -> report.Suite:
             )
         return report.Suite(path.stem, path.stem, "", measurements.read(path).records)
     wanted = bench.load(name, smoke=smoke)
-    store = bench.Store(folder, wanted.name)
+    return measured(wanted, bench.Store(folder, wanted.name))
+
+
+def measured(wanted: bench.Suite, store: bench.Store) -> report.Suite:
+    """What of a suite is there so far, for a report."""
     items = {item.id for item in bench.with_parents(bench.items(wanted))}
     there = tuple(record for record in store.records() if record.id in items)
     # a paragraph of the suite's file is broken into lines there
