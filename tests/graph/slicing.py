@@ -8,6 +8,7 @@ from torch import nn
 
 from mipp.attention import PrunedAttention
 from mipp.graph import CostModel
+from mipp.held import put
 from mipp.records import AxisKey
 
 
@@ -46,7 +47,7 @@ def sliced(model, graph, keep):
     for size in graph.sizes:
         axis = graph.axes[size.axis]
         left = size.size * int(axis.kept(keep).sum()) // axis.size
-        setattr(model.get_submodule(size.module), size.name, left)
+        put(model.get_submodule(size.module), size.name, left)
     return model
 
 

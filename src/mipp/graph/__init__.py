@@ -6,6 +6,7 @@ from typing import Any
 from torch import nn
 
 from mipp.errors import InputError
+from mipp.forms import pruned_forward
 from mipp.graph.cost import CostModel, cost, group_cost
 from mipp.graph.export import export, unwrap
 from mipp.graph.groups import build, solve, whole_in_vain
@@ -14,7 +15,16 @@ from mipp.graph.refuse import without
 from mipp.graph.spelled import counts_units
 from mipp.records import AxisKey, ChannelGraph
 
-__all__ = ["CostModel", "cost", "counts_units", "group_cost", "trace", "unwrap", "without"]
+__all__ = [
+    "CostModel",
+    "cost",
+    "counts_units",
+    "group_cost",
+    "pruned_forward",
+    "trace",
+    "unwrap",
+    "without",
+]
 
 
 def trace(

@@ -119,8 +119,9 @@ def _trial(graph: ChannelGraph) -> Keep:
     """Masks without a quarter to three quarters of every group, in no regular pattern.
 
     Shares differ from group to group: code that divides one width by another, which both get
-    smaller, may be right for equal shares alone. No dimension of any tensor loses all it has, with all groups or with any of them: a layer may
-    make only a few of a group's units, and these must not all go.
+    smaller, may be right for equal shares alone. No dimension of any tensor loses all it has, with
+    all groups or with any of them: a layer may make only a few of a group's units, and these must
+    not all go.
     """
     left = {key: axis.size for key, axis in graph.axes.items()}
     trial: dict[int, BoolArray] = {}
