@@ -3,6 +3,7 @@
 import math
 from dataclasses import dataclass
 
+from mipp.graph.export import module_path
 from mipp.graph.flow import Extent, Labels, LayerCall
 from mipp.graph.labels import Value
 from mipp.graph.rules import Call, rule
@@ -79,7 +80,7 @@ def dense(call: Call, layer: Dense) -> Labels:
     computed = in_key is None or out_key is None or in_key.tensor != out_key.tensor
     if computed or (bias is not None and parameter_axis(bias, 0) is None):
         what = "weight" if computed else "bias"
-        reason = f"the {what} of this layer is computed, not a parameter itself"
+        reason = f"the {what} of this layer is computed, not a parameter itself{_advice(call)}"
         call.fix(x.labels[layer.channel], reason)
         call.fix_dims(weight, range(len(weight.shape)), reason)
         call.tie_vector(bias, None)
@@ -95,6 +96,15 @@ def dense(call: Call, layer: Dense) -> Labels:
     produce(call, out_key)
     call.tie_vector(bias, weight.labels[layer.out_dim])
     return weight.labels[layer.out_dim]
+
+
+def _advice(call: Call) -> str:
+    """What to do about a weight that a weight or spectral norm computes, new style or old."""
+    own = f"{module_path(call.node)}."
+    normed = ("parametrizations.", "weight_g", "weight_orig")
+    if any(key.tensor.startswith(tuple(own + name for name in normed)) for key in call.flow.sizes):
+        return "; make it plain with mipp.folded(model)"
+    return ""
 
 
 def record(call: Call, layer: Dense, kernel: int, counted: Value) -> None:

@@ -248,7 +248,7 @@ def _tensor_of(tensors: Mapping[str, Tensor], key: AxisKey) -> Tensor:
         raise SurgeryError(
             f"{key.tensor!r} belongs to a parametrized weight (weight or spectral norm), whose "
             f"values are computed from other tensors. Make it plain first, with "
-            f"torch.nn.utils.parametrize.remove_parametrizations, or protect the layer."
+            f"mipp.folded(model), or protect the layer."
         )
     if is_lazy(tensor):
         raise InputError(f"{key.tensor!r} has no shape yet. Run one batch through the model first.")
