@@ -100,6 +100,7 @@ def _visit(flow: Flow, node: Node, args: Sequence[Any], kwargs: dict[str, Any]) 
         rule = find_rule(node.target)
         if rule is None:
             call.fix_all(f"mipp has no rule for {node.target}")
+            call.refuse_weights(f"mipp has no rule for {node.target}, which reads a weight")
         if rule is None or _is_number(call):
             return call.unlabelled()
         return _outputs(node, rule(call))
