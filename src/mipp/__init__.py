@@ -38,7 +38,7 @@ from mipp.pipeline import (
 )
 from mipp.selection import Budget, Confidence, Share
 from mipp.shipping import OnnxFile, export_onnx
-from mipp.surgery import Refit, load, original_indices, save
+from mipp.surgery import Refit, folded, load, original_indices, save
 from mipp.timing import Latency
 
 __version__ = "0.1.0"
@@ -70,6 +70,7 @@ __all__ = [
     "TrainingError",
     "data",
     "export_onnx",
+    "folded",
     "information_kept",
     "information_kept_by",
     "load",

@@ -151,9 +151,10 @@ class LatencyTable:
 
 @dataclass(frozen=True)
 class SizeAttribute:
-    """An integer attribute of a module, of value ``size``, that is in proportion to an axis.
+    """An integer that a module holds, of value ``size``, that is in proportion to an axis.
 
-    ``module``: path of the module; ``name``: of the attribute, such as ``num_heads``.
+    ``module``: path of the module; ``name``: place in it, such as ``num_heads`` or
+    ``config.n_head``.
     """
 
     module: str

@@ -8,6 +8,7 @@ from torch import nn
 
 from mipp.attention import PrunedAttention
 from mipp.graph import CostModel
+from mipp.held import put
 from mipp.records import AxisKey
 
 
@@ -38,22 +39,20 @@ def sliced(model, graph, keep):
         small = nn.Parameter(small) if isinstance(tensor, nn.Parameter) else small
         for store, attribute in owners[id(tensor)]:
             store[attribute] = small
-    for module in model.modules():
+    for name, module in model.named_modules():
+        rows = graph.axes.get(AxisKey(f"{name}.weight", 0))
+        if rows is not None and getattr(module, "groups", 1) > 1:
+            module.groups = int(rows.kept(keep).reshape(module.groups, -1).any(1).sum())
         _follow_weights(module)
     for size in graph.sizes:
         axis = graph.axes[size.axis]
         left = size.size * int(axis.kept(keep).sum()) // axis.size
-        setattr(model.get_submodule(size.module), size.name, left)
+        put(model.get_submodule(size.module), size.name, left)
     return model
 
 
 def _follow_weights(module):
-    """Whole groups go with their channels."""
-    if isinstance(module, nn.Conv1d | nn.Conv2d) and module.groups > 1:
-        module.groups = module.weight.shape[0] * module.groups // module.out_channels
-    elif isinstance(module, nn.ConvTranspose2d) and module.groups > 1:
-        module.groups = module.weight.shape[0]
-    elif isinstance(module, nn.InstanceNorm2d):
+    if isinstance(module, nn.InstanceNorm2d):
         module.num_features = module.weight.shape[0]
     elif isinstance(module, nn.RNNBase):
         if module.proj_size:

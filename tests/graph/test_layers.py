@@ -115,30 +115,10 @@ def test_depthwise_transposed_convolution():
 
 
 def test_depthwise_on_the_input_image_makes_channels_that_stay():
-    net = nn.Sequential(nn.Conv2d(3, 6, 1, groups=3), nn.Conv2d(6, 5, 1), nn.Conv2d(5, 2, 1))
-    assert groups(traced(net, torch.randn(2, 3, 4, 4))) == {"1": (5, ["1.weight.0"], ["2"])}
-
-
-def test_grouped_convolution_is_refused_and_the_rest_pruned():
-    class Net(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.a = nn.Conv2d(3, 8, 1)
-            self.grouped = nn.Conv2d(8, 8, 3, groups=4)
-            self.b = nn.Conv2d(8, 6, 1)
-            self.out = nn.Conv2d(6, 2, 1)
-
-        def forward(self, x):
-            return self.out(self.b(self.grouped(self.a(x))))
-
-    graph = traced(Net(), torch.randn(2, 3, 5, 5))
-    assert list(groups(graph)) == ["b"]
-    reasons = refusals(graph)
-    ((n_units, reason),) = reasons["grouped"]
-    assert n_units == 8
-    assert "groups=4" in reason
-    assert "only groups=1 and depthwise" in reason
-    assert "groups=4" in reasons["a"][0][1]
+    net = nn.Sequential(nn.Conv2d(3, 3, 1, groups=3), nn.Conv2d(3, 5, 1), nn.Conv2d(5, 2, 1))
+    graph = traced(net, torch.randn(2, 3, 4, 4))
+    assert groups(graph) == {"1": (5, ["1.weight.0"], ["2"])}
+    assert "each group makes one channel, and groups=3" in refusals(graph)["0"][0][1]
 
 
 def test_transposed_convolution_has_its_weight_the_other_way_round():

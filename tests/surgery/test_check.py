@@ -364,3 +364,27 @@ def test_same_outputs_of_masked_and_sliced():
     assert same_outputs(masked, small, case.inputs, tolerance=1e-5).ok
     assert not same_outputs(case.model, small, case.inputs).ok
     assert np.isfinite(same_outputs(case.model, small, case.inputs).difference)
+
+
+class Ratio(nn.Module):
+    """Divides one width by another one, both of which get smaller."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.c = nn.Linear(6, 6), nn.Linear(6, 6), nn.Linear(6, 6)
+
+    def forward(self, x):
+        x = torch.tanh(self.a(x))
+        return self.c(torch.tanh(self.b(x))) * (self.b.out_features / self.b.in_features)
+
+
+def test_widths_in_proportion_to_each_other_do_not_hide_a_break():
+    names = ["a", "b", "c"]
+    axes = []
+    for index in range(2):
+        axes += [axis(f"{names[index]}.{one}", 0, index, 6) for one in ("weight", "bias")]
+        axes += [axis(f"{names[index + 1]}.weight", 1, index, 6)]
+    made = [(names[index], 6, f"{names[index]}.weight", 0) for index in range(2)]
+    channels = graph(made, axes, [consumer("b"), consumer("c")])
+    broken = probe(Ratio(), channels, (torch.randn(3, 6),))
+    assert {group.index for group in broken} == {0, 1}

@@ -6,15 +6,25 @@ from typing import Any
 from torch import nn
 
 from mipp.errors import InputError
+from mipp.forms import pruned_forward
 from mipp.graph.cost import CostModel, cost, group_cost
 from mipp.graph.export import export, unwrap
-from mipp.graph.groups import build
+from mipp.graph.groups import build, solve, whole_in_vain
 from mipp.graph.propagate import propagate
 from mipp.graph.refuse import without
 from mipp.graph.spelled import counts_units
-from mipp.records import ChannelGraph
+from mipp.records import AxisKey, ChannelGraph
 
-__all__ = ["CostModel", "cost", "counts_units", "group_cost", "trace", "unwrap", "without"]
+__all__ = [
+    "CostModel",
+    "cost",
+    "counts_units",
+    "group_cost",
+    "pruned_forward",
+    "trace",
+    "unwrap",
+    "without",
+]
 
 
 def trace(
@@ -48,4 +58,11 @@ def trace(
         )
     model = unwrap(model)
     exported = export(model, args, kwargs or {})
-    return build(propagate(exported), exported.shapes, exported.first_names)
+    evenly: frozenset[AxisKey] = frozenset()
+    while True:
+        flow = propagate(exported, evenly)
+        solution = solve(flow, exported.shapes)
+        in_vain = whole_in_vain(flow, solution)
+        if not in_vain:
+            return build(flow, solution, exported.shapes, exported.first_names)
+        evenly |= in_vain

@@ -53,7 +53,11 @@ class LayerCall:
 
 @dataclass(eq=False)
 class Flow:
-    """All that the rules find out while the graph is walked."""
+    """All that the rules find out while the graph is walked.
+
+    ``whole``: dimension 0 of the weights of grouped convolutions whose groups are taken for units;
+    ``evenly``: those for which that was tried in vain.
+    """
 
     batch: int
     ties: Ties = field(default_factory=Ties)
@@ -65,6 +69,8 @@ class Flow:
     refused: list[Refusal] = field(default_factory=list)
     calls: Sequence[tuple[int, ...]] = ()
     spelled_sizes: list[SizeUse] = field(default_factory=list)
+    whole: list[AxisKey] = field(default_factory=list)
+    evenly: frozenset[AxisKey] = frozenset()
 
     def tensor(self, name: str, shape: Sequence[int], is_parameter: bool) -> Value:
         """The value of a parameter or buffer, with atoms of its own along each dimension."""

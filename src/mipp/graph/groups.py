@@ -26,10 +26,12 @@ from mipp.records import (
 
 
 def build(
-    flow: Flow, shapes: Mapping[str, tuple[int, ...]], first_names: Mapping[str, str]
+    flow: Flow,
+    solution: Solution,
+    shapes: Mapping[str, tuple[int, ...]],
+    first_names: Mapping[str, str],
 ) -> ChannelGraph:
-    """Solve all ties; `GraphError` with every refusal where no unit can be removed."""
-    solution = _solve(flow, shapes)
+    """The groups of a solved flow; `GraphError` with every refusal where no unit can be removed."""
     axes = _axes(flow, solution)
     refused = _refusals(flow, solution)
     if not axes:
@@ -59,7 +61,13 @@ def module_name(weight: str) -> str:
 # ---- units
 
 
-def _solve(flow: Flow, shapes: Mapping[str, tuple[int, ...]]) -> Solution:
+def whole_in_vain(flow: Flow, solution: Solution) -> frozenset[AxisKey]:
+    """Weights of grouped convolutions whose groups were taken for units, and all of them stay."""
+    kept = (key for key in flow.whole if (solution.group_of[flow.atoms[key]] == KEPT).all())
+    return frozenset(kept)
+
+
+def solve(flow: Flow, shapes: Mapping[str, tuple[int, ...]]) -> Solution:
     """Fix what turns out not to be prunable until nothing more is found."""
     while True:
         solution = _components(flow)

@@ -11,6 +11,7 @@ from torch.fx import GraphModule, Node
 from torch.fx.node import map_arg
 
 from mipp.graph import (
+    rules_conv,
     rules_cut,
     rules_index,
     rules_layers,
@@ -23,19 +24,23 @@ from mipp.graph.export import Exported
 from mipp.graph.flow import Flow
 from mipp.graph.labels import Value
 from mipp.graph.rules import Call, Made, find_rule, schema
+from mipp.records import AxisKey
 
 RULE_MODULES = (
-    rules_pointwise, rules_shape, rules_cut, rules_index, rules_layers, rules_matmul,
+    rules_pointwise, rules_shape, rules_cut, rules_index, rules_layers, rules_conv, rules_matmul,
     rules_recurrent,
 )  # fmt: skip
 """Modules whose import registers the rules."""
 
 
-def propagate(exported: Exported) -> Flow:
-    """All ties, producers, layers and costs of an exported model."""
+def propagate(exported: Exported, evenly: frozenset[AxisKey] = frozenset()) -> Flow:
+    """All ties, producers, layers and costs of an exported model.
+
+    ``evenly``: grouped convolutions whose groups cannot be units, see `mipp.graph.rules_conv`.
+    """
     # what is computed and thrown away, such as the weights of attention, restricts nothing
     exported.program.graph_module.graph.eliminate_dead_code()
-    flow = Flow(exported.batch, calls=exported.calls)
+    flow = Flow(exported.batch, calls=exported.calls, evenly=evenly)
     program = exported.program
     inputs = {spec.arg.name: spec for spec in program.graph_signature.input_specs}
     values: list[Any] = []
@@ -95,6 +100,7 @@ def _visit(flow: Flow, node: Node, args: Sequence[Any], kwargs: dict[str, Any]) 
         rule = find_rule(node.target)
         if rule is None:
             call.fix_all(f"mipp has no rule for {node.target}")
+            call.refuse_weights(f"mipp has no rule for {node.target}, which reads a weight")
         if rule is None or _is_number(call):
             return call.unlabelled()
         return _outputs(node, rule(call))

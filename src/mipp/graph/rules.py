@@ -181,6 +181,12 @@ class Call:
         name = module_path(self.node) or self.op
         self.flow.refused.append(Refusal(name, n_units, f"{reason} ({self.at})"))
 
+    def refuse_weights(self, reason: str) -> None:
+        """List the module where an input is a matrix, or several in one, that is a parameter."""
+        for value in self.inputs:
+            if value.source is not None and value.source.is_parameter and len(value.shape) > 1:
+                self.refuse(value.shape[-1], f"{reason}: {value.source.tensor}")
+
     def tie_vector(self, vector: Value | None, labels: Labels) -> None:
         """Tie a bias or a norm's weight, shape ``(C,)`` or absent, with ``labels`` ``(C,)``."""
         if vector is not None and vector.shape[:1] > (1,):

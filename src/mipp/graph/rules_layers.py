@@ -1,10 +1,9 @@
-"""Rules of layers with weights: convolutions, linear layers, embeddings."""
+"""Rules of dense layers with weights: linear layers, embeddings, what convolutions share."""
 
 import math
 from dataclasses import dataclass
 
-import numpy as np
-
+from mipp.graph.export import module_path
 from mipp.graph.flow import Extent, Labels, LayerCall
 from mipp.graph.labels import Value
 from mipp.graph.rules import Call, rule
@@ -26,18 +25,6 @@ class Dense:
     in_dim: int
     out_dim: int
     channel: int
-
-
-@rule("conv1d", "conv2d", "conv3d")
-def conv(call: Call) -> Value:
-    """Weight ``(out, in / groups, *kernel)``."""
-    return _any_conv(call, "conv", in_dim=1, out_dim=0)
-
-
-@rule("conv_transpose1d", "conv_transpose2d", "conv_transpose3d")
-def conv_transpose(call: Call) -> Value:
-    """Weight ``(in, out / groups, *kernel)``."""
-    return _any_conv(call, "conv_transpose", in_dim=0, out_dim=1)
 
 
 @rule("linear")
@@ -65,7 +52,7 @@ def dense_linear(call: Call, x: Value, weight: Value, bias: Value | None, in_dim
     kind: Kind = "linear" if in_dim == 1 else "matmul"
     layer = Dense(kind, x, weight, bias, in_dim, 1 - in_dim, len(x.shape) - 1)
     out = call.out([*x.labels[:-1], dense(call, layer)])
-    _record(call, layer, kernel=1, counted=x)
+    record(call, layer, kernel=1, counted=x)
     return out
 
 
@@ -93,7 +80,7 @@ def dense(call: Call, layer: Dense) -> Labels:
     computed = in_key is None or out_key is None or in_key.tensor != out_key.tensor
     if computed or (bias is not None and parameter_axis(bias, 0) is None):
         what = "weight" if computed else "bias"
-        reason = f"the {what} of this layer is computed, not a parameter itself"
+        reason = f"the {what} of this layer is computed, not a parameter itself{_advice(call)}"
         call.fix(x.labels[layer.channel], reason)
         call.fix_dims(weight, range(len(weight.shape)), reason)
         call.tie_vector(bias, None)
@@ -111,57 +98,16 @@ def dense(call: Call, layer: Dense) -> Labels:
     return weight.labels[layer.out_dim]
 
 
-def _any_conv(call: Call, kind: Kind, in_dim: int, out_dim: int) -> Value:
-    x, weight, bias = call.tensor("input"), call.tensor("weight"), call.maybe_tensor("bias")
-    kernel_dims = range(2, len(weight.shape))
-    channel = len(x.shape) - len(kernel_dims) - 1
-    call.fix_dims(x, range(channel + 1, len(x.shape)), "a convolution slides along this dimension")
-    call.fix_dims(weight, kernel_dims, "it is the kernel of a convolution")
-    layer = Dense(kind, x, weight, bias, in_dim, out_dim, channel)
-    groups = call.integer("groups")
-    if groups == 1:
-        made = dense(call, layer)
-    elif groups == x.shape[channel]:
-        made = _depthwise(call, layer)
-    else:
-        made = _grouped(call, layer, groups)
-    labels: list[Labels] = [None] * len(call.shape)
-    labels[:channel] = x.labels[:channel]
-    labels[channel] = made
-    out = call.out(labels)
-    counted = out if kind == "conv" else x
-    kernel = math.prod(weight.shape[dim] for dim in kernel_dims)
-    if groups == 1:
-        _record(call, layer, kernel, counted)
-    else:
-        _count_grouped(call, layer, kernel, counted)
-    return out
+def _advice(call: Call) -> str:
+    """What to do about a weight that a weight or spectral norm computes, new style or old."""
+    own = f"{module_path(call.node)}."
+    normed = ("parametrizations.", "weight_g", "weight_orig")
+    if any(key.tensor.startswith(tuple(own + name for name in normed)) for key in call.flow.sizes):
+        return "; make it plain with mipp.folded(model)"
+    return ""
 
 
-def _depthwise(call: Call, layer: Dense) -> Labels:
-    """Input channel ``c`` makes the ``m`` output channels from ``c * m`` on."""
-    x_labels, weight = layer.x.labels[layer.channel], layer.weight
-    multiplier = call.shape[layer.channel] // layer.x.shape[layer.channel]
-    made = None if x_labels is None else np.repeat(x_labels, multiplier)
-    if layer.kind == "conv":
-        call.tie(weight.labels[0], made)
-    else:
-        call.tie(weight.labels[0], x_labels)
-        call.fix(weight.labels[1], "it is the multiplier of a depthwise convolution")
-    call.tie_vector(layer.bias, made)
-    return made
-
-
-def _grouped(call: Call, layer: Dense, groups: int) -> Labels:
-    reason = f"a convolution with groups={groups} ties its channels in blocks"
-    call.fix(layer.x.labels[layer.channel], reason)
-    call.fix_dims(layer.weight, (0, 1), reason)
-    call.tie_vector(layer.bias, None)
-    call.refuse(call.shape[layer.channel], f"{reason}; only groups=1 and depthwise can be pruned")
-    return None
-
-
-def _record(call: Call, layer: Dense, kernel: int, counted: Value) -> None:
+def record(call: Call, layer: Dense, kernel: int, counted: Value) -> None:
     """Count the cost of a dense layer and remember it as a possible consumer."""
     weight = layer.weight
     in_key, out_key = parameter_axis(weight, layer.in_dim), parameter_axis(weight, layer.out_dim)
@@ -197,11 +143,3 @@ def _norm_after(call: Call) -> bool:
         and str(users[0].target).startswith("aten.batch_norm.")
         and users[0].args[0] is call.node
     )
-
-
-def _count_grouped(call: Call, layer: Dense, kernel: int, counted: Value) -> None:
-    scale, positions = call.positions(counted, layer.channel)
-    weight = layer.weight
-    name = weight.source.tensor if weight.source else call.op
-    rows = Extent(weight.shape[0], weight.labels[0], parameter_axis(weight, 0))
-    call.count(name, scale * kernel * weight.shape[1], rows, *positions)

@@ -11,6 +11,7 @@ from mipp.graph.rules_layers import dense_linear, parameter_axis
 from mipp.graph.rules_pointwise import tie_broadcast
 
 SUMMED = "a product of two activations sums over it"
+NO_LAYER = "mipp sees no layer in this product with a weight"
 
 
 def is_weight(value: Value) -> bool:
@@ -53,6 +54,7 @@ def baddbmm(call: Call) -> Value:
 
 def product(call: Call, left: Value, right: Value) -> Value:
     """``left @ right``; what is summed over has to stay, what goes along passes."""
+    call.refuse_weights(NO_LAYER)
     call.fix(left.labels[-1], SUMMED)
     call.fix(right.labels[-2], SUMMED)
     parts = [Value(v.shape[:-2], v.labels[:-2]) for v in (left, right)]
@@ -98,6 +100,7 @@ def _without_dots(made: str, terms: list[str], ranks: list[int]) -> list[str]:
 
 
 def _sum_of_products(call: Call, operands: list[tuple[str, Value]], made: str) -> Value:
+    call.refuse_weights(NO_LAYER)
     sizes: dict[str, int] = {}
     labels: dict[str, Labels] = {}
     for letters, value in operands:

@@ -17,9 +17,11 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from mipp.attention import attention_forward, written_out
+from mipp.forms import has_form, take_form
+from mipp.held import change_all, last_name
 
 Attribute = tuple[str, str]
-"""Path of a module, and the name of one of its attributes."""
+"""Path of a module, and the place of an integer that it holds (see `mipp.held`)."""
 
 KEY = "mipp_sizes"
 """Name of the annotation of a node that says which noted call it is from."""
@@ -35,9 +37,16 @@ def counts_units(*names: str) -> None:
     """Say that attributes of these names count what can be removed, as ``num_heads`` does.
 
     Where a layer's channels are split in two dimensions, such as heads and the features of a head,
-    the one that an attribute of such a name spells gets smaller, and the other one stays.
+    the one that an attribute of such a name spells gets smaller, and the other one stays. In
+    configs, lists or dicts a name is the last one (``n_head`` of ``self.config.n_head``), or
+    the whole place, such as ``shape[0]`` where ``self.shape`` is a tuple.
     """
     _COUNTS.update(names)
+
+
+def _counts(attribute: Attribute) -> bool:
+    place = attribute[1]
+    return place in _COUNTS or (last_name(place) in _COUNTS)
 
 
 class Spelled(int):
@@ -58,7 +67,7 @@ class Spelled(int):
     @property
     def counts(self) -> bool:
         """Whether one of the attributes counts units."""
-        return any(name in _COUNTS for _, name in self.attributes)
+        return any(_counts(item) for item in self.attributes)
 
     @property
     def known(self) -> bool:
@@ -74,7 +83,7 @@ class Spelled(int):
         """The attribute that changes when the product does; None where that is not clear."""
         if len(self.attributes) == 1:
             return self.attributes[0]
-        counting = [item for item in self.attributes if item[1] in _COUNTS]
+        counting = [item for item in self.attributes if _counts(item)]
         return counting[0] if len(counting) == 1 else None
 
     def __mul__(self, other: object) -> Any:
@@ -134,14 +143,21 @@ def _integers(items: Sequence[Any]) -> Iterator[int]:
 
 
 def remembering(model: nn.Module) -> nn.Module:
-    """A copy of a model, with the same tensors, whose integer attributes are `Spelled`."""
+    """A copy of a model, with the same tensors, whose integers are `Spelled`.
+
+    Modules for which a forward for pruned ones is registered run that, see `mipp.forms`.
+    """
     tensors = {id(t): t for t in [*model.parameters(), *model.buffers()]}
     twin = copy.deepcopy(model, dict(tensors))
     for path, module in twin.named_modules():
         own = type(module).__module__.startswith("torch.nn.modules.")
         if own and not isinstance(module, nn.MultiheadAttention):
             continue  # their sizes follow their weights
-        for name, value in vars(module).items():
-            if type(value) is int and value > 1:
-                vars(module)[name] = Spelled.of(value, ((path, name),), (value,))
+        change_all(module, lambda place, value, path=path: _spelled(path, place, value))  # type: ignore[misc]
+        if has_form(module):
+            take_form(module)
     return twin
+
+
+def _spelled(path: str, place: str, value: int) -> int:
+    return Spelled.of(value, ((path, place),), (value,)) if value > 1 else value

@@ -12,6 +12,7 @@ from mipp.surgery.apply import (
 )
 from mipp.surgery.check import probe, same_outputs
 from mipp.surgery.files import load, save
+from mipp.surgery.folding import folded
 from mipp.surgery.optimizer import remap_optimizer
 from mipp.surgery.outputs import compare
 from mipp.surgery.plan import (
@@ -34,6 +35,7 @@ __all__ = [
     "axis_keeps",
     "compare",
     "fingerprint",
+    "folded",
     "installed_version",
     "kept_indices",
     "load",

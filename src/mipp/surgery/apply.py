@@ -14,6 +14,8 @@ from torch.nn.parameter import is_lazy
 
 from mipp.attention import PrunedAttention
 from mipp.errors import InputError, SurgeryError
+from mipp.forms import has_form, take_form
+from mipp.held import integers, put
 from mipp.records import AxisKey, ChannelGraph, IntArray, Keep
 from mipp.surgery.attributes import ZERO_IS_SAFE, fit_attributes
 from mipp.surgery.plan import (
@@ -69,6 +71,8 @@ def slice_model(
         if any(id(tensor) in cuts for tensor in own.values()):
             weight = own.get("weight")
             fit_attributes(name, layer, None if weight is None else cuts.get(id(weight), {}).get(0))
+        if has_form(layer) and any(id(tensor) in cuts for tensor in full_layer.parameters()):
+            take_form(layer)
     _set_sizes(small, sizes)
     write_record(small, _composed(model, kept), _composed_sizes(model, sizes))
     return small
@@ -244,7 +248,7 @@ def _tensor_of(tensors: Mapping[str, Tensor], key: AxisKey) -> Tensor:
         raise SurgeryError(
             f"{key.tensor!r} belongs to a parametrized weight (weight or spectral norm), whose "
             f"values are computed from other tensors. Make it plain first, with "
-            f"torch.nn.utils.parametrize.remove_parametrizations, or protect the layer."
+            f"mipp.folded(model), or protect the layer."
         )
     if is_lazy(tensor):
         raise InputError(f"{key.tensor!r} has no shape yet. Run one batch through the model first.")
@@ -337,7 +341,8 @@ def check_sizes(model: nn.Module, sizes: Sequence[AttributeKeep], *, sliced: boo
     modules = dict(model.named_modules(remove_duplicate=False))
     for size in sizes:
         expected = size.after if sliced else size.before
-        found = vars(modules[size.module]).get(size.name) if size.module in modules else None
+        module = modules.get(size.module)
+        found = None if module is None else integers(module).get(size.name)
         if found != expected:
             raise InputError(
                 f"attribute {size.name!r} of {size.module!r} should be {expected} and is "
@@ -367,7 +372,7 @@ def _recorded(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 def _set_sizes(small: nn.Module, sizes: Sequence[AttributeKeep]) -> None:
     check_sizes(small, sizes, sliced=False)
     for size in sizes:
-        setattr(small.get_submodule(size.module), size.name, size.after)
+        put(small.get_submodule(size.module), size.name, size.after)
     for module in small.modules():
         # its one-piece kernel would be given what cut layers cannot take
         if isinstance(module, nn.TransformerEncoder) and any(

@@ -1,0 +1,51 @@
+"""Other forward passes for modules whose own takes a width for granted that pruning changes.
+
+Attention that ends with ``reshape(b, n, c)``, where ``c`` is the width of its input, computes the
+same as with ``flatten(2)``, but only while all heads are there. For such a class a forward can be
+registered that runs with any number of heads: models are traced with it, and a pruned copy has it
+where weights were cut. The check of the sliced model against the masked one, which runs the
+class's own forward, is also a check of the registered one.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import nn
+
+Forward = Callable[..., Any]
+_FORWARDS: dict[str, Forward] = {}
+_FORMS: dict[tuple[type[nn.Module], Forward], type[nn.Module]] = {}
+
+
+def pruned_forward(*kinds: type[nn.Module] | str) -> Callable[[Forward], Forward]:
+    """Register a forward for pruned modules of these classes, or of these full names of classes.
+
+    It takes the arguments of the class's own, ``self`` first, and computes the same with weights
+    and attributes of the module as they are.
+    """
+
+    def register(forward: Forward) -> Forward:
+        for kind in kinds:
+            _FORWARDS[kind if isinstance(kind, str) else _full_name(kind)] = forward
+        return forward
+
+    return register
+
+
+def has_form(module: nn.Module) -> bool:
+    """Whether a forward is registered for the class of a module."""
+    return _full_name(type(module)) in _FORWARDS
+
+
+def take_form(module: nn.Module) -> None:
+    """Lets a module whose class has one run the registered forward, in place."""
+    kind = type(module)
+    forward = _FORWARDS[_full_name(kind)]
+    if (kind, forward) not in _FORMS:
+        content = {"forward": forward, "__module__": __name__}
+        _FORMS[kind, forward] = type(f"Pruned{kind.__name__}", (kind,), content)
+    module.__class__ = _FORMS[kind, forward]
+
+
+def _full_name(kind: type) -> str:
+    return f"{kind.__module__}.{kind.__qualname__}"
