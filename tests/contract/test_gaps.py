@@ -92,7 +92,7 @@ class Repeated(nn.Module):
 
 
 @pytest.mark.xfail(
-    strict=True, reason="repeat_interleave of a dimension of size 1 forgets which attribute spells it"
+    strict=True, reason="repeat_interleave of one head forgets which attribute spells how often"
 )
 def test_query_heads_of_one_repeated_key_and_value_head_are_units():
     found = usable(Repeated(), torch.randn(4, 5, 6))

@@ -23,6 +23,7 @@ from tests.graph.checks import counted
 
 from .zoo import ZOO, Entry
 from .zoo.entry import TIED
+from .zoo.peer import FAILS, OTHERWISE, dependency_graph, ours, producing_layer, theirs
 
 ALWAYS = ("it is part of the model's output", "it makes a single channel", TIED)
 """Reasons that need no mention in an entry."""
@@ -181,6 +182,32 @@ def test_what_is_pruned_can_be_pruned_again(case):
         if full is not None:
             assert max(indices) < full.shape[dim]
             assert len(indices) == dict(smaller.named_parameters())[name].shape[dim]
+
+
+def test_torch_pruning_couples_the_same(case):
+    """All that goes with a unit; where it differs is listed, and is where it breaks the model."""
+    library = pytest.importorskip("torch_pruning")
+    if case.entry.nothing:
+        pytest.skip("nothing in it can be pruned")
+    name, model = case.entry.name, copy.deepcopy(case.model)
+    if name in FAILS:
+        with pytest.raises((TypeError, IndexError)):
+            dependency_graph(library, model, case.args, case.kwargs)
+        return
+    peer = dependency_graph(library, model, case.args, case.kwargs)
+    otherwise, compared = set(), 0
+    for group in case.graph.groups:
+        layer = producing_layer(model, case.graph, group.index)
+        if layer is None:
+            continue
+        compared += 1
+        for unit in (0, group.n_units - 1):
+            mine = ours(model, case.graph, group.index, unit)
+            if theirs(peer, model, layer, sorted(mine[layer, "out"])) != mine:
+                otherwise.add(group.name)
+    assert otherwise == {group for entry, group in OTHERWISE if entry == name}
+    if not compared:
+        pytest.skip("recurrent layers and bare parameters: Torch-Pruning has no start there")
 
 
 MEASURED = (

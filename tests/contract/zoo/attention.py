@@ -620,5 +620,5 @@ class AreaAttention(nn.Module):
 entry(
     "non-local block", "attention", floats((3, 4, 4)),
     stays=("a product of two activations sums over it",),
-    otherwise={"q": "features of queries and keys could go in pairs", "k": "the same"},
+
 )(AreaAttention)  # fmt: skip

@@ -86,7 +86,6 @@ class OptionA(Basic):
 @entry(
     "ResNet, option A", "convolutional", IMAGE,
     stays=("tied to the 4 channels of zeros that padding inserts",),
-    peer="IndexError in its padding of channels",
 )  # fmt: skip
 def resnet_a():
     return nn.Sequential(conv(3, 6), Basic(6, 6), OptionA(6, 10), pooled(10))
@@ -325,7 +324,7 @@ class NumberStage(CrossStage):
 @entry(
     "YOLO, slices by numbers", "convolutional", IMAGE,
     stays=("its length along the channels is a constant in the code",),
-    otherwise={"1.first.0": "it takes the slices for halves of a chunk"},
+
 )  # fmt: skip
 def yolo_slices():
     return nn.Sequential(conv(3, 6, stride=2), NumberStage(6), nn.Conv2d(6, 5, 1))
@@ -389,7 +388,7 @@ class Shifted(nn.Module):
 entry(
     "temporal shift", "convolutional", floats((3, 3, 6, 6)),
     stays=("its length along the channels is a constant in the code",),
-    otherwise={"stem.0": "it follows slices as if they were parts of a split"},
+
 )(Shifted)  # fmt: skip
 
 

@@ -1,7 +1,7 @@
 """One architecture of the zoo, and where all of them are listed."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -25,9 +25,8 @@ class Entry:
     call, four examples. ``stays``: patterns of reasons; each is the reason of some refusal, and
     every refusal has one of them, or is of an output, of a
     single channel, or of what is tied to channels that stay. ``nothing``: the model is refused as a
-    whole, with this in the text. ``otherwise``: name of a layer -> why Torch-Pruning takes other
-    units than mipp there; ``peer``: why it cannot be asked at all.
-    ``uncounted``: why multiply-accumulates are told otherwise than PyTorch counts them.
+    whole, with this in the text. ``uncounted``: why multiply-accumulates are told otherwise than
+    PyTorch counts them.
     """
 
     name: str
@@ -36,8 +35,6 @@ class Entry:
     inputs: Inputs
     stays: tuple[str, ...] = ()
     nothing: str = ""
-    otherwise: Mapping[str, str] = field(default_factory=dict)
-    peer: str = ""
     uncounted: str = ""
 
     def built(self) -> nn.Module:

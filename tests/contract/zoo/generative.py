@@ -73,14 +73,13 @@ class SpelledGenerator(Generator):
 
 entry(
     "DCGAN generator, shape in numbers", "generative", floats((5,)), stays=("RuntimeError",),
-    otherwise={"project": "it breaks the model: the view still spells 8 channels"},
+
 )(SpelledGenerator)  # fmt: skip
 
 
 @entry(
     "GAN discriminator, spectral norm", "generative", IMAGE,
     stays=("the weight of this layer is computed",),
-    peer="it slices a parametrized weight, and the model breaks",
 )  # fmt: skip
 def discriminator():
     return nn.Sequential(
@@ -99,7 +98,7 @@ def patches():
     )  # fmt: skip
 
 
-@entry("super-resolution, pixel shuffle", "generative", floats((1, 6, 6)), peer="IndexError")
+@entry("super-resolution, pixel shuffle", "generative", floats((1, 6, 6)))
 def superresolution():
     return nn.Sequential(
         nn.Conv2d(1, 8, 5, padding=2), nn.PReLU(8), nn.Conv2d(8, 24, 3, padding=1),
@@ -107,7 +106,7 @@ def superresolution():
     )  # fmt: skip
 
 
-@entry("denoiser, pixel unshuffle", "generative", IMAGE, peer="IndexError in its pixel unshuffle")
+@entry("denoiser, pixel unshuffle", "generative", IMAGE)
 def denoiser():
     return nn.Sequential(
         nn.Conv2d(3, 4, 1), nn.PixelUnshuffle(2), nn.Conv2d(16, 8, 3, padding=1), nn.ReLU(),
@@ -200,6 +199,5 @@ class Hyper(nn.Module):
 entry(
     "hypernetwork", "generative", floats((5,)),
     stays=("the weight of this layer is computed",),
-    peer="it breaks the model",
     uncounted="what makes the weights runs once a call, not once an example",
 )(Hyper)  # fmt: skip

@@ -153,9 +153,7 @@ class Functional(nn.Module):
         return self.last(F.linear(x, self.third).relu() * self.scale)
 
 
-entry("functional parameters", "various", VECTOR, peer="it sees no layer in a bare parameter")(
-    Functional
-)
+entry("functional parameters", "various", VECTOR)(Functional)
 
 
 class TiedCoder(nn.Module):
@@ -172,7 +170,7 @@ class TiedCoder(nn.Module):
 
 
 entry(
-    "tied autoencoder", "various", VECTOR, peer="it does not follow a transposed weight",
+    "tied autoencoder", "various", VECTOR,
     nothing="the same weight reads channels that have to stay",
 )(TiedCoder)  # fmt: skip
 
@@ -340,7 +338,7 @@ class Nothing(nn.Module):
 
 entry(
     "one layer", "various", VECTOR, nothing="nothing in this model can be pruned",
-    otherwise={"only": "it prunes the outputs unless told not to"},
+
 )(Nothing)  # fmt: skip
 
 
