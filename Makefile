@@ -7,7 +7,7 @@ BIN     := $(VENV)/bin
 PIP     := $(BIN)/python -m pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format types imports docs docs-check check build clean
+.PHONY: help demo test nightly lint format types imports docs docs-check check build clean
 
 help: ## This list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -19,6 +19,10 @@ demo: $(VENV)/.for-users ## Train, prune and compare a small network, in under t
 test: export OMP_NUM_THREADS ?= 1
 test: $(VENV)/.for-developers ## All tests; WORKERS=n runs n at a time
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
+
+nightly: export OMP_NUM_THREADS ?= 1
+nightly: $(VENV)/.for-developers ## Thousands of random networks in place of hundreds
+	MIPP_NIGHTLY=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal tests/graph tests/surgery
 
 lint: $(VENV)/.for-developers ## Style
 	$(BIN)/ruff check .

@@ -1,5 +1,6 @@
 """Whatever the network and the choice of units: masked = sliced, and the input is left alone."""
 
+import os
 import random
 
 import numpy as np
@@ -17,6 +18,8 @@ from mipp.surgery.check import probe, same_outputs
 from mipp.surgery.plan import kept_indices
 from tests.graph.random_models import random_model
 from tests.graph.slicing import random_keep
+
+NIGHTLY = bool(os.environ.get("MIPP_NIGHTLY"))
 
 
 def counted(model, batch):
@@ -66,7 +69,7 @@ def test_masked_is_sliced(seed):
 
 
 @pytest.mark.slow
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=3000 if NIGHTLY else 300, deadline=None)
 @given(st.integers(0, 2**32))
 def test_masked_is_sliced_often(seed):
     check(seed)

@@ -1,0 +1,242 @@
+"""Every architecture of the zoo: what is pruned is right, what is not has the expected reason."""
+
+import copy
+import random
+import re
+import sys
+from dataclasses import dataclass, field
+from unittest.mock import patch
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+import mipp
+from mipp import capture, graph, surgery
+from mipp.errors import GraphError
+from mipp.graph import CostModel
+from mipp.graph.rules import find_rule, op_name
+from mipp.pipeline import usable_graph
+from mipp.records import ChannelGraph
+from tests.graph.checks import counted
+
+from .zoo import ZOO, Entry
+from .zoo.entry import TIED
+from .zoo.peer import FAILS, OTHERWISE, dependency_graph, ours, producing_layer, theirs
+
+ALWAYS = ("it is part of the model's output", "it makes a single channel", TIED)
+"""Reasons that need no mention in an entry."""
+
+
+@dataclass
+class Case:
+    """An entry, built and traced once for all tests that ask for it."""
+
+    entry: Entry
+    model: torch.nn.Module
+    args: tuple
+    kwargs: dict
+    graph: ChannelGraph | None = None
+    error: str = ""
+    ops: set[str] = field(default_factory=set)
+
+    @property
+    def batch(self):
+        """What `mipp.plan` takes."""
+        return self.kwargs or (self.args, None)
+
+
+def traced(entry):
+    args, kwargs = entry.arguments()
+    case = Case(entry, entry.built(), args, kwargs)
+
+    def seen(op):
+        case.ops.add(op_name(op))
+        return find_rule(op)
+
+    with patch.object(sys.modules["mipp.graph.propagate"], "find_rule", seen):
+        try:
+            case.graph = usable_graph(case.model, capture.read_batches([case.batch], None))
+        except GraphError as error:
+            case.error = str(error)
+    return case
+
+
+@pytest.fixture(scope="module", params=ZOO)
+def case(request):
+    return traced(ZOO[request.param])
+
+
+def without_units(traced, share, seed=0):
+    """A random choice in which every group loses this share of its units, at least one each."""
+    rng, model = random.Random(seed), CostModel(traced)
+    for group in traced.groups:
+        wanted = min(max(1, round(share * group.n_units)), group.n_units - 1)
+        order = rng.sample(range(group.n_units), group.n_units)
+        gone = 0
+        for unit in order:
+            if gone < wanted and not model.empties(group.index, unit):
+                model.remove(group.index, unit)
+                gone += 1
+        assert gone == wanted, group
+    return model.keep
+
+
+def cut(model, traced, keep):
+    kept = surgery.kept_indices(traced, keep)
+    return surgery.slice_model(model, kept, traced.aliases, surgery.attribute_keeps(traced, kept))
+
+
+def run(model, case):
+    with torch.no_grad():
+        return [
+            t for t in pytree.tree_leaves(model(*case.args, **case.kwargs)) if type(t) is Tensor
+        ]
+
+
+def test_what_stays_has_the_expected_reason(case):
+    expected = case.entry
+    if expected.nothing:
+        assert case.graph is None
+        assert re.search(expected.nothing, case.error)
+        return
+    assert not case.error
+    reasons = [item.reason for item in case.graph.refused]
+    for pattern in expected.stays:
+        assert any(re.search(pattern, reason) for reason in reasons), pattern
+    for item in case.graph.refused:
+        patterns = (*expected.stays, *ALWAYS)
+        assert any(re.search(pattern, item.reason) for pattern in patterns), item
+
+
+@pytest.mark.parametrize("share", [0.3, 0.7])
+def test_masked_is_sliced(case, share, tmp_path):
+    if case.entry.nothing:
+        pytest.skip("nothing in it can be pruned")
+    model, before, text = case.model, copy.deepcopy(case.model.state_dict()), str(case.model)
+    keep = without_units(case.graph, share)
+    small, masked = cut(model, case.graph, keep), surgery.mask_model(model, case.graph, keep)
+    same = surgery.same_outputs(masked, small, case.args, case.kwargs, tolerance=1e-9)
+    assert same.ok, same.message
+    made, wanted = run(small, case), run(masked, case)
+    for one, other, whole in zip(made, wanted, run(model, case), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-9)
+        assert one.shape == whole.shape
+    # never a silent no-op, and the cost that was told
+    now = graph.cost(case.graph, keep)
+    n_params = sum(tensor.numel() for tensor in small.parameters())
+    assert now.params == n_params < sum(tensor.numel() for tensor in model.parameters())
+    # the model is as it was
+    assert str(model) == text
+    assert before.keys() == model.state_dict().keys()
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert not any(module.training for module in [*model.modules(), *small.modules()])
+    if share == 0.3:
+        as_counted = counted(small, *case.args, **case.kwargs)[0] == now.macs
+        assert as_counted == (not case.entry.uncounted)
+        trains(small, case)
+    else:
+        stored(small, case, tmp_path)
+
+
+def trains(small, case):
+    """Forward and backward in train mode."""
+    small.train()
+    outputs = pytree.tree_leaves(small(*case.args, **case.kwargs))
+    sum(t.sum() for t in outputs if isinstance(t, Tensor)).backward()
+    assert any(tensor.grad is not None for tensor in small.parameters())
+
+
+def stored(small, case, folder):
+    """Ordinary state, in mipp's files and in PyTorch's own."""
+    state, made = small.state_dict(), run(small, case)
+    assert state.keys() == case.model.state_dict().keys()
+    assert {type(value) for value in state.values()} <= {Tensor}
+    surgery.save(small, folder / "small.safetensors")
+    back = surgery.load(case.entry.built(), folder / "small.safetensors")
+    torch.save(state, folder / "small.pt")
+    own = copy.deepcopy(small)
+    own.load_state_dict(torch.load(folder / "small.pt", weights_only=True))
+    for again in (back, own):
+        assert all(map(torch.equal, run(again, case), made))
+
+
+def test_what_is_pruned_can_be_pruned_again(case):
+    if case.entry.nothing:
+        pytest.skip("nothing in it can be pruned")
+    small = cut(case.model, case.graph, without_units(case.graph, 0.3))
+    again = usable_graph(small, capture.read_batches([case.batch], None))
+    wide = {group.name for group in case.graph.groups if group.n_units > 2}
+    assert wide <= {group.name for group in again.groups}
+    keep = without_units(again, 0.3, seed=1)
+    smaller = cut(small, again, keep)
+    masked = surgery.mask_model(small, again, keep)
+    same = surgery.same_outputs(masked, smaller, case.args, case.kwargs, tolerance=1e-9)
+    assert same.ok, same.message
+    # indices still count in the first model
+    for (name, dim), indices in mipp.original_indices(smaller).items():
+        full = (
+            case.model.get_parameter(name) if name in dict(case.model.named_parameters()) else None
+        )
+        if full is not None:
+            assert max(indices) < full.shape[dim]
+            assert len(indices) == dict(smaller.named_parameters())[name].shape[dim]
+
+
+def test_torch_pruning_couples_the_same(case):
+    """All that goes with a unit; where it differs is listed, and is where it breaks the model."""
+    library = pytest.importorskip("torch_pruning")
+    if case.entry.nothing:
+        pytest.skip("nothing in it can be pruned")
+    name, model = case.entry.name, copy.deepcopy(case.model)
+    if name in FAILS:
+        with pytest.raises((TypeError, IndexError)):
+            dependency_graph(library, model, case.args, case.kwargs)
+        return
+    peer = dependency_graph(library, model, case.args, case.kwargs)
+    otherwise, compared = set(), 0
+    for group in case.graph.groups:
+        layer = producing_layer(model, case.graph, group.index)
+        if layer is None:
+            continue
+        compared += 1
+        for unit in (0, group.n_units - 1):
+            mine = ours(model, case.graph, group.index, unit)
+            if theirs(peer, model, layer, sorted(mine[layer, "out"])) != mine:
+                otherwise.add(group.name)
+    assert otherwise == {group for entry, group in OTHERWISE if entry == name}
+    if not compared:
+        pytest.skip("recurrent layers and bare parameters: Torch-Pruning has no start there")
+
+
+MEASURED = (
+    "VGG", "DenseNet", "U-Net", "EfficientNet", "DCGAN generator", "ViT, fused projection",
+    "Llama, grouped queries", "GRU, stacked and bidirectional",
+    "graph convolution, adjacency as input", "factorized, a dict in and out",
+    "BERT, named inputs and outputs", "FiLM, two inputs",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", MEASURED)
+def test_what_mipp_chooses_is_sliced_as_it_is_masked(name):
+    entry = ZOO[name]
+    model, (args, kwargs) = entry.built(), entry.arguments()
+    before = copy.deepcopy(model.state_dict())
+    batches = [kwargs or (args, None)]
+    for seed in (2, 3, 4):
+        args, kwargs = entry.arguments(seed)
+        batches.append(kwargs or (args, None))
+    plan = mipp.plan(model, batches, "units=50%", noise=0.1)
+    assert plan.after.units <= plan.before.units / 2
+    small = plan.apply(refit=False)
+    same = surgery.same_outputs(plan.mask(), small, args, kwargs, tolerance=1e-9)
+    assert same.ok, same.message
+    refitted = plan.apply()
+    assert all(t.isfinite().all() for t in pytree.tree_leaves(run_with(refitted, args, kwargs)))
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+
+
+def run_with(model, args, kwargs):
+    with torch.no_grad():
+        return model(*args, **kwargs)
