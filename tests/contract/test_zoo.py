@@ -3,9 +3,6 @@
 import copy
 import random
 import re
-import sys
-from dataclasses import dataclass, field
-from unittest.mock import patch
 
 import pytest
 import torch
@@ -14,53 +11,17 @@ from torch.utils import _pytree as pytree
 
 import mipp
 from mipp import capture, graph, surgery
-from mipp.errors import GraphError
 from mipp.graph import CostModel
-from mipp.graph.rules import find_rule, op_name
 from mipp.pipeline import usable_graph
-from mipp.records import ChannelGraph
 from tests.graph.checks import counted
 
-from .zoo import ZOO, Entry
+from .zoo import ZOO, table
 from .zoo.entry import TIED
 from .zoo.peer import FAILS, OTHERWISE, dependency_graph, ours, producing_layer, theirs
+from .zoo.tracing import traced
 
 ALWAYS = ("it is part of the model's output", "it makes a single channel", TIED)
 """Reasons that need no mention in an entry."""
-
-
-@dataclass
-class Case:
-    """An entry, built and traced once for all tests that ask for it."""
-
-    entry: Entry
-    model: torch.nn.Module
-    args: tuple
-    kwargs: dict
-    graph: ChannelGraph | None = None
-    error: str = ""
-    ops: set[str] = field(default_factory=set)
-
-    @property
-    def batch(self):
-        """What `mipp.plan` takes."""
-        return self.kwargs or (self.args, None)
-
-
-def traced(entry):
-    args, kwargs = entry.arguments()
-    case = Case(entry, entry.built(), args, kwargs)
-
-    def seen(op):
-        case.ops.add(op_name(op))
-        return find_rule(op)
-
-    with patch.object(sys.modules["mipp.graph.propagate"], "find_rule", seen):
-        try:
-            case.graph = usable_graph(case.model, capture.read_batches([case.batch], None))
-        except GraphError as error:
-            case.error = str(error)
-    return case
 
 
 @pytest.fixture(scope="module", params=ZOO)
@@ -182,6 +143,26 @@ def test_what_is_pruned_can_be_pruned_again(case):
         if full is not None:
             assert max(indices) < full.shape[dim]
             assert len(indices) == dict(smaller.named_parameters())[name].shape[dim]
+
+
+def test_the_page_says_what_was_found(case):
+    """Mended by ``python -m tests.contract.zoo``."""
+    assert table.row(case) in table.written("architectures")
+    ops = table.written_ops()
+    for op, says in case.ops.items():
+        told, names = ops[op]
+        assert told == says
+        if case.entry.name not in names:
+            assert len(names) == table.N_LISTED
+            assert set(names) <= table.entries_before(case.entry)
+    for op, (_, names) in ops.items():
+        assert op in case.ops or case.entry.name not in names
+
+
+def test_the_page_lists_the_zoo_and_nothing_else():
+    rows = table.written("architectures")
+    assert [line.split(" | ")[1] for line in rows] == list(ZOO)
+    assert all(name in ZOO for _, names in table.written_ops().values() for name in names)
 
 
 def test_torch_pruning_couples_the_same(case):
