@@ -183,6 +183,8 @@ class Call:
 
     def refuse_weights(self, reason: str) -> None:
         """List the module where an input is a matrix, or several in one, that is a parameter."""
+        if "weight_norm" in self.op:
+            return  # the layer that takes the result is listed, with what to do
         for value in self.inputs:
             if value.source is not None and value.source.is_parameter and len(value.shape) > 1:
                 self.refuse(value.shape[-1], f"{reason}: {value.source.tensor}")

@@ -106,7 +106,7 @@ def resnet_bottleneck():
     return nn.Sequential(conv(3, 8), Bottleneck(8, 5), Bottleneck(8, 6), pooled(8))
 
 
-@entry("ResNeXt", "convolutional", IMAGE, stays=("a convolution with groups=4",))
+@entry("ResNeXt", "convolutional", IMAGE)
 def resnext():
     return nn.Sequential(conv(3, 8), Bottleneck(8, 12, groups=4), pooled(8))
 

@@ -172,7 +172,7 @@ class ConvNeXt(nn.Module):
         return x + made.permute(0, 3, 1, 2)
 
 
-@entry("ConvNeXt", "light", IMAGE, stays=("tied into one unit by layer_norm",))
+@entry("ConvNeXt", "light", IMAGE, stays=("tied into one unit by layer_norm", "its inputs stay"))
 def convnext():
     return nn.Sequential(nn.Conv2d(3, 8, 2, 2), LayerNorm2d(8), ConvNeXt(8), ConvNeXt(8), pooled(8))
 

@@ -44,6 +44,7 @@ OTHERWISE = {
     ("ShuffleNetV2", "0.0"): "ties all channels of the shuffle",
     ("ShuffleNetV2, nn.ChannelShuffle", "0.0"): "does not follow the shuffle",
     ("graph attention", "first"): "ties features to the one output of another layer",
+    ("ResNeXt", "1.narrow.0"): "cuts inputs of the grouped convolution, and leaves its outputs",
     ("hooks, buffers, frozen weights", "body.0"): "does not see frozen layers",
     ("hooks, buffers, frozen weights", "body.2"): "leaves buffers as they are",
 }
