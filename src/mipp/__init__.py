@@ -39,7 +39,7 @@ from mipp.pipeline import (
     scratch,
 )
 from mipp.selection import Budget, Confidence, Share
-from mipp.shipping import OnnxFile, export_onnx
+from mipp.shipping import OnnxFile, export_onnx, to_semi_structured
 from mipp.surgery import Refit, load, original_indices, save
 from mipp.timing import Latency
 
@@ -90,5 +90,6 @@ __all__ = [
     "scratch",
     "select_features",
     "terc",
+    "to_semi_structured",
     "weights",
 ]
