@@ -23,7 +23,7 @@ it takes most of the time. At 1/64 of the weights a row has lost most of what it
 AHEAD = 1.5
 """The exact elimination starts from so many times the weights that are to stay, in float64."""
 
-EXACT = 1e12
+EXACT = 2e11
 """Operations that the exact elimination of one layer may take; beyond them the path decides."""
 
 
@@ -102,7 +102,7 @@ def curves_of(
         if d <= SMALL:
             path = follow_exactly(rows, 1, pattern, live)
         else:
-            fewest, share, steps = (d // 64, 0.7, 4) if slow else (1, 0.8, 6)
+            fewest, share, steps = (d // 64, 0.6, 3) if slow else (1, 0.8, 6)
             path = follow(rows, fewest, pattern, share, steps, live)
         sizes = torch.cat([path.sizes, path.sizes.new_zeros(1)])
         whole = ((rows.standardised @ rows.correlation) * rows.standardised).sum(1)

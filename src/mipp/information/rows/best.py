@@ -12,10 +12,10 @@ from mipp.information.rows.problem import Rows
 MEMORY = 2**28
 """Bytes of second moments of the rows that are solved at once."""
 
-EXACT = 3e11
+EXACT = 2e10
 """Operations up to which all rows of a layer are solved exactly: some seconds on one core."""
 
-STEPS = 40
+STEPS = 25
 """Of conjugate gradients beyond that."""
 
 

@@ -66,9 +66,9 @@ def follow(
         places = torch.arange(d - before, d - after, device=weight.device).expand_as(gone)
         rank.scatter_(1, gone, places)
         mask.scatter_(1, gone, torch.zeros_like(gone, dtype=torch.bool))
-        weight = descended(rows, weight * mask, target, mask & free_to_move, steps)
+        weight, left = descent(rows, weight * mask, target, mask & free_to_move, steps)
         # target'w is what is explained at the optimum, and this holds on the way there, too
-        explained = (2 * target - weight @ rows.correlation).mul(weight).sum(1)
+        explained = (target + left).mul(weight).sum(1)
         errors.append((whole - explained).clamp_min(0))
     order = torch.where(mask, weight.abs(), torch.full_like(weight, -torch.inf)).argsort(1)
     kept = order[:, d - sizes[-1] :]
@@ -100,6 +100,17 @@ def descended(
 
     ``weight`` is of standardised inputs, and ``target`` their covariance with the outputs.
     """
+    return descent(rows, weight, target, mask, steps)[0]
+
+
+def descent(
+    rows: Rows,
+    weight: Float[Tensor, "m d"],
+    target: Float[Tensor, "m d"],
+    mask: Bool[Tensor, "m d"],
+    steps: int,
+) -> tuple[Float[Tensor, "m d"], Float[Tensor, "m d"]]:
+    """The same, and the covariance of the inputs in the mask with what is left unexplained."""
     left = (target - weight @ rows.correlation) * mask
     along, norm = left, left.square().sum(1)
     for _ in range(steps):
@@ -111,4 +122,4 @@ def descended(
         fresh = left.square().sum(1)
         turn = torch.where(norm > 0, fresh / norm, torch.zeros_like(norm)).unsqueeze(1)
         along, norm = left + turn * along, fresh
-    return weight
+    return weight, left
