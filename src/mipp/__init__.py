@@ -5,11 +5,11 @@ plan = mipp.plan(model, batches, budget="macs=50%")  # nothing is changed yet
 small = plan.apply()  # a new, smaller nn.Module
 ```
 
-Start with `plan`; its settings are the fields of `Options`. What is raised on purpose is a
-`MippError`.
+Start with `plan`; its settings are the fields of `Options`, or, for single weights
+(``granularity="weight"``), of `WeightOptions`. What is raised on purpose is a `MippError`.
 """
 
-from mipp import data, methods, models, retrain
+from mipp import data, methods, models, retrain, weights
 from mipp.capture import CaptureConfig
 from mipp.errors import (
     BudgetError,
@@ -28,6 +28,8 @@ from mipp.pipeline import (
     KeptInformation,
     Options,
     Plan,
+    WeightOptions,
+    WeightPlan,
     information_kept,
     information_kept_by,
     plan,
@@ -37,7 +39,7 @@ from mipp.pipeline import (
     scratch,
 )
 from mipp.selection import Budget, Confidence, Share
-from mipp.shipping import OnnxFile, export_onnx
+from mipp.shipping import OnnxFile, export_onnx, to_semi_structured
 from mipp.surgery import Refit, folded, load, original_indices, save
 from mipp.timing import Latency
 
@@ -68,6 +70,8 @@ __all__ = [
     "SurgeryError",
     "Training",
     "TrainingError",
+    "WeightOptions",
+    "WeightPlan",
     "data",
     "export_onnx",
     "folded",
@@ -87,4 +91,6 @@ __all__ = [
     "scratch",
     "select_features",
     "terc",
+    "to_semi_structured",
+    "weights",
 ]

@@ -57,8 +57,8 @@ class Call:
     """One call of a convolution or linear layer, before it runs.
 
     ``name`` is the weight's parameter name and ``call`` counts its calls in this forward pass.
-    ``input`` has shape (batch, channels, *space) or (*batch, features). ``run`` makes the output,
-    with the weight as it is then.
+    ``input`` has shape (batch, channels, *space) or (*batch, features). ``groups``: of a
+    convolution. ``run`` makes the output, with the weight as it is then.
     """
 
     name: str
@@ -71,6 +71,7 @@ class Call:
     padding: tuple[tuple[int, int], ...]
     dilation: tuple[int, ...]
     run: Callable[[], Tensor]
+    groups: int = 1
 
     @property
     def key(self) -> tuple[str, int]:
@@ -88,10 +89,10 @@ class NormCall:
 
 
 class Taps(TorchFunctionMode):
-    """Calls ``after(call, output)`` for each call on a named weight, ungrouped convolutions only.
+    """Calls ``after(call, output)`` for each call on a named weight.
 
     ``after`` returns the output that the model goes on with. ``on_norm`` runs before each BatchNorm
-    call that uses running statistics.
+    call that uses running statistics. ``grouped``: grouped convolutions are seen, too.
     """
 
     def __init__(
@@ -100,11 +101,12 @@ class Taps(TorchFunctionMode):
         *,
         after: Callable[[Call, Tensor], Tensor] | None = None,
         on_norm: Callable[[NormCall], None] | None = None,
+        grouped: bool = False,
     ) -> None:
         super().__init__()
         self._names = {id(p): name for name, p in model.named_parameters()}
         self._counts: dict[str, int] = {}
-        self._after, self._on_norm = after, on_norm
+        self._after, self._on_norm, self._grouped = after, on_norm, grouped
 
     def __torch_function__(
         self,
@@ -127,7 +129,8 @@ class Taps(TorchFunctionMode):
                 self._on_norm(NormCall(given["input"], given["running_mean"], given["running_var"]))
             return func(*args, **kwargs)
         name = self._names.get(id(given.get("weight")))
-        other = given.get("groups", 1) != 1 or (kind == "matmul" and given["weight"].dim() != 2)
+        other = given.get("groups", 1) != 1 and not self._grouped
+        other |= kind == "matmul" and given["weight"].dim() != 2
         if name is None or other:
             return func(*args, **kwargs)
         count = self._counts.get(name, 0)
@@ -164,6 +167,7 @@ def _call(
         padding=sides,
         dilation=dilation,
         run=run,
+        groups=given.get("groups", 1),
     )
 
 

@@ -6,16 +6,19 @@ from typing import Annotated, Any, Literal
 
 import torch
 import typer
+from torch import nn
 
-from mipp import information, methods, pipeline, selection, surgery
+from mipp import information, methods, pipeline, retrain, selection, surgery
 from mipp.cli import arguments as arg
-from mipp.cli.datasets import find_source
+from mipp.cli.datasets import Source, find_source
 from mipp.cli.guard import readable_errors
-from mipp.cli.networks import find_network
+from mipp.cli.networks import Network, find_network
 from mipp.cli.opening import Wanted, check_fit, check_weights, open_model
-from mipp.cli.output import open_output
+from mipp.cli.outcome import Outcome
+from mipp.cli.output import Output, open_output
 from mipp.cli.pruning import FINE_TUNING, Task, fine_tuning, run
 from mipp.cli.targets import check_target, write_text
+from mipp.cli.weighing import WeightOutcome, WeightTask, check_unused, run_weights
 from mipp.errors import InputError
 from mipp.report import check_plotly
 
@@ -36,6 +39,15 @@ def prune(
             "several with commas, all met.",
         ),
     ] = None,
+    granularity: Annotated[
+        Literal["unit", "weight", "2:4", "4:8"],
+        typer.Option(
+            metavar="WHAT", rich_help_panel=_PLANNING,
+            help="What goes: unit (filters, neurons, heads: a smaller model); weight (single "
+            "weights: zeros, --budget params= or information=); 2:4 or 4:8 (that many stay of "
+            "neighbouring inputs, no budget).",
+        ),
+    ] = "unit",
     width: arg.Width = None,
     classes: arg.Classes = None,
     weights: arg.Weights = None,
@@ -54,7 +66,7 @@ def prune(
         typer.Option(
             rich_help_panel=_PLANNING, show_default=_DEFAULTS.method,
             help=f"How units are ranked: {', '.join(methods.names())}; `mipp methods` says what "
-            "each one is.",
+            f"each one is. Single weights: {', '.join(pipeline.weight_methods())}.",
         ),
     ] = None,
     preset: Annotated[
@@ -112,11 +124,12 @@ def prune(
         ),
     ] = None,
     allocation: Annotated[
-        Literal["priced", "global", "tolerance", "uniform"] | None,
+        Literal["priced", "global", "tolerance", "uniform", "rows"] | None,
         typer.Option(
             metavar="HOW", rich_help_panel=_PLANNING, show_default="the method's own",
             help="How the budget is spread over the groups: priced (fewest nats per cost saved), "
-            "global (fewest nats), tolerance (the same share of nats) or uniform (of units).",
+            "global (fewest nats), tolerance (the same share of nats) or uniform (of units). Of "
+            "single weights: priced, global, uniform (layers) or rows (outputs).",
         ),
     ] = None,
     rounds: Annotated[
@@ -214,7 +227,8 @@ def prune(
         Path | None,
         typer.Option(
             metavar="FILE", rich_help_panel=_OUTPUT,
-            help="Where the plan goes: a .json file for mipp.Plan.from_json.",
+            help="Where the plan goes: a .json file for mipp.Plan.from_json, or that of "
+            "mipp.WeightPlan.",
         ),
     ] = None,
     report: Annotated[
@@ -230,12 +244,7 @@ def prune(
 ) -> None:  # fmt: skip
     """Prune a model to a budget and show what is left of it: units, information, cost, accuracy."""
     with readable_errors(debug):
-        if budget is None and confidence is None and preset is None:
-            raise typer.BadParameter(
-                "say how much may be left (--budget macs=50%), or when to stop (--confidence 0.95 "
-                "or --preset paper).",
-                param_hint="--budget",
-            )
+        _check_says_how_much(granularity, budget, confidence, preset)
         output = open_output(json)
         if no_refit and refit not in (None, "none"):
             raise InputError(f"--refit {refit} and --no-refit were both given; give one of them.")
@@ -251,19 +260,17 @@ def prune(
         if preset is not None:
             options = pipeline.presets.change(pipeline.presets.paper(), options)
         network = find_network(model)
-        train_by = None
-        if options.get("method") in _TRAINING:
-            train_by = replace(network.recipe, epochs=train_epochs or network.recipe.epochs)
-        elif train_epochs is not None:
-            raise InputError(
-                f"--train-epochs {train_epochs} needs --method {' or '.join(_TRAINING)}, which "
-                "train; --retrain EPOCHS is for what comes after pruning."
-            )
+        train_by = _training(options, network, train_epochs)
         retrain_by = None
         if retraining:
             retrain_by = fine_tuning(network.recipe, retraining, retrain_lr, distill)
         wanted = None if budget is None else selection.parse_budget(budget)
-        task = Task(wanted, options, retrain_by, seed, train_by)
+        task: Task | WeightTask
+        if granularity == "unit":
+            task = Task(wanted, options, retrain_by, seed, train_by)
+        else:
+            check_unused(preset=preset, report=report)
+            task = WeightTask(granularity, wanted, options, retrain_by, seed)
         check_weights(weights)
         check_target(out, "--out", suffix=".safetensors", source=weights)
         check_target(plan, "--plan", suffix=".json")
@@ -274,12 +281,12 @@ def prune(
         source = find_source(data, data_root)
         opened = open_model(network, Wanted(width, classes, weights, device, seed), source)
         check_fit(network, opened, source)
-        small, outcome = run(task, network, opened, source, output)
+        small, outcome = _done(task, network, opened, source, output)
         if out is not None:
             surgery.save(small, out)
         if plan is not None:
             write_text(plan, outcome.plan.to_json())
-        if report is not None:
+        if report is not None and isinstance(outcome, Outcome):
             outcome.plan.report(report, outcome.measured(data))
         outcome.show(output)
         if weights is None:
@@ -289,6 +296,37 @@ def prune(
             f"pruned model in {out}" if out else "The model was not kept: no --out was given."
         )
         output.result(outcome.content())
+
+
+def _check_says_how_much(granularity: str, *given: object) -> None:
+    if granularity in ("unit", "weight") and all(value is None for value in given):
+        raise typer.BadParameter(
+            "say how much may be left (--budget macs=50%; of single weights --budget params=10%), "
+            "or when to stop (--confidence 0.95 or --preset paper).",
+            param_hint="--budget",
+        )
+
+
+def _training(
+    options: dict[str, Any], network: Network, train_epochs: int | None
+) -> retrain.Recipe | None:
+    """The recipe of methods that train, None for the others."""
+    if options.get("method") in _TRAINING:
+        return replace(network.recipe, epochs=train_epochs or network.recipe.epochs)
+    if train_epochs is not None:
+        raise InputError(
+            f"--train-epochs {train_epochs} needs --method {' or '.join(_TRAINING)}, which "
+            "train; --retrain EPOCHS is for what comes after pruning."
+        )
+    return None
+
+
+def _done(
+    task: Task | WeightTask, network: Network, model: nn.Module, source: Source, output: Output
+) -> tuple[nn.Module, Outcome | WeightOutcome]:
+    if isinstance(task, WeightTask):
+        return run_weights(task, network, model, source, output)
+    return run(task, network, model, source, output)
 
 
 def _number(noise: str | None) -> float | str | None:

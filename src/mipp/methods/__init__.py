@@ -45,7 +45,7 @@ from mipp.methods.static import LeaveOneOut, Solo
 from mipp.methods.synflow import SynFlow
 from mipp.methods.taylor import Taylor
 from mipp.methods.thinet import ThiNet
-from mipp.methods.unstructured import weight_masks
+from mipp.methods.unstructured import Choose, ScoresWeights, weight_masks
 
 _ALL: dict[str, type[Method]] = {
     method.name: method
@@ -118,6 +118,7 @@ __all__ = [
     "SOSP",
     "Aggregation",
     "BNScale",
+    "Choose",
     "Facts",
     "GraSP",
     "HRank",
@@ -130,6 +131,7 @@ __all__ = [
     "Question",
     "Random",
     "Scores",
+    "ScoresWeights",
     "ScoringMethod",
     "Solo",
     "Spend",

@@ -1,7 +1,7 @@
 """Single weights instead of units, to set the scores beside published figures."""
 
 import copy
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Protocol, runtime_checkable
 
@@ -25,19 +25,27 @@ class ScoresWeights(Protocol):
         ...
 
 
+Choose = Callable[[Mapping[str, Tensor], Mapping[str, Tensor], float], dict[str, Tensor]]
+"""``choose(scores, masks, density)``: of the weights in the masks those that stay in a round, when
+a share of ``density`` of all that there were shall be left."""
+
+
 def weight_masks(
     method: Method,
     model: nn.Module,
     batches: Iterable[Any],
     density: float | int,
     *,
+    names: Sequence[str] | None = None,
+    choose: Choose | None = None,
     loss: Loss | str = "auto",
     seed: int = 0,
 ) -> dict[str, Tensor]:
     """Boolean masks of the single weights that a method keeps, ranked over all layers together.
 
-    Weights are those of `prunable_weights`. As for units, the method is asked in its rounds, with
-    ``density ** (k / rounds)`` of them left after round k, on a copy in which the others are zero.
+    ``names``: of the parameters, those of `prunable_weights` with None. As for units, the method is
+    asked in its rounds, with ``density ** (k / rounds)`` of them left after round k, on a copy in
+    which the others are zero. ``choose``: in place of the highest scores of all layers.
 
     Raises:
         InputError: a method without scores of single weights; a density outside 0 to 1.
@@ -51,8 +59,8 @@ def weight_masks(
     whole = Question(model, nothing, read_batches(batches), loss, seed, rounds=method.rounds)
     check_labels(method, whole)
     named = dict(model.named_parameters())
-    masks = {n: torch.ones_like(named[n], dtype=torch.bool) for n in prunable_weights(model)}
-    n_weights = sum(mask.numel() for mask in masks.values())
+    names = prunable_weights(model) if names is None else names
+    masks = {n: torch.ones_like(named[n], dtype=torch.bool) for n in names}
     for number in range(1, method.rounds + 1):
         question = replace(whole, model=_masked(model, masks), live=masks, round=number)
         with undisturbed(question):
@@ -63,8 +71,7 @@ def weight_masks(
                     f"method={method.name!r} gave scores of {name} that are not finite. Check "
                     "weights and batches for infinite values, or use a model in float64."
                 )
-        n_kept = round(n_weights * density ** (number / method.rounds))
-        masks = _best(scores, masks, max(1, n_kept))
+        masks = (choose or _best)(scores, masks, density ** (number / method.rounds))
     return masks
 
 
@@ -78,9 +85,10 @@ def _masked(model: nn.Module, masks: Mapping[str, Tensor]) -> nn.Module:
 
 
 def _best(
-    scores: Mapping[str, Tensor], masks: Mapping[str, Tensor], n_kept: int
+    scores: Mapping[str, Tensor], masks: Mapping[str, Tensor], density: float
 ) -> dict[str, Tensor]:
-    """The highest ``n_kept`` of the weights that are left."""
+    """The highest of the weights that are left, over all layers."""
+    n_kept = max(1, round(sum(mask.numel() for mask in masks.values()) * density))
     flat = torch.cat(
         [scores[n].double().masked_fill(~mask, -torch.inf).flatten() for n, mask in masks.items()]
     )

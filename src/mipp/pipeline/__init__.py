@@ -1,9 +1,9 @@
 """The whole way: trace, capture, score, select, and a plan that can be applied."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, Literal, overload
 
 import numpy as np
 
@@ -22,12 +22,24 @@ from mipp.pipeline.scratch import scratch
 from mipp.pipeline.selecting import part_way, select, spent
 from mipp.pipeline.trails import NatsTrails
 from mipp.pipeline.usable import check_patterns, check_widths, usable_graph
+from mipp.pipeline.weighing import plan_weights
+from mipp.pipeline.weight_options import (
+    Granularity,
+    WeightOptions,
+    read_weight_options,
+    weight_budget,
+    weight_methods,
+)
+from mipp.pipeline.weight_plan import WeightPlan
 from mipp.records import BoolArray, ChannelGraph, Curve
 
 __all__ = [
+    "Granularity",
     "KeptInformation",
     "Options",
     "Plan",
+    "WeightOptions",
+    "WeightPlan",
     "information_kept",
     "information_kept_by",
     "plan",
@@ -37,7 +49,32 @@ __all__ = [
     "scratch",
     "usable_graph",
     "wanted_budget",
+    "weight_methods",
 ]
+
+
+@overload
+def plan(
+    model: Model,
+    batches: Iterable[Any],
+    budget: "str | selection.Budget | None" = None,
+    *,
+    granularity: Literal["unit"] = "unit",
+    progress: Progress | None = None,
+    **options: Any,
+) -> Plan[Model]: ...
+
+
+@overload
+def plan(
+    model: Model,
+    batches: Iterable[Any],
+    budget: "str | selection.Budget | None" = None,
+    *,
+    granularity: Literal["weight", "2:4", "4:8"],
+    progress: Progress | None = None,
+    **options: Any,
+) -> WeightPlan[Model]: ...
 
 
 def plan(
@@ -45,9 +82,10 @@ def plan(
     batches: Iterable[Any],
     budget: "str | selection.Budget | None" = None,
     *,
+    granularity: str = "unit",
     progress: Progress | None = None,
     **options: Any,
-) -> Plan[Model]:
+) -> Plan[Model] | WeightPlan[Model]:
     """Decides which units of ``model`` go. Changes nothing; `Plan.apply` makes the small model.
 
     Parameters:
@@ -62,10 +100,15 @@ def plan(
             ``"latency=3ms"`` (of a forward pass here and now, see `mipp.Latency`),
             ``"information=99%"`` (keep that share of every consumer's information) or several with
             commas, all met. Can be left out with ``stop=`` or ``widths=``, which then say how much
-            goes.
+            goes. For single weights ``params=`` (those that are not zero) or ``information=``;
+            none for ``"2:4"`` and ``"4:8"``.
+        granularity: ``"unit"``; ``"weight"`` for single weights, wherever they lie; ``"2:4"`` or
+            ``"4:8"`` for two (four) that stay of any four (eight) neighbouring inputs of an output.
+            The last three give a `WeightPlan`, and a model of the same size with zeros.
         progress: called as ``progress(stage, done, total)``; stages are ``capture`` (batches),
             ``score`` (units) and ``train`` (steps).
-        options: the fields of `mipp.Options`, ``noise`` and ``confidence``.
+        options: the fields of `mipp.Options`, ``noise`` and ``confidence``; for single weights
+            those of `mipp.WeightOptions`.
 
     Raises:
         CalibrationError: no batches, changing shapes, or values that are not finite.
@@ -74,6 +117,8 @@ def plan(
         SurgeryError: the model cannot be copied, or computes something else in every call.
         InputError: an option that is not known or does not fit.
     """
+    if granularity != "unit":
+        return _weights(model, batches, [budget], granularity, progress, options)[0]
     settings = read_options(**options)
     wanted = wanted_budget(budget, settings)
     report = progress or _silent
@@ -133,14 +178,39 @@ def plan(
     return Plan(record, original, traced, data, settings.refit, clock.seconds)
 
 
+@overload
 def plans(
     model: Model,
     batches: Iterable[Any],
     budgets: "Iterable[str | selection.Budget]",
     *,
+    granularity: Literal["unit"] = "unit",
     progress: Progress | None = None,
     **options: Any,
-) -> list[Plan[Model]]:
+) -> list[Plan[Model]]: ...
+
+
+@overload
+def plans(
+    model: Model,
+    batches: Iterable[Any],
+    budgets: "Iterable[str | selection.Budget]",
+    *,
+    granularity: Literal["weight"],
+    progress: Progress | None = None,
+    **options: Any,
+) -> list[WeightPlan[Model]]: ...
+
+
+def plans(
+    model: Model,
+    batches: Iterable[Any],
+    budgets: "Iterable[str | selection.Budget]",
+    *,
+    granularity: str = "unit",
+    progress: Progress | None = None,
+    **options: Any,
+) -> list[Plan[Model]] | list[WeightPlan[Model]]:
     """One plan for each budget, from one measurement: the whole trade-off for the time of one.
 
     Takes what `plan` takes and raises what it raises.
@@ -149,6 +219,8 @@ def plans(
         InputError: with ``passes`` or ``rounds`` above 1, or an information budget in ``ordered``
             elimination or with ``next_layer="pruned"``, whose measurements depend on the budget.
     """
+    if granularity != "unit":
+        return _weights(model, batches, list(budgets), granularity, progress, options)
     settings = read_options(**options)
     wanted = [wanted_budget(budget, settings) for budget in budgets]
     on_the_way = settings.order == "ordered" and any(b.information is not None for b in wanted)
@@ -197,13 +269,32 @@ def prune(
     model: Model,
     batches: Iterable[Any],
     budget: "str | selection.Budget | None" = None,
+    *,
+    granularity: Granularity = "unit",
     **options: Any,
 ) -> Model:
     """`plan` and `Plan.apply` in one: a smaller, ordinary module. The model is left as it was.
 
     Takes what `plan` takes, and raises what the two raise.
     """
-    return plan(model, batches, budget, **options).apply()
+    return plan(model, batches, budget, granularity=granularity, **options).apply()
+
+
+def _weights(
+    model: Model,
+    batches: Iterable[Any],
+    budgets: "Sequence[str | selection.Budget | None]",
+    granularity: str,
+    progress: Progress | None,
+    options: Mapping[str, Any],
+) -> list[WeightPlan[Model]]:
+    """Plans of single weights, one for each budget."""
+    settings = read_weight_options(granularity, options)
+    wanted = [weight_budget(budget, settings) for budget in budgets]
+    clock = Clock()
+    original: Model = graph.unwrap(model)  # type: ignore[assignment] # of the model, or inside
+    data = capture.read_batches(batches, settings.samples)
+    return plan_weights(original, data, wanted, settings, progress or _silent, clock)
 
 
 def _spent(

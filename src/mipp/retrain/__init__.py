@@ -1,6 +1,7 @@
 """Training, one loop for every method: ``mipp.retrain.train(model, batches, recipe)``."""
 
 from mipp.retrain.history import EpochRecord, Evaluation, History
+from mipp.retrain.hold import hold_masks, hold_zeros
 from mipp.retrain.loop import Step, evaluate, train
 from mipp.retrain.recipes import Recipe, recipe_for
 
@@ -11,6 +12,8 @@ __all__ = [
     "Recipe",
     "Step",
     "evaluate",
+    "hold_masks",
+    "hold_zeros",
     "recipe_for",
     "train",
 ]

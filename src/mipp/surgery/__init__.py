@@ -13,6 +13,8 @@ from mipp.surgery.apply import (
 from mipp.surgery.check import probe, same_outputs
 from mipp.surgery.files import load, save
 from mipp.surgery.folding import folded
+from mipp.surgery.norms import NormStatistics
+from mipp.surgery.norms import follow as follow_norm
 from mipp.surgery.optimizer import remap_optimizer
 from mipp.surgery.outputs import compare
 from mipp.surgery.plan import (
@@ -28,6 +30,7 @@ from mipp.surgery.refit import Refit, refit
 from mipp.surgery.weights import read_weights
 
 __all__ = [
+    "NormStatistics",
     "PlanRecord",
     "Refit",
     "apply_plan",
@@ -36,6 +39,7 @@ __all__ = [
     "compare",
     "fingerprint",
     "folded",
+    "follow_norm",
     "installed_version",
     "kept_indices",
     "load",

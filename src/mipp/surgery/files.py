@@ -1,8 +1,9 @@
 """Pruned models in one safetensors file: the weights, and what was kept of the full-size model.
 
-Nothing is pickled. The file holds every tensor once and one JSON text under the key ``mipp`` of its
-metadata. A digest over both shows damage and careless edits; it is no signature, since whoever
-changes a file on purpose can compute it anew.
+Nothing is pickled. The file holds every tensor once, of those with many zeros only the entries that
+are not zero, and one JSON text under the key ``mipp`` of its metadata. A digest over both shows
+damage and careless edits; it is no signature, since whoever changes a file on purpose can compute
+it anew.
 """
 
 import hashlib
@@ -10,7 +11,7 @@ import json
 import os
 import uuid
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, TypeVar
@@ -31,6 +32,7 @@ from mipp.surgery.apply import (
     unwrapped,
     write_record,
 )
+from mipp.surgery.packing import pack, unpack
 from mipp.surgery.plan import (
     AttributeKeep,
     AxisKeep,
@@ -43,6 +45,8 @@ from mipp.surgery.weights import read_safetensors
 
 FORMAT = 1
 """Version of what is written under ``mipp``."""
+PACKED = 2
+"""The same of files in which tensors with many zeros are packed; others stay readable as before."""
 KEY = "mipp"
 _ADVICE = "Restore the file from a copy, or save the model again."
 
@@ -57,7 +61,8 @@ class FileRecord:
     ``axes``: what was kept, in the full-size model. ``aliases``: other names of shared tensors ->
     the name under which they are stored. ``fingerprint``: of the full-size model. ``digest``:
     sha256 over all else and the bytes of all tensors. ``extra``: whatever the writer added.
-    ``sizes``: attributes of modules that changed with the widths.
+    ``sizes``: attributes of modules that changed with the widths. ``packed``: shapes of the tensors
+    whose zeros are left out (`mipp.surgery.packing`).
     """
 
     format: int
@@ -68,6 +73,7 @@ class FileRecord:
     extra: Mapping[str, Any]
     digest: str
     sizes: tuple[AttributeKeep, ...] = ()
+    packed: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
 
 def save(
@@ -75,6 +81,7 @@ def save(
 ) -> None:
     """Write a model, pruned or not, so that `load` can put it into a freshly built full-size one.
 
+    Zeros take one bit each where there are enough of them to make the file smaller.
     The file appears as a whole or not at all: a failed write leaves the file that was there.
 
     Parameters
@@ -104,11 +111,14 @@ def save(
     if sizes:
         check_sizes(model, sizes, sliced=True)
         content["sizes"] = [asdict(size) for size in sizes]
+    stored, packed = pack(tensors)
+    if packed:
+        content |= {"format": PACKED, "packed": {n: list(shape) for n, shape in packed.items()}}
     try:
-        text = json.dumps(content | {"digest": _digest(content, tensors)}, allow_nan=False)
+        text = json.dumps(content | {"digest": _digest(content, stored)}, allow_nan=False)
     except (TypeError, ValueError) as error:
         raise InputError(f"extra must be what JSON can hold: {error}") from error
-    _write(Path(path), tensors, {KEY: text})
+    _write(Path(path), stored, {KEY: text})
 
 
 def load(model: nn.Module | Callable[[], nn.Module], path: str | Path) -> nn.Module:
@@ -283,10 +293,10 @@ def _read(path: Path) -> tuple[FileRecord, dict[str, Tensor]]:
     try:
         content = json.loads(metadata[KEY])
         written = content.get("format") if isinstance(content, dict) else None
-        if written != FORMAT:
+        if written not in (FORMAT, PACKED):
             raise FileError(
-                f"{path} has format {written!r}; this version of mipp reads format {FORMAT}. Read "
-                f"it with the version that wrote it."
+                f"{path} has format {written!r}; this version of mipp reads format {FORMAT} and "
+                f"{PACKED}. Read it with the version that wrote it."
             )
         record = TypeAdapter(FileRecord).validate_json(metadata[KEY], strict=True)
     except json.JSONDecodeError as error:
@@ -304,4 +314,7 @@ def _read(path: Path) -> tuple[FileRecord, dict[str, Tensor]]:
             f"{path} was changed after it was saved: its digest should be {record.digest[:12]} and "
             f"is {digest[:12]}. {_ADVICE}"
         )
-    return record, tensors
+    try:
+        return record, unpack(tensors, record.packed)
+    except InputError as error:
+        raise FileError(f"{path} is damaged: {error}. {_ADVICE}") from error

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from mipp.errors import InputError
 from mipp.records import KEPT, AxisKey, ChannelGraph, Consumer, IntArray
 from mipp.surgery.fitting import LeastSquares
+from mipp.surgery.norms import NormStatistics, follow
 from mipp.taps import (
     Call,
     NormCall,
@@ -88,15 +89,6 @@ class _Target:
     seen: int = 0
 
 
-@dataclass(eq=False)
-class _NormStatistics:
-    """Sums over the examples of one BatchNorm's input in the original model."""
-
-    count: float = 0.0
-    total: Tensor | float = 0.0
-    square: Tensor | float = 0.0
-
-
 class _Fit:
     """One refit of one pruned model against its original.
 
@@ -118,7 +110,7 @@ class _Fit:
         once = [c for c in graph.consumers if calls.count(c.weight) == 1]
         self.consumers = {(c.weight, c.call): c for c in once} if config.mode != "norm" else {}
         self.targets = {key: _Target(number) for number, key in enumerate(self.consumers)}
-        self.norms: list[_NormStatistics] = []
+        self.norms: list[NormStatistics] = []
         self.norm_channels = norm_channels
 
     def axis(self, key: AxisKey, size: int, device: torch.device) -> Int[Tensor, " kept"]:
@@ -142,8 +134,8 @@ class _Fit:
             def on_norm(call: NormCall, norm_at: Iterator[int] = norm_at) -> None:
                 at = next(norm_at)
                 if at == len(self.norms):
-                    self.norms.append(_NormStatistics())
-                _add(self.norms[at], call.input)
+                    self.norms.append(NormStatistics())
+                self.norms[at].add(call.input)
 
             with Taps(original, after=after, on_norm=on_norm):
                 original(*args, **dict(kwargs))
@@ -236,7 +228,7 @@ class _Fit:
 
         def on_norm(call: NormCall) -> None:
             channels = self.norm_channels.get(id(call.running_mean))
-            _follow(call, self.norms[next(norm_at)], channels, self.config.norm)
+            follow(call, self.norms[next(norm_at)], channels, self.config.norm)
 
         with Taps(small, after=after, on_norm=on_norm):
             small(*args, **dict(kwargs))
@@ -281,35 +273,3 @@ def refit(
 def _batch_size(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> int:
     tensors = [v for v in (*args, *kwargs.values()) if isinstance(v, Tensor) and v.dim() > 0]
     return tensors[0].shape[0] if tensors else 1
-
-
-def _add(statistics: _NormStatistics, values: Tensor) -> None:
-    rows = values.double().movedim(1, -1).flatten(0, -2)
-    statistics.count += len(rows)
-    statistics.total = statistics.total + rows.sum(0)
-    statistics.square = statistics.square + rows.square().sum(0)
-
-
-def _follow(
-    call: NormCall,
-    before: _NormStatistics,
-    channels: Int[Tensor, " kept"] | None,
-    how: str,
-) -> None:
-    """Shifts the running statistics by what pruning did to the input, on the same examples."""
-    if how == "keep":
-        return
-    after = _NormStatistics()
-    _add(after, call.input)
-    chosen = slice(None) if channels is None else channels
-    assert isinstance(before.total, Tensor)
-    assert isinstance(before.square, Tensor)
-    assert isinstance(after.total, Tensor)
-    assert isinstance(after.square, Tensor)
-    old_mean, new_mean = before.total[chosen] / before.count, after.total / after.count
-    call.running_mean.add_((new_mean - old_mean).to(call.running_mean.dtype))
-    if how == "full":
-        old_var = before.square[chosen] / before.count - old_mean.square()
-        new_var = after.square / after.count - new_mean.square()
-        ratio = (new_var.clamp_min(0) + 1e-12) / (old_var.clamp_min(0) + 1e-12)
-        call.running_var.mul_(ratio.to(call.running_var.dtype))

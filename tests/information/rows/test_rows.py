@@ -8,7 +8,15 @@ import torch
 
 import mipp
 from mipp import information
-from mipp.information.rows import Pattern, Rows, best_weights, eliminate, errors_left, follow
+from mipp.information.rows import (
+    Pattern,
+    Rows,
+    best_weights,
+    eliminate,
+    errors_left,
+    follow,
+    follow_exactly,
+)
 
 
 def problem(m=3, d=6, seed=0, noise=0.1, ridge=1e-9, uses=1):
@@ -207,3 +215,64 @@ def test_what_does_not_fit_is_an_error():
         Pattern(4, 4)
     with pytest.raises(mipp.InputError, match=r"noise of variance 0\.0; expected"):
         problem(noise=0.0)
+
+
+def test_the_exact_path_is_the_elimination_step_by_step_and_its_errors_are_the_best_weights():
+    rows = problem(m=4, d=7)
+    path = follow_exactly(rows)
+    assert path.sizes.tolist() == [7, 6, 5, 4, 3, 2, 1]
+    for step, size in enumerate(path.sizes.tolist()):
+        mask = path.mask(torch.full((4,), size))
+        whole = torch.ones((4, 7), dtype=torch.bool)
+        assert torch.equal(mask, eliminate(rows, whole, torch.full((4,), size)))
+        torch.testing.assert_close(
+            path.errors[:, step], errors_left(rows, mask), atol=1e-6, rtol=1e-4
+        )
+
+
+@pytest.mark.parametrize("way", [follow, follow_exactly])
+def test_weights_that_are_not_allowed_go_first_and_are_never_used(way):
+    rows = problem(m=4, d=12, ridge=1e-3)
+    allowed = torch.rand(4, 12, generator=torch.Generator().manual_seed(2)) < 0.7
+    held = Rows(rows.covariance, rows.weight * allowed, rows.noise, ridge=1e-3)
+    path = way(held, allowed=allowed)
+    assert (path.rank.sort(1).values == torch.arange(12)).all()
+    counts = allowed.sum(1)
+    assert torch.equal(path.mask(counts), allowed)
+    assert (path.errors[:, 0] < 1e-9).all()
+    for step, size in enumerate(path.sizes.tolist()):
+        mask = path.mask(torch.full((4,), size)) & allowed
+        assert (path.errors[:, step] >= errors_left(held, mask) - 1e-6).all()
+
+
+def test_a_pattern_holds_along_the_exact_path():
+    rows = problem(m=4, d=12, ridge=1e-3)
+    path = follow_exactly(rows, pattern=Pattern(2, 4))
+    assert path.sizes[-1] == 6
+    mask = path.mask(torch.full((4,), 6))
+    assert (mask.view(4, 3, 4).sum(2) == 2).all()
+
+
+def test_wanted_outputs_other_than_the_weights_own_are_fitted_too_and_so_are_many_at_once():
+    rows = problem(m=3, d=20, ridge=1e-2)
+    x = torch.randn(50, 20, dtype=torch.float64, generator=torch.Generator().manual_seed(4))
+    y = x @ rows.weight.T + torch.sin(x[:, :3])
+    seen = Rows(x.T @ x / 50, rows.weight, rows.noise, ridge=1e-10)
+    mask = torch.rand(3, 20, generator=torch.Generator().manual_seed(1)) < 0.6
+    exact = best_weights(seen, mask, y.T @ x / 50)
+    for row in range(3):
+        expected = torch.linalg.lstsq(x[:, mask[row]], y[:, row]).solution
+        torch.testing.assert_close(exact[row, mask[row]], expected, rtol=1e-5, atol=1e-7)
+    steps = best_weights(seen, mask, y.T @ x / 50, most=0)
+    torch.testing.assert_close(steps, exact, rtol=1e-3, atol=1e-4)
+
+
+def test_inputs_that_never_vary_go_first_and_keep_their_weights_where_they_stay():
+    rows = problem(m=3, d=6)
+    covariance = rows.covariance.clone()
+    covariance[2], covariance[:, 2] = 0, 0
+    silent = Rows(covariance, 100 * rows.weight, rows.noise)
+    mask = follow(silent).mask(torch.full((3,), 5))
+    assert not mask[:, 2].any()
+    whole = torch.ones((3, 6), dtype=torch.bool)
+    assert torch.equal(best_weights(silent, whole)[:, 2], silent.weight[:, 2])

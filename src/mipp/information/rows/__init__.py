@@ -10,8 +10,17 @@ step of the optimal brain surgeon. Derivation and limits: docs/weights.md.
 """
 
 from mipp.information.rows.best import best_weights, errors_left
-from mipp.information.rows.exact import eliminate
+from mipp.information.rows.exact import eliminate, follow_exactly
 from mipp.information.rows.path import Path, follow
 from mipp.information.rows.problem import Pattern, Rows
 
-__all__ = ["Path", "Pattern", "Rows", "best_weights", "eliminate", "errors_left", "follow"]
+__all__ = [
+    "Path",
+    "Pattern",
+    "Rows",
+    "best_weights",
+    "eliminate",
+    "errors_left",
+    "follow",
+    "follow_exactly",
+]

@@ -6,28 +6,52 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from mipp.information.rows.path import descended
 from mipp.information.rows.problem import Rows
 
 MEMORY = 2**28
 """Bytes of second moments of the rows that are solved at once."""
 
+EXACT = 2e10
+"""Operations up to which all rows of a layer are solved exactly: some seconds on one core."""
 
-def best_weights(rows: Rows, mask: Bool[Tensor, "m d"]) -> Float[Tensor, "m d"]:
-    """Least-squares weights on the inputs in the mask, zero elsewhere; exact (Cholesky) by row."""
+STEPS = 25
+"""Of conjugate gradients beyond that."""
+
+
+def best_weights(
+    rows: Rows,
+    mask: Bool[Tensor, "m d"],
+    across: Float[Tensor, "m d"] | None = None,
+    most: float | int = EXACT,
+) -> Float[Tensor, "m d"]:
+    """Least-squares weights on the inputs in the mask, zero elsewhere.
+
+    ``across``: covariance of the outputs that are wanted with the inputs; those of the weights
+    themselves where it is None. The ridge pulls towards the weights as they are, which those of
+    inputs that never vary stay. ``most``:
+    operations for which each row is solved by itself (Cholesky, k^3 / 3 for k weights); beyond
+    them, conjugate gradients take steps for all rows together.
+    """
+    target = _target(rows, across)
     found = torch.zeros_like(rows.standardised)
-    for chosen, inputs in supports(rows, mask):
-        solved = _solved(rows, chosen, inputs)
-        found[chosen.unsqueeze(1), inputs] = solved
-    return (found / rows.deviation).to(rows.weight.dtype)
+    if float((mask.sum(1).double() ** 3).sum()) / 3 > most:
+        start = rows.standardised * mask
+        found = descended(rows, start, target, mask, STEPS)
+    else:
+        for chosen, inputs in supports(rows, mask):
+            found[chosen.unsqueeze(1), inputs] = _solved(rows, target, chosen, inputs)
+    made = (found / rows.deviation).to(rows.weight.dtype)
+    # nothing is known of inputs that never vary: what stays of them stays as it is
+    return torch.where(mask & ~rows.varies, rows.weight, made)
 
 
 def errors_left(rows: Rows, mask: Bool[Tensor, "m d"]) -> Float[Tensor, " m"]:
     """Variance of each output that the inputs in the mask cannot explain."""
-    weight = rows.standardised
-    target = weight @ rows.correlation
-    left = (target * weight).sum(1)
+    target = _target(rows)
+    left = (target * rows.standardised).sum(1)
     for chosen, inputs in supports(rows, mask):
-        solved = _solved(rows, chosen, inputs)
+        solved = _solved(rows, target, chosen, inputs)
         left[chosen] -= (solved * target[chosen.unsqueeze(1), inputs]).sum(1)
     return left.clamp_min(0)
 
@@ -52,9 +76,16 @@ def moments(rows: Rows, inputs: Int[Tensor, "r k"]) -> Float[Tensor, "r k k"]:
     return rows.correlation[inputs.unsqueeze(2), inputs.unsqueeze(1)]
 
 
+def _target(rows: Rows, across: Float[Tensor, "m d"] | None = None) -> Float[Tensor, "m d"]:
+    """Covariance of the wanted outputs with standardised inputs, and the ridge's pull."""
+    if across is None:
+        return rows.standardised @ rows.correlation
+    return across.to(rows.correlation.dtype) / rows.deviation + rows.ridge * rows.standardised
+
+
 def _solved(
-    rows: Rows, chosen: Int[Tensor, " r"], inputs: Int[Tensor, "r k"]
+    rows: Rows, target: Float[Tensor, "m d"], chosen: Int[Tensor, " r"], inputs: Int[Tensor, "r k"]
 ) -> Float[Tensor, "r k"]:
-    target = (rows.standardised[chosen] @ rows.correlation).gather(1, inputs)
     root = torch.linalg.cholesky(moments(rows, inputs))
-    return torch.cholesky_solve(target.unsqueeze(2), root).squeeze(2)
+    mine = target[chosen].gather(1, inputs).unsqueeze(2)
+    return torch.cholesky_solve(mine, root).squeeze(2)

@@ -4,12 +4,18 @@ Every row carries the inverse of its own inputs' correlations; a removal is a lo
 it (Hassibi and Stork 1993, optimal brain surgeon). For k inputs a row takes about k^3 operations.
 """
 
+from collections.abc import Callable
+
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from mipp.information.rows.best import moments, supports
+from mipp.information.rows.path import Path
 from mipp.information.rows.problem import Pattern, Rows
+
+Note = Callable[[int, Int[Tensor, " r"], Float[Tensor, " r"], Bool[Tensor, " r"]], None]
+"""``note(step, inputs, costs, moving)``: what each row has lost in a step, where it is moving."""
 
 
 def eliminate(
@@ -30,6 +36,44 @@ def eliminate(
     return found
 
 
+def follow_exactly(
+    rows: Rows,
+    fewest: int = 1,
+    pattern: Pattern | None = None,
+    allowed: Bool[Tensor, "m d"] | None = None,
+) -> Path:
+    """The whole elimination, with a size for every weight: `mipp.information.rows.follow`, exact.
+
+    For small rows: k^3 operations for each of k weights. Arguments as there.
+    """
+    m, d = rows.shape
+    device = rows.weight.device
+    live = torch.ones((m, d), dtype=torch.bool, device=device) if allowed is None else allowed
+    fewest = max(fewest, pattern.quota(d) if pattern else 1)
+    rank = torch.zeros((m, d), dtype=torch.int64, device=device)
+    added = torch.zeros((m, d - fewest + 1), dtype=rows.correlation.dtype, device=device)
+    left = live.clone()
+    for chosen, inputs in supports(rows, live):
+        absent = d - inputs.shape[1]
+
+        def note(
+            step: int, least: Tensor, costs: Tensor, moving: Tensor,
+            chosen: Tensor = chosen, absent: int = absent,
+        ) -> None:  # fmt: skip
+            rank[chosen[moving], least[moving]] = absent + step
+            added[chosen[moving], absent + step + 1] = costs[moving]
+
+        surplus = torch.full_like(chosen, max(0, inputs.shape[1] - fewest))
+        left[chosen] = _eliminated(rows, left[chosen], chosen, inputs, surplus, pattern, note)
+    # what was not allowed goes first, what is left last
+    first = (~live).long().cumsum(1) - 1
+    rank = torch.where(live, rank, first)
+    last = d - left.sum(1, keepdim=True) + left.long().cumsum(1) - 1
+    rank = torch.where(left, last, rank)
+    sizes = torch.arange(d, fewest - 1, -1)
+    return Path(rank, sizes, added.cumsum(1))
+
+
 def _eliminated(
     rows: Rows,
     mask: Bool[Tensor, "r d"],
@@ -37,6 +81,7 @@ def _eliminated(
     inputs: Int[Tensor, "r k"],
     surplus: Int[Tensor, " r"],
     pattern: Pattern | None,
+    note: Note | None = None,
 ) -> Bool[Tensor, "r d"]:
     target = (rows.standardised[chosen] @ rows.correlation).gather(1, inputs)
     inverse = torch.cholesky_inverse(torch.linalg.cholesky(moments(rows, inputs)))
@@ -51,6 +96,8 @@ def _eliminated(
         least = torch.where(free, costs, torch.full_like(costs, torch.inf)).argmin(1)
         # rows that are through are carried along, unchanged
         moving = (number < surplus) & free.any(1)
+        if note is not None:
+            note(number, inputs[row, least], costs[row, least], moving)
         column = inverse[row, least]
         pivot = torch.where(moving, column[row, least], torch.ones_like(column[:, 0]))
         column = torch.where(moving.unsqueeze(1), column, torch.zeros_like(column))

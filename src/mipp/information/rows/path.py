@@ -41,14 +41,17 @@ def follow(
     pattern: Pattern | None = None,
     share: float = 0.8,
     steps: int = 6,
+    allowed: Bool[Tensor, "m d"] | None = None,
 ) -> Path:
     """Down to ``fewest`` weights a row (a pattern's quota, if that is more).
 
     ``share``: of a row's weights that stay in a round; ``steps``: of conjugate gradients after it.
+    ``allowed``: weights outside of it, which have to be zero, stay zero and go first.
     """
     m, d = rows.shape
     target = rows.standardised @ rows.correlation
     weight = rows.standardised.clone()
+    free_to_move = torch.ones_like(weight, dtype=torch.bool) if allowed is None else allowed
     whole = (target * weight).sum(1)
     mask = torch.ones((m, d), dtype=torch.bool, device=weight.device)
     rank = torch.zeros((m, d), dtype=torch.int64, device=weight.device)
@@ -63,9 +66,9 @@ def follow(
         places = torch.arange(d - before, d - after, device=weight.device).expand_as(gone)
         rank.scatter_(1, gone, places)
         mask.scatter_(1, gone, torch.zeros_like(gone, dtype=torch.bool))
-        weight = _descended(rows, weight * mask, target, mask, steps)
+        weight, left = descent(rows, weight * mask, target, mask & free_to_move, steps)
         # target'w is what is explained at the optimum, and this holds on the way there, too
-        explained = (2 * target - weight @ rows.correlation).mul(weight).sum(1)
+        explained = (target + left).mul(weight).sum(1)
         errors.append((whole - explained).clamp_min(0))
     order = torch.where(mask, weight.abs(), torch.full_like(weight, -torch.inf)).argsort(1)
     kept = order[:, d - sizes[-1] :]
@@ -74,21 +77,40 @@ def follow(
 
 
 def _sizes(d: int, fewest: int, share: float) -> list[int]:
-    """Of the kept set after every round, a fixed share each, the last one exactly ``fewest``."""
-    sizes = [d]
+    """Of the kept set after every round, a fixed share each, the last one exactly ``fewest``.
+
+    The first rounds take 2 %, 4 %, 8 % and so on: what can be had for nothing is told apart.
+    """
+    sizes, goes = [d], 0.02
     while sizes[-1] > fewest:
-        sizes.append(max(fewest, min(sizes[-1] - 1, int(np.floor(share * sizes[-1])))))
+        stays = int(np.floor(max(share, 1 - goes) * sizes[-1]))
+        sizes.append(max(fewest, min(sizes[-1] - 1, stays)))
+        goes *= 2
     return sizes
 
 
-def _descended(
+def descended(
     rows: Rows,
     weight: Float[Tensor, "m d"],
     target: Float[Tensor, "m d"],
     mask: Bool[Tensor, "m d"],
     steps: int,
 ) -> Float[Tensor, "m d"]:
-    """Conjugate gradients from ``weight`` towards the best weights on the mask."""
+    """Conjugate gradients from ``weight`` towards the best weights on the mask.
+
+    ``weight`` is of standardised inputs, and ``target`` their covariance with the outputs.
+    """
+    return descent(rows, weight, target, mask, steps)[0]
+
+
+def descent(
+    rows: Rows,
+    weight: Float[Tensor, "m d"],
+    target: Float[Tensor, "m d"],
+    mask: Bool[Tensor, "m d"],
+    steps: int,
+) -> tuple[Float[Tensor, "m d"], Float[Tensor, "m d"]]:
+    """The same, and the covariance of the inputs in the mask with what is left unexplained."""
     left = (target - weight @ rows.correlation) * mask
     along, norm = left, left.square().sum(1)
     for _ in range(steps):
@@ -100,4 +122,4 @@ def _descended(
         fresh = left.square().sum(1)
         turn = torch.where(norm > 0, fresh / norm, torch.zeros_like(norm)).unsqueeze(1)
         along, norm = left + turn * along, fresh
-    return weight
+    return weight, left

@@ -76,10 +76,11 @@ class Rows:
     weight: Float[Tensor, "m d"]
     noise: Float[Tensor, " m"]
     uses: int = 1
-    ridge: float = 1e-4
+    ridge: float | int = 1e-4
     correlation: Float[Tensor, "d d"] = field(init=False, repr=False)
     deviation: Float[Tensor, " d"] = field(init=False, repr=False)
     """Of each input; 1 for inputs that never vary."""
+    varies: Bool[Tensor, " d"] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         if not bool((self.noise > 0).all()):
@@ -88,11 +89,13 @@ class Rows:
                 "above 0: without noise an output tells infinitely much."
             )
         deviation = self.covariance.diagonal().clamp_min(0).sqrt()
-        deviation = torch.where(deviation > 0, deviation, torch.ones_like(deviation))
+        varies = deviation > 0
+        deviation = torch.where(varies, deviation, torch.ones_like(deviation))
         correlation = self.covariance / deviation / deviation.unsqueeze(1)
         correlation.diagonal().add_(self.ridge)
         object.__setattr__(self, "correlation", correlation)
         object.__setattr__(self, "deviation", deviation)
+        object.__setattr__(self, "varies", varies)
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -101,8 +104,8 @@ class Rows:
 
     @property
     def standardised(self) -> Float[Tensor, "m d"]:
-        """Weights of the inputs in units of their deviations."""
-        return self.weight.to(self.correlation.dtype) * self.deviation
+        """Weights of the inputs in units of their deviations; 0 for inputs that never vary."""
+        return self.weight.to(self.correlation.dtype) * self.deviation * self.varies
 
     def nats(self, errors: Float[Tensor, "m *k"]) -> Float[Tensor, "m *k"]:
         """Nats that each row has lost when its output is off by these variances."""

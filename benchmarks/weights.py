@@ -1,0 +1,269 @@
+"""Single weights: MIPP beside magnitude, Wanda, SparseGPT, SNIP, GraSP and SynFlow.
+
+    python benchmarks/weights.py            # LeNet5 / MNIST and VGG11 (quarter width) / CIFAR-10
+    python benchmarks/weights.py --show     # the table of what is recorded
+    python benchmarks/weights.py --large    # one 4096 x 4096 layer, time and memory side by side
+
+Trained parents (seeds 0, 1, 2). Sparsity is that of the weights of convolutions and linear layers,
+first and last ones too; 2:4 of those whose inputs come in fours. Accuracy is told *at once*, with
+the weights that the method's source leaves, and with the *update* that all share (least squares,
+layer after layer; it is MIPP's own); each of them also *retrained* for one epoch at a fifth of the
+recipe's rate, zeros held. Seconds are those until the weights are chosen. A third net can be
+measured by another file with `Net`, `measure` and `show`.
+"""
+
+import argparse
+import dataclasses
+import json
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import common
+import torch
+from common import LENET, VGG11, Records, arguments, parent, spread, table, test_batches
+from torch import nn
+
+import mipp
+from mipp import data, retrain
+from mipp.information.rows import Rows, best_weights
+from mipp.weights import Choice, SparseGPT, curves_of, spend
+
+SPARSITIES = ("50 %", "80 %", "90 %", "95 %", "2:4")
+SLOWER = 5
+"""Retraining has the recipe's peak rate over this."""
+
+METHODS: dict[str, dict[str, Any]] = {
+    "mipp": {},
+    "mipp, noise 0.1": {"noise": 0.1},
+    "magnitude, global": {"method": "l2", "allocation": "global"},
+    "magnitude, per layer": {"method": "l2", "allocation": "uniform"},
+    "wanda": {"method": "wanda"},
+    "sparsegpt": {"method": "sparsegpt"},
+    "snip": {"method": "snip"},
+    "grasp": {"method": "grasp"},
+    "synflow": {"method": "synflow"},
+}
+GLOBAL = ("magnitude, global",)
+"""Rows that a pattern leaves no choice: the pattern says how many weights each output keeps."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Net:
+    """What a table is made for.
+
+    ``parent(seed)``: the trained net; ``calibration(seed)``: batches with labels; ``quality``: of a
+    net, higher is better (a share of right answers here); ``retrain(net, seed, step)``: in place,
+    with a step that holds zeros; None where there is no retraining. ``protect``: layers that stay.
+    """
+
+    label: str
+    parent: Callable[[int], nn.Module]
+    calibration: Callable[[int], Sequence[Any]]
+    quality: Callable[[nn.Module], float]
+    retrain: Callable[[nn.Module, int, retrain.Step], None] | None
+    protect: tuple[str, ...] = ()
+
+
+def image_net(net: common.Net, samples: int, epochs: float = 1) -> Net:
+    """One of the nets of `common`."""
+
+    def retrained(model: nn.Module, seed: int, step: retrain.Step) -> None:
+        recipe = net.recipe()
+        recipe = dataclasses.replace(recipe, epochs=epochs, peak_lr=recipe.peak_lr / SLOWER)
+        batches = common.train_batches(net, recipe, seed + 100)
+        retrain.train(model, batches, recipe, step=step, seed=seed, progress=False)
+
+    return Net(
+        label=net.label,
+        parent=partial(parent, net),
+        calibration=lambda seed: data.calibration(data.load(net.data, "train"), samples, 256, seed),
+        quality=lambda model: retrain.evaluate(model, test_batches(net)).accuracy,
+        retrain=retrained if epochs else None,
+    )
+
+
+def asked(method: str, sparsity: str, weights: int, params: int) -> dict[str, Any]:
+    """Options of `mipp.plan`. ``weights``, of ``params``, are those that can go."""
+    if ":" in sparsity:
+        options = {n: v for n, v in METHODS[method].items() if n != "allocation"}
+        return options | {"granularity": sparsity}
+    share = 1 - float(sparsity.removesuffix("%")) / 100
+    most = params - weights + round(share * weights)
+    return METHODS[method] | {"granularity": "weight", "budget": f"params={most}"}
+
+
+def measure(net: Net, seed: int, method: str, sparsity: str) -> dict[str, Any]:
+    """One row: quality at once, with the shared update and retrained; sizes and seconds."""
+    model, batches = net.parent(seed), net.calibration(seed)
+    params = sum(p.numel() for p in model.parameters())
+    everything = mipp.plan(
+        model, batches[:1], "params=100%", granularity="weight", method="l2", protect=net.protect
+    )
+    weights = everything.before.weights
+    options = asked(method, sparsity, weights, params)
+    plan = mipp.plan(model, batches, protect=net.protect, seed=seed, **options)
+    found: dict[str, Any] = {
+        "unpruned": net.quality(model),
+        "seconds": round(sum((plan.seconds or {}).values()), 2),
+        "left": 1 - (params - plan.after.params) / weights,
+        "collapsed": len(plan.collapsed),
+        "layers": {row.name: row.weights_after / row.weights_before for row in plan.summary},
+    }
+    for how, refit in (("own", "own" if "method" in METHODS[method] else True), ("update", True)):
+        pruned = plan.apply(refit=refit)
+        found[how] = net.quality(pruned)
+        if net.retrain is not None:
+            net.retrain(pruned, seed, plan.hold(pruned))
+            found[f"{how}, retrained"] = net.quality(pruned)
+            found["held"] = all(
+                torch.equal(pruned.get_parameter(n)[~mask], torch.zeros(int((~mask).sum())))
+                for n, mask in plan.masks.items()
+            )
+        if "method" not in METHODS[method]:
+            # MIPP's own is the shared update
+            found |= {k.replace("own", "update"): v for k, v in found.items() if "own" in k}
+            break
+    return found
+
+
+def todo(
+    labels: Sequence[str], seeds: Sequence[int], methods: Sequence[str], sparsities: Sequence[str]
+) -> Iterator[dict[str, Any]]:
+    """Keys of all rows, seed by seed."""
+    for seed in seeds:
+        for label in labels:
+            for method in methods:
+                for sparsity in sparsities:
+                    if not (":" in sparsity and method in GLOBAL):
+                        yield {"net": label, "seed": seed, "method": method, "sparsity": sparsity}
+
+
+KINDS = {
+    "own": "at once",
+    "update": "update",
+    "own, retrained": "retrained",
+    "update, retrained": "update, retrained",
+}
+
+
+def show(rows: Sequence[Mapping[str, Any]]) -> None:
+    """Prints one table: a row for each net, sparsity and method; mean and deviation over seeds."""
+    lines = []
+    for label in dict.fromkeys(row["net"] for row in rows):
+        for sparsity in dict.fromkeys(row["sparsity"] for row in rows):
+            for method in METHODS:
+                mine = [
+                    row for row in rows
+                    if (row["net"], row["sparsity"], row["method"]) == (label, sparsity, method)
+                ]  # fmt: skip
+                if not mine:
+                    continue
+                lines.append([
+                    label, sparsity, method, str(len(mine)),
+                    spread(row["left"] for row in mine),
+                    spread(row["unpruned"] for row in mine),
+                    *(spread(row[kind] for row in mine if kind in row) for kind in KINDS),
+                    spread((row["seconds"] for row in mine), 1.0),
+                ])  # fmt: skip
+    header = ["net", "zeros", "method", "seeds", "weights left %", "unpruned", *KINDS.values(),
+              "seconds"]  # fmt: skip
+    print(table(header, lines))
+
+
+# ---- one large layer
+
+
+def large(work: str, d: int) -> dict[str, float]:
+    """Half of the weights of one d x d layer, by random inputs with correlations."""
+    generator = torch.Generator().manual_seed(0)
+    mixing = torch.eye(d) + torch.randn(d, d, generator=generator) / d**0.5
+    x = torch.randn(2 * d, d, generator=generator) @ mixing
+    moment = x.T @ x / len(x)
+    weight = torch.randn(d, d, generator=generator) / d**0.5
+    del x, mixing
+    held = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    started = time.perf_counter()
+    if work == "mipp":
+        noise = 0.1 * ((weight @ moment) * weight).sum(1)
+        rows, whole = Rows(moment, weight, noise), torch.ones_like(weight, dtype=torch.bool)
+        curves = curves_of([rows], [whole], None)
+        choice = Choice(curves.kept.numpy(), curves.nats.numpy())
+        keep = torch.from_numpy(spend({"": choice}, d * d // 2, None)[""])
+        new = best_weights(rows, curves.rank >= d - keep.unsqueeze(1))
+    elif work == "sparsegpt":
+        new = SparseGPT().prune(weight, moment, 0.5, "uniform")[1]
+    else:
+        new = weight @ moment
+    seconds = time.perf_counter() - started
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    off = weight - new
+    error = float(((off @ moment) * off).sum() / ((weight @ moment) * weight).sum())
+    return {"seconds": seconds, "mib": (peak - held) / 1024, "error": error}
+
+
+def show_large(rows: Sequence[Mapping[str, Any]]) -> None:
+    """Prints times as ratios to one product of two such matrices, of the same run."""
+    lines = []
+    for d in dict.fromkeys(row["d"] for row in rows):
+        mine = {row["work"]: row for row in rows if row["d"] == d}
+        if "product" not in mine:
+            continue
+        for work in ("mipp", "sparsegpt"):
+            if work in mine:
+                row = mine[work]
+                ratio = row["seconds"] / mine["product"]["seconds"]
+                lines.append([f"{d} x {d}", work, f"{row['seconds']:.1f}", f"{ratio:.0f}",
+                              f"{row['mib']:.0f}", f"{100 * row['error']:.2f}"])  # fmt: skip
+    header = ["layer", "work", "seconds", "ratio to one product", "peak MiB above start",
+              "error of the outputs, %"]  # fmt: skip
+    print(table(header, lines))
+
+
+def in_a_process(work: str, d: int) -> dict[str, Any]:
+    """The measurement in a process of its own."""
+    command = [sys.executable, __file__, "--child", work, str(d)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)  # noqa: S603
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def main() -> None:
+    """Measures what is missing, then prints the tables."""
+    nets = {"lenet5": LENET, "vgg11": VGG11}
+    parser: argparse.ArgumentParser = arguments(__doc__ or "", nets)
+    parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=list(METHODS))
+    parser.add_argument("--sparsities", nargs="+", default=list(SPARSITIES), choices=SPARSITIES)
+    parser.add_argument("--epochs", type=float, default=1, help="of retraining; 0 for none")
+    parser.add_argument("--large", action="store_true", help="one large layer instead")
+    parser.add_argument("--d", type=int, default=4096, help="of the large layer")
+    parser.add_argument("--child", nargs=2, metavar=("WORK", "D"), help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    if options.child:
+        print(json.dumps(large(options.child[0], int(options.child[1]))))
+        return
+    records = Records("weights_large" if options.large else "weights")
+    if options.large:
+        for work in () if options.show else ("product", "sparsegpt", "mipp"):
+            key = {"work": work, "d": options.d}
+            records.measure(key, partial(in_a_process, work, options.d))
+        show_large(records.rows)
+        return
+    if not options.show:
+        made = {nets[n].label: image_net(nets[n], options.samples, options.epochs)
+                for n in options.nets}  # fmt: skip
+        seeds = range(options.first_seed, options.seeds)
+        for key in todo(list(made), seeds, options.methods, options.sparsities):
+            work = partial(measure, made[key["net"]], key["seed"], key["method"], key["sparsity"])
+            settings = {"samples": options.samples, "epochs": options.epochs}
+            records.measure(key | settings, work)
+    show(records.rows)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,173 @@
+"""``mipp prune --granularity weight`` and its patterns: zeros in a model of the same size."""
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from rich.table import Table
+from torch import nn
+
+from mipp import pipeline, retrain, selection
+from mipp.cli import tables
+from mipp.cli.datasets import Source
+from mipp.cli.networks import Network
+from mipp.cli.output import Output
+from mipp.errors import InputError
+from mipp.pipeline.weight_options import WeightOptions, read_weight_options, weight_budget
+from mipp.retrain import Recipe
+
+
+@dataclass(frozen=True)
+class WeightTask:
+    """What is to be done to a model. ``options``: of `mipp.plan`. ``retrain``: None for not."""
+
+    granularity: str
+    budget: selection.Budget | None
+    options: Mapping[str, Any]
+    retrain: Recipe | None
+    seed: int
+
+    def __post_init__(self) -> None:
+        """Options that do not fit are told now, before data are read."""
+        weight_budget(self.budget, self.read())
+
+    def read(self) -> WeightOptions:
+        """The options as a record."""
+        return read_weight_options(self.granularity, self.options)
+
+
+@dataclass(frozen=True, eq=False)
+class WeightOutcome:
+    """A model with zeros in numbers, before and after; see `mipp.cli.outcome.Outcome`."""
+
+    plan: pipeline.WeightPlan[Any]
+    accuracy: tuple[float, float]
+    retrained: float | None
+    apply_seconds: float
+    seed: int
+
+    def show(self, output: Output) -> None:
+        """The tables."""
+        plan = self.plan
+        output.show(_layers(plan))
+        if plan.collapsed:
+            output.say(f"nothing is left of {', '.join(plan.collapsed)}")
+        if plan.refused:
+            table = tables.new_table("not pruned", weights="right", why="left")
+            for refusal in plan.refused:
+                table.add_row(refusal.name, tables.exact(refusal.n_units), refusal.reason)
+            output.show(table)
+        full, pruned = (f"{100 * value:.2f} %" for value in self.accuracy)
+        rows = [
+            (what, tables.exact(before), tables.exact(after),
+             tables.percent(tables.share(before, after)))
+            for what, before, after in (
+                ("weights that are not zero", plan.before.weights, plan.after.weights),
+                ("parameters without zeros", plan.before.params, plan.after.params),
+            )
+        ]  # fmt: skip
+        rows.append(("accuracy", full, pruned, self._points(self.accuracy[1])))
+        if self.retrained is not None:
+            retrained = f"{100 * self.retrained:.2f} %"
+            rows.append(("accuracy, retrained", "", retrained, self._points(self.retrained)))
+        output.show(tables.totals(rows))
+
+    def content(self) -> dict[str, Any]:
+        """The object that ``--json`` prints."""
+        plan = self.plan
+        seconds = plan.seconds or {}
+        return {
+            "granularity": plan.record.granularity,
+            "accuracy": _pair(*self.accuracy) | {"retrained": self.retrained},
+            "weights": _pair(plan.before.weights, plan.after.weights),
+            "params": _pair(plan.before.params, plan.after.params),
+            "seconds": {
+                "capture": seconds.get("capture"),
+                "plan": seconds.get("plan"),
+                "apply": self.apply_seconds,
+            },
+            "layers": [
+                {
+                    "name": row.name,
+                    "weights": _pair(row.weights_before, row.weights_after),
+                    "information": tables.share(row.nats_before, row.nats_after),
+                    "empty_rows": row.empty_rows,
+                }
+                for row in plan.summary
+            ],
+            "refused": [
+                {"name": row.name, "weights": row.n_units, "reason": row.reason}
+                for row in plan.refused
+            ],
+            "seed": self.seed,
+        }
+
+    def _points(self, accuracy: float) -> str:
+        return f"{100 * (accuracy - self.accuracy[0]):+.2f} points"
+
+
+def check_unused(*, preset: object, report: object) -> None:
+    """Raise `InputError` for what plans of single weights do not have."""
+    for option, given in (("--preset", preset), ("--report", report)):
+        if given is not None:
+            raise InputError(
+                f"{option} {given} was given with a --granularity of single weights; it is for "
+                "units. Leave one of the two out."
+            )
+
+
+def run_weights(
+    task: WeightTask, network: Network, model: nn.Module, source: Source, output: Output
+) -> tuple[nn.Module, WeightOutcome]:
+    """The model with zeros, and what it came to."""
+
+    def accuracy(of: nn.Module) -> float:
+        with output.busy("evaluating"):
+            return retrain.evaluate(network.classifier(of), source.test()).accuracy
+
+    before = accuracy(model)
+    batches = source.calibration(task.read().samples, task.seed)
+    with output.stages() as progress:
+        plan = pipeline.plan(
+            model, batches, task.budget, granularity=task.granularity,  # type: ignore[call-overload]
+            progress=progress, seed=task.seed, **task.options,
+        )  # fmt: skip
+    start = time.perf_counter()
+    with output.busy("setting zeros and refitting"):
+        pruned = plan.apply()
+    seconds = time.perf_counter() - start
+    after, retrained = accuracy(pruned), None
+    if task.retrain is not None:
+        retrain.train(
+            network.classifier(pruned),
+            source.train(task.retrain.batch_size, task.seed, task.retrain.augment),
+            task.retrain,
+            teacher=network.classifier(model) if task.retrain.distill_weight else None,
+            step=plan.hold(pruned),
+            seed=task.seed,
+        )
+        retrained = accuracy(pruned)
+    return pruned, WeightOutcome(plan, (before, after), retrained, seconds, task.seed)
+
+
+def _layers(plan: pipeline.WeightPlan[Any]) -> Table:
+    measured = any(row.nats_before == row.nats_before for row in plan.summary)
+    nats = {"information": "right"} if measured else {}
+    table = tables.new_table("layer", weights="right", left="right", **nats, empty="right")
+    for row in plan.summary:
+        kept = [tables.percent(tables.share(row.nats_before, row.nats_after))] if measured else []
+        table.add_row(
+            row.name,
+            f"{tables.short(row.weights_before)} → {tables.short(row.weights_after)}",
+            tables.percent(tables.share(row.weights_before, row.weights_after)),
+            *kept,
+            str(row.empty_rows),
+        )
+    told = "information: share of the nats that is kept, output by output. " if measured else ""
+    table.caption = f"{told}empty: outputs that read nothing any more."
+    return table
+
+
+def _pair(before: float | int, after: float | int) -> dict[str, float | int]:
+    return {"before": before, "after": after}

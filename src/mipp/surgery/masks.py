@@ -1,0 +1,194 @@
+"""Single weights that go: what a plan of them says, as plain data, and the zeros it makes."""
+
+import base64
+import json
+import zlib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from pydantic import TypeAdapter, ValidationError
+from torch import Tensor, nn
+
+from mipp.errors import FileError, InputError
+from mipp.records import BoolArray, Refusal
+from mipp.surgery.apply import named_tensors, slice_model, state_shapes
+from mipp.surgery.plan import fingerprint, first_problem
+
+FORMAT = 1
+"""Version of the JSON form of a plan of single weights."""
+KIND = "weights"
+
+Module = TypeVar("Module", bound=nn.Module)
+
+
+@dataclass(frozen=True)
+class Nonzeros:
+    """``weights`` that are not zero, in layers that can be pruned, and all ``params`` but zeros."""
+
+    params: int
+    weights: int
+
+
+@dataclass(frozen=True)
+class LayerSummary:
+    """What a plan does to one weight.
+
+    ``nats`` are per example, rows seen one by one; NaN where a method measures none.
+    ``empty_rows``: outputs that read nothing any more.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    weights_before: int
+    weights_after: int
+    empty_rows: int
+    nats_before: float
+    nats_after: float
+
+
+@dataclass(frozen=True)
+class MaskRecord:
+    """All that a plan of single weights says.
+
+    ``masks``: parameter name -> which entries stay, bit by bit in the order of the flattened
+    weight, deflated, in base 64 (`packed`, `unpacked`). ``refused``: layers that are left as they
+    are; their ``n_units`` are weights. The other fields are as in a `PlanRecord`.
+    """
+
+    granularity: str
+    masks: Mapping[str, str]
+    summary: tuple[LayerSummary, ...]
+    refused: tuple[Refusal, ...]
+    before: Nonzeros
+    after: Nonzeros
+    options: Mapping[str, Any]
+    fingerprint: str
+    mipp_version: str
+
+    def __post_init__(self) -> None:
+        shapes = {row.name: row for row in self.summary}
+        if shapes.keys() != self.masks.keys():
+            raise InputError("a plan of weights: expected one mask for each layer of the summary")
+        for name, mask in self.masks.items():
+            kept = int(unpacked(mask, shapes[name].shape, name).sum())
+            if kept != shapes[name].weights_after:
+                raise InputError(
+                    f"mask of {name!r}: expected {shapes[name].weights_after} weights that stay, "
+                    f"got {kept}"
+                )
+
+    def mask(self, name: str) -> BoolArray:
+        """True where a weight stays, in the shape of the parameter."""
+        shape = next(row.shape for row in self.summary if row.name == name)
+        return unpacked(self.masks[name], shape, name)
+
+    def to_json(self) -> str:
+        """The plan as JSON text; NaN is written as null."""
+        content: dict[str, Any] = {"format": FORMAT, "kind": KIND} | asdict(self)
+        for row in content["summary"]:
+            for name in ("nats_before", "nats_after"):
+                row[name] = None if np.isnan(row[name]) else row[name]
+        return json.dumps(content, indent=1, allow_nan=False)
+
+    @classmethod
+    def from_json(cls, text: str) -> "MaskRecord":
+        """Read what `to_json` wrote; raises `FileError` if the text is damaged."""
+        advice = "Make the plan again, or restore the file from a copy."
+        try:
+            content = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise FileError(f"not a plan: expected JSON text, got {error}. {advice}") from error
+        found = content if isinstance(content, dict) else {}
+        if (found.get("format"), found.get("kind")) != (FORMAT, KIND):
+            raise FileError(
+                f"not a plan of weights that this version reads: expected format {FORMAT} of kind "
+                f"{KIND!r}, got {found.get('format')!r} of kind {found.get('kind')!r}. Plans of "
+                "units are read by mipp.Plan.from_json."
+            )
+        fields = {n: value for n, value in found.items() if n not in ("format", "kind")}
+        for row in fields.get("summary") or ():
+            for name in ("nats_before", "nats_after"):
+                if isinstance(row, dict) and row.get(name, 0) is None:
+                    row[name] = np.nan
+        try:
+            record: MaskRecord = TypeAdapter(cls).validate_json(json.dumps(fields), strict=True)
+        except ValidationError as error:
+            raise FileError(f"damaged plan: {first_problem(error)}. {advice}") from error
+        if json.loads(record.to_json()) != json.loads(text):
+            raise FileError(f"damaged plan: it holds fields that a plan does not have. {advice}")
+        return record
+
+    def describe(self) -> list[str]:
+        """Plain text: a line for each layer, the totals, what was refused and why."""
+        width = max((len(row.name) for row in self.summary), default=0)
+        lines = []
+        for row in self.summary:
+            told = "" if np.isnan(row.nats_before) else (
+                f", {row.nats_after / row.nats_before if row.nats_before else 1.0:.1%} of "
+                f"{row.nats_before:.4g} nats"
+            )  # fmt: skip
+            empty = f", {row.empty_rows} outputs read nothing" if row.empty_rows else ""
+            share = row.weights_after / max(row.weights_before, 1)
+            lines.append(
+                f"{row.name:<{width}}  {row.weights_before:>9,} -> {row.weights_after:>9,} weights "
+                f"({share:.1%} left){told}{empty}"
+            )
+        for what, before, after in (
+            ("weights", self.before.weights, self.after.weights),
+            ("params", self.before.params, self.after.params),
+        ):
+            lines.append(f"{what}: {before:,} -> {after:,} ({after / max(before, 1):.1%} left)")
+        return lines + [
+            f"refused: {r.name} ({r.n_units} weights): {r.reason}" for r in self.refused
+        ]
+
+
+def packed(mask: BoolArray) -> str:
+    """A mask as text, one bit an entry before it is deflated."""
+    bits = np.packbits(mask.ravel())
+    return base64.b64encode(zlib.compress(bits.tobytes(), 9)).decode("ascii")
+
+
+def unpacked(text: str, shape: tuple[int, ...], name: str) -> BoolArray:
+    """The mask again; raises `InputError` if the text is not of that many entries."""
+    size = int(np.prod(shape))
+    try:
+        # never more than a mask of this size and one byte, whatever the text would unpack to
+        bits = zlib.decompressobj().decompress(base64.b64decode(text, validate=True), size // 8 + 2)
+    except (ValueError, zlib.error) as error:
+        raise InputError(f"mask of {name!r} cannot be unpacked: {error}") from error
+    if len(bits) != -(-size // 8):
+        raise InputError(f"mask of {name!r}: expected {size} entries, got {len(bits)} bytes of 8")
+    flat = np.unpackbits(np.frombuffer(bits, dtype=np.uint8), count=size).astype(bool)
+    return flat.reshape(shape)
+
+
+def apply_masks(
+    model: Module, masks: Mapping[str, Tensor], weights: Mapping[str, Tensor] | None = None
+) -> Module:
+    """A copy of the model with zeros where the masks are false; the model itself is not changed.
+
+    ``weights``: values that the parameters get before that, those of the model where absent.
+    """
+    copied = slice_model(model, {})
+    tensors = named_tensors(copied)
+    with torch.no_grad():
+        for name, mask in masks.items():
+            if name in (weights or {}):
+                tensors[name].copy_((weights or {})[name])
+            tensors[name].masked_fill_(~mask.to(tensors[name].device), 0)
+    return copied
+
+
+def check_made_for(model: nn.Module, record: MaskRecord) -> None:
+    """Raise `InputError` if the plan was made for a model of another structure."""
+    found = fingerprint(state_shapes(model))
+    if found != record.fingerprint:
+        raise InputError(
+            f"the plan was made for another model: expected one with fingerprint "
+            f"{record.fingerprint[:12]}, got {type(model).__name__} with {found[:12]}. Names and "
+            f"shapes of all weights must be those of the model that was planned for."
+        )

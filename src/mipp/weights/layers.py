@@ -1,0 +1,227 @@
+"""Which weights can go one by one: those of convolutions and linear layers, and how each is used.
+
+Found by running the model, not by tracing it: a weight counts when layer calls, and nothing else,
+take it. One that several calls of one kind share is one weight, whose positions are those of all of
+them.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from typing import Any
+
+import torch
+from jaxtyping import Shaped
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils import _pytree as pytree
+
+from mipp.capture import Batch
+from mipp.errors import GraphError, InputError
+from mipp.records import Kind, Refusal
+from mipp.taps import LINEAR, Call, NormCall, Taps, measuring
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One weight, as blocks of rows: ``groups`` of them, each of ``m`` outputs and ``d`` inputs.
+
+    ``name``: of the parameter. ``bias``: name of the bias that every call of it adds and that
+    nothing else uses, None without one. ``norm_after``: every output goes to a BatchNorm with
+    running statistics, and nowhere else. ``calls``: in one forward pass. ``cells``: of the kernel;
+    columns of a block are inputs, each with its cells.
+    """
+
+    name: str
+    kind: Kind
+    shape: tuple[int, ...]
+    groups: int
+    bias: str | None
+    norm_after: bool
+    calls: int
+    cells: int
+
+    @property
+    def centred(self) -> bool:
+        """Whether a bias, or a running mean, can take up a shift of the outputs' mean."""
+        # outputs of a transposed convolution overlap: what one input adds has no bias in it
+        return self.kind != "conv_transpose" and (self.bias is not None or self.norm_after)
+
+    @property
+    def module(self) -> str:
+        """``features.0.weight`` -> ``features.0``."""
+        return self.name.removesuffix(".weight")
+
+    @property
+    def block(self) -> tuple[int, int]:
+        """Rows and columns of a block."""
+        whole = torch.Size(self.shape).numel()
+        if self.kind == "conv_transpose":
+            inputs = self.shape[0] // self.groups
+            return whole // self.groups // inputs, inputs
+        if self.kind == "matmul":
+            return self.shape[1], self.shape[0]
+        return self.shape[0] // self.groups, whole // self.shape[0]
+
+    @property
+    def channels(self) -> int:
+        """Inputs of a row, each with all its kernel cells."""
+        return self.block[1] // (1 if self.kind == "conv_transpose" else self.cells)
+
+    def blocks(self, values: Shaped[Tensor, "..."]) -> Shaped[Tensor, "g m d"]:
+        """Values in the weight's shape, as blocks."""
+        m, d = self.block
+        if self.kind in ("conv_transpose", "matmul"):
+            return values.reshape(self.groups, d, m).mT
+        return values.reshape(self.groups, m, d)
+
+    def whole(self, blocks: Shaped[Tensor, "g m d"]) -> Shaped[Tensor, "..."]:
+        """Blocks in the shape of the weight."""
+        turned = blocks.mT if self.kind in ("conv_transpose", "matmul") else blocks
+        return turned.reshape(self.shape)
+
+
+def find_layers(model: nn.Module, batch: Batch) -> tuple[tuple[Layer, ...], tuple[Refusal, ...]]:
+    """The weights that can go, in order of use, and the ones that are left as they are, and why.
+
+    ``n_units`` of a refusal are weights. Vectors (biases, norms) are not told.
+
+    Raises:
+        GraphError: there are none that can.
+    """
+    calls: dict[str, list[Call]] = {}
+    parameters = dict(model.named_parameters())
+    watch = _Uses(parameters)
+    normed: Counter[str] = Counter()
+
+    def after(call: Call, output: Tensor) -> Tensor:
+        calls.setdefault(call.name, []).append(call)
+        watch.follow(call.name, output)
+        return output
+
+    def on_norm(call: NormCall) -> None:
+        normed[watch.made_by(call.input)] += 1
+
+    taps = Taps(model, after=after, on_norm=on_norm, grouped=True)
+    with torch.no_grad(), measuring(model), watch, taps:
+        model(*batch.args, **batch.kwargs)
+    found, refused = [], []
+    names = {id(p): name for name, p in parameters.items()}
+    for name in [*calls, *(name for name in parameters if name not in calls)]:
+        parameter = parameters[name]
+        reason = _unusable(parameter, calls.get(name, []), watch.uses[name])
+        if reason is None:
+            bias = names.get(id(calls[name][0].bias))
+            own = bias is not None and watch.uses[bias].total() == len(calls[name])
+            alone = normed[name] == watch.outputs[name] == len(calls[name])
+            found.append(_layer(calls[name], name, bias if own else None, norm_after=alone))
+        elif parameter.is_floating_point() and parameter.dim() > 1:
+            refused.append(Refusal(name.removesuffix(".weight"), parameter.numel(), reason))
+    if not found:
+        listed = "\n".join(f"  {r.name}: {r.n_units} weights: {r.reason}" for r in refused)
+        raise GraphError(
+            f"No single weight of {type(model).__name__} can be pruned: no convolution or linear "
+            f"layer has a weight that is a parameter of its own.\n{listed}".rstrip()
+        )
+    return tuple(found), tuple(refused)
+
+
+def without_protected(layers: Sequence[Layer], patterns: Iterable[str]) -> tuple[Layer, ...]:
+    """The layers that no pattern names, by parameter, module or a module above it.
+
+    Raises:
+        InputError: a pattern names no layer, or they leave none.
+    """
+    patterns = list(patterns)
+    for pattern in patterns:
+        if not any(_named(layer, pattern) for layer in layers):
+            raise InputError(
+                f"protect={pattern!r} names no layer. Layers: "
+                f"{', '.join(layer.module for layer in layers)}."
+            )
+    left = tuple(l for l in layers if not any(_named(l, pattern) for pattern in patterns))
+    if not left:
+        raise InputError(f"protect={patterns} names all layers; leave one to be pruned.")
+    return left
+
+
+def _named(layer: Layer, pattern: str) -> bool:
+    names = (layer.name, layer.module)
+    return any(fnmatch(n, pattern) or n.startswith(pattern + ".") for n in names)
+
+
+def _layer(calls: Sequence[Call], name: str, bias: str | None, *, norm_after: bool) -> Layer:
+    first = calls[0]
+    alike = all(c.bias is first.bias for c in calls)
+    return Layer(
+        name=name,
+        kind=first.kind,
+        shape=tuple(first.weight.shape),
+        groups=first.groups,
+        bias=bias if alike else None,
+        norm_after=norm_after,
+        calls=len(calls),
+        cells=1 if first.kind in LINEAR else torch.Size(first.weight.shape[2:]).numel(),
+    )
+
+
+def _unusable(
+    parameter: nn.Parameter, calls: Sequence[Call], uses: Mapping[str, int]
+) -> str | None:
+    """Why the weight has to stay as it is, or None."""
+    n_uses = sum(uses.values())
+    if not n_uses:
+        return "no call of a convolution or linear layer takes it"
+    if n_uses > len(calls):
+        others = ", ".join(sorted(uses))
+        return f"it is used other than as the weight of a layer ({others})"
+    if not parameter.is_floating_point():
+        return f"it holds {parameter.dtype}, not floating-point numbers"
+    kinds = {(c.kind, c.groups) for c in calls}
+    if len(kinds) > 1:
+        return f"layers of different kinds share it ({', '.join(sorted({c.kind for c in calls}))})"
+    return None
+
+
+class _Uses(TorchFunctionMode):
+    """Counts, for each parameter, the functions that make tensors of it; also of layers' outputs.
+
+    ``uses``: parameter name -> function -> calls. ``outputs``: parameter name -> calls of functions
+    that take what the layer has made.
+    """
+
+    def __init__(self, parameters: Mapping[str, nn.Parameter]) -> None:
+        super().__init__()
+        self._names = {id(p): name for name, p in parameters.items()}
+        self.uses: dict[str, Counter[str]] = {name: Counter() for name in parameters}
+        self.outputs: Counter[str] = Counter()
+        # outputs are held, so that no other tensor gets the place of one
+        self._made: dict[int, tuple[str, Tensor]] = {}
+
+    def follow(self, name: str, output: Tensor) -> None:
+        """From now on what takes this output of the layer is counted."""
+        self._made[id(output)] = (name, output)
+
+    def made_by(self, tensor: Tensor) -> str:
+        """The layer whose output it is, or no name."""
+        return self._made.get(id(tensor), ("", tensor))[0]
+
+    def __torch_function__(
+        self,
+        func: Any,
+        types: Any,
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """Runs ``func`` and notes it."""
+        made = func(*args, **(kwargs or {}))
+        tensors = [leaf for leaf in pytree.tree_leaves(made) if isinstance(leaf, Tensor)]
+        for leaf in pytree.tree_leaves((args, dict(kwargs or {}))):
+            name = self._names.get(id(leaf))
+            if id(leaf) in self._made and tensors:
+                self.outputs[self.made_by(leaf)] += 1
+            # a cast to the type that it has already gives the parameter itself
+            if name is not None and any(tensor is not leaf for tensor in tensors):
+                self.uses[name][getattr(func, "__name__", str(func))] += 1
+        return made

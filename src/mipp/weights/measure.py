@@ -1,0 +1,253 @@
+"""One pass over the batches: second moments of what each weight takes in, and how finely it counts.
+
+As `mipp.capture.capture` does for the consumers of groups, but for every weight, grouped
+convolutions block by block, all calls of a weight together, and of the Fisher information only the
+diagonal, which is all that single rows can use.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from mipp.capture import Batch, CaptureConfig, Loss
+from mipp.capture.loss import sampled_loss, settle
+from mipp.capture.moments import Moments
+from mipp.errors import CalibrationError
+from mipp.taps import Call, Taps, input_rows, measuring, n_positions, output_rows
+from mipp.weights.layers import Layer
+
+
+@dataclass(frozen=True, eq=False)
+class Seen:
+    """What was measured at one weight.
+
+    ``uses``: positions an example, over all its calls. ``mean`` (g, d) and ``covariance`` (g, d, d)
+    of what its blocks take in. ``fisher`` (g, m): Fisher information of the loss about each output
+    at one position, in nats; None when it was not asked for.
+    """
+
+    uses: float
+    mean: Float[Tensor, "g d"]
+    covariance: Float[Tensor, "g d d"]
+    fisher: Float[Tensor, "g m"] | None
+
+    def moment(self, *, centred: bool) -> Float[Tensor, "g d d"]:
+        """Covariance, or second moment about zero."""
+        if centred:
+            return self.covariance
+        return self.covariance + self.mean.unsqueeze(2) * self.mean.unsqueeze(1)
+
+
+def n_bytes(layer: Layer, config: CaptureConfig) -> int:
+    """What the measurement of a layer takes."""
+    _, d = layer.block
+    return layer.groups * d * d * torch.empty((), dtype=config.dtype).element_size()
+
+
+def measure(
+    model: nn.Module,
+    layers: Sequence[Layer],
+    batches: Sequence[Batch],
+    *,
+    loss: Loss | str | None,
+    config: CaptureConfig,
+    seed: int = 0,
+    advance: Callable[[], None] = lambda: None,
+) -> tuple[dict[str, Seen], str]:
+    """Measures the layers by name; and says in words which loss was used.
+
+    ``loss``: as for `mipp.capture.capture`, None for no Fisher information and no backward pass.
+    Under ``torch.distributed`` each process gives its own batches, and the sums are merged.
+
+    Raises:
+        CalibrationError: values that are not finite, or a layer that never ran or that the loss
+            does not depend on.
+    """
+    rank, world = _rank_and_world()
+    n_samples = sum(len(batch) for batch in batches) * world
+    recorders = {layer.name: _Recorder(layer, n, config, seed, n_samples)
+                 for n, layer in enumerate(layers)}  # fmt: skip
+    wanted_fisher = config.fisher_samples / world if loss is not None else 0.0
+    settled: Loss | None = None
+    how, seen = "", 0
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    with measuring(model):
+        for i, whole in enumerate(batches):
+            number, batch = i * world + rank, whole.to(device)
+            backward = loss is not None and seen < wanted_fisher
+            seen += len(batch)
+            anchor = torch.zeros((), device=device, requires_grad=True)
+
+            def after(
+                call: Call, output: Tensor, number: int = number, backward: bool = backward,
+                anchor: Tensor = anchor,
+            ) -> Tensor:  # fmt: skip
+                recorder = recorders.get(call.name)
+                if recorder is None:
+                    return output
+                if backward:
+                    output = output + anchor.to(output.dtype)
+                recorder.see(call, output, number, backward)
+                return output
+
+            with torch.set_grad_enabled(backward), Taps(model, after=after, grouped=True):
+                output = model(*batch.args, **batch.kwargs)
+            if backward:
+                assert loss is not None
+                if settled is None:
+                    settled, how = settle(loss, output, batch.target)
+                generator = torch.Generator().manual_seed((seed * 7_919 + number) % 2**63)
+                sampled_loss(settled, output, batch, generator).backward()
+            advance()
+    return {n: r.finished(n_samples, with_fisher=loss is not None)
+            for n, r in recorders.items()}, how  # fmt: skip
+
+
+class _Recorder:
+    """Moments and squared gradients of one weight, over one pass."""
+
+    def __init__(
+        self, layer: Layer, index: int, config: CaptureConfig, seed: int, n_samples: int
+    ) -> None:
+        self.layer, self.index, self.config, self.seed = layer, index, config, seed
+        self.n_samples = n_samples
+        self.moments: Moments | BlockMoments | None = None
+        self.squares: Float[Tensor, "g m"] | None = None
+        self.gradient_rows = self.positions = 0
+
+    def see(self, call: Call, output: Tensor, batch_number: int, with_fisher: bool) -> None:
+        total = n_positions(call, output)
+        self.positions += total
+        numbers = (self.seed, batch_number, self.index, call.call)
+        pick = picked(self.layer, call, output, self.config, self.n_samples, numbers)
+        with torch.no_grad():
+            rows = in_blocks(self.layer, input_rows(call, output, pick))
+        if not bool(torch.isfinite(rows).all()):
+            raise CalibrationError(
+                f"The input of {self.layer.module} has NaN or infinite values in batch "
+                f"{batch_number}. Check the model in evaluation mode on that batch "
+                "(half precision overflows above 65504: use bfloat16 or float32)."
+            )
+        if self.moments is None:
+            g, d = rows.shape[1:]
+            self.moments = (Moments(d, rows.device, self.config.dtype) if g == 1
+                            else BlockMoments(g, d, rows.device, self.config.dtype))  # fmt: skip
+        self.moments.update(rows.squeeze(1) if isinstance(self.moments, Moments) else rows)
+        if with_fisher:
+
+            def keep_gradient(gradient: Tensor) -> None:
+                m = self.layer.block[0]
+                g = output_rows(call, gradient, pick).view(len(pick), self.layer.groups, m)
+                squares = g.to(self.config.dtype).square().sum(0)
+                self.squares = squares if self.squares is None else self.squares + squares
+                self.gradient_rows += len(pick)
+
+            output.register_hook(keep_gradient)
+
+    def finished(self, n_samples: int, *, with_fisher: bool) -> Seen:
+        if self.moments is None:
+            raise CalibrationError(
+                f"{self.layer.module} ran on the first example but never on the calibration "
+                "batches. Give batches of the kind that the model always takes."
+            )
+        if with_fisher and self.squares is None:
+            raise CalibrationError(
+                f"No gradient reached {self.layer.module}: the loss does not depend on it. Use "
+                "noise=0.1, which needs no gradient, or a loss that covers all outputs."
+            )
+        self.moments.all_reduce()
+        counts = self.moments.mean.new_tensor([self.positions, self.gradient_rows])
+        _all_reduce(counts)
+        fisher = None
+        if self.squares is not None:
+            _all_reduce(self.squares)
+            fisher = self.squares / float(counts[1])
+            if not bool(torch.isfinite(fisher).all()):
+                raise CalibrationError(
+                    f"The gradient at the output of {self.layer.module} has NaN or infinite "
+                    "values. Run the model in float32 or bfloat16, or use noise=0.1, which needs "
+                    "no gradient."
+                )
+        g, (_, d) = self.layer.groups, self.layer.block
+        mean, covariance = self.moments.mean, self.moments.covariance()
+        return Seen(float(counts[0]) / n_samples, mean.view(g, d), covariance.view(g, d, d), fisher)
+
+
+class BlockMoments:
+    """Mean and scatter of rows in blocks, those of different blocks apart; see `Moments`."""
+
+    def __init__(self, g: int, d: int, device: torch.device, dtype: torch.dtype) -> None:
+        self.count = 0
+        self.mean: Float[Tensor, "g d"] = torch.zeros(g, d, dtype=dtype, device=device)
+        self.scatter: Float[Tensor, "g d d"] = torch.zeros(g, d, d, dtype=dtype, device=device)
+
+    def update(self, rows: Float[Tensor, "n g d"]) -> None:
+        """Adds ``n`` rows."""
+        mean = rows.mean(0)
+        centred = (rows - mean).movedim(1, 0)
+        self.scatter += centred.mT @ centred
+        self._merge(len(rows), mean.to(self.mean.dtype))
+
+    def _merge(self, n: int, mean: Float[Tensor, "g d"]) -> None:
+        delta, total = mean - self.mean, self.count + n
+        outer = delta.unsqueeze(2) * delta.unsqueeze(1)
+        self.scatter += outer * (self.count * n / total)
+        self.mean += delta * (n / total)
+        self.count = total
+
+    def all_reduce(self) -> None:
+        """Merges the moments of all processes, when ``torch.distributed`` is initialised."""
+        count = torch.tensor(float(self.count), dtype=torch.float64, device=self.mean.device)
+        weighted = self.mean * self.count
+        _all_reduce(count)
+        _all_reduce(weighted)
+        mean = weighted / count
+        delta = self.mean - mean
+        self.scatter += delta.unsqueeze(2) * delta.unsqueeze(1) * float(self.count)
+        _all_reduce(self.scatter)
+        self.mean, self.count = mean, int(count)
+
+    def covariance(self) -> Float[Tensor, "g d d"]:
+        """The scatter divided by the count."""
+        return self.scatter / max(self.count, 1)
+
+
+def picked(
+    layer: Layer,
+    call: Call,
+    output: Tensor,
+    config: CaptureConfig,
+    n_samples: int,
+    numbers: Sequence[int],
+) -> Int[Tensor, " rows"]:
+    """Positions of a call that are looked at, rising; the numbers seed the draw."""
+    total = n_positions(call, output)
+    examples = call.input.shape[0] if call.input.dim() > 1 else 1
+    wanted = max(config.rows_per_feature * layer.block[1], config.min_rows)
+    n_rows = max(1, round(min(1.0, wanted * examples / (total * n_samples)) * total))
+    if n_rows >= total:
+        return torch.arange(total, device=output.device)
+    mixed = 0
+    for number in numbers:
+        mixed = (mixed * 1_000_003 + number) % 2**63
+    generator = torch.Generator().manual_seed(mixed)
+    return torch.randperm(total, generator=generator)[:n_rows].sort().values.to(output.device)
+
+
+def in_blocks(layer: Layer, rows: Float[Tensor, "n f"]) -> Float[Tensor, "n g d"]:
+    """Rows of all inputs, cut into what each block takes in."""
+    return rows.view(len(rows), layer.groups, layer.block[1])
+
+
+def _all_reduce(values: Tensor) -> None:
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.all_reduce(values)
+
+
+def _rank_and_world() -> tuple[int, int]:
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        return torch.distributed.get_rank(), torch.distributed.get_world_size()
+    return 0, 1

@@ -1,0 +1,158 @@
+"""Layer after layer, from inputs to outputs: what a changed net really puts into each.
+
+One pass of the original notes what every layer gave; one pass of the changed copy, of all examples
+at once, stops at each layer with what that now takes in, and goes on with the weights it then has.
+"""
+
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from mipp.capture import Batch, CaptureConfig
+from mipp.surgery import NormStatistics, follow_norm
+from mipp.taps import Call, NormCall, Taps, input_rows, measuring, n_positions, output_rows
+from mipp.weights.layers import Layer
+from mipp.weights.measure import in_blocks, picked
+
+
+@dataclass(frozen=True, eq=False)
+class Stop:
+    """One layer, reached: ``x`` (n, g, d) that it takes in now, ``y`` (n, g, m) that it gave.
+
+    ``call.weight`` and ``call.bias`` are the copy's, to be changed in place. For a layer that is
+    called several times ``x`` is what it took in before, over all calls.
+    """
+
+    layer: Layer
+    call: Call
+    x: Float[Tensor, "n g d"]
+    y: Float[Tensor, "n g m"]
+
+
+Visit = Callable[[Stop], None]
+
+
+@dataclass(eq=False)
+class _Noted:
+    pick: list[Int[Tensor, " rows"]] = field(default_factory=list)
+    x: list[Float[Tensor, "rows g d"]] = field(default_factory=list)
+    y: list[Float[Tensor, "rows g m"]] = field(default_factory=list)
+    positions: int = 0
+
+
+def in_order(
+    changed: nn.Module,
+    original: nn.Module,
+    layers: Sequence[Layer],
+    batches: Sequence[Batch],
+    visit: Visit,
+    *,
+    config: CaptureConfig,
+    norm: str = "mean",
+    dense: bool = False,
+    seed: int = 0,
+) -> None:
+    """Visits every layer of ``changed`` in the order in which it runs.
+
+    ``config``: how many rows are looked at. ``norm``: how BatchNorm statistics of ``changed``
+    follow, see `mipp.Refit`. ``dense``: ``x`` is what the original takes in. Not merged over
+    processes.
+    """
+    if not layers:
+        visit = _nothing
+    noted = {layer.name: _Noted() for layer in layers}
+    norms: list[NormStatistics] = []
+    device = next((p.device for p in original.parameters()), torch.device("cpu"))
+    moved = [batch.to(device) for batch in batches]
+    n_samples = sum(len(batch) for batch in moved)
+    kept_x = {l.name for l in layers if dense or l.calls > 1}
+    by_name = {layer.name: (number, layer) for number, layer in enumerate(layers)}
+    with torch.no_grad(), measuring(original), measuring(changed):
+        for number, batch in enumerate(moved):
+            at = itertools.count()
+
+            def note(call: Call, output: Tensor, number: int = number) -> Tensor:
+                if call.name in by_name:
+                    place, layer = by_name[call.name]
+                    pick = picked(layer, call, output, config, n_samples,
+                                  (seed, number, place, call.call))  # fmt: skip
+                    _note(noted[call.name], layer, call, output, pick, call.name in kept_x)
+                return output
+
+            def observe(call: NormCall, at: Iterator[int] = at) -> None:
+                place = next(at)
+                if place == len(norms):
+                    norms.append(NormStatistics())
+                norms[place].add(call.input)
+
+            with Taps(original, after=note, on_norm=observe, grouped=True):
+                original(*batch.args, **batch.kwargs)
+
+        at_norm = itertools.count()
+
+        def after(call: Call, output: Tensor) -> Tensor:
+            seen = noted.pop(call.name, None)
+            if seen is None:
+                return output
+            layer = by_name[call.name][1]
+            if seen.x:
+                x = torch.cat(seen.x)
+            else:
+                x = in_blocks(layer, input_rows(call, output, torch.cat(seen.pick)))
+            visit(Stop(layer, call, x, torch.cat(seen.y)))
+            return call.run()
+
+        def on_norm(call: NormCall) -> None:
+            follow_norm(call, norms[next(at_norm)], None, norm)
+
+        args, kwargs = _joined(moved)
+        with Taps(changed, after=after, on_norm=on_norm, grouped=True):
+            changed(*args, **kwargs)
+
+
+def _note(
+    noted: _Noted,
+    layer: Layer,
+    call: Call,
+    output: Tensor,
+    pick: Int[Tensor, " rows"],
+    with_inputs: bool,
+) -> None:
+    x = None
+    if with_inputs or layer.kind == "conv_transpose":
+        x = in_blocks(layer, input_rows(call, output, pick))
+    if layer.kind == "conv_transpose":
+        assert x is not None
+        # outputs overlap: what each input position adds to them
+        y = torch.einsum("ngd,gmd->ngm", x, layer.blocks(call.weight).to(x.dtype))
+    else:
+        y = output_rows(call, output, pick).view(len(pick), layer.groups, layer.block[0])
+    noted.y.append(y)
+    if with_inputs:
+        assert x is not None
+        noted.x.append(x)
+    noted.pick.append(pick + noted.positions)
+    noted.positions += n_positions(call, output)
+
+
+def _joined(batches: Sequence[Batch]) -> tuple[tuple[Any, ...], Mapping[str, Any]]:
+    """The inputs of all batches in one."""
+    inputs = [(batch.args, dict(batch.kwargs)) for batch in batches]
+
+    def join(*leaves: Any) -> Any:
+        first = leaves[0]
+        batched = isinstance(first, Tensor) and first.dim() > 0 and len(first) == len(batches[0])
+        return torch.cat(leaves) if batched else first
+
+    joined: tuple[tuple[Any, ...], dict[str, Any]] = pytree.tree_map(join, inputs[0], *inputs[1:])
+    return joined
+
+
+def _nothing(_stop: Stop) -> None:
+    """Leaves the layer as it is."""
