@@ -15,13 +15,20 @@ from mipp.pipeline.competing import plan_by_method, plans_by_method
 from mipp.pipeline.curves import Curves
 from mipp.pipeline.kept import KeptInformation, information_kept, information_kept_by
 from mipp.pipeline.latency import Speed, timed, within
-from mipp.pipeline.options import Options, Progress, read_options, spelled, wanted_budget
+from mipp.pipeline.options import (
+    Options,
+    Progress,
+    Wanted,
+    read_options,
+    spelled,
+    wanted_budget,
+)
 from mipp.pipeline.plan import Model, Plan, fit
 from mipp.pipeline.recording import count_nats, made_record, masks
 from mipp.pipeline.scratch import scratch
 from mipp.pipeline.selecting import part_way, select, spent
 from mipp.pipeline.trails import NatsTrails
-from mipp.pipeline.usable import check_patterns, check_widths, usable_graph
+from mipp.pipeline.usable import check_parts, check_patterns, check_widths, usable_graph
 from mipp.records import BoolArray, ChannelGraph, Curve
 
 __all__ = [
@@ -43,7 +50,7 @@ __all__ = [
 def plan(
     model: Model,
     batches: Iterable[Any],
-    budget: "str | selection.Budget | None" = None,
+    budget: "Wanted | None" = None,
     *,
     progress: Progress | None = None,
     **options: Any,
@@ -61,7 +68,9 @@ def plan(
         budget: ``"macs=50%"``, ``"params=300k"``, ``"units=20%"``, ``"latency=50%"`` or
             ``"latency=3ms"`` (of a forward pass here and now, see `mipp.Latency`),
             ``"information=99%"`` (keep that share of every consumer's information) or several with
-            commas, all met. Can be left out with ``stop=`` or ``widths=``, which then say how much
+            commas, all met. ``{"*.mlp*": "units=50%", "*attention*": "units=75%"}``: units of the
+            groups that each pattern names, as ``protect`` does, apart from each other; the rest
+            stays whole. Can be left out with ``stop=`` or ``widths=``, which then say how much
             goes.
         progress: called as ``progress(stage, done, total)``; stages are ``capture`` (batches),
             ``score`` (units) and ``train`` (steps).
@@ -84,6 +93,7 @@ def plan(
     clock.lap("capture")
     check_patterns(traced, settings.protect)
     check_widths(traced, settings.widths, settings.protect, settings.min_units)
+    check_parts(traced, wanted.parts)
     speed = timed(original, traced, data, [wanted], settings, clock)
     if isinstance(settings.method, methods.Method):
         return plan_by_method(original, traced, data, wanted, settings, report, clock, speed)
@@ -98,7 +108,8 @@ def plan(
     how = ""
     for number in range(1, settings.rounds + 1):
         # groups that are down to one unit are not in the graph any more, but still count
-        gone = sum(len(u) for n, u in keep.items() if n not in {g.name for g in now.groups})
+        left = {g.name for g in now.groups}
+        gone = {n: len(u) for n, u in keep.items() if n not in left}
         step = part_way(wanted, targets, traced, full, number / settings.rounds, gone)
         curves = Curves(current, now, data, settings, report, clock)
         # nothing can be measured behind an empty layer: only the last round may leave one
@@ -136,7 +147,7 @@ def plan(
 def plans(
     model: Model,
     batches: Iterable[Any],
-    budgets: "Iterable[str | selection.Budget]",
+    budgets: "Iterable[Wanted]",
     *,
     progress: Progress | None = None,
     **options: Any,
@@ -166,6 +177,8 @@ def plans(
     traced = usable_graph(original, data)
     clock.lap("capture")
     check_patterns(traced, settings.protect)
+    for one in wanted:
+        check_parts(traced, one.parts)
     speed = timed(original, traced, data, wanted, settings, clock)
     if isinstance(settings.method, methods.Method):
         return plans_by_method(
@@ -196,7 +209,7 @@ def plans(
 def prune(
     model: Model,
     batches: Iterable[Any],
-    budget: "str | selection.Budget | None" = None,
+    budget: "Wanted | None" = None,
     **options: Any,
 ) -> Model:
     """`plan` and `Plan.apply` in one: a smaller, ordinary module. The model is left as it was.
