@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
@@ -186,6 +186,29 @@ def n_positions(call: Call, output: Tensor) -> int:
     space = call.weight.dim() - 2
     batch = channels_last.shape[0] if channels_last.dim() == space + 2 else 1
     return batch * math.prod(channels_last.shape[-space:])
+
+
+def token_mask(kwargs: Mapping[str, Any]) -> Bool[Tensor, "batch length"] | None:
+    """Which tokens of each example are no padding, by the keyword ``attention_mask``.
+
+    None where there is none of shape (batch, length), or nothing is padded.
+    """
+    mask = kwargs.get("attention_mask")
+    if not isinstance(mask, Tensor) or mask.dim() != 2 or bool((mask != 0).all()):
+        return None
+    return mask != 0
+
+
+def counted(
+    call: Call, output: Tensor, mask: Bool[Tensor, "batch length"] | None
+) -> Int[Tensor, " n"] | None:
+    """Which of the `n_positions` are no padding, where the call runs on every token; else None."""
+    if mask is None or call.kind not in LINEAR or n_positions(call, output) != mask.numel():
+        return None
+    shape = call.input.shape[:-1]
+    return (
+        mask.flatten().nonzero().flatten().cpu() if len(shape) == 1 or shape == mask.shape else None
+    )
 
 
 def input_rows(call: Call, output: Tensor, pick: Int[Tensor, " rows"]) -> Float[Tensor, "rows d"]:

@@ -61,7 +61,7 @@ def test_after_half_of_the_rounds_half_of_the_way_is_gone_in_factors_and_nothing
     traced = graph.trace(model, (BATCHES[0][0][:2],))
     wanted = selection.Budget({}, widths={"2": 2, "0": 0, "5": 7})
     full = graph.cost(traced)
-    widths = [part_way(wanted, {}, traced, full, share, 0).widths for share in (0.5, 1.0)]
+    widths = [part_way(wanted, {}, traced, full, share, {}).widths for share in (0.5, 1.0)]
     assert widths == [{"2": 4, "0": 1, "5": 7}, {"2": 2, "0": 0, "5": 7}]
 
 

@@ -279,6 +279,7 @@ def test_a_damaged_plan_is_refused(change, text):
     [
         ("macs=50%", {}, mipp.InputError, "zeros .* save no multiply-accumulates"),
         ("latency=50%", {}, mipp.InputError, "budget of latency"),
+        ({"*": "params=50%"}, {}, mipp.InputError, "expected one budget for the whole model"),
         (None, {}, mipp.InputError, "No budget was given"),
         ("params=50%", {"granularity": "2:4"}, mipp.InputError, "the pattern itself says"),
         ("params=50%", {"granularity": "row"}, mipp.InputError, "granularity='row'; expected one"),

@@ -10,6 +10,9 @@ from torch.utils import _pytree as pytree
 
 from mipp.errors import CalibrationError
 
+IGNORED = -100
+"""Target of a position that does not count, as in `torch.nn.functional.cross_entropy`."""
+
 
 @dataclass(frozen=True, eq=False)
 class Batch:
@@ -82,6 +85,10 @@ def read_batch(item: Any) -> Batch:
 def read_batches(batches: Any, samples: int | None = None) -> list[Batch]:
     """The first ``samples`` examples (all if None) of an iterable of batches, checked.
 
+    Batches with a keyword ``attention_mask`` of shape (batch, length) may differ in length: what
+    has that shape, and maybe more dimensions behind it, is padded at its end to the longest, with
+    zeros (``labels`` and targets with -100, which does not count).
+
     Raises:
         CalibrationError: when there are none, when shapes or dtypes change between batches, or when
             an input has NaN or infinite values.
@@ -112,7 +119,39 @@ def read_batches(batches: Any, samples: int | None = None) -> list[Batch]:
             "The batches are empty: not one example came out of them. An iterator that was already "
             "used up gives nothing; hand over a list or a DataLoader."
         )
-    return read
+    return _padded(read)
+
+
+def _padded(batches: list[Batch]) -> list[Batch]:
+    """All batches in the length of the longest, where they have a mask of tokens."""
+    lengths = [_length(batch) for batch in batches]
+    if len(set(lengths)) == 1:
+        return batches
+    longest = max(length for length in lengths if length is not None)
+
+    def filled(batch: Batch, length: int | None, leaf: Any, value: int) -> Any:
+        if length is None or not isinstance(leaf, Tensor) or leaf.shape[:2] != (len(batch), length):
+            return leaf
+        behind = [0, 0] * (leaf.dim() - 2) + [0, longest - length]
+        return torch.nn.functional.pad(leaf, behind, value=value)
+
+    return [
+        Batch(
+            pytree.tree_map(lambda t, b=b, n=n: filled(b, n, t, 0), b.args),
+            {
+                name: filled(b, n, value, IGNORED if name == "labels" else 0)
+                for name, value in b.kwargs.items()
+            },
+            filled(b, n, b.target, IGNORED),
+        )
+        for b, n in zip(batches, lengths, strict=True)
+    ]
+
+
+def _length(batch: Batch) -> int | None:
+    """How many tokens the examples of the batch have, or None where no mask says."""
+    mask = batch.kwargs.get("attention_mask")
+    return int(mask.shape[1]) if isinstance(mask, Tensor) and mask.dim() == 2 else None
 
 
 def _iterate(batches: Any) -> Iterator[Any]:
@@ -134,14 +173,28 @@ def _check_alike(batch: Batch, read: list[Batch], number: int) -> None:
             )
     if not read:
         return
-    first = [(tuple(t.shape[1:]), t.dtype) for t in read[0].tensors()]
-    mine = [(tuple(t.shape[1:]), t.dtype) for t in batch.tensors()]
+    first, mine = _shapes(read[0]), _shapes(batch)
     if mine != first:
         raise CalibrationError(
             f"Batch {number} has inputs {_spell(mine)} an example, the first batch "
-            f"{_spell(first)}. All calibration batches need one shape and dtype: resize or pad."
+            f"{_spell(first)}. All calibration batches need one shape and dtype: resize or pad "
+            "(texts may differ in length if an attention_mask of shape (batch, length) is given)."
         )
 
 
-def _spell(inputs: list[tuple[tuple[int, ...], torch.dtype]]) -> str:
+Shapes = list[tuple[tuple[int | str, ...], torch.dtype]]
+
+
+def _shapes(batch: Batch) -> Shapes:
+    """Of one example of each input; the number of tokens as ``length`` where a mask says it."""
+    length, found = _length(batch), Shapes()
+    for tensor in batch.tensors():
+        shape: tuple[int | str, ...] = tuple(tensor.shape[1:])
+        if length is not None and tensor.shape[:2] == (len(batch), length):
+            shape = ("length", *shape[1:])
+        found.append((shape, tensor.dtype))
+    return found
+
+
+def _spell(inputs: Shapes) -> str:
     return ", ".join(f"{shape} {str(dtype).removeprefix('torch.')}" for shape, dtype in inputs)

@@ -12,7 +12,17 @@ from mipp.capture.loss import Loss, sampled_loss, settle
 from mipp.capture.moments import Moments
 from mipp.errors import CalibrationError
 from mipp.records import Consumer
-from mipp.taps import LINEAR, Call, Taps, input_rows, measuring, n_positions, output_rows
+from mipp.taps import (
+    LINEAR,
+    Call,
+    Taps,
+    counted,
+    input_rows,
+    measuring,
+    n_positions,
+    output_rows,
+    token_mask,
+)
 
 
 @dataclass(frozen=True)
@@ -55,8 +65,18 @@ class _Recorder:
         self.fisher: Moments | None = None
         self.gradient_rows = 0
 
-    def see(self, call: Call, output: Tensor, batch_number: int, with_fisher: bool) -> None:
-        total = n_positions(call, output)
+    def see(
+        self,
+        call: Call,
+        output: Tensor,
+        batch_number: int,
+        with_fisher: bool,
+        mask: Tensor | None,
+    ) -> None:
+        real = counted(call, output, mask)
+        total = n_positions(call, output) if real is None else len(real)
+        if total == 0:
+            return
         features = self._features(call)
         examples = call.input.shape[0] if call.input.dim() > 1 else 1
         share = min(1.0, max(
@@ -69,6 +89,7 @@ class _Recorder:
         pick = torch.randperm(total, generator=generator)[:n_rows] if n_rows < total else (
             torch.arange(total)
         )  # fmt: skip
+        pick = pick if real is None else real[pick]
         with torch.no_grad():
             rows = input_rows(call, output, pick.to(output.device))
         if not bool(torch.isfinite(rows).all()):
@@ -121,6 +142,9 @@ def capture(
     ``i`` of rank ``r`` draws its positions and labels as batch ``i * world_size + r``, so a round-
     robin split gives what one process would measure on all batches.
 
+    Padding that a keyword ``attention_mask`` of shape (batch, length) marks is not measured, in
+    layers that run on every token.
+
     Returns the statistics by consumer index, and in words which loss was used.
     """
     config = config or CaptureConfig()
@@ -141,17 +165,18 @@ def capture(
             backward = loss is not None and seen < wanted_fisher
             seen += len(batch)
             anchor = torch.zeros((), device=device, requires_grad=True)
+            mask = token_mask(batch.kwargs)
 
             def after(
                 call: Call, output: Tensor, number: int = number, backward: bool = backward,
-                anchor: Tensor = anchor,
+                anchor: Tensor = anchor, mask: Tensor | None = mask,
             ) -> Tensor:  # fmt: skip
                 recorder = by_key.get(call.key)
                 if recorder is None:
                     return output
                 if backward:
                     output = output + anchor.to(output.dtype)
-                recorder.see(call, output, number, backward)
+                recorder.see(call, output, number, backward, mask)
                 return output
 
             with torch.set_grad_enabled(backward), Taps(model, after=after):

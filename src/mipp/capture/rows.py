@@ -17,10 +17,12 @@ from mipp.taps import (
     LINEAR,
     Call,
     Taps,
+    counted,
     input_rows,
     measuring,
     n_positions,
     output_rows,
+    token_mask,
     weight_matrix,
 )
 
@@ -71,10 +73,11 @@ def collect_rows(
         device = next((p.device for p in model.parameters()), torch.device("cpu"))
         for number, whole in enumerate(batches):
             batch = whole.to(device)
+            mask = token_mask(batch.kwargs)
 
             def after(
                 call: Call, output: Tensor, number: int = number, seen: int = seen,
-                size: int = len(batch),
+                size: int = len(batch), mask: Tensor | None = mask,
             ) -> Tensor:  # fmt: skip
                 index = by_key.get(call.key)
                 if index is not None:
@@ -86,7 +89,9 @@ def collect_rows(
                         generator = torch.Generator().manual_seed(
                             (seed * 1_000_003 + number * 10_007 + index) % 2**63
                         )
-                        x, y, example = _positions(call, output, size, n_samples, config, generator)
+                        x, y, example = _positions(
+                            call, output, size, n_samples, config, generator, mask
+                        )
                     parts.inputs.append(x)
                     parts.outputs.append(y)
                     parts.example.append(example + seen)
@@ -133,6 +138,7 @@ def _positions(
     n_samples: int,
     config: CaptureConfig,
     generator: torch.Generator,
+    mask: Tensor | None,
 ) -> tuple[Float[Tensor, "rows d"], Float[Tensor, "rows m"], Int[Tensor, " rows"]]:
     if call.input.dim() > 1 and call.input.shape[0] % size:
         raise CalibrationError(
@@ -140,18 +146,21 @@ def _positions(
             f"of {size} examples; rows need the examples in the first dimension. Give batch_first "
             "inputs, or use estimator='gaussian' without confidence."
         )
-    total = n_positions(call, output)
+    positions = n_positions(call, output)
+    real = counted(call, output, mask)
+    total = positions if real is None else len(real)
     matrix = weight_matrix(call.kind, call.weight)
     wanted = max(config.rows_per_feature * matrix.shape[1], config.min_rows)
-    n_rows = max(1, round(min(1.0, wanted * size / (n_samples * total)) * total))
+    n_rows = max(1, round(min(1.0, wanted * size / (n_samples * max(total, 1))) * total))
     pick = torch.randperm(total, generator=generator)[:n_rows].sort().values
+    pick = pick if real is None else real[pick]
     on_device = pick.to(output.device)
     x = input_rows(call, output, on_device)
     if call.kind == "conv_transpose":
         y = x @ matrix.T.to(x.dtype)  # outputs overlap: what each input position adds to them
     else:
         y = output_rows(call, output, on_device)
-    return x, y, pick * size // total
+    return x, y, pick * size // positions
 
 
 def answers(

@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from mipp.capture import Batch, floating_outputs
-from mipp.capture.loss import settle
+from mipp.capture import Batch
+from mipp.capture.loss import answer_tensors, class_scores, settle
 from mipp.errors import InputError
 from mipp.methods.method import Question
 from mipp.surgery.attributes import (
@@ -46,7 +46,8 @@ def task_loss(
     """Mean over the examples of the loss that the net is trained with.
 
     Cross-entropy for class numbers (of logits / ``temperature``), mean squared error for other
-    targets, or the caller's own function.
+    targets, or the caller's own function. A model that takes its labels and returns a ``loss``, as
+    Hugging Face's do, has said it itself (unless a temperature is asked for).
 
     Raises:
         InputError: targets that are not of the output's shape.
@@ -54,10 +55,14 @@ def task_loss(
     if not isinstance(question.loss, str):
         return question.loss(output, batch.target) / len(batch)
     kind, _ = settle(question.loss, output, batch.target)
-    outputs, target = floating_outputs(output), batch.target
+    own = output.get("loss") if isinstance(output, Mapping) else None
+    if isinstance(own, Tensor) and own.dim() == 0 and temperature == 1.0:
+        return own
+    outputs, target = answer_tensors(output), batch.target
     wide = outputs[0] if outputs[0].dtype == torch.float64 else outputs[0].float()
-    if kind == "categorical" and isinstance(target, Tensor):
-        return F.cross_entropy(wide / temperature, target)
+    scores = class_scores(output, target)
+    if kind == "categorical" and scores is not None and isinstance(target, Tensor):
+        return F.cross_entropy(wide.movedim(scores[1], 1) / temperature, target)
     if len(outputs) != 1 or not isinstance(target, Tensor) or target.shape != wide.shape:
         found = tuple(target.shape) if isinstance(target, Tensor) else type(target).__name__
         raise InputError(

@@ -15,13 +15,20 @@ from mipp.pipeline.competing import plan_by_method, plans_by_method
 from mipp.pipeline.curves import Curves
 from mipp.pipeline.kept import KeptInformation, information_kept, information_kept_by
 from mipp.pipeline.latency import Speed, timed, within
-from mipp.pipeline.options import Options, Progress, read_options, spelled, wanted_budget
+from mipp.pipeline.options import (
+    Options,
+    Progress,
+    Wanted,
+    read_options,
+    spelled,
+    wanted_budget,
+)
 from mipp.pipeline.plan import Model, Plan, fit
 from mipp.pipeline.recording import count_nats, made_record, masks
 from mipp.pipeline.scratch import scratch
 from mipp.pipeline.selecting import part_way, select, spent
 from mipp.pipeline.trails import NatsTrails
-from mipp.pipeline.usable import check_patterns, check_widths, usable_graph
+from mipp.pipeline.usable import check_parts, check_patterns, check_widths, usable_graph
 from mipp.pipeline.weighing import plan_weights
 from mipp.pipeline.weight_options import (
     Granularity,
@@ -57,7 +64,7 @@ __all__ = [
 def plan(
     model: Model,
     batches: Iterable[Any],
-    budget: "str | selection.Budget | None" = None,
+    budget: "Wanted | None" = None,
     *,
     granularity: Literal["unit"] = "unit",
     progress: Progress | None = None,
@@ -80,7 +87,7 @@ def plan(
 def plan(
     model: Model,
     batches: Iterable[Any],
-    budget: "str | selection.Budget | None" = None,
+    budget: "Wanted | None" = None,
     *,
     granularity: str = "unit",
     progress: Progress | None = None,
@@ -99,7 +106,9 @@ def plan(
         budget: ``"macs=50%"``, ``"params=300k"``, ``"units=20%"``, ``"latency=50%"`` or
             ``"latency=3ms"`` (of a forward pass here and now, see `mipp.Latency`),
             ``"information=99%"`` (keep that share of every consumer's information) or several with
-            commas, all met. Can be left out with ``stop=`` or ``widths=``, which then say how much
+            commas, all met. ``{"*.mlp*": "units=50%", "*attention*": "units=75%"}``: units of the
+            groups that each pattern names, as ``protect`` does, apart from each other; the rest
+            stays whole. Can be left out with ``stop=`` or ``widths=``, which then say how much
             goes. For single weights ``params=`` (those that are not zero) or ``information=``;
             none for ``"2:4"`` and ``"4:8"``.
         granularity: ``"unit"``; ``"weight"`` for single weights, wherever they lie; ``"2:4"`` or
@@ -129,6 +138,7 @@ def plan(
     clock.lap("capture")
     check_patterns(traced, settings.protect)
     check_widths(traced, settings.widths, settings.protect, settings.min_units)
+    check_parts(traced, wanted.parts)
     speed = timed(original, traced, data, [wanted], settings, clock)
     if isinstance(settings.method, methods.Method):
         return plan_by_method(original, traced, data, wanted, settings, report, clock, speed)
@@ -143,7 +153,8 @@ def plan(
     how = ""
     for number in range(1, settings.rounds + 1):
         # groups that are down to one unit are not in the graph any more, but still count
-        gone = sum(len(u) for n, u in keep.items() if n not in {g.name for g in now.groups})
+        left = {g.name for g in now.groups}
+        gone = {n: len(u) for n, u in keep.items() if n not in left}
         step = part_way(wanted, targets, traced, full, number / settings.rounds, gone)
         curves = Curves(current, now, data, settings, report, clock)
         # nothing can be measured behind an empty layer: only the last round may leave one
@@ -182,7 +193,7 @@ def plan(
 def plans(
     model: Model,
     batches: Iterable[Any],
-    budgets: "Iterable[str | selection.Budget]",
+    budgets: "Iterable[Wanted]",
     *,
     granularity: Literal["unit"] = "unit",
     progress: Progress | None = None,
@@ -205,7 +216,7 @@ def plans(
 def plans(
     model: Model,
     batches: Iterable[Any],
-    budgets: "Iterable[str | selection.Budget]",
+    budgets: "Iterable[Wanted]",
     *,
     granularity: str = "unit",
     progress: Progress | None = None,
@@ -238,6 +249,8 @@ def plans(
     traced = usable_graph(original, data)
     clock.lap("capture")
     check_patterns(traced, settings.protect)
+    for one in wanted:
+        check_parts(traced, one.parts)
     speed = timed(original, traced, data, wanted, settings, clock)
     if isinstance(settings.method, methods.Method):
         return plans_by_method(
@@ -268,7 +281,7 @@ def plans(
 def prune(
     model: Model,
     batches: Iterable[Any],
-    budget: "str | selection.Budget | None" = None,
+    budget: "Wanted | None" = None,
     *,
     granularity: Granularity = "unit",
     **options: Any,
@@ -277,13 +290,14 @@ def prune(
 
     Takes what `plan` takes, and raises what the two raise.
     """
-    return plan(model, batches, budget, granularity=granularity, **options).apply()
+    # a mapping for single weights is refused by what reads the budget
+    return plan(model, batches, budget, granularity=granularity, **options).apply()  # type: ignore[arg-type]
 
 
 def _weights(
     model: Model,
     batches: Iterable[Any],
-    budgets: "Sequence[str | selection.Budget | None]",
+    budgets: "Sequence[Wanted | None]",
     granularity: str,
     progress: Progress | None,
     options: Mapping[str, Any],

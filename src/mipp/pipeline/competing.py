@@ -40,7 +40,7 @@ def plan_by_method(
         return whole | spent(made, traced, budget, settings, keep, speed)
 
     def spend(scores: methods.Scores, keep: Keep, share: float) -> Keep:
-        budget = part_way(wanted, targets, traced, full, share, 0)
+        budget = part_way(wanted, targets, traced, full, share, {})
         choose = partial(by_table, scores, keep)
         if share < 1:
             return choose(budget)
@@ -48,7 +48,7 @@ def plan_by_method(
 
     # a budget that cannot be met is told now, with its own numbers, and not after many rounds
     nothing = {g.index: np.zeros(g.n_units) for g in traced.groups}
-    by_table(nothing, {}, part_way(wanted, targets, traced, full, 1.0, 0))
+    by_table(nothing, {}, part_way(wanted, targets, traced, full, 1.0, {}))
     if isinstance(method, methods.TrainingMethod):
         assert settings.training is not None
         told = replace(settings.training, progress=lambda done, steps: report("train", done, steps))

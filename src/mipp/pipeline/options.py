@@ -10,6 +10,9 @@ from mipp.errors import InputError
 
 Target = Literal["activations", "outputs", "labels"]
 
+Wanted = str | Mapping[str, str | selection.Budget] | selection.Budget
+"""A budget, as users write it."""
+
 Progress = Callable[[str, int, int], None]
 """Called as ``progress(stage, done, total)`` while a plan is made or applied."""
 
@@ -268,7 +271,7 @@ def _settings(estimator: information.Estimator) -> dict[str, Any]:
     return {n: list(v) if isinstance(v, tuple) else v for n, v in fields.items()}
 
 
-def wanted_budget(budget: "str | selection.Budget | None", settings: Options) -> selection.Budget:
+def wanted_budget(budget: "Wanted | None", settings: Options) -> selection.Budget:
     """The budget as a record; empty where a stop rule decides alone.
 
     Raises:

@@ -1,6 +1,6 @@
 """Which groups can really be pruned: those that can be measured and that no code depends on."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatch
 from typing import Any
 
@@ -69,6 +69,25 @@ def check_patterns(traced: ChannelGraph, patterns: Sequence[str]) -> None:
                 f"protect={pattern!r} names no group. Groups: "
                 f"{', '.join(group.name for group in traced.groups)}."
             )
+
+
+def check_parts(traced: ChannelGraph, patterns: Iterable[str] | None) -> None:
+    """Raises `InputError` for parts of a budget that name no group, or one group twice."""
+    owner: dict[int, str] = {}
+    for pattern in patterns or ():
+        mine = protected(traced, [pattern])
+        if not mine:
+            raise InputError(
+                f"The budget of {pattern!r} names no group. Groups: "
+                f"{', '.join(group.name for group in traced.groups)}."
+            )
+        for index in sorted(mine):
+            if index in owner:
+                raise InputError(
+                    f"The budgets of {owner[index]!r} and {pattern!r} both name "
+                    f"{traced.groups[index].name}. Give each group one."
+                )
+            owner[index] = pattern
 
 
 def check_widths(

@@ -7,7 +7,7 @@ from typing import Any, Literal, get_args
 from mipp import capture, methods, selection, surgery, weights
 from mipp.errors import InputError
 from mipp.information.rows import Pattern
-from mipp.pipeline.options import Options, read_memory, read_refit
+from mipp.pipeline.options import Options, Wanted, read_memory, read_refit
 
 Granularity = Literal["unit", "weight", "2:4", "4:8"]
 """What goes as a whole: units (filters, neurons, heads), or single weights; of these any, or so
@@ -134,9 +134,7 @@ def weight_methods() -> list[str]:
     return ["mipp", *sorted(weights.LAYERWISE), *scoring]
 
 
-def weight_budget(
-    budget: "str | selection.Budget | None", options: WeightOptions
-) -> selection.Budget | None:
+def weight_budget(budget: "Wanted | None", options: WeightOptions) -> selection.Budget | None:
     """The budget as a record; None where a pattern decides.
 
     Raises:
@@ -156,6 +154,11 @@ def weight_budget(
             "No budget was given. Say how many parameters may be other than zero, such as "
             "budget='params=10%', or what share of its information every layer keeps, such as "
             "budget='information=99%'."
+        )
+    if isinstance(budget, Mapping):
+        raise InputError(
+            f"budget={dict(budget)!r} was given for single weights; expected one budget for the "
+            "whole model, such as 'params=10%'. What protect= names stays."
         )
     wanted = selection.parse_budget(budget)
     others = sorted(set(wanted.bounds) - {"params"})

@@ -1,7 +1,7 @@
 """What a user asks for: bounds on resources, and what every group must keep."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from mipp.errors import BudgetError, InputError
@@ -20,12 +20,15 @@ class Budget:
     ``bounds``: resource (``macs`` per example, ``params``, ``units``, or ``latency`` in ms) ->
     (value, is_share).
     ``information``: share of every consumer's information to keep, 0 to 1, or None. ``widths``: in
-    place of both, group name -> how many units stay; groups that are absent keep all.
+    place of both, group name -> how many units stay; groups that are absent keep all. ``parts``: in
+    place of all, pattern of names -> the bound on the units of the groups it names, together;
+    groups that no pattern names keep all.
     """
 
     bounds: Mapping[str, tuple[float, bool]]
     information: float | None = None
     widths: Mapping[str, int] | None = None
+    parts: "Mapping[str, Budget] | None" = None
 
     def limits(self, full: Cost) -> dict[str, float]:
         """Each bound as an amount, given the cost of the whole model."""
@@ -43,6 +46,8 @@ class Budget:
             parts.append(f"information={100 * self.information:.6g}%")
         if self.widths is not None:
             parts += [f"{name}={width}" for name, width in self.widths.items()]
+        if self.parts is not None:
+            return "; ".join(f"{pattern}: {part}" for pattern, part in self.parts.items())
         return ",".join(parts)
 
 
@@ -74,10 +79,23 @@ class Limits:
         return [0] + [n_units - w for w in kept]
 
 
-def parse_budget(text: "str | Budget") -> Budget:
-    """Reads ``"macs=50%"``, ``"latency=3ms"``, ``"information=99%"``, or several with commas."""
+def parse_budget(text: "str | Mapping[str, str | Budget] | Budget") -> Budget:
+    """Reads ``"macs=50%"``, ``"latency=3ms"``, ``"information=99%"``, or several with commas.
+
+    Units of some groups apart from others: ``{"*.mlp*": "units=50%", "*attention*": "units=75%"}``,
+    or the same as text, ``"*.mlp*: units=50%; *attention*: units=75%"``.
+    """
     if isinstance(text, Budget):
         return text
+    if isinstance(text, Mapping):
+        return _in_parts(list(text.items()))
+    if ":" in text:
+        given = [part.rpartition(":") for part in text.split(";") if part.strip()]
+        return _in_parts([(name.strip(), bound) for name, _, bound in given])
+    return _of_the_whole(text)
+
+
+def _of_the_whole(text: str) -> Budget:
     bounds: dict[str, tuple[float, bool]] = {}
     information = None
     for part in filter(None, (p.strip() for p in re.split(r"[,;]", text))):
@@ -119,6 +137,26 @@ def parse_budget(text: "str | Budget") -> Budget:
             f"The budget {text!r} names nothing. Write for instance 'macs=50%' or 'params=300k'."
         )
     return Budget(bounds, information)
+
+
+def _in_parts(given: "Sequence[tuple[str, str | Budget]]") -> Budget:
+    parts: dict[str, Budget] = {}
+    for pattern, bound in given:
+        part = parse_budget(bound)
+        if set(part.bounds) != {"units"} or part.information is not None:
+            raise BudgetError(
+                f"The budget of {pattern!r} is {str(bound).strip()!r}; a part of the groups takes "
+                "units alone, such as units=50%. Other resources are those of the whole model."
+            )
+        if not pattern or pattern in parts:
+            raise BudgetError(
+                f"A budget in parts names {pattern!r} twice or not at all: give each pattern once, "
+                "as in '*.mlp*: units=50%; *attention*: units=75%'."
+            )
+        parts[pattern] = part
+    if not parts:
+        raise BudgetError("The budget in parts is empty. Write {'*.mlp*': 'units=50%'}.")
+    return Budget({}, parts=parts)
 
 
 def _unit(resource: str) -> str:

@@ -28,10 +28,12 @@ from mipp.taps import (
     Call,
     NormCall,
     Taps,
+    counted,
     input_rows,
     measuring,
     n_positions,
     output_rows,
+    token_mask,
     weight_matrix,
 )
 
@@ -123,12 +125,15 @@ class _Fit:
     def observe(self, original: nn.Module, batches: Sequence[Inputs]) -> None:
         """Runs the original model and notes targets and BatchNorm inputs."""
         for number, (args, kwargs) in enumerate(batches):
-            norm_at = itertools.count()
+            norm_at, mask = itertools.count(), token_mask(kwargs)
 
-            def after(call: Call, output: Tensor, number: int = number) -> Tensor:
+            def after(
+                call: Call, output: Tensor, number: int = number,
+                mask: Tensor | None = mask,
+            ) -> Tensor:  # fmt: skip
                 consumer = self.consumers.get(call.key)
                 if consumer is not None:
-                    self._note(consumer, call, output, number)
+                    self._note(consumer, call, output, number, mask)
                 return output
 
             def on_norm(call: NormCall, norm_at: Iterator[int] = norm_at) -> None:
@@ -140,16 +145,20 @@ class _Fit:
             with Taps(original, after=after, on_norm=on_norm):
                 original(*args, **dict(kwargs))
 
-    def _note(self, consumer: Consumer, call: Call, output: Tensor, number: int) -> None:
+    def _note(
+        self, consumer: Consumer, call: Call, output: Tensor, number: int, mask: Tensor | None
+    ) -> None:
         target = self.targets[call.key]
-        total = n_positions(call, output)
+        positions = n_positions(call, output)
+        real = counted(call, output, mask)
+        total = positions if real is None else len(real)
         matrix = weight_matrix(call.kind, call.weight)
         ins = self.axis(consumer.in_axis, call.weight.shape[consumer.in_dim], output.device)
         outs = self.axis(consumer.out_axis, call.weight.shape[consumer.out_dim], output.device)
         features = len(ins) * matrix.shape[1] // call.weight.shape[consumer.in_dim]
         batch = call.input.shape[0] if call.input.dim() > 1 else 1
         wanted = max(self.config.rows_per_feature * features, self.config.min_rows)
-        n_rows = max(1, round(min(1.0, wanted * batch / (self.n_samples * total)) * total))
+        n_rows = max(1, round(min(1.0, wanted * batch / (self.n_samples * max(total, 1))) * total))
         generator = torch.Generator().manual_seed(
             (self.seed * 1_000_003 + number * 10_007 + target.number) % 2**63
         )
@@ -157,7 +166,8 @@ class _Fit:
             torch.randperm(total, generator=generator)[:n_rows].sort().values
             if n_rows < total
             else torch.arange(total)
-        ).to(output.device)
+        )
+        pick = (pick if real is None else real[pick]).to(output.device)
         if call.kind == "conv_transpose":
             # outputs overlap: fit what each input position adds to them
             x = input_rows(call, output, pick)
@@ -175,7 +185,7 @@ class _Fit:
             columns = (ins.unsqueeze(1) * per_input).add(torch.arange(per_input, device=ins.device))
             target.x.append(input_rows(call, output, pick)[:, columns.flatten()])
         target.pick.append(pick + target.seen)
-        target.seen += total
+        target.seen += positions
 
     def _solve(
         self, call: Call, consumer: Consumer, x: Float[Tensor, "rows d"], y: Float[Tensor, "rows m"]
@@ -250,7 +260,8 @@ def refit(
     ``batches`` and ``joined`` are the same examples, in pieces for the original and in one piece
     for the pruned model, which is fitted layer by layer within that one forward pass. A weight that
     the model uses several times is left as it is. If nothing was removed, nothing is changed.
-    ``hold`` is called after each fit, to put back what must not be fitted.
+    ``hold`` is called after each fit, to put back what must not be fitted. Padding that a keyword
+    ``attention_mask`` marks is not fitted to.
 
     Raises:
         SurgeryError: when the fitted weights are not finite.

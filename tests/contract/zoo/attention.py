@@ -455,7 +455,9 @@ class StackedExperts(nn.Module):
 
 
 @entry(
-    "mixture of experts, one weight", "attention", TOKENS,
+    "mixture of experts, one weight",
+    "attention",
+    TOKENS,
     stays=(*NORM, "it mixes all channels", "mipp sees no layer in this product with a weight"),
 )
 def stacked_experts():
