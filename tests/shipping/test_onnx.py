@@ -104,6 +104,19 @@ def test_several_inputs_and_outputs_have_the_names_of_the_code(tmp_path, how):
         OnnxSession(made.path)(x)
 
 
+def test_texts_of_other_lengths_run_where_the_length_is_left_open(tmp_path):
+    torch.manual_seed(0)
+    model, path = Several(), tmp_path / "several.onnx"
+    whole = {"x": torch.randn(4, 8, 5), "mask": torch.ones(4, 8)}
+    made = mipp.export_onnx(model, whole, path, dynamic_length=True)
+    assert made.batch_sizes == (1, 3)
+    short = torch.randn(2, 3, 5), torch.ones(2, 3)
+    with torch.no_grad():
+        torch.testing.assert_close(OnnxSession(path)(*short)[1], model(*short).hidden)
+    with pytest.raises(InputError, match=r"dynamic_length needs an input of shape \(batch, length"):
+        mipp.export_onnx(nn.Linear(3, 2), torch.randn(3), path, dynamic_length=True)
+
+
 def test_names_of_what_is_nested():
     class Nested(nn.Module):
         def forward(self, first, *rest, **named):

@@ -98,6 +98,32 @@ def batched(tensors: Sequence[Tensor]) -> list[bool]:
     return [tensor.dim() > 0 and tensor.shape[0] == sizes[0] for tensor in tensors]
 
 
+def long(tensors: Sequence[Tensor]) -> list[bool]:
+    """Which tensors have the length of the first one that has any as their second dimension.
+
+    Raises `InputError` where none has a second dimension.
+    """
+    lengths = [t.shape[1] for t, has in zip(tensors, batched(tensors), strict=True)
+               if has and t.dim() > 1]  # fmt: skip
+    if not lengths:
+        raise InputError(
+            "dynamic_length needs an input of shape (batch, length, ...), such as the tokens of a "
+            "text; the batch holds none."
+        )
+    return [
+        has and t.dim() > 1 and t.shape[1] == lengths[0]
+        for t, has in zip(tensors, batched(tensors), strict=True)
+    ]
+
+
+def shortened(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """The same examples at about half their length, at least 1."""
+    return [
+        t[:, : max(1, t.shape[1] // 2 + 1)] if has else t
+        for t, has in zip(tensors, long(tensors), strict=True)
+    ]
+
+
 def some_examples(tensors: Sequence[Tensor], count: int) -> list[Tensor]:
     """The first ``count`` examples, repeated from the start where there are fewer."""
     with_batch = batched(tensors)

@@ -15,7 +15,15 @@ from torch import Tensor, nn
 
 from mipp import capture, graph, surgery
 from mipp.errors import FileError, InputError, SurgeryError
-from mipp.shipping.flat import Flat, batched, named_outputs, some_examples, tensors_of
+from mipp.shipping.flat import (
+    Flat,
+    batched,
+    long,
+    named_outputs,
+    shortened,
+    some_examples,
+    tensors_of,
+)
 from mipp.shipping.session import PACKAGES, OnnxSession, needed
 from mipp.taps import measuring
 
@@ -50,6 +58,7 @@ def export_onnx(
     path: str | Path,
     *,
     dynamic_batch: bool = True,
+    dynamic_length: bool = False,
     tolerance: float | None = None,
 ) -> OnnxFile:
     """Writes the model as an ONNX file, in eval mode, once onnxruntime gives the same numbers.
@@ -64,6 +73,9 @@ def export_onnx(
             frozen into the file. The examples are what the numbers are compared on.
         dynamic_batch: the first dimension of all inputs that have the batch's size is left open,
             and the numbers are compared at batch sizes 1 and 3. False: only the size of ``batch``.
+        dynamic_length: the second dimension of all inputs that have the first one's length, such as
+            the tokens of a text and their mask, is left open too, and the numbers are compared at
+            that length and at about half of it.
         tolerance: largest difference allowed, as a share of the largest entry of an output; by
             default the square root of the machine precision (3e-4 for float32).
 
@@ -89,12 +101,14 @@ def export_onnx(
     sizes = SIZES if dynamic_batch else (len(given),)
     with _at_rest(inner):
         examples = [some_examples(tensors, size) for size in sizes]
+        if dynamic_length:
+            examples += [shortened(tensors) for tensors in examples]
         traced = some_examples(tensors, TRACED) if dynamic_batch else tensors
         outputs = _output_names(inner, arguments)
         partial = target.with_name(f".{target.name}.{uuid.uuid4().hex}.partial")
         try:
-            _write(flat, traced, outputs, partial, dynamic_batch)
-            difference = _compared(flat, OnnxSession(partial), examples, sizes, tolerance)
+            _write(flat, traced, outputs, partial, dynamic_batch, dynamic_length)
+            difference = _compared(flat, OnnxSession(partial), examples, tolerance)
             with partial.open("rb+") as file:
                 os.fsync(file.fileno())
             size = partial.stat().st_size
@@ -149,12 +163,23 @@ def _output_names(model: nn.Module, arguments: tuple[Any, Any]) -> list[str]:
 
 
 def _write(
-    flat: Flat, tensors: Sequence[Tensor], outputs: Sequence[str], path: Path, dynamic: bool
+    flat: Flat,
+    tensors: Sequence[Tensor],
+    outputs: Sequence[str],
+    path: Path,
+    dynamic: bool,
+    dynamic_length: bool,
 ) -> None:
-    shapes = None
-    if dynamic:
-        batch = torch.export.Dim("batch")
-        shapes = (tuple({0: batch} if has else None for has in batched(tensors)),)
+    open_dims: list[dict[int, Any]] = [{} for _ in tensors]
+    # a name, and with it an error, where the model takes one size alone
+    marks = [(0, batched, torch.export.Dim("batch"), dynamic)]
+    # positions end where their table does, so that this one has no range of its own
+    marks += [(1, long, torch.export.Dim.DYNAMIC, dynamic_length)]
+    for dim, which, mark, wanted in marks:
+        for sizes, has in zip(open_dims, which(tensors), strict=True):
+            if wanted and has:
+                sizes[dim] = mark
+    shapes = (tuple(sizes or None for sizes in open_dims),) if any(open_dims) else None
     training = flat.training
     try:
         with warnings.catch_warnings(), _quiet():
@@ -207,12 +232,12 @@ def _compared(
     flat: Flat,
     session: OnnxSession,
     examples: Sequence[Sequence[Tensor]],
-    sizes: Sequence[int],
     tolerance: float | None,
 ) -> float:
     """The largest difference over all batch sizes; raises `SurgeryError` where it is too large."""
     largest = 0.0
-    for size, tensors in zip(sizes, examples, strict=True):
+    for tensors in examples:
+        size = next(len(t) for t, has in zip(tensors, batched(tensors), strict=True) if has)
         expected = flat(*(tensor.clone() for tensor in tensors))
         try:
             found = session(*tensors)

@@ -140,18 +140,29 @@ def vary_constants(model: Module) -> Module:
     """A copy in which no parameter has the same value everywhere: what is one or zero is jittered.
 
     On a fresh model, norms of ones and zeros (and last layers of zeros) would hide that a channel
-    was taken for another, and `probe` looks for exactly that. Leaves the global RNG alone.
+    was taken for another, and `probe` looks for exactly that. All other parameters are the model's
+    own, not copies. Leaves the global RNG alone.
     """
-    varied = _deep_copy(model, {})
+    constant = {id(p) for p in model.parameters() if _is_constant(p)}
+    # whoever looks for a difference copies what is changed: what is not jittered can be shared
+    shared = {id(p): p for p in model.parameters() if id(p) not in constant}
+    varied = _deep_copy(model, shared)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
-        for parameter in varied.parameters():
-            wide = parameter.is_floating_point() and parameter.numel() > 1
-            if wide and (parameter == parameter.flatten()[0]).all():
+        for full, parameter in zip(model.parameters(), varied.parameters(), strict=True):
+            if id(full) in constant:
                 # a tenth: norms stay positive, and a last layer of zeros lets a signal through
                 noise = torch.randn(parameter.shape, generator=generator) / 10
                 parameter.add_(noise.to(parameter))
     return varied
+
+
+def _is_constant(parameter: Tensor) -> bool:
+    if not parameter.is_floating_point() or parameter.numel() < 2:
+        return False
+    flat = parameter.detach().reshape(-1)
+    # most weights differ in their first entries: no need to read all of a large one
+    return bool((flat[:64] == flat[0]).all()) and bool((flat == flat[0]).all())
 
 
 def recorded_axes(model: nn.Module) -> tuple[AxisKeep, ...]:
