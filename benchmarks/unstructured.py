@@ -5,8 +5,8 @@
 
 SNIP, GraSP, magnitude and random in one shot, SynFlow in 100 rounds, all weights of convolutions
 and the classifier ranked together, as Tanaka et al. 2020 (arXiv 2006.05467) compare them. They
-train VGG11-BN for 160 epochs; here it has a quarter of the width (a sixteenth of the weights) and one
-epoch, so that it is the order of the methods, and where they break down, that can be compared.
+train VGG11-BN for 160 epochs; here it has a quarter of the width (a sixteenth of the weights) and
+one epoch, so that it is the order of the methods, and where they break down, that can be compared.
 Published: mean of three runs, from the .npy files of the authors' repository
 (github.com/ganguli-lab/Synaptic-Flow, commit 9dfa57a).
 """
