@@ -57,7 +57,7 @@ def test_a_suite_is_run_in_parts_and_shown(mipp, suite, tmp_path):
     assert cell["n"] == 2
     markdown = mipp("show", suite, *out, "--markdown").stdout
     assert "| mipp |" in markdown
-    assert f"({cell['n']})" in markdown
+    assert f"n = {cell['n']})" in markdown
 
 
 def test_half_a_record_is_told_before_the_run_goes_on(mipp, suite, tmp_path):

@@ -153,6 +153,31 @@ def test_mean_and_deviation_are_over_the_seeds():
     assert cell.mean == pytest.approx(92)
     assert cell.sd == pytest.approx(2 * 2**0.5)
     assert bench.spelled(cell) == "92.0 ± 2.8 (2)"
+    assert table.heading() == "lenet5/mnist, trained: accuracy retrained (%; n = 2)"
+    assert table.spelled() == [(table.rows[0][0], ["92.0 ± 2.8"])]
+
+
+def test_counts_are_in_the_cells_only_where_they_differ():
+    cells = bench.Cell(1.5, None, 1), bench.Cell(2.5, 0.5, 2), None
+    table = bench.Table("time", "s", ("a", "b", "c"), (("one", cells),))
+    assert (table.n, table.heading()) == (None, "time (s)")
+    assert table.spelled() == [("one", ["1.50 (1)", "2.50 ± 0.50 (2)", "–"])]
+
+
+def test_shares_of_runs_have_no_deviation():
+    rows = [
+        record(seed=seed).model_copy(
+            update={
+                "item": record(seed=seed).item.model_copy(update={"kind": "collapse"}),
+                "result": record().result.model_validate(
+                    {"seconds": {"total": 1.0}, "collapsed": ["fc1"] * seed, "untrainable": False}
+                ),
+            }
+        )
+        for seed in (0, 1, 2)
+    ]
+    cells = [table.rows[0][1][0] for table in bench.tables(rows)]
+    assert [bench.spelled(cell, False) for cell in cells] == ["66.7", "0"]
 
 
 def test_time_left_is_learned_from_items_of_the_same_row():

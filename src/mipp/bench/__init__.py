@@ -8,11 +8,12 @@ from mipp.bench.estimate import Pace, in_words
 from mipp.bench.kinds import Kind
 from mipp.bench.reading import items, load, names
 from mipp.bench.run import Choice, How, Outcome, run, todo, with_parents
-from mipp.bench.show import Table, as_json, spelled, tables
+from mipp.bench.show import Cell, Table, as_json, spelled, tables
 from mipp.bench.store import Store
 from mipp.bench.suite import Suite
 
 __all__ = [
+    "Cell",
     "Choice",
     "How",
     "Kind",

@@ -15,7 +15,7 @@ BIN = 0.05
 
 @dataclass(frozen=True)
 class Cell:
-    """Mean and standard deviation of ``n`` values; ``sd`` is None for one alone."""
+    """Mean and standard deviation of ``n`` values; ``sd`` is None for one alone and for shares."""
 
     mean: float
     sd: float | None
@@ -43,11 +43,26 @@ class Table:
             ],
         }
 
+    @property
+    def n(self) -> int | None:
+        """Values behind each cell, where all cells have as many; else None."""
+        found = {cell.n for _, cells in self.rows for cell in cells if cell}
+        return found.pop() if len(found) == 1 else None
+
+    def heading(self) -> str:
+        """``accuracy retrained (%; n = 3)``."""
+        return f"{self.title} ({self.unit}{'' if self.n is None else f'; n = {self.n}'})"
+
+    def spelled(self) -> list[tuple[str, list[str]]]:
+        """Labels and cells as words; how many values there are only where that differs."""
+        counted = self.n is None
+        return [(label, [spelled(cell, counted) for cell in cells]) for label, cells in self.rows]
+
     def markdown(self) -> str:
         """A Markdown table under its title."""
         header = ["", *self.columns]
-        lines = [f"{self.title} ({self.unit})", "", _line(header), "|---" * len(header) + "|"]
-        lines += [_line([label, *map(spelled, cells)]) for label, cells in self.rows]
+        lines = [self.heading(), "", _line(header), "|---" * len(header) + "|"]
+        lines += [_line([label, *cells]) for label, cells in self.spelled()]
         return "\n".join(lines)
 
 
@@ -56,12 +71,16 @@ Value = Callable[[Record], float | None]
 
 @dataclass(frozen=True)
 class Measure:
-    """What a table shows: ``scale`` times the value, in a ``unit``."""
+    """What a table shows: ``scale`` times the value, in a ``unit``.
+
+    ``share``: the value is 0 or 1, so that the mean says all and a standard deviation nothing more.
+    """
 
     title: str
     unit: str
     value: Value
     scale: float | int = 1
+    share: bool = False
 
 
 def tables(records: Sequence[Record]) -> list[Table]:
@@ -85,13 +104,14 @@ def as_json(tables: Iterable[Table]) -> list[dict[str, Any]]:
     return content
 
 
-def spelled(cell: Cell | None) -> str:
-    """``91.2 ± 0.3 (3)``."""
+def spelled(cell: Cell | None, counted: bool = True) -> str:
+    """``91.2 ± 0.3 (3)``, the last where it is ``counted``."""
     if cell is None:
         return "–"
-    digits = 0 if abs(cell.mean) >= 1000 else 1 if abs(cell.mean) >= 10 else 2
+    certain = cell.mean == 0 and not cell.sd
+    digits = 0 if certain or abs(cell.mean) >= 1000 else 1 if abs(cell.mean) >= 10 else 2
     spread = "" if cell.sd is None else f" ± {cell.sd:.{digits}f}"
-    return f"{cell.mean:.{digits}f}{spread} ({cell.n})"
+    return f"{cell.mean:.{digits}f}{spread}{f' ({cell.n})' * counted}"
 
 
 def _ground(item: Item) -> str:
@@ -143,8 +163,8 @@ def _measures(kind: str, records: Sequence[Record]) -> list[Measure]:
     seconds = Measure("time to choose the units", "s", lambda r: r.result.seconds.plan)
     if kind == "collapse":
         return [
-            Measure("runs with an empty layer", "%", _collapsed, 100),
-            Measure("runs whose net cannot be trained", "%", _untrainable, 100),
+            Measure("runs with an empty layer", "%", _collapsed, 100, share=True),
+            Measure("runs whose net cannot be trained", "%", _untrainable, 100, share=True),
         ]
     if kind == "layers":
         names = dict.fromkeys(name for r in records for name in (r.result.widths or {}))
@@ -173,14 +193,17 @@ def _table(
     if column is _budget:  # in the order of the suite
         there = dict.fromkeys(column(record) for record in records)
         columns = [name for name in there if name in columns]
-    rows = ((label, tuple(_cell(cells.get((label, name))) for name in columns)) for label in labels)
+    rows = (
+        (label, tuple(_cell(cells.get((label, name)), measure.share) for name in columns))
+        for label in labels
+    )
     return Table(title, measure.unit, tuple(columns), tuple(rows))
 
 
-def _cell(values: Sequence[float] | None) -> Cell | None:
+def _cell(values: Sequence[float] | None, share: bool) -> Cell | None:
     if not values:
         return None
-    sd = statistics.stdev(values) if len(values) > 1 else None
+    sd = statistics.stdev(values) if len(values) > 1 and not share else None
     return Cell(statistics.mean(values), sd, len(values))
 
 

@@ -9,14 +9,13 @@ from typing import Annotated, Literal
 
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-from rich.table import Table as RichTable
 
 from mipp import bench
 from mipp.cli import arguments as arg
 from mipp.cli.bench_report import measured, report_suites, write_page
 from mipp.cli.guard import EXIT_CODES, FAILED, readable_errors
 from mipp.cli.output import Output, open_output
-from mipp.cli.tables import new_table
+from mipp.cli.tables import in_parts, new_table
 from mipp.cli.targets import check_target
 from mipp.measurements import Item, Record
 from mipp.report import check_plotly
@@ -184,7 +183,7 @@ def show_suite(
 ) -> None:
     """Tables of what is measured so far, also while a run is at it.
 
-    Mean ± standard deviation over the seeds, and in brackets how many there are.
+    Mean ± standard deviation over the n seeds; in brackets how many, where that differs.
     """
     with readable_errors(debug):
         output = open_output(json)
@@ -200,8 +199,9 @@ def show_suite(
         else:
             output.say(f"{wanted.title}\n{wanted.about.strip()}\n")
             for table in tables:
-                output.say(f"{table.title} ({table.unit})")
-                output.show(_rich(table))
+                output.say(table.heading())
+                for part in in_parts(table.columns, table.spelled(), output.console.width):
+                    output.show(part)
         if not tables:
             output.say(f"Nothing is measured yet. Run: mipp bench run {suite}")
         output.say(f"{len(there)} of {len(items)} items are there, in {store.path}")
@@ -273,13 +273,6 @@ def _tell(output: Output, outcome: bench.Outcome) -> None:
     for item, error in outcome.failed:
         label = item.method.label if item.method else "parent"
         output.say(f"failed: {item.net.label}, seed {item.seed}, {label}, {item.budget}: {error}")
-
-
-def _rich(table: bench.Table) -> RichTable:
-    made = new_table("", **dict.fromkeys(table.columns, "right"))
-    for label, cells in table.rows:
-        made.add_row(label, *map(bench.spelled, cells))
-    return made
 
 
 def _numbers(text: str) -> tuple[int, ...]:
