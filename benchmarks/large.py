@@ -1,4 +1,4 @@
-"""Groups of large transformers: seconds and memory until they are known, next to a forward pass.
+"""Large transformers: what it takes to find their groups and to plan their neurons, in passes.
 
     python benchmarks/large.py       # needs the extra: pip install 'torch-mipp[transformers]'
 
@@ -7,15 +7,22 @@ bfloat16), built by `transformers` from their configs with random weights. Each 
 process of its own, on one thread, in processor seconds: one forward pass over the examples, the
 trace alone (`mipp.graph.trace`), and all that `mipp inspect` does (trace, and the trial of a sliced
 copy). Memory is the highest that the process held beyond the model and its first forward pass.
+
+    python benchmarks/large.py --plan
+
+plans half of the neurons of all MLPs (heads are protected) from 16,384 tokens, with relative noise,
+next to one pass over the same examples without gradients; on all threads, in seconds, so nothing
+else should run. ``memory`` is that option of `mipp.plan`: the bytes that second moments may take.
 """
 
 import json
+import math
 import resource
 import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -23,25 +30,31 @@ import torch
 import transformers
 from common import Records, arguments, table
 
+import mipp
 from mipp import capture, graph
 from mipp.pipeline import usable_graph
 
 GIB = 2**20  # ru_maxrss is in KiB
+TOKENS, LENGTH = 16_384, 128
+BATCH = 8
+HEADS = ("*att*",)
 
 
-def bert() -> tuple[torch.nn.Module, dict[str, torch.Tensor]]:
+def bert(n: int) -> tuple[torch.nn.Module, list[dict[str, torch.Tensor]]]:
     """12 layers, 768 wide."""
     model = transformers.BertForMaskedLM(transformers.BertConfig())
-    return model, tokens(1000)
+    return model, tokens(1000, n)
 
 
-def vit() -> tuple[torch.nn.Module, dict[str, torch.Tensor]]:
+def vit(n: int) -> tuple[torch.nn.Module, list[dict[str, torch.Tensor]]]:
     """12 layers, 768 wide, patches of 16 x 16."""
     model = transformers.ViTForImageClassification(transformers.ViTConfig(num_labels=1000))
-    return model, {"pixel_values": torch.randn(2, 3, 224, 224)}
+    n = n if n <= BATCH else math.ceil(TOKENS / 197)  # patches, and the token of the class
+    starts = range(0, n, BATCH)
+    return model, [{"pixel_values": torch.randn(min(BATCH, n - s), 3, 224, 224)} for s in starts]
 
 
-def grouped_queries() -> tuple[torch.nn.Module, dict[str, torch.Tensor]]:
+def grouped_queries(n: int) -> tuple[torch.nn.Module, list[dict[str, torch.Tensor]]]:
     """16 layers, 2048 wide, 32 query heads over 8 key and value heads, 8192 gated neurons."""
     config = transformers.LlamaConfig(
         vocab_size=32000, hidden_size=2048, intermediate_size=8192, num_hidden_layers=16,
@@ -50,28 +63,31 @@ def grouped_queries() -> tuple[torch.nn.Module, dict[str, torch.Tensor]]:
     torch.set_default_dtype(torch.bfloat16)
     model = transformers.LlamaForCausalLM(config)
     torch.set_default_dtype(torch.float32)
-    return model, tokens(32000)
+    return model, tokens(32000, n)
 
 
-def tokens(vocabulary: int) -> dict[str, torch.Tensor]:
-    """Two texts of 32 tokens."""
-    ids = torch.randint(3, vocabulary, (2, 32))
-    return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+def tokens(vocabulary: int, n: int) -> list[dict[str, torch.Tensor]]:
+    """``n`` texts: two of 32 tokens, or batches of texts of 128."""
+    length = 32 if n <= BATCH else LENGTH
+    texts = torch.randint(3, vocabulary, (n, length)).split(BATCH)
+    return [{"input_ids": ids, "attention_mask": torch.ones_like(ids)} for ids in texts]
 
 
-CASES: dict[str, Callable[[], tuple[torch.nn.Module, dict[str, torch.Tensor]]]] = {
+Case = Callable[[int], tuple[torch.nn.Module, list[dict[str, torch.Tensor]]]]
+CASES: dict[str, Case] = {
     "BERT-base": bert,
     "ViT-B/16": vit,
     "1.1 B, grouped queries": grouped_queries,
 }
 WORK = ("trace", "inspect")
+MEMORY = {"BERT-base": "1GiB", "ViT-B/16": "1GiB", "1.1 B, grouped queries": "4GiB"}
 
 
 def child(case: str, work: str) -> None:
     """One measurement, in this process; prints it."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    model, example = CASES[case]()
+    model, (example,) = CASES[case](2)
     model.eval()
     with torch.no_grad():
         model(**example)  # what is loaded on first use is there
@@ -102,6 +118,42 @@ def child(case: str, work: str) -> None:
     )
 
 
+def planned(case: str, memory: str) -> None:
+    """One plan of all MLPs next to one pass over the same examples, in this process; prints it."""
+    torch.manual_seed(0)
+    model, batches = CASES[case](TOKENS // LENGTH)
+    model.eval()
+    with torch.no_grad():
+        model(**batches[0])
+        started = time.perf_counter()
+        for batch in batches:
+            model(**batch)
+        forward = time.perf_counter() - started
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    started = time.perf_counter()
+    plan = mipp.plan(
+        model, batches, "units=50%", protect=HEADS, allocation="uniform", noise=0.1, memory=memory
+    )
+    seconds = time.perf_counter() - started
+    held = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    mlps = [row for row in plan.summary if row.units_after < row.units_before]
+    print(
+        json.dumps(
+            {
+                "parameters": sum(p.numel() for p in model.parameters()),
+                "model_gib": sum(p.numel() * p.element_size() for p in model.parameters()) / 2**30,
+                "forward": forward,
+                "seconds": seconds,
+                "gib": held / GIB,
+                "stages": plan.seconds,
+                "groups": len(mlps),
+                "units": [mlps[0].units_before, mlps[0].units_after],
+                "threads": torch.get_num_threads(),
+            }
+        )
+    )
+
+
 def measure(case: str, work: str) -> dict[str, Any]:
     """One measurement in a process of its own."""
     command = [sys.executable, __file__, "--child", case, work]
@@ -112,10 +164,28 @@ def measure(case: str, work: str) -> dict[str, Any]:
     return found
 
 
-def show(records: Records) -> None:
+def show_plans(rows: Sequence[dict[str, Any]]) -> None:
+    """A row for each model."""
+    lines = []
+    for row in rows:
+        stages = ", ".join(f"{name} {seconds:.0f}" for name, seconds in row["stages"].items())
+        before, after = row["units"]
+        lines.append(
+            [
+                row["case"], f"{row['groups']} x {before} → {after}", row["memory"],
+                f"{row['forward']:.0f}", f"{row['seconds']:.0f} ({stages})",
+                f"{row['seconds'] / row['forward']:.1f}", f"{row['gib']:.1f}",
+                f"{row['gib'] / row['model_gib']:.1f}",
+            ]
+        )  # fmt: skip
+    header = ("model", "neurons", "memory=", "pass (s)", "plan (s)", "passes", "GiB", "models")
+    print(table(header, lines))
+
+
+def show(rows: Sequence[dict[str, Any]]) -> None:
     """A row for each model and work."""
     lines = []
-    for row in records.rows:
+    for row in rows:
         units = ", ".join(f"{n} of {size}" for size, n in sorted(row["units"].items()))
         lines.append(
             [
@@ -133,17 +203,28 @@ def show(records: Records) -> None:
 
 
 def main() -> None:
-    """Measures what is missing, then prints the table."""
+    """Measures what is missing, then prints the tables."""
     if sys.argv[1:2] == ["--child"]:
-        child(sys.argv[2], sys.argv[3])
+        case, work = sys.argv[2:]
+        if work in WORK:
+            child(case, work)
+        else:
+            planned(case, work)
         return
-    options = arguments(__doc__ or "").parse_args()
+    parser = arguments(__doc__ or "")
+    parser.add_argument("--plan", action="store_true", help="plan the neurons of the MLPs")
+    options = parser.parse_args()
     records = Records("large")
     if not options.show:
         for case in CASES:
+            if options.plan:
+                cell = {"case": case, "work": "plan", "memory": MEMORY[case]}
+                records.measure(cell, partial(measure, case, MEMORY[case]))
+                continue
             for work in WORK:
                 records.measure({"case": case, "work": work}, partial(measure, case, work))
-    show(records)
+    show([row for row in records.rows if row["work"] in WORK])
+    show_plans([row for row in records.rows if row["work"] == "plan"])
 
 
 if __name__ == "__main__":
