@@ -186,6 +186,25 @@ def test_tables_are_sorted_and_turned(browser, pages):
     assert sorted(browser.execute_script(best, table)) == sorted(before)
 
 
+def test_what_is_removed_is_spaced_as_what_it_leaves(browser, pages):
+    opened(browser, pages / "suites.html")
+    read = (
+        "const canvas = document.querySelector('#f1 .canvas');"
+        "return [canvas.layout.xaxis, canvas.data.find((one) => one.name === 'mipp').x]"
+    )
+    axis, left = browser.execute_script(read)
+    assert axis["type"] == "log"
+    labels = dict(zip(axis["ticktext"], axis["tickvals"], strict=True))
+    assert labels["90%"] == pytest.approx(0.1)
+    assert labels["98%"] == pytest.approx(0.02)
+    browser.execute_script("document.querySelector('#f1 input[value=macs]').click()")
+    axis, macs = browser.execute_script(read)
+    labels = dict(zip(axis["ticktext"], axis["tickvals"], strict=True))
+    assert labels["10%"] == pytest.approx(0.1)
+    for values in (left, macs):  # the least pruned first, as its line is drawn
+        assert 0 < min(values) < max(values) < 1
+
+
 def test_figures_and_tables_are_saved(browser, pages):
     opened(browser, pages / "suites.html")
     lines = list(csv.reader(io.StringIO(

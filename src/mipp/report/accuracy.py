@@ -45,8 +45,8 @@ def figure(setting: str, records: Sequence[Record]) -> Figure | None:
     )
     return Figure(
         title=f"Accuracy: {setting}",
-        caption="Test accuracy against what is left; each mark is a mean over seeds at one "
-        f"budget, in both directions. {SD}{whole}",
+        caption="Test accuracy against what is left, on a logarithmic scale; each mark is a mean "
+        f"over seeds at one budget, in both directions. {SD}{whole}",
         choices=(
             Choice("accuracy", tuple((name, _WORDS[name]) for name in outcomes)),
             Choice("against", tuple((name, LEFT[name][0]) for name in resources)),
@@ -165,7 +165,7 @@ def _view(records: Sequence[Record], outcome: str, resource: str) -> View:
     title = "share of nats kept" if outcome == INFORMATION else f"test accuracy, {_WORDS[outcome]}"
     return View(
         choice=(outcome, resource),
-        x=Axis(LEFT[resource][1], "percent", reverse=resource != "units"),
+        x=Axis(LEFT[resource][1], "removed" if resource == "units" else "left", reverse=True),
         y=Axis(title, "percent"),
         series=tuple(series),
         level=None if level is None or outcome == INFORMATION else ("unpruned", level.mean),

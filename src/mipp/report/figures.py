@@ -45,10 +45,14 @@ class Series:
 
 @dataclass(frozen=True)
 class Axis:
-    """``kind``: how numbers are written and spaced; ``"names"`` has text, in the given order."""
+    """``kind``: how numbers are written and spaced; ``"names"`` has text, in the given order.
+
+    ``"left"``: shares that are left, on a logarithmic scale. ``"removed"``: shares that are
+    removed, spaced as what they leave.
+    """
 
     title: str
-    kind: Literal["percent", "number", "log", "names"] = "number"
+    kind: Literal["percent", "number", "log", "names", "left", "removed"] = "number"
     names: tuple[str, ...] = ()
     zero: bool = False
     reverse: bool = False

@@ -45,7 +45,9 @@
     const bars = { type: "data", symmetric: false, array: series.above, arrayminus: series.below,
       color: style.width > 3 ? ink : `${ink}88`, thickness: style.width > 3 ? 1.5 : 1, width: 3,
       visible: series.above.some((value) => value !== null) };
-    const common = { name: series.label, legendrank: Object.keys(look.styles).indexOf(series.label), x: series.x, y: series.y, text: series.hover,
+    // by what is left, as what is removed crowds at 100 %
+    const x = view.x.kind === "removed" ? series.x.map((value) => 1 - value) : series.x;
+    const common = { name: series.label, legendrank: Object.keys(look.styles).indexOf(series.label), x, y: series.y, text: series.hover,
       hovertemplate: "%{text}<extra></extra>" };
     if (view.drawing === "bars")
       return { ...common, x: series.y, y: series.x, type: "bar", orientation: "h",
@@ -60,6 +62,7 @@
     const made = { title: { text: spec.title, standoff: 8 }, automargin: true, zeroline: false,
       gridcolor: ground.line, linecolor: ground.line, tickcolor: ground.line };
     if (spec.kind === "percent") Object.assign(made, { tickformat: ".0%", hoverformat: ".1%" });
+    if (["left", "removed"].includes(spec.kind)) Object.assign(made, { type: "log", share: spec.kind });
     if (spec.kind === "log") Object.assign(made, { type: "log", dtick: 1, exponentformat: "SI" });
     if (spec.kind === "number") made.exponentformat = "SI";
     if (spec.kind === "names")
@@ -74,16 +77,19 @@
   // Plotly writes ticks between decades without their decade
   const ticks = (made, values) => {
     const positive = values.filter((value) => value > 0);
-    if (made.type !== "log" || !positive.length) return;
+    if (made.type !== "log" || !positive.length) { delete made.share; return; }
     const low = Math.floor(Math.log10(Math.min(...positive))) - 1;
     const high = Math.ceil(Math.log10(Math.max(...positive))) + 1;
     const steps = high - low > 7 ? [1] : high - low > 5 ? [1, 3] : [1, 2, 5];
     made.tickvals = [];
     for (let decade = low; decade <= high; decade += 1)
       made.tickvals.push(...steps.map((step) => step * 10 ** decade));
-    made.ticktext = made.tickvals.map(short);
+    made.ticktext = made.tickvals.map(made.share ? share(made.share) : short);
     delete made.dtick;
+    delete made.share;
   };
+  const share = (kind) => (left) =>
+    (left > 1 ? "" : `${Number((100 * (kind === "removed" ? 1 - left : left)).toPrecision(5))}%`);
   const short = (value) => {
     for (const [size, letter] of [[1e12, "T"], [1e9, "G"], [1e6, "M"], [1e3, "k"]])
       if (value >= size * 0.999) return `${Number((value / size).toPrecision(3))}${letter}`;
