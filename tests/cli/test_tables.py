@@ -9,6 +9,7 @@ from rich.console import Console
 
 import mipp
 from mipp.cli import tables
+from mipp.cli.output import open_output
 
 
 @pytest.mark.parametrize(
@@ -58,3 +59,18 @@ def test_a_table_that_is_too_wide_goes_on_below_with_all_its_cells():
 
 def test_one_column_wider_than_the_screen_is_still_shown():
     assert len(list(tables.in_parts(["x" * 50], [("a", ["1"])], 20))) == 1
+
+
+def test_brackets_and_ratios_are_printed_as_they_are(capsys):
+    output = open_output(False)
+    made = tables.new_table("classes 1:100: of [net]")
+    made.add_row("layers[0] at 1:100:")
+    output.show(made)
+    output.say("[net] with classes 1:100: done")
+    shown = capsys.readouterr().out
+    for words in (
+        "classes 1:100: of [net]",
+        "layers[0] at 1:100:",
+        "[net] with classes 1:100: done",
+    ):
+        assert words in shown

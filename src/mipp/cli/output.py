@@ -27,7 +27,7 @@ class Output:
 
     def say(self, text: str) -> None:
         """Prints a line as it is: file names in brackets are no markup, and numbers no colours."""
-        self.console.print(text, markup=False, highlight=False, soft_wrap=True)
+        self.console.print(text, highlight=False, soft_wrap=True)
 
     @contextmanager
     def busy(self, what: str) -> Iterator[None]:
@@ -63,6 +63,9 @@ class Output:
 
 
 def open_output(as_json: bool) -> Output:
-    """All that rich prints, training's bar too, goes to stdout, or to stderr beside JSON."""
-    rich.reconfigure(stderr=as_json)
+    """All that rich prints, training's bar too, goes to stdout, or to stderr beside JSON.
+
+    Nothing is markup or has emoji, in tables neither: ``1:100:`` is a ratio.
+    """
+    rich.reconfigure(stderr=as_json, markup=False, emoji=False)
     return Output(rich.get_console(), as_json)
