@@ -8,7 +8,8 @@ Trained parents (seeds 0, 1, 2). Sparsity is that of the weights of convolutions
 first and last ones too; 2:4 of those whose inputs come in fours. Accuracy is told *at once*, with
 the weights that the method's source leaves, and with the *update* that all share (least squares,
 layer after layer; it is MIPP's own); each of them also *retrained* for one epoch at a fifth of the
-recipe's rate, zeros held. Seconds are those until the weights are chosen. A third net can be
+recipe's rate, zeros held. Seconds are those until the weights are chosen; MIPP's plans for all
+shares are made from one measurement, whose seconds are in each of them. A third net can be
 measured by another file with `Net`, `measure` and `show`.
 """
 
@@ -20,7 +21,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 import common
@@ -98,6 +99,19 @@ def asked(method: str, sparsity: str, weights: int, params: int) -> dict[str, An
     return METHODS[method] | {"granularity": "weight", "budget": f"params={most}"}
 
 
+@lru_cache(maxsize=1)
+def planned(
+    net: Net, seed: int, method: str, weights: int, params: int
+) -> dict[str, mipp.WeightPlan[nn.Module]]:
+    """MIPP's plans for all shares: measured once, and followed once."""
+    shares = [sparsity for sparsity in SPARSITIES if ":" not in sparsity]
+    given = [asked(method, sparsity, weights, params) for sparsity in shares]
+    budgets = [options.pop("budget") for options in given]
+    plans = mipp.plans(net.parent(seed), net.calibration(seed), budgets, protect=net.protect,
+                       seed=seed, **given[0])  # fmt: skip
+    return dict(zip(shares, plans, strict=True))
+
+
 def measure(net: Net, seed: int, method: str, sparsity: str) -> dict[str, Any]:
     """One row: quality at once, with the shared update and retrained; sizes and seconds."""
     model, batches = net.parent(seed), net.calibration(seed)
@@ -107,7 +121,10 @@ def measure(net: Net, seed: int, method: str, sparsity: str) -> dict[str, Any]:
     )
     weights = everything.before.weights
     options = asked(method, sparsity, weights, params)
-    plan = mipp.plan(model, batches, protect=net.protect, seed=seed, **options)
+    if "method" not in METHODS[method] and ":" not in sparsity:
+        plan = planned(net, seed, method, weights, params)[sparsity]
+    else:
+        plan = mipp.plan(model, batches, protect=net.protect, seed=seed, **options)
     found: dict[str, Any] = {
         "unpruned": net.quality(model),
         "seconds": round(sum((plan.seconds or {}).values()), 2),
