@@ -9,9 +9,11 @@ QUICK = ("--samples", "256")
 
 def test_zeros_are_in_the_json_the_plan_and_the_file(mipp, small_cnn, weights, tmp_path):
     path, plan = tmp_path / "small.safetensors", tmp_path / "plan.json"
+    page = tmp_path / "plan.html"
     done = mipp(
         "prune", *small_cnn, "--weights", weights, "--granularity", "weight", *QUICK,
-        "--budget", "params=20%", "--out", path, "--plan", plan, "--retrain", "1", "--json",
+        "--budget", "params=20%", "--out", path, "--plan", plan, "--retrain", "1", "--report",
+        page, "--json",
     )  # fmt: skip
     assert done.code == 0, done.err
     found = done.json
@@ -22,6 +24,9 @@ def test_zeros_are_in_the_json_the_plan_and_the_file(mipp, small_cnn, weights, t
     }
     assert all(0 < row["information"] <= 1 for row in found["layers"])
     assert found["accuracy"]["retrained"] > 0.5
+    text = page.read_text()
+    assert "Nats lost with the weights" in text
+    assert "accuracy, retrained" in text
     # retrained with the zeros held, and stored without them
     loaded = library.load(library.models.build("digits_cnn", width=0.5), path)
     kept = library.WeightPlan.from_json(plan.read_text())
@@ -53,12 +58,11 @@ def test_units_first_and_then_a_pattern_in_what_is_left(mipp, small_cnn, weights
     assert ((weight != 0).unflatten(1, (-1, 4)).sum(2) == 2).all()
 
 
-def test_what_is_for_units_alone_is_an_error(mipp, small_cnn, weights, tmp_path):
+def test_what_is_for_units_alone_is_an_error(mipp, small_cnn, weights):
     common = ("prune", *small_cnn, "--weights", weights, "--granularity", "weight")
     for more, text in (
         (("--budget", "macs=50%"), "save no multiply-accumulates"),
         (("--budget", "params=50%", "--min-units", "4"), "has no use for min_units"),
-        (("--budget", "params=50%", "--report", tmp_path / "a.html"), "--report"),
         (("--budget", "params=50%", "--preset", "paper"), "--preset paper"),
         (("--budget", "params=50%", "--method", "hrank"), "chooses units, not single"),
         ((), "say how much may be left"),

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 import mipp
-from mipp import pipeline
+from mipp import pipeline, weights
 from tests.weights.nets import Mixed, Tied, images, mlp, vectors
 
 QUICK = {"noise": 0.1}
@@ -87,6 +87,19 @@ def test_of_two_inputs_that_repeat_each_other_one_goes_for_nothing():
     assert (pair.sum(1) <= 1).all()
     assert pair.sum() >= 10
     torch.testing.assert_close(plan.apply()(x), model(x), rtol=1e-2, atol=1e-2)
+
+
+@pytest.mark.parametrize("most", [1e12, 0.0])
+def test_so_it_is_in_wide_layers_whether_they_are_eliminated_exactly_or_not(monkeypatch, most):
+    monkeypatch.setattr(weights.curves, "EXACT", most)
+    torch.manual_seed(0)
+    model = nn.Linear(96, 10).eval()
+    x = torch.randn(2000, 96)
+    x[:, 50:60] = -3 * x[:, :10]
+    plan = mipp.plan(model, [x], "information=99.9%", granularity="weight", **QUICK)
+    pairs = plan.masks["weight"][:, :10].int() + plan.masks["weight"][:, 50:60].int()
+    assert (pairs <= 1).all()
+    assert (pairs == 1).float().mean() > 0.7
 
 
 def test_every_layer_keeps_the_share_of_information_that_is_asked_for():

@@ -269,7 +269,7 @@ def prune(
         if granularity == "unit":
             task = Task(wanted, options, retrain_by, seed, train_by)
         else:
-            check_unused(preset=preset, report=report)
+            check_unused(preset=preset)
             task = WeightTask(granularity, wanted, options, retrain_by, seed)
         check_weights(weights)
         check_target(out, "--out", suffix=".safetensors", source=weights)
@@ -286,7 +286,7 @@ def prune(
             surgery.save(small, out)
         if plan is not None:
             write_text(plan, outcome.plan.to_json())
-        if report is not None and isinstance(outcome, Outcome):
+        if report is not None:
             outcome.plan.report(report, outcome.measured(data))
         outcome.show(output)
         if weights is None:

@@ -1,5 +1,7 @@
 """``mipp prune --granularity weight`` and its patterns: zeros in a model of the same size."""
 
+import shlex
+import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -8,7 +10,7 @@ from typing import Any
 from rich.table import Table
 from torch import nn
 
-from mipp import pipeline, retrain, selection
+from mipp import pipeline, report, retrain, selection
 from mipp.cli import tables
 from mipp.cli.datasets import Source
 from mipp.cli.networks import Network
@@ -46,6 +48,15 @@ class WeightOutcome:
     retrained: float | None
     apply_seconds: float
     seed: int
+
+    def measured(self, data: str) -> report.Measured:
+        """What a report says of it beside the plan. ``data``: what accuracy was measured on."""
+        return report.Measured(
+            accuracy=self.accuracy,
+            retrained=self.retrained,
+            command=shlex.join(["mipp", *sys.argv[1:]]),
+            data=f"accuracy on the test split of {data}; seed {self.seed}",
+        )
 
     def show(self, output: Output) -> None:
         """The tables."""
@@ -107,14 +118,13 @@ class WeightOutcome:
         return f"{100 * (accuracy - self.accuracy[0]):+.2f} points"
 
 
-def check_unused(*, preset: object, report: object) -> None:
+def check_unused(*, preset: object) -> None:
     """Raise `InputError` for what plans of single weights do not have."""
-    for option, given in (("--preset", preset), ("--report", report)):
-        if given is not None:
-            raise InputError(
-                f"{option} {given} was given with a --granularity of single weights; it is for "
-                "units. Leave one of the two out."
-            )
+    if preset is not None:
+        raise InputError(
+            f"--preset {preset} was given with a --granularity of single weights; it is for "
+            "units. Leave one of the two out."
+        )
 
 
 def run_weights(

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from mipp.records import BoolArray, ChannelGraph, Curve, FloatArray, IntArray, Keep, Trail
+from mipp.weights.spread import Choice
 
 POINTS = 33
 """Points that are kept evenly along the units and, as many again, evenly along the values: more
@@ -84,3 +85,22 @@ def _points(values: FloatArray, cut: int) -> IntArray:
     steep = np.searchsorted(way, np.linspace(0, way[-1], POINTS))
     beside = np.array([cut, cut + 1], dtype=np.int64)
     return np.unique(np.clip(np.concatenate([evenly, steep, beside]), 0, last))
+
+
+def trail_of(layer: str, choice: Choice) -> Trail:
+    """The nats that a layer loses with its weights, all rows at one price, at rising prices.
+
+    The lower convex hull of what there is, down to no weight.
+    """
+    gains, gone = -np.diff(choice.kept, axis=1), np.diff(choice.nats, axis=1)
+    steps = (gone / np.maximum(gains, 1))[gains > 0]
+    prices = np.quantile(steps, np.linspace(0, 1, POINTS)) if steps.size else np.zeros(0)
+    places = {choice.sums(choice.at(price)) for price in [*prices.tolist(), 2 * choice.total + 1]}
+    points = sorted((choice.whole - kept, lost) for kept, lost in places | {(choice.whole, 0.0)})
+    removed: list[int] = []
+    values: list[float] = []
+    for n, lost in points:
+        if not removed or n > removed[-1]:
+            removed.append(n)
+            values.append(float(f"{lost:.{DIGITS}g}"))
+    return Trail(layer, "nats", tuple(removed), tuple(values))

@@ -12,9 +12,10 @@ from mipp.information.rows import Rows, errors_left
 from mipp.pipeline.clock import Clock
 from mipp.pipeline.options import Progress
 from mipp.pipeline.plan import Model, example
+from mipp.pipeline.trails import trail_of
 from mipp.pipeline.weight_options import WeightOptions, spelled_weights
 from mipp.pipeline.weight_plan import WeightPlan
-from mipp.records import IntArray, Refusal
+from mipp.records import IntArray, Refusal, Trail
 from mipp.surgery.masks import LayerSummary, MaskRecord, Nonzeros, packed
 
 Found = tuple[dict[str, Tensor], dict[str, tuple[float, float]], dict[str, Tensor] | None]
@@ -88,6 +89,7 @@ class _Work:
         self.live = {l.name: model.get_parameter(l.name).detach() != 0 for l in layers}
         self.n_live = sum(int(live.sum()) for live in self.live.values())
         self.loss = ""
+        self.trails: tuple[Trail, ...] = ()
 
     def found(self, targets: Sequence[_Target]) -> Iterator[Found]:
         """The method's answer for each target."""
@@ -116,6 +118,10 @@ class _Work:
                 self.progress("score", len(curves), len(self.layers))
             if len(parts) == 1:
                 held.append((part, seen))
+        self.trails = tuple(
+            trail_of(n, weights.Choice(c.kept.cpu().numpy(), c.nats.cpu().numpy()))
+            for n, c in curves.items()
+        )
         for target in targets:
             keep = self._spent(curves, target)
             masks: dict[str, Tensor] = {}
@@ -307,4 +313,5 @@ def _record(
         options=options,
         fingerprint=surgery.fingerprint(surgery.state_shapes(model)),
         mipp_version=surgery.installed_version(),
+        trails=work.trails,
     )

@@ -1,13 +1,15 @@
 """A plan of single weights: which stay, what that loses; and the model with zeros that it makes."""
 
+import platform
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Generic
 
 import torch
 from torch import Tensor, nn
 
-from mipp import capture, graph, retrain, surgery, weights
+from mipp import capture, graph, report, retrain, surgery, weights
 from mipp.errors import InputError
 from mipp.pipeline.options import read_refit
 from mipp.pipeline.plan import Model, example
@@ -136,6 +138,17 @@ class WeightPlan(Generic[Model]):
     def mask(self) -> Model:
         """A copy whose weights that go are zero and whose others are as they were."""
         return self.apply(refit=False)
+
+    def report(self, path: "str | Path", measured: "report.Measured | None" = None) -> None:
+        """Writes one HTML file: density and nats of every layer, refusals, options.
+
+        Parameters and errors as of `mipp.Plan.report`.
+        """
+        versions = {"torch": torch.__version__, "Python": platform.python_version()}
+        page = report.weights_page(
+            self.record, seconds=self.seconds, versions=versions, measured=measured
+        )
+        report.write(Path(path), page)
 
     def hold(self, model: nn.Module) -> retrain.Step:
         """A step for `mipp.retrain.train` that keeps what this plan removed at zero.

@@ -61,24 +61,35 @@ def plan_page(
     if record.collapsed:
         lead += f"\n\nNothing is left of {', '.join(record.collapsed)}."
     sections = [
-        Section("Before and after", "", (_cards(record, known), _widths(record))),
+        Section("Before and after", "", (outcome_facts(_changes(record), known), _widths(record))),
         _curves(record),
         _refusals(record),
-        Section("How it was made", "", (_made(record, seconds, versions, known), _options(record))),
+        Section(
+            "How it was made",
+            "",
+            (
+                made_by(record.mipp_version, record.fingerprint, seconds, versions, known),
+                options_table(record.options),
+            ),
+        ),
     ]
     footer = "Made by mipp; this file is complete and loads nothing."
     return Page(title, lead, tuple(sections), footer=footer).html()
 
 
-def _cards(record: PlanRecord, measured: Measured) -> Facts:
-    shown = [
-        (name, _change(before, after))
-        for name, before, after in (
-            ("multiply-accumulates", record.before.macs, record.after.macs),
-            ("parameters", record.before.params, record.after.params),
-            ("units", record.before.units, record.after.units),
-        )
-    ]
+def _changes(record: PlanRecord) -> tuple[tuple[str, float | int, float | int], ...]:
+    return (
+        ("multiply-accumulates", record.before.macs, record.after.macs),
+        ("parameters", record.before.params, record.after.params),
+        ("units", record.before.units, record.after.units),
+    )
+
+
+def outcome_facts(
+    changes: Sequence[tuple[str, float | int, float | int]], measured: Measured
+) -> Facts:
+    """What was counted and measured, before and after. ``changes``: name, before, after."""
+    shown = [(name, _change(before, after)) for name, before, after in changes]
     if measured.accuracy is not None:
         before, after = measured.accuracy
         shown.append(("accuracy", f"{_percent(before)} → {_percent(after)}"))
@@ -137,12 +148,12 @@ def _groups(groups: Sequence[GroupSummary]) -> Table:
     told = any(np.isfinite(row.nats_before) for row in groups)
     made = []
     for row in groups:
-        nats = (_nats(row.nats_before), _nats(row.nats_after), _kept(row)) if told else ()
+        mine = (nats(row.nats_before), nats(row.nats_after), _kept(row)) if told else ()
         made.append(
             Row(
                 row.name,
                 (
-                    count(row.units_before), count(row.units_after), *nats,
+                    count(row.units_before), count(row.units_after), *mine,
                     count(row.macs_before), count(row.macs_after),
                     count(row.params_before), count(row.params_after),
                 ),
@@ -156,7 +167,8 @@ def _groups(groups: Sequence[GroupSummary]) -> Table:
     return Table("group", columns, tuple(made), note, is_methods=False, name="groups")
 
 
-def _nats(value: float) -> Cell:
+def nats(value: float) -> Cell:
+    """A number of nats; nothing where none were measured."""
     return Cell(short(value, 4), value) if np.isfinite(value) else Cell()
 
 
@@ -218,13 +230,14 @@ def _together(trails: Sequence[Trail], rows: Mapping[str, GroupSummary]) -> View
         gone, value = _cut(trail, row)
         hover = "<b>cut</b>, " + _hover(trail, row, int(gone), value)
         mark = Point(gone / row.units_before, Summary(value / whole, 1), hover)
-        cuts.append(Series(trail.group, (mark,), _big(style)))
+        cuts.append(Series(trail.group, (mark,), large_mark(style)))
     x = Axis("units removed", "percent", zero=True)
     y = Axis("share of nats lost", "percent", zero=True)
     return View((ALL,), x, y, (*lines, *cuts))
 
 
-def _big(style: Style) -> Style:
+def large_mark(style: Style) -> Style:
+    """The same with larger marks."""
     return Style(style.family, style.colour, style.dash, style.symbol, 4.0)
 
 
@@ -267,13 +280,15 @@ def _refusals(record: PlanRecord) -> Section:
     return Section("What is refused", "", (table,))
 
 
-def _made(
-    record: PlanRecord,
+def made_by(
+    version: str,
+    fingerprint: str,
     seconds: Mapping[str, float] | None,
     versions: Mapping[str, str] | None,
     measured: Measured,
 ) -> Facts:
-    all_versions = {"mipp": record.mipp_version} | dict(versions or {})
+    """Versions, seconds and what was run. ``version``: of mipp; ``fingerprint``: of the model."""
+    all_versions = {"mipp": version} | dict(versions or {})
     rows = [("versions", ", ".join(f"{name} {v}" for name, v in all_versions.items()))]
     if seconds:
         rows.append(("seconds", ", ".join(f"{name} {s:.3g}" for name, s in seconds.items())))
@@ -281,12 +296,13 @@ def _made(
         rows.insert(0, ("command", measured.command))
     if measured.data:
         rows.append(("data", measured.data))
-    rows.append(("fingerprint of the model", record.fingerprint))
+    rows.append(("fingerprint of the model", fingerprint))
     return Facts("Made by", tuple(rows), folded=True)
 
 
-def _options(record: PlanRecord) -> Table:
-    rows = tuple(Row(name, (Cell(_words(value)),)) for name, value in record.options.items())
+def options_table(options: Mapping[str, Any]) -> Table:
+    """All settings of a plan."""
+    rows = tuple(Row(name, (Cell(_words(value)),)) for name, value in options.items())
     note = "All settings of the plan."
     return Table("option", ("value",), rows, note, is_methods=False, name="options")
 

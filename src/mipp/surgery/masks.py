@@ -13,7 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 from torch import Tensor, nn
 
 from mipp.errors import FileError, InputError
-from mipp.records import BoolArray, Refusal
+from mipp.records import BoolArray, Refusal, Trail
 from mipp.surgery.apply import named_tensors, slice_model, state_shapes
 from mipp.surgery.plan import fingerprint, first_problem
 
@@ -54,7 +54,8 @@ class MaskRecord:
     """All that a plan of single weights says.
 
     ``masks``: parameter name -> which entries stay, bit by bit in the order of the flattened
-    weight, deflated, in base 64 (`packed`, `unpacked`). ``refused``: layers that are left as they
+    weight, deflated, in base 64 (`packed`, `unpacked`). ``trails``: nats lost with the weights of a
+    layer, for reports; none where a method measures none. ``refused``: layers that are left as they
     are; their ``n_units`` are weights. The other fields are as in a `PlanRecord`.
     """
 
@@ -67,6 +68,7 @@ class MaskRecord:
     options: Mapping[str, Any]
     fingerprint: str
     mipp_version: str
+    trails: tuple[Trail, ...] = ()
 
     def __post_init__(self) -> None:
         shapes = {row.name: row for row in self.summary}
@@ -88,6 +90,8 @@ class MaskRecord:
     def to_json(self) -> str:
         """The plan as JSON text; NaN is written as null."""
         content: dict[str, Any] = {"format": FORMAT, "kind": KIND} | asdict(self)
+        if not self.trails:
+            del content["trails"]
         for row in content["summary"]:
             for name in ("nats_before", "nats_after"):
                 row[name] = None if np.isnan(row[name]) else row[name]

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 from mipp.information.rows import Pattern, Rows, eliminate, follow, follow_exactly
@@ -13,33 +13,36 @@ from mipp.weights.measure import Seen
 SINGLE_ABOVE = 256
 """Inputs of a row above which the path is followed in float32; exact steps stay in float64."""
 
-SMALL = 64
-"""Inputs of a row up to which the whole path is exact: it takes no time there."""
+EXACT = 1e12
+"""Operations that the exact elimination of one layer may take: half a minute on one core for the
+1024 x 1024 weights that it just allows. Beyond them the path decides, its end is exact where that
+can be had for as much."""
 
 LARGE = 1024
-"""Inputs of a row above which the path takes larger rounds and fewer steps, and ends earlier: there
-it takes most of the time. At 1/64 of the weights a row has lost most of what it told."""
+"""Inputs of a row above which the path takes fewer steps, and ends earlier: there it takes most of
+the time. At 1/64 of the weights a row has lost most of what it told."""
 
 AHEAD = 1.5
-"""The exact elimination starts from so many times the weights that are to stay, in float64."""
+"""The exact end of a path starts from so many times the weights that are to stay, in float64."""
 
-EXACT = 2e11
-"""Operations that the exact elimination of one layer may take; beyond them the path decides."""
+FINE = 64
+"""Up to so many weights of a row, and in so many steps above them, what an exact path knows of it
+is kept for pricing."""
 
 
 @dataclass(frozen=True, eq=False)
 class RowCurves:
     """The rows of one layer, all blocks after one another: n rows with d inputs each.
 
-    ``sizes`` (t,): falling, from d to 0. ``kept`` (n, t): weights that a row has left there, which
-    are fewer where it had zeros before. ``nats`` (n, t): lost per example by then, rising from
-    what the first size loses. ``rank`` (n, d): place of each weight in the order of removal.
+    ``kept`` (n, t): weights that a row has left, falling to 0. ``nats`` (n, t): lost per example by
+    then, rising from what is lost with all of them. ``rank`` (n, d): place of each weight in the
+    order of removal. ``exact``: whether that is the order of the exact elimination.
     """
 
-    sizes: Int[Tensor, " t"]
     kept: Int[Tensor, "n t"]
     nats: Float[Tensor, "n t"]
     rank: Int[Tensor, "n d"]
+    exact: bool
 
     @property
     def total(self) -> float:
@@ -95,22 +98,37 @@ def curves_of(
 ) -> RowCurves:
     """The curves of all rows of a layer. ``allowed``: weights of each block that are not zero."""
     kept, nats, ranks = [], [], []
-    sizes = torch.zeros(0)
+    exact = sum(_dear(live.sum(1)) for live in allowed) <= EXACT
     for rows, live in zip(blocks, allowed, strict=True):
         d = rows.shape[1]
-        slow = d > LARGE
-        if d <= SMALL:
+        if exact:
             path = follow_exactly(rows, 1, pattern, live)
+            shown = (path.sizes <= FINE) | (path.sizes % max(1, d // FINE) == 0)
+            shown[0] = True
         else:
-            fewest, share, steps = (d // 64, 0.6, 3) if slow else (1, 0.8, 6)
-            path = follow(rows, fewest, pattern, share, steps, live)
-        sizes = torch.cat([path.sizes, path.sizes.new_zeros(1)])
+            fewest, steps = (d // 64, 4) if d > LARGE else (1, 6)
+            path = follow(rows, fewest, pattern, 0.8, steps, live)
+            shown = torch.ones_like(path.sizes, dtype=torch.bool)
+        sizes = torch.cat([path.sizes[shown], path.sizes.new_zeros(1)])
         whole = ((rows.standardised @ rows.correlation) * rows.standardised).sum(1)
-        errors = torch.cat([path.errors, whole.unsqueeze(1)], 1).cummax(1).values
+        errors = torch.cat([path.errors[:, shown], whole.unsqueeze(1)], 1).cummax(1).values
         nats.append(rows.nats(errors).double())
         kept.append(torch.minimum(sizes.to(live.device), live.sum(1, keepdim=True)))
         ranks.append(path.rank)
-    return RowCurves(sizes, torch.cat(kept), torch.cat(nats), torch.cat(ranks))
+    # blocks whose inputs repeat each other have taken other sizes
+    longest = max(curve.shape[1] for curve in kept)
+    kept, nats = ([_extended(c, longest) for c in curves] for curves in (kept, nats))
+    return RowCurves(torch.cat(kept), torch.cat(nats), torch.cat(ranks), exact)
+
+
+def _extended(curve: Shaped[Tensor, "m t"], length: int) -> Shaped[Tensor, "m u"]:
+    """The same curve, its last point told again."""
+    return torch.cat([curve, curve[:, -1:].expand(-1, length - curve.shape[1])], 1)
+
+
+def _dear(count: Int[Tensor, " m"]) -> float:
+    """Operations of the exact elimination from so many weights in each row."""
+    return float((count.double() ** 3).sum()) * 2 / 3
 
 
 def chosen(
@@ -120,7 +138,7 @@ def chosen(
     keep: Int[Tensor, " n"],
     pattern: Pattern | None,
 ) -> list[Bool[Tensor, "m d"]]:
-    """The weights that stay when row j keeps ``keep[j]``: along the path, then exactly.
+    """The weights that stay when row j keeps ``keep[j]``: along the path, and its end exactly.
 
     A pattern keeps its quota in every row, whatever ``keep`` says.
     """
@@ -130,7 +148,8 @@ def chosen(
         rank = curves.rank[block * m : (block + 1) * m]
         wanted = keep[block * m : (block + 1) * m].to(rank.device)
         first = torch.clamp((AHEAD * wanted).ceil().long(), max=d)
-        if float(5 * (first.double() ** 3).sum()) > EXACT:
+        # from other weights than all, a row's inverse has to be made, which takes twice as long
+        if curves.exact or 3 * len(blocks) * _dear(first) > EXACT:
             first = wanted
         mask = (rank >= d - first.unsqueeze(1)) & live
         if pattern is not None:

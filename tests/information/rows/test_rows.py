@@ -276,3 +276,76 @@ def test_inputs_that_never_vary_go_first_and_keep_their_weights_where_they_stay(
     assert not mask[:, 2].any()
     whole = torch.ones((3, 6), dtype=torch.bool)
     assert torch.equal(best_weights(silent, whole)[:, 2], silent.weight[:, 2])
+
+
+def one_by_one(rows, mask, keep):
+    """The elimination with an inverse made anew for every step."""
+    mask = mask.clone()
+    for row, count in enumerate(keep.tolist()):
+        target = rows.standardised[row] @ rows.correlation
+        while int(mask[row].sum()) > count:
+            alive = torch.nonzero(mask[row]).flatten()
+            inverse = torch.linalg.inv(rows.correlation[alive][:, alive])
+            costs = (inverse @ target[alive]).square() / inverse.diagonal()
+            mask[row, alive[costs.argmin()]] = False
+    return mask
+
+
+def test_corrections_that_are_made_some_removals_later_change_nothing():
+    rows = problem(m=3, d=75, ridge=1e-3, seed=1)
+    keep, whole = torch.tensor([3, 20, 60]), torch.ones((3, 75), dtype=torch.bool)
+    expected = one_by_one(rows, whole, keep)
+    assert torch.equal(eliminate(rows, whole, keep), expected)
+    single = Rows(rows.covariance.float(), rows.weight.float(), rows.noise.float(), ridge=1e-3)
+    path = follow_exactly(single)
+    assert torch.equal(path.mask(keep), expected)
+
+
+def test_rows_that_read_almost_equally_many_inputs_go_together_and_end_as_if_alone():
+    rows = problem(m=4, d=60, ridge=1e-3, seed=2)
+    mask = torch.rand(4, 60, generator=torch.Generator().manual_seed(5)) < 0.95
+    counts = mask.sum(1)
+    assert len(set(counts.tolist())) > 1
+    assert counts.min() >= 0.9 * counts.max()
+    keep = torch.tensor([10, 40, 5, 10])
+    assert torch.equal(eliminate(rows, mask, keep), one_by_one(rows, mask, keep))
+
+
+@pytest.mark.parametrize("way", [follow, follow_exactly])
+def test_of_inputs_that_are_copies_one_stays_at_any_width(way):
+    rows = problem(m=5, d=100, seed=3)
+    covariance = rows.covariance + 100 * torch.eye(100, dtype=torch.float64)
+    copied = torch.eye(100, dtype=torch.float64)
+    for first, others in ((10, (60, 70)), (3, (90,))):
+        for other in others:
+            copied[other] = -2 * copied[first]
+    weight = rows.weight.sign() + rows.weight
+    found = Rows(copied @ covariance @ copied.T, weight, rows.noise, ridge=1e-5)
+    mask = way(found).mask(torch.full((5,), 97))
+    assert (mask[:, [10, 60, 70]].sum(1) == 1).all()
+    assert (mask[:, [3, 90]].sum(1) == 1).all()
+    assert found.nats(errors_left(found, mask)).max() < 1e-3
+    one_more = way(found).mask(torch.full((5,), 96))
+    assert found.nats(errors_left(found, one_more)).min() > 1e-6
+
+
+def test_a_copy_stays_where_the_other_is_not_allowed():
+    rows = problem(m=4, d=100, ridge=1e-5, seed=3)
+    copied = torch.eye(100, dtype=torch.float64)
+    copied[60] = copied[10]
+    allowed = torch.ones((4, 100), dtype=torch.bool)
+    allowed[0, 10] = allowed[1, 60] = False
+    held = Rows(copied @ rows.covariance @ copied.T, 3 * rows.weight * allowed, rows.noise)
+    mask = follow(held, allowed=allowed).mask(torch.full((4,), 99))
+    assert mask[0, 60]
+    assert mask[1, 10]
+    assert (mask[2:, [10, 60]].sum(1) == 1).all()
+
+
+def test_the_path_of_a_wide_layer_loses_little_more_than_the_exact_elimination():
+    rows = problem(m=16, d=128, ridge=1e-3, seed=4)
+    exact, near = follow_exactly(rows), follow(rows)
+    for share, most in ((0.5, 1.5), (0.2, 1.15), (0.1, 1.1)):
+        keep = torch.full((16,), int(share * 128))
+        lost = [float(rows.nats(errors_left(rows, p.mask(keep))).sum()) for p in (near, exact)]
+        assert lost[1] < lost[0] < most * lost[1]

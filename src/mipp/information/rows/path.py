@@ -1,9 +1,10 @@
 """All rows of a layer at once, from all weights to few: in rounds, with one shared matrix.
 
-In each round every row loses its smallest weights (of standardised inputs), and the others are
-fitted anew by conjugate gradients, which need only products with the one matrix of correlations
-that all rows share. An exact elimination carries an inverse for each row, d^3 operations for each;
-this takes some hundred products of (m, d) and (d, d).
+In each round every row loses the weights that cost least, and the others are fitted anew by
+conjugate gradients, which need only products with the one matrix of correlations that all rows
+share. An exact elimination carries an inverse for each row, d^3 operations for each; this takes
+some hundred products of (m, d) and (d, d). What a weight costs takes the diagonal of the row's own
+inverse; here it is that of a few rows, for all.
 """
 
 import itertools
@@ -15,6 +16,16 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from mipp.information.rows.problem import Pattern, Rows
+
+SAMPLED = 2
+"""Rows whose own inverses are looked at in each round."""
+
+SAME = 1e-5
+"""Inputs whose correlation is 1, or -1, to within this are copies: float32 tells no more."""
+
+LOWEST = 0.1
+"""Share of an input's variance that counts at least as its own: the cost of a weight is told as if
+it went alone, and inputs that stand in for each other must not all go in one round."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,7 +57,8 @@ def follow(
     """Down to ``fewest`` weights a row (a pattern's quota, if that is more).
 
     ``share``: of a row's weights that stay in a round; ``steps``: of conjugate gradients after it.
-    ``allowed``: weights outside of it, which have to be zero, stay zero and go first.
+    ``allowed``: weights outside of it, which have to be zero, stay zero and go first. Of
+    inputs that are copies of each other the first takes over, and the others go in the first round.
     """
     m, d = rows.shape
     target = rows.standardised @ rows.correlation
@@ -55,10 +67,16 @@ def follow(
     whole = (target * weight).sum(1)
     mask = torch.ones((m, d), dtype=torch.bool, device=weight.device)
     rank = torch.zeros((m, d), dtype=torch.int64, device=weight.device)
-    sizes = _sizes(d, max(fewest, pattern.quota(d) if pattern else 1), share)
+    fewest = max(fewest, pattern.quota(d) if pattern else 1)
+    spare = _take_over(rows, weight, free_to_move)
+    copies = min(int(spare.sum(1).max()), d - fewest)
+    sizes = [d] if copies else []
+    sizes += _sizes(d - copies, fewest, share)
     errors = [torch.zeros_like(whole)]
     for before, after in itertools.pairwise(sizes):
-        size = weight.abs()
+        size = weight.abs() * _own_share(rows, mask & free_to_move).sqrt()
+        if before == d:
+            size[spare] = -1
         free = mask if pattern is None else pattern.removable(mask, size)
         last = torch.where(free, size, torch.full_like(size, torch.inf))
         order = last.argsort(dim=1, stable=True)
@@ -74,6 +92,38 @@ def follow(
     kept = order[:, d - sizes[-1] :]
     rank.scatter_(1, kept, torch.arange(d - sizes[-1], d, device=weight.device).expand_as(kept))
     return Path(rank, torch.tensor(sizes), torch.stack(errors, 1).cummax(1).values)
+
+
+def _take_over(
+    rows: Rows, weight: Float[Tensor, "m d"], allowed: Bool[Tensor, "m d"]
+) -> Bool[Tensor, "m d"]:
+    """Gives weights of copied inputs to the first of them, in place; which ones are spare now."""
+    same = (rows.correlation.abs() > 1 - SAME).tril(-1)
+    first, repeats = same.to(torch.uint8).argmax(1), same.any(1)
+    spare = torch.zeros_like(allowed)
+    # what is a copy of a copy, but not of its first, is left alone
+    for q in torch.nonzero(repeats & ~repeats[first]).flatten().tolist():
+        p = int(first[q])
+        both = allowed[:, p] & allowed[:, q]
+        weight[:, p] += torch.where(both, rows.correlation[p, q].sign() * weight[:, q], 0.0)
+        weight[:, q] *= ~both
+        spare[:, q] = both
+    return spare
+
+
+def _own_share(rows: Rows, mask: Bool[Tensor, "m d"]) -> Float[Tensor, " d"]:
+    """Variance of each input that those of a row leave unexplained, the mean over a few rows."""
+    m, d = mask.shape
+    n_rows = 1 if bool(mask.all()) else min(m, SAMPLED)
+    found = rows.correlation.new_zeros(d)
+    for row in torch.linspace(0, m - 1, n_rows).long().tolist():
+        read, others = torch.nonzero(mask[row]).flatten(), torch.nonzero(~mask[row]).flatten()
+        own = rows.correlation[read]
+        inverse = torch.cholesky_inverse(torch.linalg.cholesky(own[:, read]))
+        across = own[:, others]
+        found[read] += 1 / inverse.diagonal()
+        found[others] += rows.correlation.diagonal()[others] - (across * (inverse @ across)).sum(0)
+    return (found / n_rows).clamp_min(LOWEST)
 
 
 def _sizes(d: int, fewest: int, share: float) -> list[int]:
