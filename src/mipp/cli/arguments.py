@@ -92,6 +92,13 @@ DataRoot = Annotated[
         "is fetched.",
     ),
 ]
+HeadDims = Annotated[
+    bool,
+    typer.Option(
+        "--head-dims",
+        help="Inside attention the units are features of all heads, in place of whole heads.",
+    ),
+]
 Seed = Annotated[int, typer.Option(min=0, help="Of everything that is drawn.")]
 Json = Annotated[
     bool,

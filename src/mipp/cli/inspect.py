@@ -26,6 +26,7 @@ def inspect(
     data: arg.ShapeData = None,
     data_root: arg.DataRoot = None,
     shape: arg.InputShape = None,
+    head_dims: arg.HeadDims = False,
     seed: arg.Seed = 0,
     json: arg.Json = False,
     debug: arg.Debug = False,
@@ -41,7 +42,8 @@ def inspect(
         batches = examples(network, source, shape, seed)
         with output.busy("tracing"):
             opened = open_model(network, wanted, source)
-            traced = pipeline.usable_graph(opened, capture.read_batches(batches, 4))
+            few = capture.read_batches(batches, 4)
+            traced = pipeline.usable_graph(opened, few, head_dims=head_dims)
         costs = [graph.group_cost(traced, None, group.index) for group in traced.groups]
         full = graph.cost(traced)
         output.show(tables.groups_of(traced, costs))

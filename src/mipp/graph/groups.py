@@ -50,6 +50,9 @@ def build(
         refused=refused,
         sizes=_attributes(flow, solution, shapes)[0],
         aliases={name: first for name, first in first_names.items() if name != first},
+        products=tuple(
+            item.product for item in flow.products if (solution.group_of[item.labels] != KEPT).any()
+        ),
     )
 
 

@@ -171,9 +171,12 @@ class Call:
         """Make each row, shape ``(n_units, size)``, one unit; returns atoms ``(n_units,)``."""
         return self.flow.ties.merge(rows, self.at)
 
-    def spells(self, size: Spelled | None, labels: Labels) -> None:
-        """A dimension with ``labels`` is as long as attributes of the model say."""
-        if size is not None and size.known:
+    def spells(self, size: Spelled | None, labels: Labels, *, surely: bool = False) -> None:
+        """A dimension with ``labels`` is as long as attributes of the model say.
+
+        ``surely``: it changes with them, whatever other factors its size has.
+        """
+        if size is not None and (surely or size.known):
             self.flow.spelled_sizes.append(SizeUse(size, labels, self.at))
 
     def refuse(self, n_units: int, reason: str) -> None:

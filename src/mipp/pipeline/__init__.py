@@ -134,7 +134,7 @@ def plan(
     clock = Clock()
     original: Model = graph.unwrap(model)  # type: ignore[assignment] # of the model, or inside
     data = capture.read_batches(batches, settings.samples)
-    traced = usable_graph(original, data)
+    traced = usable_graph(original, data, head_dims=settings.head_dims)
     clock.lap("capture")
     check_patterns(traced, settings.protect)
     check_widths(traced, settings.widths, settings.protect, settings.min_units)
@@ -177,12 +177,10 @@ def plan(
             break  # a stop rule is through with all of them
         if number < settings.rounds:
             kept = surgery.kept_indices(traced, masks(traced, keep))
-            current = surgery.slice_model(
-                original, kept, traced.aliases, surgery.attribute_keeps(traced, kept)
-            )
+            current = surgery.slice_graph(original, traced, kept)
             if settings.refit is not None:
                 fit(current, original, traced, kept, data, settings.refit, settings.seed)
-            now = usable_graph(current, data)
+            now = usable_graph(current, data, head_dims=settings.head_dims)
             clock.lap("capture")
     words = spelled(settings, str(wanted)) | {"loss": how}
     record = made_record(original, traced, keep, nats, words, trails.trails(), speed)
@@ -246,7 +244,7 @@ def plans(
     clock = Clock()
     original: Model = graph.unwrap(model)  # type: ignore[assignment] # of the model, or inside
     data = capture.read_batches(batches, settings.samples)
-    traced = usable_graph(original, data)
+    traced = usable_graph(original, data, head_dims=settings.head_dims)
     clock.lap("capture")
     check_patterns(traced, settings.protect)
     for one in wanted:

@@ -104,7 +104,12 @@ class Plan(Generic[Model]):
             if batches is not None
             else []
         )
-        traced = graph.trace(model, *example(model, read)) if read else None
+        traced = None
+        if read:
+            inside = record.options.get("head_dims") is True
+            args, kwargs = example(model, read)
+            traced = graph.trace(model, args, kwargs, head_dims=inside)
+            traced = surgery.settled(model, traced, args, kwargs)
         settings = record.options.get("refit")
         refit = surgery.Refit(**settings) if isinstance(settings, dict) else None
         return cls(record, model, traced, read, refit)

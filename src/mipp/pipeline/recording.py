@@ -84,5 +84,6 @@ def made_record(
         mipp_version=surgery.installed_version(),
         zeroed=surgery.zeroed_axes(model, traced, chosen),
         sizes=surgery.attribute_keeps(traced, kept),
+        scales=surgery.scale_keeps(traced, kept),
         trails=trails,
     )
