@@ -193,7 +193,8 @@ class ChannelGraph:
     ``shapes`` has the full shape of every parameter (shared ones once, under their first name);
     ``aliases`` maps the other names of a shared parameter or buffer to its first name.
     ``sizes`` are the attributes of modules that have to follow when an axis gets shorter.
-    ``products``: those that sum over removable units.
+    ``products``: those that sum over removable units. ``norms``: what norms across removable units
+    take in, each under the path of its module, with the dimension that is normed as -1.
     """
 
     groups: tuple[Group, ...]
@@ -205,6 +206,12 @@ class ChannelGraph:
     aliases: Mapping[str, str] = field(default_factory=dict)
     sizes: tuple[SizeAttribute, ...] = ()
     products: tuple[DotProduct, ...] = ()
+    norms: tuple[Axis, ...] = ()
+
+    @property
+    def inexact(self) -> frozenset[int]:
+        """Groups with a norm across their units, whose statistics change when a unit goes."""
+        return frozenset(int(g) for norm in self.norms for g in np.unique(norm.group) if g != KEPT)
 
 
 @dataclass(frozen=True)

@@ -117,3 +117,17 @@ def test_features_of_heads_go_and_masked_is_sliced(name):
     masked = surgery.mask_model(model, graph, keep)
     same = surgery.same_outputs(masked, small, (), inputs, tolerance=1e-5)
     assert same.ok, same.message
+
+
+@pytest.mark.parametrize("name", ["bert", "gpt2", "llama"])
+def test_the_residual_stream_goes_and_masked_is_sliced(name):
+    model, inputs = built(MODELS[name][0]), {"input_ids": torch.randint(3, 30, (4, 7))}
+    graph = usable_graph(model, capture.read_batches([inputs], None), residual=True)
+    (stream,) = graph.inexact
+    assert graph.groups[stream].n_units == 16
+    keep = random_keep(graph, random.Random(2), 0.5)
+    assert not keep[stream].all()
+    small = surgery.slice_graph(model, graph, surgery.kept_indices(graph, keep))
+    masked = surgery.mask_model(model, graph, keep)
+    same = surgery.same_outputs(masked, small, (), inputs, tolerance=1e-5)
+    assert same.ok, same.message

@@ -69,6 +69,7 @@ class Flow:
     ``evenly``: those for which that was tried in vain. ``head_dims``: the units of attention are
     the features inside heads. Then ``in_heads`` has their atoms at each split into heads, with the
     attributes that spell their number; ``makers`` the weight and bias of each layer call.
+    ``residual``: norms let removable units pass; ``norms`` has the atoms that each module norms.
     """
 
     batch: int
@@ -87,6 +88,8 @@ class Flow:
     in_heads: list[tuple[tuple[Attribute, ...], IntArray]] = field(default_factory=list)
     makers: dict[Node, tuple[AxisKey, ...]] = field(default_factory=dict)
     products: list[SummedOver] = field(default_factory=list)
+    residual: bool = False
+    norms: dict[str, IntArray] = field(default_factory=dict)
 
     def tensor(self, name: str, shape: Sequence[int], is_parameter: bool) -> Value:
         """The value of a parameter or buffer, with atoms of its own along each dimension."""

@@ -35,16 +35,23 @@ RULE_MODULES = (
 
 
 def propagate(
-    exported: Exported, evenly: frozenset[AxisKey] = frozenset(), *, head_dims: bool = False
+    exported: Exported,
+    evenly: frozenset[AxisKey] = frozenset(),
+    *,
+    head_dims: bool = False,
+    residual: bool = False,
 ) -> Flow:
     """All ties, producers, layers and costs of an exported model.
 
     ``evenly``: grouped convolutions whose groups cannot be units, see `mipp.graph.rules_conv`.
-    ``head_dims``: the units of attention are the features inside heads.
+    ``head_dims``: the units of attention are the features inside heads. ``residual``: what norms
+    go across may be removed.
     """
     # what is computed and thrown away, such as the weights of attention, restricts nothing
     exported.program.graph_module.graph.eliminate_dead_code()
-    flow = Flow(exported.batch, calls=exported.calls, evenly=evenly, head_dims=head_dims)
+    flow = Flow(
+        exported.batch, calls=exported.calls, evenly=evenly, head_dims=head_dims, residual=residual
+    )
     program = exported.program
     inputs = {spec.arg.name: spec for spec in program.graph_signature.input_specs}
     values: list[Any] = []

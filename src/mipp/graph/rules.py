@@ -31,7 +31,7 @@ from mipp.graph.flow import Extent, Flow, Labels, SizeUse, Term
 from mipp.graph.labels import Source, Value
 from mipp.graph.spelled import KEY as SPELLED_KEY
 from mipp.graph.spelled import Spelled
-from mipp.records import IntArray, Refusal
+from mipp.records import AxisKey, IntArray, Refusal
 
 Made = Value | Sequence["Made"] | None
 """What an op makes: a value, None for what is no tensor, or several in the op's own order."""
@@ -196,6 +196,19 @@ class Call:
         """Tie a bias or a norm's weight, shape ``(C,)`` or absent, with ``labels`` ``(C,)``."""
         if vector is not None and vector.shape[:1] > (1,):
             self.tie(vector.labels[0], labels)
+
+    def norms(self, value: Value) -> bool:
+        """Whether units along the last dimension may go though this call norms across them.
+
+        It has to lie in a module with a weight along that dimension, such as an `nn.LayerNorm`.
+        """
+        path, labels = module_path(self.node), value.labels[-1]
+        size = self.flow.sizes.get(AxisKey(f"{path}.weight".lstrip("."), 0))
+        if not self.flow.residual or labels is None or size != value.shape[-1]:
+            return False
+        earlier = self.flow.norms.setdefault(path, labels)
+        self.tie(earlier, labels)
+        return True
 
     # ---- outputs
 

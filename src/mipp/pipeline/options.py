@@ -52,7 +52,9 @@ class Options:
     ``"4GiB"``) that the second moments may take; beyond it they are gathered in several passes, one
     consumer at a time at the least. ``latency``: how a budget of latency is measured.
     ``head_dims``: inside attention the units are not whole heads but features of heads, each taken
-    from all heads at once. ``seed``: of everything that is drawn.
+    from all heads at once. ``residual``: what layer norms and RMS norms go across (the residual
+    stream of a transformer) can be pruned, too, which is not exact (`Plan.record.inexact`).
+    ``seed``: of everything that is drawn.
     """
 
     method: str | methods.Method = "mipp"
@@ -76,7 +78,13 @@ class Options:
     memory: int = 4 * 2**30
     latency: timing.Latency = field(default_factory=timing.Latency)
     head_dims: bool = False
+    residual: bool = False
     seed: int = 0
+
+    @property
+    def wider(self) -> dict[str, bool]:
+        """What is asked for beyond the usual units, as `mipp.graph.trace` takes it."""
+        return {"head_dims": self.head_dims, "residual": self.residual}
 
     @property
     def needs_rows(self) -> bool:
@@ -133,8 +141,9 @@ def read_options(**given: Any) -> Options:
         count = given.get(name, 1)
         if isinstance(count, bool) or not isinstance(count, int) or count < least:
             raise InputError(f"{name}={count!r}; expected a whole number, at least {least}.")
-    if not isinstance(given.get("head_dims", False), bool):
-        raise InputError(f"head_dims={given['head_dims']!r}; expected True or False.")
+    for name in ("head_dims", "residual"):
+        if not isinstance(given.get(name, False), bool):
+            raise InputError(f"{name}={given[name]!r}; expected True or False.")
     given |= read_method(given.pop("method", "mipp"), given.get("rounds"), given.get("training"))
     if "refit" in given:
         given["refit"] = read_refit(given["refit"], given["method"])
@@ -244,7 +253,7 @@ def read_memory(memory: int | str) -> int:
 def spelled(options: Options, budget: str) -> dict[str, Any]:
     """The options as plain JSON values, for the record of a plan."""
     refit, method = options.refit, options.method
-    named: dict[str, Any] = {"head_dims": True} if options.head_dims else {}
+    named: dict[str, Any] = {name: True for name, asked in options.wider.items() if asked}
     named |= {} if isinstance(method, str) else {"method_options": asdict(method)}
     return named | {
         "method": method if isinstance(method, str) else method.name,

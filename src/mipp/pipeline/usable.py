@@ -15,14 +15,18 @@ from mipp.taps import Call, Taps, measuring
 
 
 def usable_graph(
-    model: nn.Module, data: Sequence[capture.Batch], *, head_dims: bool = False
+    model: nn.Module,
+    data: Sequence[capture.Batch],
+    *,
+    head_dims: bool = False,
+    residual: bool = False,
 ) -> ChannelGraph:
     """The traced model without the groups whose removal would break the eager model.
 
-    ``head_dims``: inside attention the units are features of heads, see `mipp.graph.trace`.
+    ``head_dims``, ``residual``: units beyond the usual ones, see `mipp.graph.trace`.
     """
     args, kwargs = example(model, data)
-    traced = graph.trace(model, args, kwargs, head_dims=head_dims)
+    traced = graph.trace(model, args, kwargs, head_dims=head_dims, residual=residual)
     traced = surgery.settled(model, traced, args, kwargs)
     broken = _unmeasured(model, traced, args, kwargs)
     if len(broken) < len(traced.groups):

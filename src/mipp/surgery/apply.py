@@ -4,7 +4,7 @@ import copy
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from mipp.forms import has_form, take_form
 from mipp.held import integers, put
 from mipp.records import AxisKey, ChannelGraph, IntArray, Keep
 from mipp.surgery.attributes import ZERO_IS_SAFE, fit_attributes
+from mipp.surgery.narrow_norms import drop_narrow_norms, narrow_norms
 from mipp.surgery.plan import (
     AttributeKeep,
     AxisKeep,
@@ -78,6 +79,7 @@ def slice_model(
             fit_attributes(name, layer, None if weight is None else cuts.get(id(weight), {}).get(0))
         if has_form(layer) and any(id(tensor) in cuts for tensor in full_layer.parameters()):
             take_form(layer)
+    drop_narrow_norms(small)
     _set_sizes(small, sizes)
     _scale(small, kept, scales)
     write_record(small, _composed(model, kept), _composed_sizes(model, sizes))
@@ -90,7 +92,9 @@ def slice_graph(model: Module, graph: ChannelGraph, kept: Mapping[AxisKey, IntAr
     return slice_model(model, kept, graph.aliases, sizes, scales)
 
 
-def mask_model(model: Module, graph: ChannelGraph, keep: Keep) -> Module:
+def mask_model(
+    model: Module, graph: ChannelGraph, keep: Keep, *, norms: Literal["kept", "all"] = "kept"
+) -> Module:
     """A copy of the model, of the same size, that computes what the sliced model computes.
 
     The consumers' weights that read removed units are set to zero, which alone is exact; so are
@@ -98,17 +102,32 @@ def mask_model(model: Module, graph: ChannelGraph, keep: Keep) -> Module:
     so do parameters of layers not known here, where a zero might be divided by. ``keep`` may leave
     a group without any unit.
 
+    A norm across units that go sees in the sliced model what is ``"kept"``, and so it does here, by
+    a hook. With ``norms="all"`` it sees all units as in the model itself, and what it makes of the
+    removed ones is read by nobody: this is what removing them would be if that were exact.
+
     Raises `InputError` if ``keep`` does not fit the graph or the graph does not fit the model.
     """
     check_keep(graph, keep, may_empty=True)
     masked = _deep_copy(model, {})
     tensors = named_tensors(masked)
+    read = {consumer.in_axis for consumer in graph.consumers}
     for key, removed in _removed(masked, graph, keep).items():
+        if norms == "all" and key not in read:
+            continue
         tensor = _tensor_of(tensors, key)
         size = graph.axes[key].size
         if tensor.shape[key.dim] != size:
             raise InputError(_misfit(key, tensor, f"expected size {size} as in the graph"))
         _zero(tensor, key.dim, removed)
+    if norms == "kept":
+        narrow_norms(masked, graph.norms, keep)
+    else:
+        for full, layer in zip(model.modules(), masked.modules(), strict=True):
+            if isinstance(full, nn.Embedding) and isinstance(layer, nn.Embedding):
+                # a table that is also the output layer makes what the norms have to see
+                whole = full.weight.detach().clone()
+                layer.weight = nn.Parameter(whole, requires_grad=full.weight.requires_grad)
     return masked
 
 

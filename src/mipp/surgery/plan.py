@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from importlib import metadata
 from itertools import pairwise
 from typing import Any
@@ -117,6 +117,8 @@ class PlanRecord:
     ``axes`` keeps, whose weights are set to zero. ``after`` does not count it. ``sizes``:
     attributes of modules, such as a number of heads, that change with the widths. ``scales``: rows
     of weights that are multiplied by a number, to keep the scale of a product that sums over fewer.
+    ``inexact``: groups that lose units which norms go across -> by how much outputs on calibration
+    data differ, relative to their size, from those of the model whose norms see all units.
 
     ``trails``: what the choice was made from, for reports; nothing is computed with it.
     """
@@ -133,6 +135,7 @@ class PlanRecord:
     zeroed: tuple[AxisKeep, ...] = ()
     sizes: tuple[AttributeKeep, ...] = ()
     scales: tuple[ScaleKeep, ...] = ()
+    inexact: Mapping[str, float] = field(default_factory=dict)
     trails: tuple[Trail, ...] = ()
 
     def __post_init__(self) -> None:
@@ -156,7 +159,7 @@ class PlanRecord:
     def to_json(self) -> str:
         """The plan as JSON text; NaN is written as null."""
         content = {"format": FORMAT} | asdict(self)
-        for name in ("zeroed", "sizes", "scales", "trails"):
+        for name in ("zeroed", "sizes", "scales", "inexact", "trails"):
             if not content[name]:
                 del content[name]
         for cost in (content["before"], content["after"]):
@@ -220,6 +223,11 @@ class PlanRecord:
             )
         ]
         lines += _latency(self.before.latency, self.after.latency, self.options.get("latency"))
+        lines += [
+            f"not exact: {name} is read through norms, which see fewer units; outputs move by "
+            f"{difference:.2%}"
+            for name, difference in self.inexact.items()
+        ]
         lines += [f"collapsed: {name} has no unit left" for name in self.collapsed]
         return lines + [f"refused: {r.name} ({r.n_units} units): {r.reason}" for r in self.refused]
 
