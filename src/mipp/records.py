@@ -163,6 +163,28 @@ class SizeAttribute:
     axis: AxisKey
 
 
+@dataclass(frozen=True, eq=False)
+class DotProduct:
+    """A product of two activations, scores of queries and keys, that sums over units.
+
+    It is right for fewer units if a removed one is zero on both sides, and if the scale that the
+    code puts on the scores stays what it was. Code that takes that scale from the number of units
+    as it runs (``1 / sqrt(q.shape[-1])``) gives another one in a smaller model; what makes the left
+    side is then multiplied by ``(units left / units) ** power``.
+
+    ``left``, ``right``: dimensions of the weights and biases that make the two sides; ``rows``: the
+    indices along those of ``left`` that are in this product. ``power``: 0.5, or 0 where the
+    scale is a number of its own. ``sure``: whether that was read from the code, not supposed.
+    """
+
+    name: str
+    left: tuple[AxisKey, ...]
+    right: tuple[AxisKey, ...]
+    rows: IntArray
+    power: float
+    sure: bool
+
+
 @dataclass(frozen=True)
 class ChannelGraph:
     """What the graph stage found: the groups from outputs to inputs, and how they touch tensors.
@@ -171,6 +193,8 @@ class ChannelGraph:
     ``shapes`` has the full shape of every parameter (shared ones once, under their first name);
     ``aliases`` maps the other names of a shared parameter or buffer to its first name.
     ``sizes`` are the attributes of modules that have to follow when an axis gets shorter.
+    ``products``: those that sum over removable units. ``norms``: what norms across removable units
+    take in, each under the path of its module, with the dimension that is normed as -1.
     """
 
     groups: tuple[Group, ...]
@@ -181,6 +205,13 @@ class ChannelGraph:
     refused: tuple[Refusal, ...]
     aliases: Mapping[str, str] = field(default_factory=dict)
     sizes: tuple[SizeAttribute, ...] = ()
+    products: tuple[DotProduct, ...] = ()
+    norms: tuple[Axis, ...] = ()
+
+    @property
+    def inexact(self) -> frozenset[int]:
+        """Groups with a norm across their units, whose statistics change when a unit goes."""
+        return frozenset(int(g) for norm in self.norms for g in np.unique(norm.group) if g != KEPT)
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 import random
 
+import numpy as np
 import pytest
 import torch
 
@@ -95,3 +96,38 @@ def test_heads_and_neurons_go_and_masked_is_sliced(name, tmp_path):
         surgery.save(small, tmp_path / "small.safetensors")
         back = surgery.load(built(make), tmp_path / "small.safetensors")
         assert torch.equal(back(**inputs).logits, small(**inputs).logits)
+
+
+@pytest.mark.parametrize("name", ["bert", "vit", "gpt2", "gpt2, written out"])
+def test_features_of_heads_go_and_masked_is_sliced(name):
+    model = built(MODELS[name][0])
+    inputs = {"input_ids": torch.randint(3, 30, (4, 7))}
+    if name == "vit":
+        inputs = {"pixel_values": torch.randn(4, 3, 8, 8)}
+    graph = usable_graph(model, capture.read_batches([inputs], None), head_dims=True)
+    assert len(graph.products) == 2
+    assert {product.power for product in graph.products} == {0}  # a number of each layer
+    keep = {
+        group.index: np.arange(group.n_units) < 3
+        for group in graph.groups
+        if "att" in group.name and group.n_units == 4
+    }
+    assert len(keep) == 2
+    small = surgery.slice_graph(model, graph, surgery.kept_indices(graph, keep))
+    masked = surgery.mask_model(model, graph, keep)
+    same = surgery.same_outputs(masked, small, (), inputs, tolerance=1e-5)
+    assert same.ok, same.message
+
+
+@pytest.mark.parametrize("name", ["bert", "gpt2", "llama"])
+def test_the_residual_stream_goes_and_masked_is_sliced(name):
+    model, inputs = built(MODELS[name][0]), {"input_ids": torch.randint(3, 30, (4, 7))}
+    graph = usable_graph(model, capture.read_batches([inputs], None), residual=True)
+    (stream,) = graph.inexact
+    assert graph.groups[stream].n_units == 16
+    keep = random_keep(graph, random.Random(2), 0.5)
+    assert not keep[stream].all()
+    small = surgery.slice_graph(model, graph, surgery.kept_indices(graph, keep))
+    masked = surgery.mask_model(model, graph, keep)
+    same = surgery.same_outputs(masked, small, (), inputs, tolerance=1e-5)
+    assert same.ok, same.message

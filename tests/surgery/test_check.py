@@ -10,8 +10,8 @@ from torch import nn
 
 from mipp.errors import InputError, SurgeryError
 from mipp.records import Axis, AxisKey
-from mipp.surgery.apply import mask_model, named_tensors, slice_model, vary_constants
-from mipp.surgery.check import _trial, probe, same_outputs
+from mipp.surgery.apply import mask_model, named_tensors, slice_graph, slice_model, vary_constants
+from mipp.surgery.check import probe, same_outputs, trial_keep
 from mipp.surgery.plan import kept_indices
 
 from .hand_built import CASES, axis, consumer, graph
@@ -64,9 +64,9 @@ def test_one_culprit_among_many_takes_a_logarithm_of_runs(monkeypatch):
 
     def counted(*args):
         runs.append(1)
-        return slice_model(*args)
+        return slice_graph(*args)
 
-    monkeypatch.setattr("mipp.surgery.check.slice_model", counted)
+    monkeypatch.setattr("mipp.surgery.check.slice_graph", counted)
     broken = probe(Chain(depth=64, fixed=(37,)), chain_graph(depth=64), (torch.randn(3, 6),))
     assert [group.index for group in broken] == [37]
     assert len(runs) <= 2 * math.log2(64) + 2
@@ -186,7 +186,7 @@ def test_the_trial_leaves_something_to_each_of_several_producers(width):
         [consumer("reader"), *(consumer(name) for name, _ in names)],
     )
     assert probe(Joined(), channels, (torch.randn(3, 3),)) == []
-    assert _trial(channels)[0].sum() == 50
+    assert trial_keep(channels)[0].sum() == 50
 
 
 def test_groups_of_one_unit_are_left():

@@ -92,6 +92,20 @@ DataRoot = Annotated[
         "is fetched.",
     ),
 ]
+HeadDims = Annotated[
+    bool,
+    typer.Option(
+        "--head-dims",
+        help="Inside attention the units are features of all heads, in place of whole heads.",
+    ),
+]
+Residual = Annotated[
+    bool,
+    typer.Option(
+        "--residual",
+        help="Units of what layer norms and RMS norms go across can go, too. This is not exact.",
+    ),
+]
 Seed = Annotated[int, typer.Option(min=0, help="Of everything that is drawn.")]
 Json = Annotated[
     bool,

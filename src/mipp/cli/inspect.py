@@ -26,6 +26,8 @@ def inspect(
     data: arg.ShapeData = None,
     data_root: arg.DataRoot = None,
     shape: arg.InputShape = None,
+    head_dims: arg.HeadDims = False,
+    residual: arg.Residual = False,
     seed: arg.Seed = 0,
     json: arg.Json = False,
     debug: arg.Debug = False,
@@ -41,7 +43,8 @@ def inspect(
         batches = examples(network, source, shape, seed)
         with output.busy("tracing"):
             opened = open_model(network, wanted, source)
-            traced = pipeline.usable_graph(opened, capture.read_batches(batches, 4))
+            few = capture.read_batches(batches, 4)
+            traced = pipeline.usable_graph(opened, few, head_dims=head_dims, residual=residual)
         costs = [graph.group_cost(traced, None, group.index) for group in traced.groups]
         full = graph.cost(traced)
         output.show(tables.groups_of(traced, costs))
@@ -61,6 +64,7 @@ def _described(traced: ChannelGraph, costs: Sequence[Cost], full: Cost) -> dict[
             "units": group.n_units,
             "producers": tables.producers(group),
             "consumers": [traced.consumers[index].name for index in group.consumers],
+            "exact": group.index not in traced.inexact,
             "macs": cost.macs,
             "params": cost.params,
         }

@@ -31,6 +31,8 @@ class Outcome:
         """The tables."""
         plan = self.plan
         output.show(tables.groups_after(plan.summary))
+        for name, difference in plan.record.inexact.items():
+            output.say(f"not exact: {name}, norms see fewer units: outputs move {difference:.2%}")
         if plan.collapsed:
             output.say(f"nothing is left of {', '.join(plan.collapsed)}")
         if plan.refused:
@@ -86,6 +88,7 @@ class Outcome:
                 {
                     "name": row.name,
                     "units": _pair(row.units_before, row.units_after),
+                    "exact": row.name not in plan.record.inexact,
                     "information": tables.share(row.nats_before, row.nats_after),
                     "macs": _pair(row.macs_before, row.macs_after),
                     "params": _pair(row.params_before, row.params_after),

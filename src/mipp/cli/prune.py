@@ -202,6 +202,8 @@ def prune(
             help="Epochs of retraining by the network's recipe.",
         ),
     ] = 0,
+    head_dims: arg.HeadDims = False,
+    residual: arg.Residual = False,
     retrain_lr: Annotated[
         float | None,
         typer.Option(
@@ -255,7 +257,8 @@ def prune(
             confidence=confidence, next_layer=next_layer, noise=_number(noise), order=order,
             allocation=allocation, rounds=rounds, passes=passes,
             refit="none" if no_refit else refit, protect=protect, min_units=min_units,
-            round_to=round_to, memory=memory,
+            round_to=round_to, memory=memory, head_dims=head_dims or None,
+            residual=residual or None,
         )  # fmt: skip
         if preset is not None:
             options = pipeline.presets.change(pipeline.presets.paper(), options)

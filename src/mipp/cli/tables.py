@@ -52,6 +52,9 @@ def groups_of(graph: ChannelGraph, costs: Sequence[Cost]) -> Table:
             short(cost.macs),
             short(cost.params),
         )
+    if graph.inexact:
+        names = ", ".join(graph.groups[index].name for index in sorted(graph.inexact))
+        table.caption = f"Not exact, since norms go across the units: {names}."
     return table
 
 

@@ -28,7 +28,12 @@ __all__ = [
 
 
 def trace(
-    model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any] | None = None
+    model: nn.Module,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any] | None = None,
+    *,
+    head_dims: bool = False,
+    residual: bool = False,
 ) -> ChannelGraph:
     """Find the groups of units of a model from one example of its inputs.
 
@@ -41,6 +46,12 @@ def trace(
     args, kwargs
         What ``model(*args, **kwargs)`` takes. Dimension 0 of the first tensor counts the examples;
         tensors of the same length are cut to two examples.
+    head_dims
+        Inside of attention the units are not heads but the features that all heads have, so that
+        feature 3 of each head is one unit.
+    residual
+        What layer norms and RMS norms go across, such as the residual stream of a transformer, is a
+        group of units, too. Removing one is not exact (`ChannelGraph.inexact`).
 
     Raises
     ------
@@ -60,7 +71,7 @@ def trace(
     exported = export(model, args, kwargs or {})
     evenly: frozenset[AxisKey] = frozenset()
     while True:
-        flow = propagate(exported, evenly)
+        flow = propagate(exported, evenly, head_dims=head_dims, residual=residual)
         solution = solve(flow, exported.shapes)
         in_vain = whole_in_vain(flow, solution)
         if not in_vain:

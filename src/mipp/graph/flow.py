@@ -3,9 +3,11 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from torch.fx import Node
+
 from mipp.graph.labels import Source, Ties, Value
-from mipp.graph.spelled import Spelled
-from mipp.records import AxisKey, IntArray, Kind, Refusal
+from mipp.graph.spelled import Attribute, Spelled
+from mipp.records import AxisKey, DotProduct, IntArray, Kind, Refusal
 
 Labels = IntArray | None
 """Atoms along one dimension, shape ``(size,)``; None where nothing can be removed."""
@@ -51,12 +53,23 @@ class LayerCall:
     norm_after: bool
 
 
+@dataclass(frozen=True, eq=False)
+class SummedOver:
+    """A product of two activations, and the atoms that it sums over."""
+
+    labels: IntArray
+    product: DotProduct
+
+
 @dataclass(eq=False)
 class Flow:
     """All that the rules find out while the graph is walked.
 
     ``whole``: dimension 0 of the weights of grouped convolutions whose groups are taken for units;
-    ``evenly``: those for which that was tried in vain.
+    ``evenly``: those for which that was tried in vain. ``head_dims``: the units of attention are
+    the features inside heads. Then ``in_heads`` has their atoms at each split into heads, with the
+    attributes that spell their number; ``makers`` the weight and bias of each layer call.
+    ``residual``: norms let removable units pass; ``norms`` has the atoms that each module norms.
     """
 
     batch: int
@@ -71,6 +84,12 @@ class Flow:
     spelled_sizes: list[SizeUse] = field(default_factory=list)
     whole: list[AxisKey] = field(default_factory=list)
     evenly: frozenset[AxisKey] = frozenset()
+    head_dims: bool = False
+    in_heads: list[tuple[tuple[Attribute, ...], IntArray]] = field(default_factory=list)
+    makers: dict[Node, tuple[AxisKey, ...]] = field(default_factory=dict)
+    products: list[SummedOver] = field(default_factory=list)
+    residual: bool = False
+    norms: dict[str, IntArray] = field(default_factory=dict)
 
     def tensor(self, name: str, shape: Sequence[int], is_parameter: bool) -> Value:
         """The value of a parameter or buffer, with atoms of its own along each dimension."""

@@ -50,6 +50,14 @@ def build(
         refused=refused,
         sizes=_attributes(flow, solution, shapes)[0],
         aliases={name: first for name, first in first_names.items() if name != first},
+        norms=tuple(
+            Axis(AxisKey(path, -1), place[solution.group_of[labels]], solution.unit_of[labels])
+            for path, labels in flow.norms.items()
+            if (solution.group_of[labels] != KEPT).any()
+        ),
+        products=tuple(
+            item.product for item in flow.products if (solution.group_of[item.labels] != KEPT).any()
+        ),
     )
 
 

@@ -24,6 +24,7 @@ from mipp.graph.export import Exported
 from mipp.graph.flow import Flow
 from mipp.graph.labels import Value
 from mipp.graph.rules import Call, Made, find_rule, schema
+from mipp.graph.sizes import tie_in_heads
 from mipp.records import AxisKey
 
 RULE_MODULES = (
@@ -33,14 +34,24 @@ RULE_MODULES = (
 """Modules whose import registers the rules."""
 
 
-def propagate(exported: Exported, evenly: frozenset[AxisKey] = frozenset()) -> Flow:
+def propagate(
+    exported: Exported,
+    evenly: frozenset[AxisKey] = frozenset(),
+    *,
+    head_dims: bool = False,
+    residual: bool = False,
+) -> Flow:
     """All ties, producers, layers and costs of an exported model.
 
     ``evenly``: grouped convolutions whose groups cannot be units, see `mipp.graph.rules_conv`.
+    ``head_dims``: the units of attention are the features inside heads. ``residual``: what norms
+    go across may be removed.
     """
     # what is computed and thrown away, such as the weights of attention, restricts nothing
     exported.program.graph_module.graph.eliminate_dead_code()
-    flow = Flow(exported.batch, calls=exported.calls, evenly=evenly)
+    flow = Flow(
+        exported.batch, calls=exported.calls, evenly=evenly, head_dims=head_dims, residual=residual
+    )
     program = exported.program
     inputs = {spec.arg.name: spec for spec in program.graph_signature.input_specs}
     values: list[Any] = []
@@ -62,6 +73,7 @@ def propagate(exported: Exported, evenly: frozenset[AxisKey] = frozenset()) -> F
         if spec.kind is OutputKind.USER_OUTPUT and isinstance(value, Value):
             for labels in value.labels:
                 flow.ties.fix(labels, "it is part of the model's output")
+    tie_in_heads(flow)
     return flow
 
 

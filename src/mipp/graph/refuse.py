@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from mipp.records import KEPT, Axis, ChannelGraph, Refusal
+from mipp.records import KEPT, Axis, ChannelGraph, IntArray, Refusal
 
 
 def without(graph: ChannelGraph, reasons: Mapping[int, str]) -> ChannelGraph:
@@ -17,11 +17,9 @@ def without(graph: ChannelGraph, reasons: Mapping[int, str]) -> ChannelGraph:
     number = np.full(len(graph.groups) + 1, KEPT)  # the last entry is that of KEPT itself
     for new, group in enumerate(left):
         number[group.index] = new
-    axes = {}
-    for key, axis in graph.axes.items():
-        owner = number[axis.group]
-        if (owner != KEPT).any():
-            axes[key] = Axis(key, owner, np.where(owner == KEPT, KEPT, axis.unit))
+    left_of = (_renumbered(axis, number) for axis in graph.axes.values())
+    axes = {axis.key: axis for axis in left_of if axis is not None}
+    norms = (_renumbered(axis, number) for axis in graph.norms)
     refused = [
         Refusal(group.name, group.n_units, reasons[group.index])
         for group in graph.groups
@@ -31,5 +29,13 @@ def without(graph: ChannelGraph, reasons: Mapping[int, str]) -> ChannelGraph:
         graph,
         groups=tuple(replace(group, index=new) for new, group in enumerate(left)),
         axes=axes,
+        norms=tuple(axis for axis in norms if axis is not None),
         refused=(*graph.refused, *refused),
     )
+
+
+def _renumbered(axis: Axis, number: IntArray) -> Axis | None:
+    owner = number[axis.group]
+    if (owner == KEPT).all():
+        return None
+    return Axis(axis.key, owner, np.where(owner == KEPT, KEPT, axis.unit))

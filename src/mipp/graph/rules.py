@@ -31,7 +31,7 @@ from mipp.graph.flow import Extent, Flow, Labels, SizeUse, Term
 from mipp.graph.labels import Source, Value
 from mipp.graph.spelled import KEY as SPELLED_KEY
 from mipp.graph.spelled import Spelled
-from mipp.records import IntArray, Refusal
+from mipp.records import AxisKey, IntArray, Refusal
 
 Made = Value | Sequence["Made"] | None
 """What an op makes: a value, None for what is no tensor, or several in the op's own order."""
@@ -171,9 +171,12 @@ class Call:
         """Make each row, shape ``(n_units, size)``, one unit; returns atoms ``(n_units,)``."""
         return self.flow.ties.merge(rows, self.at)
 
-    def spells(self, size: Spelled | None, labels: Labels) -> None:
-        """A dimension with ``labels`` is as long as attributes of the model say."""
-        if size is not None and size.known:
+    def spells(self, size: Spelled | None, labels: Labels, *, surely: bool = False) -> None:
+        """A dimension with ``labels`` is as long as attributes of the model say.
+
+        ``surely``: it changes with them, whatever other factors its size has.
+        """
+        if size is not None and (surely or size.known):
             self.flow.spelled_sizes.append(SizeUse(size, labels, self.at))
 
     def refuse(self, n_units: int, reason: str) -> None:
@@ -193,6 +196,19 @@ class Call:
         """Tie a bias or a norm's weight, shape ``(C,)`` or absent, with ``labels`` ``(C,)``."""
         if vector is not None and vector.shape[:1] > (1,):
             self.tie(vector.labels[0], labels)
+
+    def norms(self, value: Value) -> bool:
+        """Whether units along the last dimension may go though this call norms across them.
+
+        It has to lie in a module with a weight along that dimension, such as an `nn.LayerNorm`.
+        """
+        path, labels = module_path(self.node), value.labels[-1]
+        size = self.flow.sizes.get(AxisKey(f"{path}.weight".lstrip("."), 0))
+        if not self.flow.residual or labels is None or size != value.shape[-1]:
+            return False
+        earlier = self.flow.norms.setdefault(path, labels)
+        self.tie(earlier, labels)
+        return True
 
     # ---- outputs
 

@@ -95,6 +95,11 @@ def dense(call: Call, layer: Dense) -> Labels:
     call.tie(x.labels[layer.channel], weight.labels[layer.in_dim])
     produce(call, out_key)
     call.tie_vector(bias, weight.labels[layer.out_dim])
+    bias_key = None if bias is None else parameter_axis(bias, 0)
+    sources = [weight.source, weight.source if bias is None else bias.source]
+    if all(source is not None and not source.part for source in sources):
+        keys = (out_key, bias_key)
+        call.flow.makers[call.node] = tuple(key for key in keys if key is not None)
     return weight.labels[layer.out_dim]
 
 

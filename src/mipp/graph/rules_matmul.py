@@ -1,16 +1,18 @@
 """Rules of matrix products: with a parameter like a linear layer, else between activations."""
 
+from collections.abc import Sequence
 from string import ascii_letters
 
 import numpy as np
+from torch.fx import Node
 
 from mipp.graph.flow import Extent, Labels
 from mipp.graph.labels import Value
+from mipp.graph.products import SUMMED, summed_over
 from mipp.graph.rules import Call, rule
 from mipp.graph.rules_layers import dense_linear, parameter_axis
 from mipp.graph.rules_pointwise import tie_broadcast
 
-SUMMED = "a product of two activations sums over it"
 NO_LAYER = "mipp sees no layer in this product with a weight"
 
 
@@ -31,7 +33,7 @@ def matmul(call: Call) -> Value:
     if len(left.shape) < 2 or len(right.shape) < 2:
         call.fix_all("it multiplies with a vector")
         return call.out([None] * len(call.shape))
-    return product(call, left, right)
+    return product(call, left, right, call.node.all_input_nodes)
 
 
 @rule("addmm")
@@ -41,27 +43,27 @@ def addmm(call: Call) -> Value:
     scaled = call.get("alpha") not in (None, 1) or call.get("beta") not in (None, 1)
     if is_weight(right) and not is_weight(left) and len(bias.shape) == 1 and not scaled:
         return dense_linear(call, left, right, bias, in_dim=0)
-    summed = product(call, left, right)
+    summed = product(call, left, right, call.node.all_input_nodes[-2:])
     return call.out(tie_broadcast(call, [bias, summed], call.shape))
 
 
 @rule("baddbmm")
 def baddbmm(call: Call) -> Value:
     """``added + left @ right`` for each item of the batch."""
-    summed = product(call, call.tensor("batch1"), call.tensor("batch2"))
+    summed = product(call, call.tensor("batch1"), call.tensor("batch2"),
+                     call.node.all_input_nodes[-2:])  # fmt: skip
     return call.out(tie_broadcast(call, [call.tensor("self"), summed], call.shape))
 
 
-def product(call: Call, left: Value, right: Value) -> Value:
+def product(call: Call, left: Value, right: Value, nodes: Sequence[Node]) -> Value:
     """``left @ right``; what is summed over has to stay, what goes along passes."""
     call.refuse_weights(NO_LAYER)
-    call.fix(left.labels[-1], SUMMED)
-    call.fix(right.labels[-2], SUMMED)
+    summed = summed_over(call, left.labels[-1], right.labels[-2], nodes)
     parts = [Value(v.shape[:-2], v.labels[:-2]) for v in (left, right)]
     labels = tie_broadcast(call, parts, call.shape[:-2])
     out = call.out([*labels, left.labels[-2], right.labels[-1]])
     scale, positions = call.positions(out)
-    call.count(call.op, scale * left.shape[-1], *positions)
+    call.count(call.op, scale, Extent(left.shape[-1], summed), *positions)
     return out
 
 
@@ -106,10 +108,19 @@ def _sum_of_products(call: Call, operands: list[tuple[str, Value]], made: str) -
     for letters, value in operands:
         for letter, size, atoms in zip(letters, value.shape, value.labels, strict=True):
             if letter not in made:
-                call.fix(atoms, SUMMED)
+                others = [
+                    v.labels[text.index(letter)] for text, v in operands
+                    if letter in text and v is not value
+                ]  # fmt: skip
+                pair = (atoms, others[0]) if value is operands[0][1] and others else (None, atoms)
+                of_pair = call.node.all_input_nodes if len(operands) == 2 else []
+                if letter not in labels:
+                    labels[letter] = summed_over(call, *pair, of_pair)
+                elif labels[letter] is None:
+                    call.fix(atoms, SUMMED)
             elif letter in labels:
                 call.tie(labels[letter], atoms)
-            if letter not in made or (atoms is None and size > 1):
+            if letter in made and atoms is None and size > 1:
                 labels[letter] = None
             if size > 1:
                 labels.setdefault(letter, atoms)
@@ -134,8 +145,12 @@ def _repeated(part: Value, leading: tuple[int, ...]) -> Value:
 def attention(call: Call) -> Value:
     """``softmax(query @ key.T) @ value``: heads and the features of ``value`` pass."""
     query, key, value = call.tensor("query"), call.tensor("key"), call.tensor("value")
-    call.fix(query.labels[-1], SUMMED)
-    call.fix(key.labels[-1], SUMMED)
+    own_scale = call.get("scale") is not None
+    nodes = [node for node in call.node.args[:2] if isinstance(node, Node)]
+    summed = summed_over(
+        call, query.labels[-1], key.labels[-1], nodes, power=0.0 if own_scale else 0.5,
+        sure=not own_scale,
+    )  # fmt: skip
     call.fix(key.labels[-2], "softmax runs along this dimension")
     call.fix(value.labels[-2], SUMMED)
     leading = call.shape[:-2]
@@ -152,6 +167,6 @@ def attention(call: Call) -> Value:
     if mask is not None:
         tie_broadcast(call, [scores, mask], scores.shape)
     scale, positions = call.positions(scores)
-    call.count(call.op, scale * query.shape[-1], *positions)
+    call.count(call.op, scale, Extent(query.shape[-1], summed), *positions)
     call.count(call.op, scale, Extent(value.shape[-1], value.labels[-1]), *positions)
     return call.out([*labels, query.labels[-2], value.labels[-1]])

@@ -91,9 +91,13 @@ def group_norm(call: Call) -> Value:
 
 @rule("layer_norm", "rms_norm")
 def layer_norm(call: Call) -> Value:
-    """What is normalised together cannot be removed in part."""
+    """What is normalised together cannot be removed in part, unless that is asked for."""
     x = call.tensor("input")
     n_normed = len(call.integers("normalized_shape"))
+    if n_normed == 1 and call.norms(x):
+        for name in ("weight", "bias"):
+            call.tie_vector(call.maybe_tensor(name), x.labels[-1])
+        return call.like(x)
     kept, normed = x.labels[: len(x.shape) - n_normed], x.labels[len(x.shape) - n_normed :]
     for index, labels in enumerate(normed):
         if labels is not None:
@@ -138,6 +142,9 @@ def reduction(call: Call) -> list[Value | None]:
     rank = len(x.shape)
     reduced = {dim % rank for dim in call.integers("dim")} if rank else set()
     reduced = reduced or set(range(rank))
+    written_out = call.op == "mean" and reduced == {rank - 1} and bool(call.get("keepdim"))
+    if written_out and call.norms(x):
+        return call.each([*x.labels[:-1], None])
     call.fix_dims(x, reduced, "it takes one number over all channels")
     kept = [None if dim in reduced else labels for dim, labels in enumerate(x.labels)]
     if not call.get("keepdim"):

@@ -131,9 +131,10 @@ def reshape(call: Call) -> Value:
                 atoms if dim == labelled[0] else None for dim, atoms in enumerate(x.labels)
             ))  # fmt: skip
             _reshape_block(call, outer, ins, outs, labels)
+    in_heads = {id(atoms) for _, atoms in call.flow.in_heads}
     for size, atoms, length in zip(_spelled_sizes(call), labels, shape, strict=True):
         if length > 1:
-            call.spells(size, atoms)
+            call.spells(size, atoms, surely=id(atoms) in in_heads)
     source = None
     if x.source is not None:
         dims = tuple(None if dim is None else x.source.dims[dim] for dim in origin)
@@ -172,9 +173,31 @@ def _reshape_block(
     spread = atoms.reshape([-1 if i == which else 1 for i in range(len(ins))])
     after = tuple(call.shape[dim] for dim in outs)
     spread = np.broadcast_to(spread, [x.shape[dim] for dim in ins]).reshape(after)
-    kept = _adapting(call, outs)
+    inside = _in_heads(call, outs) if call.flow.head_dims else None
+    kept = _adapting(call, outs) if inside is None else inside
     rows = np.moveaxis(spread, kept, 0).reshape(after[kept], -1)
-    labels[outs[kept]] = rows[:, 0] if (rows == rows[:, :1]).all() else call.merge(rows)
+    made = rows[:, 0] if (rows == rows[:, :1]).all() else call.merge(rows)
+    labels[outs[kept]] = made
+    if inside is not None:
+        size = _spelled_sizes(call)[outs[kept]]
+        call.flow.in_heads.append((() if size is None else size.attributes, made))
+
+
+def _in_heads(call: Call, outs: list[int]) -> int | None:
+    """Which of ``outs`` are the features of a head, None where no heads are split off.
+
+    It is the one that an attribute spells that measures heads, such as ``head_dim``; where one
+    spells the number of heads, the other one that is left open or the last.
+    """
+    wide = [index for index, dim in enumerate(outs) if call.shape[dim] > 1]
+    sizes = _spelled_sizes(call)
+    measuring = [i for i in wide if (size := sizes[outs[i]]) and size.measures and not size.counts]
+    if len(measuring) == 1:
+        return measuring[0]
+    counting = [i for i in wide if (size := sizes[outs[i]]) and size.counts]
+    if len(counting) != 1 or counting == wide[-1:]:
+        return None
+    return wide[-1]
 
 
 def _adapting(call: Call, outs: list[int]) -> int:

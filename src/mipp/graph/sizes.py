@@ -20,7 +20,7 @@ def contradictions(flow: Flow, solution: Solution) -> list[tuple[IntArray, str]]
         if not _shrinks(use, solution):
             continue
         assert use.labels is not None
-        attribute = use.spelled.changing
+        attribute = use.spelled.changing(inside=flow.head_dims)
         if attribute is None:
             names = " * ".join(".".join(item).lstrip(".") for item in use.spelled.attributes)
             reason = f"its size is {names}, and which of them counts units is not known ({use.at})"
@@ -34,6 +34,20 @@ def contradictions(flow: Flow, solution: Solution) -> list[tuple[IntArray, str]]
     return found
 
 
+def tie_in_heads(flow: Flow) -> None:
+    """Features of heads whose number one attribute spells are one unit, place by place.
+
+    Queries, keys and values that are split by one ``head_dim`` have to lose as many features each.
+    """
+    first: dict[Attribute, IntArray] = {}
+    for attributes, labels in flow.in_heads:
+        for attribute in attributes:
+            other = first.setdefault(attribute, labels)
+            if other is not labels and len(other) == len(labels):
+                name = ".".join(attribute).lstrip(".")
+                flow.ties.tie(other, labels, f"{name} spells also the size of what has to stay")
+
+
 def size_attributes(
     flow: Flow, solution: Solution, axes: Mapping[AxisKey, Axis], measures: Measures
 ) -> tuple[tuple[SizeAttribute, ...], list[tuple[IntArray, str]]]:
@@ -42,7 +56,7 @@ def size_attributes(
     lost = []
     values = _values(flow.spelled_sizes)
     for use in flow.spelled_sizes:
-        attribute = use.spelled.changing
+        attribute = use.spelled.changing(inside=flow.head_dims)
         if attribute is None or use.labels is None or not _shrinks(use, solution):
             continue
         axis = measures.axis(Extent(len(use.labels), use.labels))

@@ -33,6 +33,12 @@ _COUNTS = {
 }  # fmt: skip
 
 
+_SIZES = {
+    "attention_head_size", "d_head", "d_k", "d_v", "dim_head", "dim_per_head", "head_dim",
+    "head_size", "head_width", "key_dim", "size_per_head",
+}  # fmt: skip
+
+
 def counts_units(*names: str) -> None:
     """Say that attributes of these names count what can be removed, as ``num_heads`` does.
 
@@ -70,6 +76,12 @@ class Spelled(int):
         return any(_counts(item) for item in self.attributes)
 
     @property
+    def measures(self) -> bool:
+        """Whether one of the attributes is the size of what is counted, as ``head_dim`` is."""
+        names = (last_name(place) for _, place in self.attributes)
+        return any(name in _SIZES for name in names)
+
+    @property
     def known(self) -> bool:
         """Whether it is known to change with its attributes alone.
 
@@ -78,13 +90,15 @@ class Spelled(int):
         """
         return self.counts or math.prod(self.values) == self
 
-    @property
-    def changing(self) -> Attribute | None:
-        """The attribute that changes when the product does; None where that is not clear."""
+    def changing(self, *, inside: bool = False) -> Attribute | None:
+        """The attribute that changes when the product does; None where that is not clear.
+
+        ``inside``: what is in the things that are counted gets less, not their number.
+        """
         if len(self.attributes) == 1:
             return self.attributes[0]
-        counting = [item for item in self.attributes if _counts(item)]
-        return counting[0] if len(counting) == 1 else None
+        found = [item for item in self.attributes if _counts(item) != inside]
+        return found[0] if len(found) == 1 else None
 
     def __mul__(self, other: object) -> Any:
         """A product remembers the attributes of both factors."""

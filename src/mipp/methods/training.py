@@ -93,7 +93,7 @@ def narrowed(model: nn.Module, traced: ChannelGraph, keep: Keep) -> nn.Module:
     """A small net of the units that are kept. Empty layers have one unit, without any weight."""
     kept = surgery.kept_indices(traced, surgery.with_placeholders(traced, keep))
     masked = surgery.mask_model(model, traced, keep)
-    return surgery.slice_model(masked, kept, traced.aliases, surgery.attribute_keeps(traced, kept))
+    return surgery.slice_graph(masked, traced, kept)
 
 
 def put_back(

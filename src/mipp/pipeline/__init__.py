@@ -134,7 +134,7 @@ def plan(
     clock = Clock()
     original: Model = graph.unwrap(model)  # type: ignore[assignment] # of the model, or inside
     data = capture.read_batches(batches, settings.samples)
-    traced = usable_graph(original, data)
+    traced = usable_graph(original, data, **settings.wider)
     clock.lap("capture")
     check_patterns(traced, settings.protect)
     check_widths(traced, settings.widths, settings.protect, settings.min_units)
@@ -177,15 +177,13 @@ def plan(
             break  # a stop rule is through with all of them
         if number < settings.rounds:
             kept = surgery.kept_indices(traced, masks(traced, keep))
-            current = surgery.slice_model(
-                original, kept, traced.aliases, surgery.attribute_keeps(traced, kept)
-            )
+            current = surgery.slice_graph(original, traced, kept)
             if settings.refit is not None:
                 fit(current, original, traced, kept, data, settings.refit, settings.seed)
-            now = usable_graph(current, data)
+            now = usable_graph(current, data, **settings.wider)
             clock.lap("capture")
     words = spelled(settings, str(wanted)) | {"loss": how}
-    record = made_record(original, traced, keep, nats, words, trails.trails(), speed)
+    record = made_record(original, traced, keep, nats, words, trails.trails(), speed, data)
     return Plan(record, original, traced, data, settings.refit, clock.seconds)
 
 
@@ -246,7 +244,7 @@ def plans(
     clock = Clock()
     original: Model = graph.unwrap(model)  # type: ignore[assignment] # of the model, or inside
     data = capture.read_batches(batches, settings.samples)
-    traced = usable_graph(original, data)
+    traced = usable_graph(original, data, **settings.wider)
     clock.lap("capture")
     check_patterns(traced, settings.protect)
     for one in wanted:
@@ -273,7 +271,7 @@ def plans(
         clock.lap("plan")
         words = spelled(settings, str(budget)) | {"loss": curves.loss}
         clocked = speed if "latency" in budget.bounds else None
-        record = made_record(original, traced, keep, nats, words, trails.trails(), clocked)
+        record = made_record(original, traced, keep, nats, words, trails.trails(), clocked, data)
         found.append(Plan(record, original, traced, data, settings.refit, dict(clock.seconds)))
     return found
 

@@ -136,6 +136,6 @@ def _plan(
     by_name = {g.name: tuple(np.flatnonzero(keep[g.index]).tolist()) for g in traced.groups}
     nats = dict.fromkeys(by_name, (float("nan"), float("nan")))
     words = spelled(settings, str(budget)) | {"loss": ""} | dict(more or {})
-    record = made_record(model, traced, by_name, nats, words, trails, speed)
+    record = made_record(model, traced, by_name, nats, words, trails, speed, data)
     clock.lap("plan")
     return Plan(record, model, traced, data, settings.refit, dict(clock.seconds))

@@ -1,9 +1,11 @@
 """Plans of several rounds as one, in the numbering of the first model."""
 
+from collections.abc import Sequence
+
 import numpy as np
 from torch import nn
 
-from mipp import surgery
+from mipp import capture, surgery
 from mipp.errors import InputError
 from mipp.pipeline.recording import made_record
 from mipp.records import ChannelGraph
@@ -12,9 +14,13 @@ _NOT_MEASURED = (float("nan"), float("nan"))
 
 
 def composed(
-    model: nn.Module, traced: ChannelGraph, first: surgery.PlanRecord, later: surgery.PlanRecord
+    model: nn.Module,
+    traced: ChannelGraph,
+    first: surgery.PlanRecord,
+    later: surgery.PlanRecord,
+    data: Sequence[capture.Batch] = (),
 ) -> surgery.PlanRecord:
-    """What both records keep of ``model``, which ``first`` is for.
+    """What both records keep of ``model``, which ``first`` is for; ``data``: calibration batches.
 
     Raises `InputError` unless ``later`` is for what ``first`` leaves.
     """
@@ -37,7 +43,8 @@ def composed(
             raise differ
         keep[name] = tuple(np.asarray(first.keep[name])[list(units)].tolist())
     options = {**later.options, "after": dict(first.options)}
-    record = made_record(model, traced, keep, dict.fromkeys(keep, _NOT_MEASURED), options)
+    nats = dict.fromkeys(keep, _NOT_MEASURED)
+    record = made_record(model, traced, keep, nats, options, data=data)
     own = first.kept()
     for axis in later.axes:
         earlier = own.get(axis.key)

@@ -82,7 +82,7 @@ def information_kept_by(
     settings = read_options(**options)
     original = graph.unwrap(model)
     data = capture.read_batches(batches, settings.samples)
-    traced = usable_graph(original, data)
+    traced = usable_graph(original, data, **settings.wider)
     chosen = [dict(keep.keep) if isinstance(keep, Plan) else dict(keep) for keep in keeps]
     for one in chosen:
         _check(traced, one)

@@ -255,7 +255,7 @@ def within(
 
 def _sliced(model: nn.Module, traced: ChannelGraph, keep: Keep) -> nn.Module:
     shaped = surgery.with_placeholders(traced, keep)
-    return surgery.slice_model(model, surgery.kept_indices(traced, shaped), traced.aliases)
+    return surgery.slice_graph(model, traced, surgery.kept_indices(traced, shaped))
 
 
 def _part(traced: ChannelGraph, share: float) -> Choice:

@@ -50,8 +50,11 @@ class Options:
     name; None or False leaves them, ``"own"`` is what the method's source does (see
     `mipp.methods.Method`). ``calibration``: how many rows are measured. ``memory``: bytes (or
     ``"4GiB"``) that the second moments may take; beyond it they are gathered in several passes, one
-    consumer at a time at the least. ``latency``: how a budget of latency is measured. ``seed``: of
-    everything that is drawn.
+    consumer at a time at the least. ``latency``: how a budget of latency is measured.
+    ``head_dims``: inside attention the units are not whole heads but features of heads, each taken
+    from all heads at once. ``residual``: what layer norms and RMS norms go across (the residual
+    stream of a transformer) can be pruned, too, which is not exact (`Plan.record.inexact`).
+    ``seed``: of everything that is drawn.
     """
 
     method: str | methods.Method = "mipp"
@@ -74,7 +77,14 @@ class Options:
     calibration: capture.CaptureConfig = field(default_factory=capture.CaptureConfig)
     memory: int = 4 * 2**30
     latency: timing.Latency = field(default_factory=timing.Latency)
+    head_dims: bool = False
+    residual: bool = False
     seed: int = 0
+
+    @property
+    def wider(self) -> dict[str, bool]:
+        """What is asked for beyond the usual units, as `mipp.graph.trace` takes it."""
+        return {"head_dims": self.head_dims, "residual": self.residual}
 
     @property
     def needs_rows(self) -> bool:
@@ -131,6 +141,9 @@ def read_options(**given: Any) -> Options:
         count = given.get(name, 1)
         if isinstance(count, bool) or not isinstance(count, int) or count < least:
             raise InputError(f"{name}={count!r}; expected a whole number, at least {least}.")
+    for name in ("head_dims", "residual"):
+        if not isinstance(given.get(name, False), bool):
+            raise InputError(f"{name}={given[name]!r}; expected True or False.")
     given |= read_method(given.pop("method", "mipp"), given.get("rounds"), given.get("training"))
     if "refit" in given:
         given["refit"] = read_refit(given["refit"], given["method"])
@@ -240,7 +253,8 @@ def read_memory(memory: int | str) -> int:
 def spelled(options: Options, budget: str) -> dict[str, Any]:
     """The options as plain JSON values, for the record of a plan."""
     refit, method = options.refit, options.method
-    named = {} if isinstance(method, str) else {"method_options": asdict(method)}
+    named: dict[str, Any] = {name: True for name, asked in options.wider.items() if asked}
+    named |= {} if isinstance(method, str) else {"method_options": asdict(method)}
     return named | {
         "method": method if isinstance(method, str) else method.name,
         "budget": budget,

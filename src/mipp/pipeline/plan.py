@@ -104,7 +104,12 @@ class Plan(Generic[Model]):
             if batches is not None
             else []
         )
-        traced = graph.trace(model, *example(model, read)) if read else None
+        traced = None
+        if read:
+            wider = {n: record.options.get(n) is True for n in ("head_dims", "residual")}
+            args, kwargs = example(model, read)
+            traced = graph.trace(model, args, kwargs, **wider)
+            traced = surgery.settled(model, traced, args, kwargs)
         settings = record.options.get("refit")
         refit = surgery.Refit(**settings) if isinstance(settings, dict) else None
         return cls(record, model, traced, read, refit)
@@ -177,7 +182,7 @@ class Plan(Generic[Model]):
                 "Plans are put together on the traced model. Read the first one with "
                 "mipp.Plan.from_json(text, model, batches)."
             )
-        record = composed(self._model(), self.traced, self.record, later.record)
+        record = composed(self._model(), self.traced, self.record, later.record, self.batches)
         return Plan(record, self.model, self.traced, self.batches, later.refit)
 
     def report(self, path: "str | Path", measured: "Measured | None" = None) -> None:

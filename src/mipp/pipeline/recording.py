@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from mipp import graph, surgery
+from mipp import capture, graph, surgery
 from mipp.pipeline.latency import Speed
+from mipp.pipeline.shift import shifts
 from mipp.records import BoolArray, ChannelGraph, Curve, GroupSummary, Keep, Trail
 
 
@@ -42,8 +43,12 @@ def made_record(
     options: Mapping[str, Any],
     trails: tuple[Trail, ...] = (),
     speed: Speed | None = None,
+    data: Sequence[capture.Batch] = (),
 ) -> surgery.PlanRecord:
-    """The plan as plain data. ``keep``, ``nats``: by group name. ``speed``: that was measured."""
+    """The plan as plain data. ``keep``, ``nats``: by group name. ``speed``: that was measured.
+
+    ``data``: calibration batches, on which it is measured what is not exact.
+    """
     chosen = masks(traced, keep)
     shaped = surgery.with_placeholders(traced, chosen)
     whole, pruned = graph.CostModel(traced), graph.CostModel(traced, chosen)
@@ -84,5 +89,7 @@ def made_record(
         mipp_version=surgery.installed_version(),
         zeroed=surgery.zeroed_axes(model, traced, chosen),
         sizes=surgery.attribute_keeps(traced, kept),
+        scales=surgery.scale_keeps(traced, kept),
+        inexact=shifts(model, traced, keep, data),
         trails=trails,
     )

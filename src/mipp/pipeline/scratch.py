@@ -53,7 +53,5 @@ def scratch(
     )
     keep = methods.scratch.uniform_widths(traced, plan.after, match, limits)
     kept = surgery.kept_indices(traced, keep)
-    small = surgery.slice_model(
-        plan.model, kept, traced.aliases, surgery.attribute_keeps(traced, kept)
-    )
+    small = surgery.slice_graph(plan.model, traced, kept)
     return methods.scratch.fresh(small, seed, initialise)

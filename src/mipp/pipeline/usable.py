@@ -14,10 +14,20 @@ from mipp.records import ChannelGraph
 from mipp.taps import Call, Taps, measuring
 
 
-def usable_graph(model: nn.Module, data: Sequence[capture.Batch]) -> ChannelGraph:
-    """The traced model without the groups whose removal would break the eager model."""
+def usable_graph(
+    model: nn.Module,
+    data: Sequence[capture.Batch],
+    *,
+    head_dims: bool = False,
+    residual: bool = False,
+) -> ChannelGraph:
+    """The traced model without the groups whose removal would break the eager model.
+
+    ``head_dims``, ``residual``: units beyond the usual ones, see `mipp.graph.trace`.
+    """
     args, kwargs = example(model, data)
-    traced = graph.trace(model, args, kwargs)
+    traced = graph.trace(model, args, kwargs, head_dims=head_dims, residual=residual)
+    traced = surgery.settled(model, traced, args, kwargs)
     broken = _unmeasured(model, traced, args, kwargs)
     if len(broken) < len(traced.groups):
         for group in surgery.probe(model, traced, args, kwargs):

@@ -58,6 +58,11 @@ def plan_page(
     known = measured or Measured()
     options = record.options
     lead = f"Method {options.get('method', 'unknown')}, budget {options.get('budget') or 'none'}."
+    for name, difference in record.inexact.items():
+        lead += (
+            f"\n\n{name} is not exact: norms go across its units and see fewer of them. That alone "
+            f"moves the outputs on the calibration data by {difference:.2%}."
+        )
     if record.collapsed:
         lead += f"\n\nNothing is left of {', '.join(record.collapsed)}."
     sections = [

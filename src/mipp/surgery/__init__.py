@@ -5,6 +5,7 @@ from mipp.surgery.apply import (
     mask_model,
     original_indices,
     recorded_sizes,
+    slice_graph,
     slice_model,
     state_shapes,
     zero_placeholders,
@@ -24,9 +25,11 @@ from mipp.surgery.plan import (
     fingerprint,
     installed_version,
     kept_indices,
+    scale_keeps,
     with_placeholders,
 )
 from mipp.surgery.refit import Refit, refit
+from mipp.surgery.scores import settled
 from mipp.surgery.weights import read_weights
 
 __all__ = [
@@ -52,6 +55,9 @@ __all__ = [
     "remap_optimizer",
     "same_outputs",
     "save",
+    "scale_keeps",
+    "settled",
+    "slice_graph",
     "slice_model",
     "state_shapes",
     "with_placeholders",

@@ -4,7 +4,7 @@ import copy
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import numpy as np
 import torch
@@ -18,12 +18,16 @@ from mipp.forms import has_form, take_form
 from mipp.held import integers, put
 from mipp.records import AxisKey, ChannelGraph, IntArray, Keep
 from mipp.surgery.attributes import ZERO_IS_SAFE, fit_attributes
+from mipp.surgery.narrow_norms import drop_narrow_norms, narrow_norms
 from mipp.surgery.plan import (
     AttributeKeep,
     AxisKeep,
     PlanRecord,
+    ScaleKeep,
+    attribute_keeps,
     check_keep,
     fingerprint,
+    scale_keeps,
     with_placeholders,
 )
 
@@ -41,6 +45,7 @@ def slice_model(
     kept: Mapping[AxisKey, IntArray],
     aliases: Mapping[str, str] = NO_ALIASES,
     sizes: Sequence[AttributeKeep] = (),
+    scales: Sequence[ScaleKeep] = (),
 ) -> Module:
     """A smaller copy of the model that holds only the kept indices of every dimension.
 
@@ -56,6 +61,7 @@ def slice_model(
     aliases: other names of a tensor -> the name that ``kept`` has it under. Names of one and the
         same tensor are found without this.
     sizes: integer attributes of modules (``num_heads``, ...) that get smaller with the weights.
+    scales: rows that are multiplied by a number, after slicing.
 
     Raises
     ------
@@ -73,12 +79,22 @@ def slice_model(
             fit_attributes(name, layer, None if weight is None else cuts.get(id(weight), {}).get(0))
         if has_form(layer) and any(id(tensor) in cuts for tensor in full_layer.parameters()):
             take_form(layer)
+    drop_narrow_norms(small)
     _set_sizes(small, sizes)
+    _scale(small, kept, scales)
     write_record(small, _composed(model, kept), _composed_sizes(model, sizes))
     return small
 
 
-def mask_model(model: Module, graph: ChannelGraph, keep: Keep) -> Module:
+def slice_graph(model: Module, graph: ChannelGraph, kept: Mapping[AxisKey, IntArray]) -> Module:
+    """`slice_model` with all that the graph says has to follow: attributes and scales."""
+    sizes, scales = attribute_keeps(graph, kept), scale_keeps(graph, kept)
+    return slice_model(model, kept, graph.aliases, sizes, scales)
+
+
+def mask_model(
+    model: Module, graph: ChannelGraph, keep: Keep, *, norms: Literal["kept", "all"] = "kept"
+) -> Module:
     """A copy of the model, of the same size, that computes what the sliced model computes.
 
     The consumers' weights that read removed units are set to zero, which alone is exact; so are
@@ -86,17 +102,32 @@ def mask_model(model: Module, graph: ChannelGraph, keep: Keep) -> Module:
     so do parameters of layers not known here, where a zero might be divided by. ``keep`` may leave
     a group without any unit.
 
+    A norm across units that go sees in the sliced model what is ``"kept"``, and so it does here, by
+    a hook. With ``norms="all"`` it sees all units as in the model itself, and what it makes of the
+    removed ones is read by nobody: this is what removing them would be if that were exact.
+
     Raises `InputError` if ``keep`` does not fit the graph or the graph does not fit the model.
     """
     check_keep(graph, keep, may_empty=True)
     masked = _deep_copy(model, {})
     tensors = named_tensors(masked)
+    read = {consumer.in_axis for consumer in graph.consumers}
     for key, removed in _removed(masked, graph, keep).items():
+        if norms == "all" and key not in read:
+            continue
         tensor = _tensor_of(tensors, key)
         size = graph.axes[key].size
         if tensor.shape[key.dim] != size:
             raise InputError(_misfit(key, tensor, f"expected size {size} as in the graph"))
         _zero(tensor, key.dim, removed)
+    if norms == "kept":
+        narrow_norms(masked, graph.norms, keep)
+    else:
+        for full, layer in zip(model.modules(), masked.modules(), strict=True):
+            if isinstance(full, nn.Embedding) and isinstance(layer, nn.Embedding):
+                # a table that is also the output layer makes what the norms have to see
+                whole = full.weight.detach().clone()
+                layer.weight = nn.Parameter(whole, requires_grad=full.weight.requires_grad)
     return masked
 
 
@@ -131,7 +162,7 @@ def apply_plan(model: Module, record: PlanRecord) -> Module:
             f"shapes of all weights must be those of the model that was planned for, before "
             f"anything was removed."
         )
-    small = slice_model(model, record.kept(), sizes=record.sizes)
+    small = slice_model(model, record.kept(), sizes=record.sizes, scales=record.scales)
     zero_placeholders(small, record)
     return small
 
@@ -315,6 +346,7 @@ def _safe_to_zero(model: nn.Module, graph: ChannelGraph) -> set[AxisKey | str]:
     safe: set[AxisKey | str] = {consumer.in_axis for consumer in graph.consumers}
     safe |= {producer for group in graph.groups for producer in group.producers}
     safe |= {consumer.bias for consumer in graph.consumers if consumer.bias is not None}
+    safe |= {key for product in graph.products for key in (*product.left, *product.right)}
     for name, layer in model.named_modules(remove_duplicate=False):
         if isinstance(layer, ZERO_IS_SAFE):
             prefix = f"{name}." if name else ""
@@ -385,11 +417,25 @@ def _set_sizes(small: nn.Module, sizes: Sequence[AttributeKeep]) -> None:
     for size in sizes:
         put(small.get_submodule(size.module), size.name, size.after)
     for module in small.modules():
+        if isinstance(module, PrunedAttention):
+            module.head_dim = module.out_proj.in_features // module.num_heads
         # its one-piece kernel would be given what cut layers cannot take
         if isinstance(module, nn.TransformerEncoder) and any(
             isinstance(part, PrunedAttention) for part in module.modules()
         ):
             module.use_nested_tensor = False
+
+
+def _scale(small: nn.Module, kept: Mapping[AxisKey, IntArray], scales: Sequence[ScaleKeep]) -> None:
+    tensors = named_tensors(small)
+    for scale in scales:
+        key, full = AxisKey(scale.tensor, scale.dim), np.arange(scale.size)
+        rows = np.flatnonzero(np.isin(kept.get(key, full), scale.indices))
+        with torch.no_grad():
+            tensor = _tensor_of(tensors, key)
+            chosen = torch.as_tensor(rows, device=tensor.device)
+            scaled = tensor.index_select(scale.dim, chosen) * scale.factor
+            tensor.index_copy_(scale.dim, chosen, scaled)
 
 
 def _composed_sizes(model: nn.Module, sizes: Sequence[AttributeKeep]) -> tuple[AttributeKeep, ...]:

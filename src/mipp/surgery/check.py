@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from mipp.errors import InputError, SurgeryError
 from mipp.records import BoolArray, ChannelGraph, Keep
-from mipp.surgery.apply import mask_model, named_tensors, slice_model, vary_constants
+from mipp.surgery.apply import mask_model, named_tensors, slice_graph, vary_constants
 from mipp.surgery.outputs import Comparison, batches_like, compare, map_tensors, tensors_in
-from mipp.surgery.plan import attribute_keeps, kept_indices
+from mipp.surgery.plan import kept_indices
 
 NO_KWARGS: Mapping[str, Any] = MappingProxyType({})
 _NOT_THE_USERS = (str(Path(torch.__file__).parent), str(Path(__file__).parent), "<")
@@ -54,7 +54,7 @@ def same_outputs(
     InputError: the first model fails on the example, or puts out no tensor.
     """
     largest = 0.0
-    with _restored(first, second) as rewind:
+    with restored(first, second) as rewind:
         for position, batch in enumerate(batches_like(args, kwargs)):
             rewind()
             expected, problem = _outputs(first, *batch)
@@ -94,14 +94,14 @@ def probe(
     Raises `InputError` if the model itself fails on the example.
     """
     varied = vary_constants(model)
-    trial = _trial(graph)
+    trial = trial_keep(graph)
 
     def failure(groups: Sequence[int]) -> str | None:
         keep: Keep = {index: trial[index] for index in groups}
         masked = mask_model(varied, graph, keep)
         try:
             kept = kept_indices(graph, keep)
-            small = slice_model(varied, kept, graph.aliases, attribute_keeps(graph, kept))
+            small = slice_graph(varied, graph, kept)
         except SurgeryError as error:
             return str(error)
         result = same_outputs(masked, small, args, kwargs)
@@ -115,7 +115,7 @@ def probe(
     return sorted(broken, key=lambda group: group.index)
 
 
-def _trial(graph: ChannelGraph) -> Keep:
+def trial_keep(graph: ChannelGraph) -> Keep:
     """Masks without a quarter to three quarters of every group, in no regular pattern.
 
     Shares differ from group to group: code that divides one width by another, which both get
@@ -191,7 +191,7 @@ def _conflict(
 
 
 @contextmanager
-def _restored(*models: nn.Module) -> Iterator[Callable[[], None]]:
+def restored(*models: nn.Module) -> Iterator[Callable[[], None]]:
     """Eval mode inside; modes, buffers and RNG as before after it. Gives what rewinds the RNG."""
     modes = [(module, module.training) for model in models for module in model.modules()]
     buffers = [(b, b.detach().clone()) for model in models for b in model.buffers()]

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from importlib import metadata
 from itertools import pairwise
 from typing import Any
@@ -82,6 +82,28 @@ class AttributeKeep:
 
 
 @dataclass(frozen=True)
+class ScaleKeep:
+    """Rows of a weight or a bias that are multiplied by a ``factor``.
+
+    ``indices``: those among the ``size`` along ``dim``, before anything is removed, rising.
+    """
+
+    tensor: str
+    dim: int
+    size: int
+    indices: tuple[int, ...]
+    factor: float
+
+    def __post_init__(self) -> None:
+        fits = self.indices and rises(self.indices) and self.indices[-1] < self.size
+        if not fits or not 0 < self.factor <= 1:
+            raise InputError(
+                f"scale of {self.tensor!r}: expected rising indices below {self.size} and a factor "
+                f"from 0 to 1, got {list(self.indices)} and {self.factor}"
+            )
+
+
+@dataclass(frozen=True)
 class PlanRecord:
     """All that a plan says; with it, and no graph, the model can be sliced again.
 
@@ -93,7 +115,10 @@ class PlanRecord:
     ``keep`` may be empty for a group (a collapse). No layer runs without any channel, so one unit
     then stays in ``axes`` for its shape alone, and ``zeroed`` has the indices, among those that
     ``axes`` keeps, whose weights are set to zero. ``after`` does not count it. ``sizes``:
-    attributes of modules, such as a number of heads, that change with the widths.
+    attributes of modules, such as a number of heads, that change with the widths. ``scales``: rows
+    of weights that are multiplied by a number, to keep the scale of a product that sums over fewer.
+    ``inexact``: groups that lose units which norms go across -> by how much outputs on calibration
+    data differ, relative to their size, from those of the model whose norms see all units.
 
     ``trails``: what the choice was made from, for reports; nothing is computed with it.
     """
@@ -109,6 +134,8 @@ class PlanRecord:
     mipp_version: str
     zeroed: tuple[AxisKeep, ...] = ()
     sizes: tuple[AttributeKeep, ...] = ()
+    scales: tuple[ScaleKeep, ...] = ()
+    inexact: Mapping[str, float] = field(default_factory=dict)
     trails: tuple[Trail, ...] = ()
 
     def __post_init__(self) -> None:
@@ -132,7 +159,7 @@ class PlanRecord:
     def to_json(self) -> str:
         """The plan as JSON text; NaN is written as null."""
         content = {"format": FORMAT} | asdict(self)
-        for name in ("zeroed", "sizes", "trails"):
+        for name in ("zeroed", "sizes", "scales", "inexact", "trails"):
             if not content[name]:
                 del content[name]
         for cost in (content["before"], content["after"]):
@@ -196,6 +223,11 @@ class PlanRecord:
             )
         ]
         lines += _latency(self.before.latency, self.after.latency, self.options.get("latency"))
+        lines += [
+            f"not exact: {name} is read through norms, which see fewer units; outputs move by "
+            f"{difference:.2%}"
+            for name, difference in self.inexact.items()
+        ]
         lines += [f"collapsed: {name} has no unit left" for name in self.collapsed]
         return lines + [f"refused: {r.name} ({r.n_units} units): {r.reason}" for r in self.refused]
 
@@ -272,6 +304,26 @@ def attribute_keeps(
         for size in graph.sizes
         if size.axis in kept
     )
+
+
+def scale_keeps(graph: ChannelGraph, kept: Mapping[AxisKey, IntArray]) -> tuple[ScaleKeep, ...]:
+    """What keeps the scale of products that sum over less when only the indices in ``kept`` stay.
+
+    Scores of ``d`` features are scaled by ``1 / sqrt(d)`` at run time; of ``n`` that are left the
+    code makes ``1 / sqrt(n)``. One side times ``sqrt(n / d)`` gives ``1 / sqrt(d)`` again.
+    """
+    made: list[ScaleKeep] = []
+    for product in graph.products:
+        own = kept.get(product.left[0])
+        left = len(product.rows) if own is None else int(np.isin(product.rows, own).sum())
+        factor = (left / len(product.rows)) ** product.power
+        if factor < 1:
+            rows = tuple(product.rows.tolist())
+            made += [
+                ScaleKeep(key.tensor, key.dim, graph.axes[key].size, rows, factor)
+                for key in product.left
+            ]
+    return tuple(made)
 
 
 def kept_of(axes: tuple[AxisKeep, ...]) -> dict[AxisKey, IntArray]:

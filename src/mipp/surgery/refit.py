@@ -24,6 +24,7 @@ from mipp.errors import InputError
 from mipp.records import KEPT, AxisKey, ChannelGraph, Consumer, IntArray
 from mipp.surgery.fitting import LeastSquares
 from mipp.surgery.norms import NormStatistics, follow
+from mipp.surgery.plan import scale_keeps
 from mipp.taps import (
     Call,
     NormCall,
@@ -179,6 +180,7 @@ class _Fit:
             y = y[:, columns.flatten()]
         else:
             y = output_rows(call, output, pick)[:, outs]
+            y = self._scaled(consumer, y, outs)
         target.y.append(y)
         if self.config.mode == "closed":
             per_input = matrix.shape[1] // call.weight.shape[consumer.in_dim]
@@ -186,6 +188,16 @@ class _Fit:
             target.x.append(input_rows(call, output, pick)[:, columns.flatten()])
         target.pick.append(pick + target.seen)
         target.seen += positions
+
+    def _scaled(
+        self, consumer: Consumer, y: Float[Tensor, "rows m"], outs: Int[Tensor, " m"]
+    ) -> Float[Tensor, "rows m"]:
+        """Outputs as the pruned layer has to give them, whose rows may have been scaled."""
+        for scale in scale_keeps(self.graph, self.kept):
+            if (scale.tensor, scale.dim) == (consumer.weight, consumer.out_dim):
+                mine = torch.isin(outs, torch.tensor(scale.indices, device=outs.device))
+                y = torch.where(mine, y * scale.factor, y)
+        return y
 
     def _solve(
         self, call: Call, consumer: Consumer, x: Float[Tensor, "rows d"], y: Float[Tensor, "rows m"]
