@@ -91,7 +91,7 @@ def test_inspect_needs_the_shape_of_the_inputs(mipp, own):
     assert by_shape == by_data
     assert by_shape["groups"][0] == {
         "name": "2", "units": 8, "producers": ["2"], "consumers": ["4"], "macs": 120.0,
-        "params": 128,
+        "params": 128, "exact": True,
     }  # fmt: skip
     assert mipp("inspect", "-m", "own_net:Net", "--input", "six").code == 1
 

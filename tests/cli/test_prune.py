@@ -35,7 +35,8 @@ def test_json_is_one_object_and_nothing_else(mipp, small_cnn, weights, tmp_path)
     assert all(seconds > 0 for seconds in found["seconds"].values())
     assert [group["name"] for group in found["groups"]] == ["fc1", "conv3", "conv2", "conv1"]
     for group in found["groups"]:
-        assert group.keys() == {"name", "units", "information", "macs", "params"}
+        assert group.keys() == {"name", "units", "exact", "information", "macs", "params"}
+        assert group["exact"]
         assert 0 < group["information"] <= 1
     assert found["units"]["after"] == sum(group["units"]["after"] for group in found["groups"])
     (refused,) = found["refused"]
