@@ -69,7 +69,8 @@ class Consumer:
     ``weight`` and ``bias`` are parameter names; ``call`` counts the calls of that same weight in
     one forward pass, from 0. ``in_dim`` and ``out_dim`` are dimensions of the weight (a transposed
     convolution has them the other way round). ``norm_after`` holds when the output goes to a
-    BatchNorm and nowhere else, which then takes up any shift of the mean.
+    BatchNorm and nowhere else, which then takes up any shift of the mean. ``alone``: nothing else
+    in the forward pass reads its weight or bias, so that they can be changed for this call's sake.
     """
 
     name: str
@@ -81,6 +82,7 @@ class Consumer:
     out_dim: int
     uses: int
     norm_after: bool
+    alone: bool = True
 
     @property
     def in_axis(self) -> AxisKey:

@@ -105,6 +105,7 @@ class Taps(TorchFunctionMode):
     ) -> None:
         super().__init__()
         self._names = {id(p): name for name, p in model.named_parameters()}
+        self._places = {p.data_ptr(): p for p in model.parameters() if p.dim() == 2}
         self._counts: dict[str, int] = {}
         self._after, self._on_norm, self._grouped = after, on_norm, grouped
 
@@ -128,6 +129,8 @@ class Taps(TorchFunctionMode):
             if self._on_norm and given.get("running_mean") is not None:
                 self._on_norm(NormCall(given["input"], given["running_mean"], given["running_var"]))
             return func(*args, **kwargs)
+        if kind in LINEAR:
+            kind, given = self._untransposed(kind, given)
         name = self._names.get(id(given.get("weight")))
         other = given.get("groups", 1) != 1 and not self._grouped
         other |= kind == "matmul" and given["weight"].dim() != 2
@@ -138,6 +141,16 @@ class Taps(TorchFunctionMode):
         call = _call(name, count, kind, given, lambda: func(*args, **kwargs))
         output = call.run()
         return self._after(call, output) if self._after else output
+
+    def _untransposed(self, kind: Kind, given: dict[str, Any]) -> tuple[Kind, dict[str, Any]]:
+        """The same product with the parameter itself, where ``weight`` is that, transposed."""
+        weight = given.get("weight")
+        if not isinstance(weight, Tensor) or weight.dim() != 2 or id(weight) in self._names:
+            return kind, given
+        own = self._places.get(weight.data_ptr())
+        if own is None or (own.shape, own.stride()) != (weight.mT.shape, weight.mT.stride()):
+            return kind, given
+        return ("matmul" if kind == "linear" else "linear"), given | {"weight": own}
 
 
 def _call(

@@ -44,6 +44,13 @@ def export(
             "model takes no other.",
         ),
     ] = False,
+    dynamic_length: Annotated[
+        bool,
+        typer.Option(
+            "--dynamic-length", rich_help_panel="Output",
+            help="For any length, too: the second dimension of inputs such as tokens and masks.",
+        ),
+    ] = False,
     seed: arg.Seed = 0,
     json: arg.Json = False,
     debug: arg.Debug = False,
@@ -67,7 +74,9 @@ def export(
             opened = open_model(network, Wanted(width, classes, weights, "cpu", seed), source)
         batch = capture.read_batches(batches, 4)[0]
         with output.busy("exporting"):
-            made = shipping.export_onnx(opened, batch, onnx, dynamic_batch=not fixed_batch)
+            made = shipping.export_onnx(
+                opened, batch, onnx, dynamic_batch=not fixed_batch, dynamic_length=dynamic_length
+            )
         pruned = state_shapes(full) != state_shapes(opened)
         rows = {"model": opened} | ({"unpruned": full} if pruned else {})
         times = _times(rows, batch, onnx, fixed_batch)

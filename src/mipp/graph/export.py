@@ -186,6 +186,13 @@ def module_path(node: torch.fx.Node) -> str:
     return str(list(stack.values())[-1][0]) if stack else ""
 
 
+def module_type(node: torch.fx.Node) -> str:
+    """Name of the class of the innermost module that calls a node."""
+    stack = node.meta.get("nn_module_stack") or {}
+    kind = list(stack.values())[-1][1] if stack else ""
+    return kind if isinstance(kind, str) else kind.__name__
+
+
 def _frames(trace: str) -> list[tuple[str, str, str]]:
     frames: list[tuple[str, str, str]] = []
     for text in trace.splitlines():

@@ -1,5 +1,6 @@
 """What the rules find out while the graph is walked, before anything is solved."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -42,7 +43,10 @@ class SizeUse:
 
 @dataclass(frozen=True)
 class LayerCall:
-    """One call of a dense convolution or linear layer that may become a consumer."""
+    """One call of a dense convolution or linear layer that may become a consumer.
+
+    ``idle``: nobody reads what it gives, so that it needs nothing.
+    """
 
     kind: Kind
     weight: str
@@ -51,6 +55,7 @@ class LayerCall:
     out_dim: int
     uses: int
     norm_after: bool
+    idle: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,7 +74,9 @@ class Flow:
     ``evenly``: those for which that was tried in vain. ``head_dims``: the units of attention are
     the features inside heads. Then ``in_heads`` has their atoms at each split into heads, with the
     attributes that spell their number; ``makers`` the weight and bias of each layer call.
-    ``residual``: norms let removable units pass; ``norms`` has the atoms that each module norms.
+    ``reads``: how many ops compute with each parameter. ``residual``: norms let removable units
+    pass; ``norms`` has the atoms that each module norms. ``idle``: nodes whose results are not
+    read.
     """
 
     batch: int
@@ -80,6 +87,7 @@ class Flow:
     layers: list[LayerCall] = field(default_factory=list)
     terms: list[Term] = field(default_factory=list)
     refused: list[Refusal] = field(default_factory=list)
+    reads: Counter[str] = field(default_factory=Counter)
     calls: Sequence[tuple[int, ...]] = ()
     spelled_sizes: list[SizeUse] = field(default_factory=list)
     whole: list[AxisKey] = field(default_factory=list)
@@ -90,6 +98,7 @@ class Flow:
     products: list[SummedOver] = field(default_factory=list)
     residual: bool = False
     norms: dict[str, IntArray] = field(default_factory=dict)
+    idle: frozenset[Node] = frozenset()
 
     def tensor(self, name: str, shape: Sequence[int], is_parameter: bool) -> Value:
         """The value of a parameter or buffer, with atoms of its own along each dimension."""

@@ -127,7 +127,8 @@ def _without_use(flow: Flow, solution: Solution) -> list[tuple[IntArray, str]]:
     used = {
         int(group)
         for layer in flow.layers
-        if (atoms := flow.atoms.get(AxisKey(layer.weight, layer.in_dim))) is not None
+        if not layer.idle
+        and (atoms := flow.atoms.get(AxisKey(layer.weight, layer.in_dim))) is not None
         for group in np.unique(solution.group_of[atoms])
     }
     reason = "no convolution or linear layer reads these channels"
@@ -195,13 +196,14 @@ def _consumers(flow: Flow, axes: Mapping[AxisKey, Axis]) -> tuple[Consumer, ...]
     for layer in flow.layers:
         call = calls[layer.weight]
         calls[layer.weight] += 1
-        if AxisKey(layer.weight, layer.in_dim) in axes:
+        if not layer.idle and AxisKey(layer.weight, layer.in_dim) in axes:
             name = module_name(layer.weight) + (f"#{call}" if call else "")
-            consumers.append(_consumer(layer, name, call))
+            alone = all(flow.reads[own] == 1 for own in (layer.weight, layer.bias) if own)
+            consumers.append(_consumer(layer, name, call, alone=alone))
     return tuple(consumers)
 
 
-def _consumer(layer: LayerCall, name: str, call: int) -> Consumer:
+def _consumer(layer: LayerCall, name: str, call: int, *, alone: bool) -> Consumer:
     return Consumer(
         name=name,
         kind=layer.kind,
@@ -212,6 +214,7 @@ def _consumer(layer: LayerCall, name: str, call: int) -> Consumer:
         out_dim=layer.out_dim,
         uses=layer.uses,
         norm_after=layer.norm_after,
+        alone=alone,
     )
 
 

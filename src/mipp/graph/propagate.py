@@ -6,8 +6,9 @@ from typing import Any
 
 import torch
 from torch._ops import OpOverload
+from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind, OutputKind
-from torch.fx import GraphModule, Node
+from torch.fx import Graph, GraphModule, Node
 from torch.fx.node import map_arg
 
 from mipp.graph import (
@@ -47,11 +48,11 @@ def propagate(
     ``head_dims``: the units of attention are the features inside heads. ``residual``: what norms
     go across may be removed.
     """
-    # what is computed and thrown away, such as the weights of attention, restricts nothing
-    exported.program.graph_module.graph.eliminate_dead_code()
+    idle = _drop_idle(exported.program)
     flow = Flow(
-        exported.batch, calls=exported.calls, evenly=evenly, head_dims=head_dims, residual=residual
-    )
+        exported.batch, calls=exported.calls, evenly=evenly, head_dims=head_dims,
+        residual=residual, idle=idle,
+    )  # fmt: skip
     program = exported.program
     inputs = {spec.arg.name: spec for spec in program.graph_signature.input_specs}
     values: list[Any] = []
@@ -75,6 +76,36 @@ def propagate(
                 flow.ties.fix(labels, "it is part of the model's output")
     tie_in_heads(flow)
     return flow
+
+
+def _drop_idle(program: ExportedProgram) -> frozenset[Node]:
+    """Drops what is computed and thrown away, such as the weights of attention.
+
+    It restricts nothing, unless a layer of its own is in it: that runs in the small model, too, and
+    has to fit. Those are what is returned.
+    """
+    graph = program.graph_module.graph
+    read = {node for node in graph.nodes if node.op in ("output", "placeholder")}
+    read |= {node for node in graph.nodes if node.is_impure()}
+    _add_inputs(graph, read)
+    own = program.graph_signature.inputs_to_parameters
+    weights = {node for node in graph.find_nodes(op="placeholder") if node.name in own}
+    fitting = set[Node]()
+    for node in graph.nodes:
+        if node not in read and (fitting | weights) & set(node.all_input_nodes):
+            fitting.add(node)
+    _add_inputs(graph, fitting)
+    for node in reversed(graph.nodes):
+        if node not in read | fitting:
+            graph.erase_node(node)
+    return frozenset(fitting - read)
+
+
+def _add_inputs(graph: Graph, nodes: set[Node]) -> None:
+    """Adds all that ``nodes`` are computed from."""
+    for node in reversed(graph.nodes):
+        if node in nodes:
+            nodes.update(node.all_input_nodes)
 
 
 def run(flow: Flow, module: GraphModule, inputs: Sequence[Any]) -> Sequence[Any]:
@@ -113,13 +144,25 @@ def _visit(flow: Flow, node: Node, args: Sequence[Any], kwargs: dict[str, Any]) 
         if rule is None:
             call.fix_all(f"mipp has no rule for {node.target}")
             call.refuse_weights(f"mipp has no rule for {node.target}, which reads a weight")
-        if rule is None or _is_number(call):
-            return call.unlabelled()
-        return _outputs(node, rule(call))
+        made = call.unlabelled() if rule is None or _is_number(call) else rule(call)
+        _count_reads(flow, call, made)
+        return made if rule is None or _is_number(call) else _outputs(node, made)
     bodies = [arg for arg in args if isinstance(arg, GraphModule)]
     if len(bodies) == 1 and "wrap_with" in str(node.target):  # no_grad, autocast
         return run(flow, bodies[0], args[list(args).index(bodies[0]) + 1 :])
     return _unknown(flow, node, args, kwargs)
+
+
+def _count_reads(flow: Flow, call: Call, made: Made) -> None:
+    """Counts the parameters that the op computes with; one that only moves them hands them on."""
+    if not _is_source(made):
+        flow.reads.update({value.source.tensor for value in call.inputs if value.source})
+
+
+def _is_source(made: Made) -> bool:
+    if isinstance(made, Value):
+        return made.source is not None
+    return any(map(_is_source, made or ()))
 
 
 def _is_number(call: Call) -> bool:

@@ -76,7 +76,10 @@ def _place(indexed: list[int]) -> int:
 
 @rule("repeat_interleave")
 def repeat_interleave(call: Call) -> Value:
-    """Each index several times in a row, the same number of times for all."""
+    """Each index several times in a row, the same number of times for all.
+
+    How often a single one is repeated, an attribute may say, which can get smaller.
+    """
     x, repeats, dim = call.first, call.get("repeats"), call.get("dim")
     if not isinstance(repeats, int) or dim is None:
         call.fix_all("indices are repeated by numbers that the code computes")
@@ -84,4 +87,8 @@ def repeat_interleave(call: Call) -> Value:
     labels = list(x.labels)
     atoms = labels[dim]
     labels[dim] = None if atoms is None else np.repeat(atoms, repeats)
+    (size,) = call.spelled("repeats")
+    if x.shape[dim] == 1 and repeats > 1 and size is not None:
+        labels[dim] = call.flow.ties.fresh(repeats)
+        call.spells(size, labels[dim])
     return call.out(labels)

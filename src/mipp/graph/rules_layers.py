@@ -127,16 +127,23 @@ def record(call: Call, layer: Dense, kernel: int, counted: Value) -> None:
     if in_key is None or out_key is None or part:
         return
     uses = math.ceil(scale * math.prod(extent.size for extent in positions))
+    kind = layer.kind
+    if kind in (
+        "linear",
+        "matmul",
+    ):  # a weight may be given transposed; the parameter is what counts
+        kind = "linear" if in_key.dim == 1 else "matmul"
     bias = parameter_axis(layer.bias, 0) if layer.bias is not None else None
     call.flow.layers.append(
         LayerCall(
-            kind=layer.kind,
+            kind=kind,
             weight=in_key.tensor,
             bias=bias.tensor if bias is not None else None,
             in_dim=in_key.dim,
             out_dim=out_key.dim,
             uses=uses,
             norm_after=_norm_after(call),
+            idle=call.node in call.flow.idle,
         )
     )
 

@@ -4,9 +4,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from mipp.graph.export import module_path, module_type
 from mipp.graph.flow import Labels
 from mipp.graph.labels import Value
 from mipp.graph.rules import Call, Made, rule
+from mipp.graph.spelled import Spelled
 
 
 def tie_broadcast(call: Call, values: Sequence[Value], shape: tuple[int, ...]) -> list[Labels]:
@@ -67,10 +69,24 @@ def batch_norm(call: Call) -> Value:
         call.tie_vector(call.maybe_tensor(name), x.labels[1])
     if call.op == "instance_norm":
         call.fix_dims(x, range(2, len(x.shape)), "instance norm takes statistics along it")
+        _tell_features(call, x)
     elif call.get("training"):
         others = [dim for dim in range(len(x.shape)) if dim != 1]
         call.fix_dims(x, others, "batch norm takes statistics along it")
     return call.like(x)
+
+
+def _tell_features(call: Call, x: Value) -> None:
+    """An instance norm that holds no tensors warns of a width other than its ``num_features``.
+
+    One that is called several times may see several widths: that warning is all there is to it.
+    """
+    held = [call.maybe_tensor(name) for name in ("weight", "running_mean")]
+    path = module_path(call.node)
+    calls = [n for n in call.node.graph.nodes if n.op == call.node.op and module_path(n) == path]
+    if not any(held) and len(calls) == 1 and "InstanceNorm" in module_type(call.node):
+        size = x.shape[1]
+        call.spells(Spelled.of(size, ((path, "num_features"),), (size,)), x.labels[1])
 
 
 @rule("group_norm")

@@ -93,7 +93,19 @@ def expand(call: Call) -> Value:
             labels[dim] = call.flow.ties.fresh(call.shape[dim])
         if call.shape[dim] > 1:
             call.spells(size, labels[dim])
-    return call.out(labels)
+    return _for_all_examples(call, call.out(labels), spelled=bool(sizes) and sizes[0] is not None)
+
+
+def _for_all_examples(call: Call, made: Value, *, spelled: bool = False) -> Value:
+    """What a parameter is repeated to holds the examples, if it is as long as there are any.
+
+    A graph of fixed sizes cannot tell; where an attribute spells the size it is something else.
+    """
+    x = call.first
+    grown = len(x.shape) < len(made.shape) or x.shape[:1] == (1,)
+    if spelled or made.batched or not grown or made.shape[:1] != (call.flow.batch,):
+        return made
+    return replace(made, batched=True)
 
 
 @rule("repeat", "tile")
@@ -105,7 +117,7 @@ def repeat(call: Call) -> Value:
     for dim, atoms in enumerate(x.labels):
         if atoms is not None:
             labels[lead + dim] = np.tile(atoms, shape[lead + dim] // x.shape[dim])
-    return call.out(labels)
+    return _for_all_examples(call, call.out(labels))
 
 
 @rule("view", "reshape", "_unsafe_view", "flatten", "unflatten", "view_as", "reshape_as", "ravel")

@@ -110,7 +110,7 @@ class _Fit:
         self.config, self.kept, self.seed, self.n_samples = config, kept, seed, n_samples
         self.graph = graph
         calls = [consumer.weight for consumer in graph.consumers]
-        once = [c for c in graph.consumers if calls.count(c.weight) == 1]
+        once = [c for c in graph.consumers if calls.count(c.weight) == 1 and c.alone]
         self.consumers = {(c.weight, c.call): c for c in once} if config.mode != "norm" else {}
         self.targets = {key: _Target(number) for number, key in enumerate(self.consumers)}
         self.norms: list[NormStatistics] = []

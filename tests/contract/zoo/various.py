@@ -169,10 +169,7 @@ class TiedCoder(nn.Module):
         return F.linear(hidden, self.encode.weight.t(), self.shift)
 
 
-entry(
-    "tied autoencoder", "various", VECTOR,
-    nothing="the same weight reads channels that have to stay",
-)(TiedCoder)  # fmt: skip
+entry("tied autoencoder", "various", VECTOR)(TiedCoder)
 
 
 class Dueling(nn.Module):
