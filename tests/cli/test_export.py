@@ -48,8 +48,8 @@ def batches():
 
 
 def test_the_length_of_texts_is_left_open_on_request(mipp, tmp_path, monkeypatch):
-    import numpy as np  # noqa: PLC0415
-    import onnxruntime  # noqa: PLC0415
+    import numpy as np
+    import onnxruntime
 
     (tmp_path / "own_texts.py").write_text(TEXTS)
     monkeypatch.chdir(tmp_path)

@@ -43,6 +43,7 @@ OTHERWISE = {
     ("MobileNetV1", "2.0"): "does not know of multipliers of depthwise convolutions",
     ("ShuffleNetV2", "0.0"): "ties all channels of the shuffle",
     ("ShuffleNetV2, nn.ChannelShuffle", "0.0"): "does not follow the shuffle",
+    ("tied autoencoder", "encode"): "does not follow a weight that is read transposed",
     ("graph attention", "first"): "ties features to the one output of another layer",
     ("ResNeXt", "1.narrow.0"): "cuts inputs of the grouped convolution, and leaves its outputs",
     ("hooks, buffers, frozen weights", "body.0"): "does not see frozen layers",

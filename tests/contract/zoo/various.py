@@ -169,7 +169,7 @@ class TiedCoder(nn.Module):
         return F.linear(hidden, self.encode.weight.t(), self.shift)
 
 
-entry("tied autoencoder", "various", VECTOR)(TiedCoder)
+entry("tied autoencoder", "various", VECTOR, stays=("reads channels that have to stay",))(TiedCoder)
 
 
 class Dueling(nn.Module):
