@@ -11,7 +11,7 @@ import os
 import platform
 import statistics
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -159,7 +159,7 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def arguments(
-    description: str, nets: Mapping[str, Net] = MappingProxyType(NETS)
+    description: str, nets: Collection[str] = MappingProxyType(NETS)
 ) -> argparse.ArgumentParser:
     """Options that the benchmarks have in common."""
     parser = argparse.ArgumentParser(description=description)

@@ -21,6 +21,7 @@ import antiberty
 import torch
 from common import Records, spread, table
 from torch import Tensor, nn
+from torch.optim import AdamW
 
 import mipp
 
@@ -119,14 +120,22 @@ def retrained(contender: str, refit: bool, seed: int) -> dict[str, Any]:
     return {"quality": antiberty.quality(small, test()), "train_seconds": seconds}
 
 
-def train(model: nn.Module, seed: int) -> None:
-    """Masked residues of the chains that are not tested on, masked anew each time."""
+def train(
+    model: nn.Module,
+    seed: int,
+    steps: int = STEPS,
+    take_step: Callable[[AdamW], Any] = AdamW.step,
+) -> None:
+    """Masked residues of the chains that are not tested on, masked anew each time.
+
+    ``take_step`` takes each step of the optimizer, and may hold zeros.
+    """
     torch.manual_seed(seed)
     draw = random.Random(seed)  # noqa: S311 - no secret
-    optimizer = torch.optim.AdamW(model.parameters(), RATE, weight_decay=0.0)
+    optimizer = AdamW(model.parameters(), RATE, weight_decay=0.0)
     model.train()
-    for step in range(STEPS):
-        warm, rest = (step + 1) / (0.1 * STEPS), (STEPS - step) / (0.9 * STEPS)
+    for step in range(steps):
+        warm, rest = (step + 1) / (0.1 * steps), (steps - step) / (0.9 * steps)
         for group in optimizer.param_groups:
             group["lr"] = RATE * min(1.0, warm, rest)
         drawn = draw.sample(chains()[0], STEP_BATCH)
@@ -134,7 +143,7 @@ def train(model: nn.Module, seed: int) -> None:
         optimizer.zero_grad()
         model(**batch).loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
+        take_step(optimizer)
     optimizer.zero_grad()
     model.eval()
 

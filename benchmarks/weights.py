@@ -1,16 +1,19 @@
 """Single weights: MIPP beside magnitude, Wanda, SparseGPT, SNIP, GraSP and SynFlow.
 
-    python benchmarks/weights.py            # LeNet5 / MNIST and VGG11 (quarter width) / CIFAR-10
+    pip install 'torch-mipp[bench,transformers]'
+    python benchmarks/weights.py            # LeNet5, VGG11 at a quarter of its width, a transformer
+    python benchmarks/weights.py --nets lenet5 --seeds 1    # a part of it
     python benchmarks/weights.py --show     # the table of what is recorded
     python benchmarks/weights.py --large    # one 4096 x 4096 layer: time, memory, nats lost
 
 Trained parents (seeds 0, 1, 2). Sparsity is that of the weights of convolutions and linear layers,
 first and last ones too; 2:4 of those whose inputs come in fours. Accuracy is told *at once*, with
 the weights that the method's source leaves, and with the *update* that all share (least squares,
-layer after layer; it is MIPP's own); each of them also *retrained* for one epoch at a fifth of the
-recipe's rate, zeros held. Seconds are those until the weights are chosen; MIPP's plans for all
-shares are made from one measurement, whose seconds are in each of them. A third net can be
-measured by another file with `Net`, `measure` and `show`.
+layer after layer; it is MIPP's own). *Retrained*: from the method's own weights, zeros held, the
+images nets for an epoch (or ``--epochs``) at a fifth of the recipe's rate, the transformer for 25
+steps. Seconds are those until the weights are chosen; MIPP's plans for all shares are made from one
+measurement, whose seconds are in each of them. The transformer is the pretrained AntiBERTy (see
+antiberty.py): of its MLPs alone, and its quality is the accuracy at masked residues.
 """
 
 import argparse
@@ -38,6 +41,11 @@ from mipp.weights import curves as curves_module
 SPARSITIES = ("50 %", "80 %", "90 %", "95 %", "2:4")
 SLOWER = 5
 """Retraining has the recipe's peak rate over this."""
+TRANSFORMER = "antiberty"
+NOT_OF_THE_TRANSFORMER = ("mipp, noise 0.1", "snip", "grasp", "synflow")
+"""For time; and the last is made for nets with non-negative inputs."""
+TRANSFORMER_STEPS = 25
+"""Of retraining the transformer, 8 chains each."""
 
 METHODS: dict[str, dict[str, Any]] = {
     "mipp": {},
@@ -59,26 +67,26 @@ class Net:
     """What a table is made for.
 
     ``parent(seed)``: the trained net; ``calibration(seed)``: batches with labels; ``quality``: of a
-    net, higher is better (a share of right answers here); ``retrain(net, seed, step)``: in place,
-    with a step that holds zeros; None where there is no retraining. ``protect``: layers that stay.
+    net, higher is better (a share of right answers here); ``retrain(net, plan, seed)``: in place,
+    with the plan's zeros held; None where there is no retraining. ``protect``: layers that stay.
     """
 
     label: str
     parent: Callable[[int], nn.Module]
     calibration: Callable[[int], Sequence[Any]]
     quality: Callable[[nn.Module], float]
-    retrain: Callable[[nn.Module, int, retrain.Step], None] | None
+    retrain: Callable[[nn.Module, mipp.WeightPlan[nn.Module], int], None] | None
     protect: tuple[str, ...] = ()
 
 
 def image_net(net: common.Net, samples: int, epochs: float = 1) -> Net:
     """One of the nets of `common`."""
 
-    def retrained(model: nn.Module, seed: int, step: retrain.Step) -> None:
+    def retrained(model: nn.Module, plan: mipp.WeightPlan[nn.Module], seed: int) -> None:
         recipe = net.recipe()
         recipe = dataclasses.replace(recipe, epochs=epochs, peak_lr=recipe.peak_lr / SLOWER)
         batches = common.train_batches(net, recipe, seed + 100)
-        retrain.train(model, batches, recipe, step=step, seed=seed, progress=False)
+        retrain.train(model, batches, recipe, step=plan.hold(model), seed=seed, progress=False)
 
     return Net(
         label=net.label,
@@ -86,6 +94,23 @@ def image_net(net: common.Net, samples: int, epochs: float = 1) -> Net:
         calibration=lambda seed: data.calibration(data.load(net.data, "train"), samples, 256, seed),
         quality=lambda model: retrain.evaluate(model, test_batches(net)).accuracy,
         retrain=retrained if epochs else None,
+    )
+
+
+def transformer_net() -> Net:
+    """AntiBERTy (see antiberty.py and transformer.py), of which only the MLPs can go."""
+    import antiberty
+    import transformer
+
+    return Net(
+        label=TRANSFORMER,
+        parent=lambda _seed: transformer.net(),
+        calibration=transformer.calibration,
+        quality=lambda model: antiberty.quality(model, transformer.test())["accuracy"],
+        retrain=lambda model, plan, seed: transformer.train(
+            model, seed, steps=TRANSFORMER_STEPS, take_step=plan.hold(model)
+        ),
+        protect=("*attention*", "cls"),
     )
 
 
@@ -135,16 +160,15 @@ def measure(net: Net, seed: int, method: str, sparsity: str) -> dict[str, Any]:
     for how, refit in (("own", "own" if "method" in METHODS[method] else True), ("update", True)):
         pruned = plan.apply(refit=refit)
         found[how] = net.quality(pruned)
-        if net.retrain is not None:
-            net.retrain(pruned, seed, plan.hold(pruned))
+        if net.retrain is not None and how == "own":
+            net.retrain(pruned, plan, seed)
             found[f"{how}, retrained"] = net.quality(pruned)
             found["held"] = all(
                 torch.equal(pruned.get_parameter(n)[~mask], torch.zeros(int((~mask).sum())))
                 for n, mask in plan.masks.items()
             )
         if "method" not in METHODS[method]:
-            # MIPP's own is the shared update
-            found |= {k.replace("own", "update"): v for k, v in found.items() if "own" in k}
+            found["update"] = found["own"]  # MIPP's own is the shared update
             break
     return found
 
@@ -157,7 +181,8 @@ def todo(
         for label in labels:
             for method in methods:
                 for sparsity in sparsities:
-                    if not (":" in sparsity and method in GLOBAL):
+                    left_out = label == TRANSFORMER and method in NOT_OF_THE_TRANSFORMER
+                    if not left_out and not (":" in sparsity and method in GLOBAL):
                         yield {"net": label, "seed": seed, "method": method, "sparsity": sparsity}
 
 
@@ -165,7 +190,6 @@ KINDS = {
     "own": "at once",
     "update": "update",
     "own, retrained": "retrained",
-    "update, retrained": "update, retrained",
 }
 
 
@@ -287,7 +311,7 @@ def in_a_process(work: str, d: int) -> dict[str, Any]:
 def main() -> None:
     """Measures what is missing, then prints the tables."""
     nets = {"lenet5": LENET, "vgg11": VGG11}
-    parser: argparse.ArgumentParser = arguments(__doc__ or "", nets)
+    parser: argparse.ArgumentParser = arguments(__doc__ or "", (*nets, TRANSFORMER))
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=list(METHODS))
     parser.add_argument("--sparsities", nargs="+", default=list(SPARSITIES), choices=SPARSITIES)
     parser.add_argument("--epochs", type=float, default=1, help="of retraining; 0 for none")
@@ -307,8 +331,11 @@ def main() -> None:
         show_large(records.rows)
         return
     if not options.show:
-        made = {nets[n].label: image_net(nets[n], options.samples, options.epochs)
-                for n in options.nets}  # fmt: skip
+        chosen_nets = [
+            image_net(nets[n], options.samples, options.epochs) if n in nets else transformer_net()
+            for n in options.nets
+        ]
+        made = {net.label: net for net in chosen_nets}
         seeds = range(options.first_seed, options.seeds)
         for key in todo(list(made), seeds, options.methods, options.sparsities):
             work = partial(measure, made[key["net"]], key["seed"], key["method"], key["sparsity"])

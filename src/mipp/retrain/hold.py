@@ -41,7 +41,7 @@ def hold_masks(model: nn.Module, masks: Mapping[str, Tensor]) -> Step:
             )
         held.append((found, ~mask.to(found.device)))
 
-    def step(optimizer: torch.optim.SGD) -> None:
+    def step(optimizer: torch.optim.Optimizer) -> None:
         with torch.no_grad():
             for parameter, gone in held:
                 if parameter.grad is not None:
