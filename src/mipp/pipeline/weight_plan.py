@@ -150,8 +150,10 @@ class WeightPlan(Generic[Model]):
         )
         report.write(Path(path), page)
 
-    def hold(self, model: nn.Module) -> retrain.Step:
+    def hold(self, model: nn.Module) -> retrain.AnyStep:
         """A step for `mipp.retrain.train` that keeps what this plan removed at zero.
+
+        In another loop call it with the optimizer in place of ``optimizer.step()``.
 
         ``model``: what `apply` gave. Its weights, and the momentum of the optimizer, are exactly
         zero there after every step. Of a model that was loaded, `mipp.retrain.hold_zeros` does the

@@ -1,15 +1,17 @@
 """Training that leaves zeros alone: a step for `mipp.retrain.train`."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
 
 from mipp.errors import InputError
-from mipp.retrain.loop import Step
+
+AnyStep = Callable[[torch.optim.Optimizer], None]
+"""A `mipp.retrain.Step` that takes every optimizer of torch, in anybody's loop."""
 
 
-def hold_zeros(model: nn.Module) -> Step:
+def hold_zeros(model: nn.Module) -> AnyStep:
     """Keeps every weight that is exactly zero now at zero: ``train(..., step=hold_zeros(model))``.
 
     Of parameters with two or more dimensions; biases and norms are free. After each step these
@@ -23,7 +25,7 @@ def hold_zeros(model: nn.Module) -> Step:
     return hold_masks(model, masks)
 
 
-def hold_masks(model: nn.Module, masks: Mapping[str, Tensor]) -> Step:
+def hold_masks(model: nn.Module, masks: Mapping[str, Tensor]) -> AnyStep:
     """The same for the entries of parameters, by name, where a boolean mask is false.
 
     Raises:

@@ -21,7 +21,7 @@ from mipp.retrain.recipes import Recipe
 from mipp.retrain.state import channels_last as laid_out
 from mipp.retrain.state import generators_kept, modes_kept, seed_generators
 
-Step = Callable[[torch.optim.Optimizer], None]
+Step = Callable[[torch.optim.SGD], None]
 """One step of training: gradients and learning rate are set, and it calls ``optimizer.step()``."""
 
 
