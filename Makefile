@@ -21,8 +21,8 @@ test: $(VENV)/.for-developers ## All tests; WORKERS=n runs n at a time
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
 nightly: export OMP_NUM_THREADS ?= 1
-nightly: $(VENV)/.for-developers ## Thousands of random networks in place of hundreds
-	MIPP_NIGHTLY=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal tests/graph tests/surgery
+nightly: $(VENV)/.for-developers ## Thousands of random networks, and all of the zoo compiled
+	MIPP_NIGHTLY=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal tests/graph tests/surgery tests/contract/test_zoo.py
 
 lint: $(VENV)/.for-developers ## Style
 	$(BIN)/ruff check .

@@ -1,9 +1,12 @@
 """Every architecture of the zoo: what is pruned is right, what is not has the expected reason."""
 
 import copy
+import os
 import random
 import re
+from zlib import crc32
 
+import jaxtyping
 import pytest
 import torch
 from torch import Tensor
@@ -22,6 +25,9 @@ from .zoo.tracing import traced
 
 ALWAYS = ("it is part of the model's output", "it makes a single channel", TIED)
 """Reasons that need no mention in an entry."""
+NIGHTLY = bool(os.environ.get("MIPP_NIGHTLY"))
+COMPILED = 5
+"""One entry in so many is compiled where time counts, all of them in `make nightly`."""
 
 
 @pytest.fixture(scope="module", params=ZOO)
@@ -121,6 +127,22 @@ def stored(small, case, folder):
     own.load_state_dict(torch.load(folder / "small.pt", weights_only=True))
     for again in (back, own):
         assert all(map(torch.equal, run(again, case), made))
+
+
+@pytest.mark.filterwarnings("ignore:The tensor attribute.*_flat_weights.* assigned during export")
+def test_a_small_model_is_exported_and_compiled_to_the_same_numbers(case, monkeypatch):
+    if case.entry.nothing:
+        pytest.skip("nothing in it can be pruned")
+    small = cut(case.model, case.graph, without_units(case.graph, 0.3))
+    wanted = run(small, case)
+    exported = torch.export.export(small, case.args, case.kwargs, strict=False).module()
+    torch.testing.assert_close(run(exported, case), wanted)
+    if NIGHTLY or crc32(case.entry.name.encode()) % COMPILED == 0:
+        torch._dynamo.reset()  # or one entry's limit of recompilations falls on the next
+        # checks of annotations are of these tests, and cannot be compiled
+        monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+        compiled = torch.compile(small, backend="aot_eager")
+        torch.testing.assert_close(run(compiled, case), wanted)
 
 
 def test_what_is_pruned_can_be_pruned_again(case):

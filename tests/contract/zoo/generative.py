@@ -188,11 +188,11 @@ class Hyper(nn.Module):
     def __init__(self):
         super().__init__()
         self.first, self.make = nn.Linear(5, 6), nn.Linear(3, 6 * 4)
-        self.code, self.last = nn.Parameter(torch.randn(3)), nn.Linear(4, 7)
+        self.latent, self.last = nn.Parameter(torch.randn(3)), nn.Linear(4, 7)
         self.out = nn.Linear(7, 2)
 
     def forward(self, x):
-        weight = self.make(self.code).view(4, 6)
+        weight = self.make(self.latent).view(4, 6)
         return self.out(self.last(F.linear(self.first(x).relu(), weight).relu()).relu())
 
 
