@@ -49,6 +49,7 @@ TRANSFORMER_STEPS = 25
 
 METHODS: dict[str, dict[str, Any]] = {
     "mipp": {},
+    "mipp, per layer": {"allocation": "uniform"},
     "mipp, noise 0.1": {"noise": 0.1},
     "magnitude, global": {"method": "l2", "allocation": "global"},
     "magnitude, per layer": {"method": "l2", "allocation": "uniform"},
