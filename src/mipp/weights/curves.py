@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
-from mipp.information.rows import Pattern, Rows, eliminate, follow, follow_exactly
+from mipp.information.rows import Pattern, Rows, eliminate, follow, follow_exactly, improved
 from mipp.weights.layers import Layer
 from mipp.weights.measure import Seen
 
@@ -138,7 +138,7 @@ def chosen(
     keep: Int[Tensor, " n"],
     pattern: Pattern | None,
 ) -> list[Bool[Tensor, "m d"]]:
-    """The weights that stay when row j keeps ``keep[j]``: along the path, and its end exactly.
+    """The weights that stay when row j keeps ``keep[j]``: the path, its end exactly, then swaps.
 
     A pattern keeps its quota in every row, whatever ``keep`` says.
     """
@@ -154,5 +154,14 @@ def chosen(
         mask = (rank >= d - first.unsqueeze(1)) & live
         if pattern is not None:
             wanted = (mask & ~pattern.removable(mask, rank.double())).sum(1)
-        masks.append(eliminate(rows, mask, wanted, pattern))
+        mask = eliminate(rows, mask, wanted, pattern)
+        masks.append(improved(_single(rows), mask, pattern, live))
     return masks
+
+
+def _single(rows: Rows) -> Rows:
+    """Long rows in float32, as the path is followed."""
+    if rows.shape[1] <= SINGLE_ABOVE:
+        return rows
+    covariance, weight, noise = rows.covariance.float(), rows.weight.float(), rows.noise.float()
+    return Rows(covariance, weight, noise, rows.uses, rows.ridge)

@@ -13,6 +13,7 @@ from mipp.information.rows.best import best_weights, errors_left
 from mipp.information.rows.exact import eliminate, follow_exactly
 from mipp.information.rows.path import Path, follow
 from mipp.information.rows.problem import Pattern, Rows
+from mipp.information.rows.swap import improved
 
 __all__ = [
     "Path",
@@ -23,4 +24,5 @@ __all__ = [
     "errors_left",
     "follow",
     "follow_exactly",
+    "improved",
 ]

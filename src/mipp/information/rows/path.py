@@ -74,7 +74,7 @@ def follow(
     sizes += _sizes(d - copies, fewest, share)
     errors = [torch.zeros_like(whole)]
     for before, after in itertools.pairwise(sizes):
-        size = weight.abs() * _own_share(rows, mask & free_to_move).sqrt()
+        size = weight.abs() * own_share(rows, mask & free_to_move).sqrt()
         if before == d:
             size[spare] = -1
         free = mask if pattern is None else pattern.removable(mask, size)
@@ -111,7 +111,7 @@ def _take_over(
     return spare
 
 
-def _own_share(rows: Rows, mask: Bool[Tensor, "m d"]) -> Float[Tensor, " d"]:
+def own_share(rows: Rows, mask: Bool[Tensor, "m d"]) -> Float[Tensor, " d"]:
     """Variance of each input that those of a row leave unexplained, the mean over a few rows."""
     m, d = mask.shape
     n_rows = 1 if bool(mask.all()) else min(m, SAMPLED)

@@ -34,7 +34,7 @@ class Pattern:
 
     def surplus(self, mask: Bool[Tensor, "m d"]) -> Bool[Tensor, "m d"]:
         """Weights in the mask whose run has more than it may keep."""
-        count = self._runs(mask.long(), 0.0).sum(2)
+        count = self.runs(mask.long(), 0.0).sum(2)
         allowed = torch.full_like(count, self.most)
         rest = mask.shape[1] % self.run
         if rest:
@@ -47,7 +47,7 @@ class Pattern:
     ) -> Bool[Tensor, "m d"]:
         """Weights in the mask that are not among the best of their run, by ``scores``."""
         low = torch.where(mask, scores, torch.full_like(scores, -torch.inf))
-        ranks = self._runs(low, -torch.inf).argsort(dim=2, descending=True, stable=True).argsort(2)
+        ranks = self.runs(low, -torch.inf).argsort(dim=2, descending=True, stable=True).argsort(2)
         allowed = torch.full(ranks.shape[1:2], self.most, device=mask.device)
         rest = mask.shape[1] % self.run
         if rest:
@@ -55,7 +55,7 @@ class Pattern:
         beyond = (ranks >= allowed[None, :, None]).flatten(1)[:, : mask.shape[1]]
         return mask & beyond
 
-    def _runs(self, values: Tensor, fill: float) -> Tensor:
+    def runs(self, values: Tensor, fill: float) -> Tensor:
         """Values by row, run and place in the run, the last run filled up."""
         missing = -values.shape[1] % self.run
         padded = torch.nn.functional.pad(values, (0, missing), value=fill)
