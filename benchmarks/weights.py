@@ -138,6 +138,12 @@ def planned(
     return dict(zip(shares, plans, strict=True))
 
 
+@lru_cache(maxsize=1)
+def unpruned(net: Net, seed: int) -> float:
+    """Quality of the parent."""
+    return net.quality(net.parent(seed))
+
+
 def measure(net: Net, seed: int, method: str, sparsity: str) -> dict[str, Any]:
     """One row: quality at once, with the shared update and retrained; sizes and seconds."""
     model, batches = net.parent(seed), net.calibration(seed)
@@ -152,7 +158,7 @@ def measure(net: Net, seed: int, method: str, sparsity: str) -> dict[str, Any]:
     else:
         plan = mipp.plan(model, batches, protect=net.protect, seed=seed, **options)
     found: dict[str, Any] = {
-        "unpruned": net.quality(model),
+        "unpruned": unpruned(net, seed),
         "seconds": round(sum((plan.seconds or {}).values()), 2),
         "left": 1 - (params - plan.after.params) / weights,
         "collapsed": len(plan.collapsed),
