@@ -19,8 +19,9 @@ EXACT = 1e12
 can be had for as much."""
 
 LARGE = 1024
-"""Inputs of a row above which the path takes fewer steps, and ends earlier: there it takes most of
-the time. At 1/64 of the weights a row has lost most of what it told."""
+"""Inputs of a row above which the path takes fewer rounds and steps, and ends earlier: there it
+takes much of the time, and the swaps after it make up for that. At 1/64 of the weights a row has
+lost most of what it told."""
 
 AHEAD = 1.5
 """The exact end of a path starts from so many times the weights that are to stay, in float64."""
@@ -106,8 +107,8 @@ def curves_of(
             shown = (path.sizes <= FINE) | (path.sizes % max(1, d // FINE) == 0)
             shown[0] = True
         else:
-            fewest, steps = (d // 64, 4) if d > LARGE else (1, 6)
-            path = follow(rows, fewest, pattern, 0.8, steps, live)
+            fewest, share, steps = (d // 64, 0.65, 2) if d > LARGE else (1, 0.8, 3)
+            path = follow(rows, fewest, pattern, share, steps, live)
             shown = torch.ones_like(path.sizes, dtype=torch.bool)
         sizes = torch.cat([path.sizes[shown], path.sizes.new_zeros(1)])
         whole = ((rows.standardised @ rows.correlation) * rows.standardised).sum(1)

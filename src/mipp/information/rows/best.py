@@ -6,8 +6,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from mipp.information.rows.path import descended
-from mipp.information.rows.problem import Rows
+from mipp.information.rows.problem import Rows, fitted
 
 MEMORY = 2**28
 """Bytes of second moments of the rows that are solved at once."""
@@ -37,7 +36,7 @@ def best_weights(
     found = torch.zeros_like(rows.standardised)
     if float((mask.sum(1).double() ** 3).sum()) / 3 > most:
         start = rows.standardised * mask
-        found = descended(rows, start, target, mask, STEPS)
+        found = fitted(rows, start, target, mask, STEPS)[0]
     else:
         for chosen, inputs in supports(rows, mask):
             found[chosen.unsqueeze(1), inputs] = _solved(rows, target, chosen, inputs)

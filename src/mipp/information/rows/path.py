@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from mipp.information.rows.problem import Pattern, Rows
+from mipp.information.rows.problem import Pattern, Rows, fitted
 
 SAMPLED = 2
 """Rows whose own inverses are looked at in each round."""
@@ -51,7 +51,7 @@ def follow(
     fewest: int = 1,
     pattern: Pattern | None = None,
     share: float = 0.8,
-    steps: int = 6,
+    steps: int = 3,
     allowed: Bool[Tensor, "m d"] | None = None,
 ) -> Path:
     """Down to ``fewest`` weights a row (a pattern's quota, if that is more).
@@ -84,7 +84,7 @@ def follow(
         places = torch.arange(d - before, d - after, device=weight.device).expand_as(gone)
         rank.scatter_(1, gone, places)
         mask.scatter_(1, gone, torch.zeros_like(gone, dtype=torch.bool))
-        weight, left = descent(rows, weight * mask, target, mask & free_to_move, steps)
+        weight, left = fitted(rows, weight * mask, target, mask & free_to_move, steps)
         # target'w is what is explained at the optimum, and this holds on the way there, too
         explained = (target + left).mul(weight).sum(1)
         errors.append((whole - explained).clamp_min(0))
@@ -118,11 +118,22 @@ def own_share(rows: Rows, mask: Bool[Tensor, "m d"]) -> Float[Tensor, " d"]:
     found = rows.correlation.new_zeros(d)
     for row in torch.linspace(0, m - 1, n_rows).long().tolist():
         read, others = torch.nonzero(mask[row]).flatten(), torch.nonzero(~mask[row]).flatten()
-        own = rows.correlation[read]
-        inverse = torch.cholesky_inverse(torch.linalg.cholesky(own[:, read]))
-        across = own[:, others]
-        found[read] += 1 / inverse.diagonal()
-        found[others] += rows.correlation.diagonal()[others] - (across * (inverse @ across)).sum(0)
+        # of a matrix and its inverse, each has in its blocks what the other has in its complements:
+        # what is cheap from few inputs of the one is cheap from few missing ones of the other
+        few = 2 * len(read) <= d
+        matrix = rows.correlation if few else rows.inverse
+        inside, outside = (read, others) if few else (others, read)
+        own = matrix[inside]
+        root = torch.linalg.cholesky(own[:, inside])
+        within = torch.cholesky_inverse(root).diagonal()
+        across = torch.linalg.solve_triangular(root, own[:, outside], upper=False)
+        beyond = matrix.diagonal()[outside] - across.square().sum(0)
+        if few:
+            found[inside] += 1 / within
+            found[outside] += beyond
+        else:
+            found[inside] += within
+            found[outside] += 1 / beyond.clamp_min(torch.finfo(beyond.dtype).tiny)
     return (found / n_rows).clamp_min(LOWEST)
 
 
@@ -137,39 +148,3 @@ def _sizes(d: int, fewest: int, share: float) -> list[int]:
         sizes.append(max(fewest, min(sizes[-1] - 1, stays)))
         goes *= 2
     return sizes
-
-
-def descended(
-    rows: Rows,
-    weight: Float[Tensor, "m d"],
-    target: Float[Tensor, "m d"],
-    mask: Bool[Tensor, "m d"],
-    steps: int,
-) -> Float[Tensor, "m d"]:
-    """Conjugate gradients from ``weight`` towards the best weights on the mask.
-
-    ``weight`` is of standardised inputs, and ``target`` their covariance with the outputs.
-    """
-    return descent(rows, weight, target, mask, steps)[0]
-
-
-def descent(
-    rows: Rows,
-    weight: Float[Tensor, "m d"],
-    target: Float[Tensor, "m d"],
-    mask: Bool[Tensor, "m d"],
-    steps: int,
-) -> tuple[Float[Tensor, "m d"], Float[Tensor, "m d"]]:
-    """The same, and the covariance of the inputs in the mask with what is left unexplained."""
-    left = (target - weight @ rows.correlation) * mask
-    along, norm = left, left.square().sum(1)
-    for _ in range(steps):
-        across = (along @ rows.correlation) * mask
-        curve = (along * across).sum(1)
-        stride = torch.where(curve > 0, norm / curve, torch.zeros_like(norm)).unsqueeze(1)
-        weight = weight + stride * along
-        left = left - stride * across
-        fresh = left.square().sum(1)
-        turn = torch.where(norm > 0, fresh / norm, torch.zeros_like(norm)).unsqueeze(1)
-        along, norm = left + turn * along, fresh
-    return weight, left

@@ -1,12 +1,14 @@
 """One layer, row by row: what it takes in, its weights, and the noise of its outputs."""
 
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 from mipp.errors import InputError
+from mipp.information.rows.descent import Directions, descent
 
 
 @dataclass(frozen=True)
@@ -107,7 +109,28 @@ class Rows:
         """Weights of the inputs in units of their deviations; 0 for inputs that never vary."""
         return self.weight.to(self.correlation.dtype) * self.deviation * self.varies
 
+    @cached_property
+    def directions(self) -> Directions:
+        """The strongest ones of the inputs."""
+        return Directions.of(self.correlation)
+
+    @cached_property
+    def inverse(self) -> Float[Tensor, "d d"]:
+        """Of the correlations."""
+        return torch.cholesky_inverse(torch.linalg.cholesky(self.correlation))
+
     def nats(self, errors: Float[Tensor, "m *k"]) -> Float[Tensor, "m *k"]:
         """Nats that each row has lost when its output is off by these variances."""
         noise = self.noise.to(errors.dtype).view(-1, *[1] * (errors.dim() - 1))
         return 0.5 * self.uses * torch.log1p(errors.clamp_min(0) / noise)
+
+
+def fitted(
+    rows: Rows,
+    weight: Float[Tensor, "m d"],
+    target: Float[Tensor, "m d"],
+    mask: Bool[Tensor, "m d"],
+    steps: int,
+) -> tuple[Float[Tensor, "m d"], Float[Tensor, "m d"]]:
+    """`descent` with the layer's own correlations."""
+    return descent(rows.correlation, rows.directions, weight, target, mask, steps)

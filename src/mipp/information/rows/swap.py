@@ -11,8 +11,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from mipp.information.rows.path import descent, own_share
-from mipp.information.rows.problem import Pattern, Rows
+from mipp.information.rows.path import own_share
+from mipp.information.rows.problem import Pattern, Rows, fitted
 
 FIRST = 0.1
 """Share of a row's weights that the first round changes."""
@@ -24,7 +24,7 @@ def improved(
     pattern: Pattern | None = None,
     allowed: Bool[Tensor, "m d"] | None = None,
     rounds: int = 10,
-    steps: int = 8,
+    steps: int = 5,
 ) -> Bool[Tensor, "m d"]:
     """A mask with as many weights in each row, never one that explains less.
 
@@ -36,10 +36,11 @@ def improved(
     count = mask.sum(1)
     out = ~mask if allowed is None else ~mask & allowed
     share = torch.full_like(count, FIRST, dtype=target.dtype)
-    weight, told = _fitted(rows, rows.standardised, target, mask, 4 * steps)
+    weight, left = fitted(rows, rows.standardised * mask, target, mask, 2 * steps)
+    told = ((target + left) * weight).sum(1)
     for _ in range(rounds):
         own = own_share(rows, mask)
-        gain = (target - weight @ rows.correlation).square() / own
+        gain = left.square() / own
         gain = torch.where(out, gain, torch.full_like(gain, -1))
         cost = torch.where(mask, weight.square() * own, torch.full_like(gain, torch.inf))
         most = (share * count).clamp_min(1).long()
@@ -51,25 +52,15 @@ def improved(
             _changed(mask, entering, leaving, worth),
             _changed(out, leaving, entering, worth),
         )
-        fitted, explained = _fitted(rows, weight, target, tried, steps)
+        new, still_left = fitted(rows, weight * tried, target, tried, steps)
+        explained = ((target + still_left) * new).sum(1)
         better = explained > told
         took = better.unsqueeze(1)
         mask, out = torch.where(took, tried, mask), torch.where(took, left_out, out)
-        weight, told = torch.where(took, fitted, weight), torch.where(better, explained, told)
+        weight, left = torch.where(took, new, weight), torch.where(took, still_left, left)
+        told = torch.where(better, explained, told)
         share = torch.where(better, share, share / 2)
     return mask
-
-
-def _fitted(
-    rows: Rows,
-    weight: Float[Tensor, "m d"],
-    target: Float[Tensor, "m d"],
-    mask: Bool[Tensor, "m d"],
-    steps: int,
-) -> tuple[Float[Tensor, "m d"], Float[Tensor, " m"]]:
-    """Weights on the mask, and what they explain of each row's variance, at least."""
-    weight, left = descent(rows, weight * mask, target, mask, steps)
-    return weight, (target + left).mul(weight).sum(1)
 
 
 def _pairs(

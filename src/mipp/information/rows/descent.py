@@ -1,0 +1,112 @@
+"""Weights of all rows brought near to the best ones at once, by conjugate gradients.
+
+Each row reads inputs of its own, but all rows share one matrix of correlations, and a step for all
+of them is one product with it. Inputs of a layer mostly share a few strong directions, which make
+plain conjugate gradients slow. So steps are preconditioned by those directions and, beside them, a
+variance for each input: a matrix of low rank plus a diagonal, which restricted to any row's inputs
+is inverted by Woodbury's formula, with one small system for each row.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+DIRECTIONS = 32
+"""Most directions that a row's small system has."""
+
+FEW = 8
+"""Inputs for each direction, at least."""
+
+BESIDE = 0.02
+"""Variance of an input beside the directions that is taken for granted, of standardised inputs."""
+
+_POWERS = 3
+"""Of the matrix that the first guess at its directions is multiplied by."""
+
+
+@dataclass(frozen=True, eq=False)
+class Directions:
+    """The strongest directions of the inputs, and the variance of each input beside them.
+
+    ``strength`` (r,): eigenvalues. ``across`` (d, r): eigenvectors, divided by ``beside`` (d,).
+    ``pairs`` (r * (r + 1) / 2, d): what an input in the mask adds to each entry of a row's system,
+    whose places are ``first`` and ``second``.
+    """
+
+    strength: Float[Tensor, " r"]
+    across: Float[Tensor, "d r"]
+    beside: Float[Tensor, " d"]
+    pairs: Float[Tensor, "p d"]
+    first: Int[Tensor, " p"]
+    second: Int[Tensor, " p"]
+
+    @classmethod
+    def of(cls, correlation: Float[Tensor, "d d"]) -> "Directions":
+        """Found by powers of the matrix; always the same ones for the same matrix."""
+        d = len(correlation)
+        n = min(DIRECTIONS, d // FEW)
+        generator = torch.Generator().manual_seed(0)
+        guess = torch.randn(d, min(d, n + FEW), generator=generator).to(correlation)
+        for _ in range(_POWERS + 1):
+            guess = torch.linalg.qr(correlation @ guess)[0]
+        strength, turn = torch.linalg.eigh(guess.T @ correlation @ guess)
+        strength = strength[len(strength) - n :].clamp_min(BESIDE)
+        along = (guess @ turn)[:, guess.shape[1] - n :]
+        beside = (correlation.diagonal() - along.square() @ strength).clamp_min(BESIDE)
+        across = along / beside.unsqueeze(1)
+        first, second = torch.tril_indices(n, n, device=correlation.device)
+        return cls(strength, across, beside, (along[:, first] * across[:, second]).T, first, second)
+
+    def within(
+        self, mask: Bool[Tensor, "m d"]
+    ) -> Callable[[Float[Tensor, "m d"]], Float[Tensor, "m d"]]:
+        """The inverse of ``diag(beside) + directions``, restricted to each row's inputs."""
+        n = len(self.strength)
+        system = self.pairs.new_zeros(len(mask), n, n)
+        flat = mask.to(self.pairs.dtype) @ self.pairs.T
+        system[:, self.first, self.second] = flat
+        system[:, self.second, self.first] = flat
+        system.diagonal(dim1=1, dim2=2).add_(1 / self.strength)
+        root = torch.linalg.cholesky(system)
+
+        def applied(values: Float[Tensor, "m d"]) -> Float[Tensor, "m d"]:
+            small = torch.cholesky_solve((values @ self.across).unsqueeze(2), root).squeeze(2)
+            return torch.addmm(values / self.beside, small, self.across.T, alpha=-1).mul_(mask)
+
+        return applied
+
+
+def descent(
+    correlation: Float[Tensor, "d d"],
+    directions: Directions,
+    weight: Float[Tensor, "m d"],
+    target: Float[Tensor, "m d"],
+    mask: Bool[Tensor, "m d"],
+    steps: int,
+) -> tuple[Float[Tensor, "m d"], Float[Tensor, "m d"]]:
+    """From ``weight`` towards the best weights on the mask; covariance with what is left.
+
+    ``weight`` (zero outside of the mask) is of standardised inputs and ``target`` their covariance
+    with the outputs. The second tensor is the covariance of all inputs, in the mask or not, with
+    what the new weights leave unexplained.
+    """
+    inverse = directions.within(mask)
+    weight, left = weight.clone(), torch.addmm(target, weight, correlation, alpha=-1)
+    turned = inverse(left * mask)
+    along, norm = turned, (left * turned).sum(1)
+    # tensors of this size are changed in place: making new ones takes as long as the arithmetic
+    across, changed = torch.empty_like(left), torch.empty_like(left)
+    for _ in range(steps):
+        torch.mm(along, correlation, out=across)
+        curve = torch.mul(along, across, out=changed).sum(1)
+        stride = torch.where(curve > 0, norm / curve, torch.zeros_like(norm)).unsqueeze(1)
+        weight.addcmul_(stride, along)
+        left.addcmul_(stride, across, value=-1)
+        turned = inverse(torch.mul(left, mask, out=changed))
+        fresh = torch.mul(left, turned, out=changed).sum(1)
+        turn = torch.where(norm > 0, fresh / norm, torch.zeros_like(norm)).unsqueeze(1)
+        along, norm = turned.addcmul_(turn, along), fresh
+    return weight, left
