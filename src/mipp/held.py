@@ -87,3 +87,17 @@ def _items(held: Any, place: str) -> dict[Any, tuple[str, Any]]:
     # what holds modules or tensors is no config: a copy of it might be another thing
     live = any(isinstance(value, nn.Module | Tensor) for _, value in found.values())
     return {} if live else found
+
+
+def forget_cached(model: nn.Module) -> nn.Module:
+    """Empties, in place, the dicts of tensors that modules keep between forward passes.
+
+    They are known by their name, such as ``attention_bias_cache``: timm's models with relative
+    positions keep there what they have made of a parameter, in the size that it had.
+    """
+    for module in model.modules():
+        for name, value in vars(module).items():
+            kept = "cache" in name and isinstance(value, dict) and value
+            if kept and all(isinstance(item, Tensor) for item in value.values()):
+                value.clear()
+    return model

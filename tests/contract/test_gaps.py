@@ -129,3 +129,45 @@ class Latent(nn.Module):
 def test_work_on_expanded_parameters_is_counted_for_one_example():
     model, x = Latent().eval(), torch.randn(2)
     assert graph.cost(graph.trace(model, (x,))).macs == counted(model, x)[0]
+
+
+class Biased(nn.Module):
+    """Attention with a bias of each head at each distance, kept from the first pass."""
+
+    def __init__(self):
+        super().__init__()
+        self.num_heads = 4
+        self.qkv, self.out = nn.Linear(8, 48), nn.Linear(16, 3)
+        self.biases = nn.Parameter(torch.randn(4, 6))
+        distance = (torch.arange(6).unsqueeze(0) - torch.arange(6).unsqueeze(1)).abs()
+        self.register_buffer("distance", distance, persistent=False)
+        self.bias_cache = {}
+
+    def bias(self, device):
+        if self.training:
+            return self.biases[:, self.distance]
+        if device not in self.bias_cache:
+            self.bias_cache[device] = self.biases[:, self.distance]
+        return self.bias_cache[device]
+
+    def forward(self, x):
+        b, n, _ = x.shape
+        q, k, v = self.qkv(x).reshape(b, n, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)
+        scores = (q @ k.transpose(-2, -1) / 2 + self.bias(str(x.device))).softmax(-1)
+        return self.out((scores @ v).transpose(1, 2).flatten(2))
+
+
+def test_what_a_model_keeps_from_a_pass_is_made_anew_in_the_small_one():
+    """As LeViT, EfficientFormer and TinyViT of timm do when they are evaluated."""
+    torch.manual_seed(0)
+    model, batch = Biased().eval(), torch.randn(16, 6, 8)
+    with torch.no_grad():
+        before = model(batch)
+    kept = model.bias_cache["cpu"]
+    plan = mipp.plan(model, [batch], "units=50%", noise=0.1, refit=False)
+    assert {name: len(units) for name, units in plan.keep.items()} == {"qkv": 2}
+    small = plan.apply()
+    torch.testing.assert_close(small(batch), plan.mask()(batch))
+    assert small.bias_cache["cpu"].shape == (2, 6, 6)
+    assert model.bias_cache["cpu"] is kept
+    assert torch.equal(model(batch), before)

@@ -95,7 +95,10 @@ class State:
         """Diagonal blocks of P and of R = B^T inverse(C) B, of the units that are left."""
         n, k = len(self.P) // self.k, self.k
         p = self.P.view(n, k, n, k).diagonal(dim1=0, dim2=2).permute(2, 0, 1)
-        r = torch.einsum("rui,ruj->uij", self.B.view(-1, n, k), self.Z.view(-1, n, k))
+        if k == 1:  # einsum would transpose both matrices first
+            r = torch.linalg.vecdot(self.B, self.Z, dim=0).view(n, 1, 1)
+        else:
+            r = torch.einsum("rui,ruj->uij", self.B.view(-1, n, k), self.Z.view(-1, n, k))
         return p[self._slots], r[self._slots]
 
     def downdate(self, gone: Int[Tensor, " u"]) -> None:
@@ -155,7 +158,10 @@ class Candidates:
         i = slice(j * self.k, (j + 1) * self.k)
         for x in (self.p, self.m):
             column = x[:, i].clone()
-            x.sub_(column @ torch.linalg.solve(column[i], column.T))
+            if self.k == 1:
+                x.addr_(column[:, 0], column[:, 0] / -column[j])
+            else:
+                x.sub_(column @ torch.linalg.solve(column[i], column.T))
             x[i] = 0
             x[:, i] = 0
             x[i, i] = torch.eye(self.k, dtype=x.dtype)

@@ -15,7 +15,7 @@ from torch.nn.parameter import is_lazy
 from mipp.attention import PrunedAttention
 from mipp.errors import InputError, SurgeryError
 from mipp.forms import has_form, take_form
-from mipp.held import integers, put
+from mipp.held import forget_cached, integers, put
 from mipp.records import AxisKey, ChannelGraph, IntArray, Keep
 from mipp.surgery.attributes import ZERO_IS_SAFE, fit_attributes
 from mipp.surgery.narrow_norms import drop_narrow_norms, narrow_norms
@@ -316,7 +316,7 @@ def _sliced(tensor: Tensor, cuts: Mapping[int, IntArray]) -> Tensor:
 def _deep_copy(model: Module, stand_ins: Mapping[int, Tensor]) -> Module:
     """A deep copy, with ``stand_ins`` by ``id`` of a tensor instead of copies of these."""
     try:
-        return copy.deepcopy(model, dict(stand_ins))
+        return forget_cached(copy.deepcopy(model, dict(stand_ins)))
     except (RuntimeError, TypeError) as error:
         raise SurgeryError(
             f"{type(model).__name__} cannot be copied: {error}. A module may hold something that "
