@@ -9,9 +9,11 @@ import copy
 import re
 from collections.abc import Callable
 from enum import Enum
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import Tensor, nn
+
+Module = TypeVar("Module", bound=nn.Module)
 
 MAX_DEPTH = 3
 """So deep a config may lie in another."""
@@ -89,7 +91,7 @@ def _items(held: Any, place: str) -> dict[Any, tuple[str, Any]]:
     return {} if live else found
 
 
-def forget_cached(model: nn.Module) -> nn.Module:
+def forget_cached(model: Module) -> Module:
     """Empties, in place, the dicts of tensors that modules keep between forward passes.
 
     They are known by their name, such as ``attention_bias_cache``: timm's models with relative
