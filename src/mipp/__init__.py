@@ -40,7 +40,15 @@ from mipp.pipeline import (
 )
 from mipp.selection import Budget, Confidence, Share
 from mipp.shipping import OnnxFile, export_onnx, to_semi_structured
-from mipp.surgery import Refit, folded, load, original_indices, save
+from mipp.surgery import (
+    Refit,
+    folded,
+    load,
+    original_indices,
+    restacked,
+    save,
+    unstacked,
+)
 from mipp.timing import Latency
 
 __version__ = "0.1.0"
@@ -86,11 +94,13 @@ __all__ = [
     "plans",
     "presets",
     "prune",
+    "restacked",
     "retrain",
     "save",
     "scratch",
     "select_features",
     "terc",
     "to_semi_structured",
+    "unstacked",
     "weights",
 ]

@@ -71,6 +71,7 @@ class Consumer:
     convolution has them the other way round). ``norm_after`` holds when the output goes to a
     BatchNorm and nowhere else, which then takes up any shift of the mean. ``alone``: nothing else
     in the forward pass reads its weight or bias, so that they can be changed for this call's sake.
+    ``routed``: which positions it gets depends on values, as for the tokens of an expert.
     """
 
     name: str
@@ -83,6 +84,7 @@ class Consumer:
     uses: int
     norm_after: bool
     alone: bool = True
+    routed: bool = False
 
     @property
     def in_axis(self) -> AxisKey:
@@ -121,11 +123,16 @@ class Refusal:
 
 @dataclass(frozen=True)
 class MacsTerm:
-    """``coefficient * product of the kept sizes of axes`` multiply-accumulates per example."""
+    """``coefficient * product of the kept sizes of axes`` multiply-accumulates per example.
+
+    ``routed``: how many positions there are depends on values, as for the tokens of an expert; one
+    is counted until `mipp.graph.with_positions` says how many.
+    """
 
     name: str
     coefficient: float
     axes: tuple[AxisKey, ...]
+    routed: bool = False
 
 
 @dataclass(frozen=True, eq=False)

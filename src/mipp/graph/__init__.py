@@ -12,6 +12,7 @@ from mipp.graph.export import export, unwrap
 from mipp.graph.groups import build, solve, whole_in_vain
 from mipp.graph.propagate import propagate
 from mipp.graph.refuse import without
+from mipp.graph.routed import routed_layers, with_positions
 from mipp.graph.spelled import counts_units
 from mipp.records import AxisKey, ChannelGraph
 
@@ -21,8 +22,10 @@ __all__ = [
     "counts_units",
     "group_cost",
     "pruned_forward",
+    "routed_layers",
     "trace",
     "unwrap",
+    "with_positions",
     "without",
 ]
 

@@ -25,11 +25,15 @@ class Extent:
 
 @dataclass(frozen=True, eq=False)
 class Term:
-    """``scale * product of extents`` multiply-accumulates for one example."""
+    """``scale * product of extents`` multiply-accumulates for one example.
+
+    ``routed``: for one position, since how many there are depends on values.
+    """
 
     name: str
     scale: float
     extents: tuple[Extent, ...]
+    routed: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,7 +49,8 @@ class SizeUse:
 class LayerCall:
     """One call of a dense convolution or linear layer that may become a consumer.
 
-    ``idle``: nobody reads what it gives, so that it needs nothing.
+    ``idle``: nobody reads what it gives, so that it needs nothing. ``routed``: which positions it
+    gets depends on values.
     """
 
     kind: Kind
@@ -56,6 +61,7 @@ class LayerCall:
     uses: int
     norm_after: bool
     idle: bool = False
+    routed: bool = False
 
 
 @dataclass(frozen=True, eq=False)

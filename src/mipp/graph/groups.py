@@ -215,6 +215,7 @@ def _consumer(layer: LayerCall, name: str, call: int, *, alone: bool) -> Consume
         uses=layer.uses,
         norm_after=layer.norm_after,
         alone=alone,
+        routed=layer.routed,
     )
 
 

@@ -59,7 +59,7 @@ class Measures:
             else:
                 coefficient *= Fraction(extent.size, self._axes[key].size)
                 keys.append(key)
-        return MacsTerm(name, float(coefficient), tuple(keys))
+        return MacsTerm(name, float(coefficient), tuple(keys), term.routed)
 
 
 def mixture(group: IntArray, unit: IntArray) -> Mixture:

@@ -272,9 +272,12 @@ class Call:
         extents = [Extent(value.shape[d], value.labels[d]) for d in dims if d not in free]
         return scale / (self.flow.batch if value.batched else 1), tuple(extents)
 
-    def count(self, name: str, scale: float | int, *extents: Extent) -> None:
-        """Add ``scale * product of extents`` multiply-accumulates for one example."""
-        self.flow.terms.append(Term(name, float(scale), extents))
+    def count(self, name: str, scale: float | int, *extents: Extent, routed: bool = False) -> None:
+        """Add ``scale * product of extents`` multiply-accumulates for one example.
+
+        ``routed``: for one position, of nobody knows how many.
+        """
+        self.flow.terms.append(Term(name, float(scale), extents, routed))
 
 
 def _shape(tensor: torch.Tensor) -> tuple[int, ...]:

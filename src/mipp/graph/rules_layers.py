@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from mipp.graph.export import module_path
 from mipp.graph.flow import Extent, Labels, LayerCall
 from mipp.graph.labels import Value
-from mipp.graph.rules import Call, rule
+from mipp.graph.rules import UNKNOWN, Call, rule
 from mipp.records import AxisKey, Kind
 
 
@@ -117,13 +117,15 @@ def record(call: Call, layer: Dense, kernel: int, counted: Value) -> None:
     weight = layer.weight
     in_key, out_key = parameter_axis(weight, layer.in_dim), parameter_axis(weight, layer.out_dim)
     scale, positions = call.positions(counted, layer.channel)
+    routed = UNKNOWN in counted.shape
+    scale = 1.0 if routed else scale
     name = weight.source.tensor if weight.source else call.op
     part = weight.source is not None and weight.source.part
     sides = [
         Extent(weight.shape[dim], weight.labels[dim], None if part else key)
         for dim, key in ((layer.in_dim, in_key), (layer.out_dim, out_key))
     ]
-    call.count(name, scale * kernel, *sides, *positions)
+    call.count(name, scale * kernel, *sides, *positions, routed=routed)
     if in_key is None or out_key is None or part:
         return
     uses = math.ceil(scale * math.prod(extent.size for extent in positions))
@@ -144,6 +146,7 @@ def record(call: Call, layer: Dense, kernel: int, counted: Value) -> None:
             uses=uses,
             norm_after=_norm_after(call),
             idle=call.node in call.flow.idle,
+            routed=routed,
         )
     )
 

@@ -1,6 +1,7 @@
 """Which groups can really be pruned: those that can be measured and that no code depends on."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from fnmatch import fnmatch
 from typing import Any
 
@@ -11,7 +12,10 @@ from mipp import capture, graph, surgery
 from mipp.errors import GraphError, InputError
 from mipp.pipeline.plan import example
 from mipp.records import ChannelGraph
-from mipp.taps import Call, Taps, measuring
+from mipp.taps import Call, Taps, measuring, n_positions
+
+ROUTED_EXAMPLES = 64
+"""Over so many it is counted, at least, how many positions a routed layer gets."""
 
 
 def usable_graph(
@@ -28,6 +32,9 @@ def usable_graph(
     args, kwargs = example(model, data)
     traced = graph.trace(model, args, kwargs, head_dims=head_dims, residual=residual)
     traced = surgery.settled(model, traced, args, kwargs)
+    routed = graph.routed_layers(traced)
+    if routed:
+        traced = graph.with_positions(traced, _positions(model, routed, data))
     broken = _unmeasured(model, traced, args, kwargs)
     if len(broken) < len(traced.groups):
         for group in surgery.probe(model, traced, args, kwargs):
@@ -37,6 +44,32 @@ def usable_graph(
         reasons = "\n".join(f"  {r.name}: {r.reason}" for r in left.refused)
         raise GraphError(f"Nothing in {type(model).__name__} can be pruned:\n{reasons}")
     return left
+
+
+def _positions(
+    model: nn.Module, layers: Collection[str], data: Sequence[capture.Batch]
+) -> dict[str, float]:
+    """Positions that each call of these layers gets for one example, in the mean over some."""
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    positions: Counter[str] = Counter()
+    calls: Counter[str] = Counter()
+    seen = passes = 0
+
+    def after(call: Call, output: Tensor) -> Tensor:
+        name = call.name.removesuffix(".weight")
+        if name in layers:
+            positions[name] += n_positions(call, output)
+            calls[name] += 1
+        return output
+
+    with torch.no_grad(), measuring(model):
+        for batch in data:
+            with Taps(model, after=after):
+                model(*(moved := batch.to(device)).args, **moved.kwargs)
+            seen, passes = seen + len(batch), passes + 1
+            if seen >= ROUTED_EXAMPLES:
+                break
+    return {name: positions[name] * passes / (calls[name] * seen) for name in calls}
 
 
 def _unmeasured(

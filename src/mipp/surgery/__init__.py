@@ -30,9 +30,12 @@ from mipp.surgery.plan import (
 )
 from mipp.surgery.refit import Refit, refit
 from mipp.surgery.scores import settled
+from mipp.surgery.unstacking import Expert, Experts, restacked, unstacked
 from mipp.surgery.weights import read_weights
 
 __all__ = [
+    "Expert",
+    "Experts",
     "NormStatistics",
     "PlanRecord",
     "Refit",
@@ -53,6 +56,7 @@ __all__ = [
     "recorded_sizes",
     "refit",
     "remap_optimizer",
+    "restacked",
     "same_outputs",
     "save",
     "scale_keeps",
@@ -60,6 +64,7 @@ __all__ = [
     "slice_graph",
     "slice_model",
     "state_shapes",
+    "unstacked",
     "with_placeholders",
     "zero_placeholders",
     "zeroed_axes",

@@ -71,7 +71,7 @@ def slice_model(
     """
     cuts = cuts_by_tensor(model, kept, aliases)
     tensors = {id(tensor): tensor for tensor in named_tensors(model).values()}
-    small = _deep_copy(model, {key: _sliced(tensors[key], dims) for key, dims in cuts.items()})
+    small = deep_copy(model, {key: _sliced(tensors[key], dims) for key, dims in cuts.items()})
     for (name, full_layer), layer in zip(model.named_modules(), small.modules(), strict=True):
         own = own_tensors(full_layer)
         if any(id(tensor) in cuts for tensor in own.values()):
@@ -109,7 +109,7 @@ def mask_model(
     Raises `InputError` if ``keep`` does not fit the graph or the graph does not fit the model.
     """
     check_keep(graph, keep, may_empty=True)
-    masked = _deep_copy(model, {})
+    masked = deep_copy(model, {})
     tensors = named_tensors(masked)
     read = {consumer.in_axis for consumer in graph.consumers}
     for key, removed in _removed(masked, graph, keep).items():
@@ -177,7 +177,7 @@ def vary_constants(model: Module) -> Module:
     constant = {id(p) for p in model.parameters() if _is_constant(p)}
     # whoever looks for a difference copies what is changed: what is not jittered can be shared
     shared = {id(p): p for p in model.parameters() if id(p) not in constant}
-    varied = _deep_copy(model, shared)
+    varied = deep_copy(model, shared)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for full, parameter in zip(model.parameters(), varied.parameters(), strict=True):
@@ -313,7 +313,7 @@ def _sliced(tensor: Tensor, cuts: Mapping[int, IntArray]) -> Tensor:
     return values.requires_grad_(tensor.requires_grad)
 
 
-def _deep_copy(model: Module, stand_ins: Mapping[int, Tensor]) -> Module:
+def deep_copy(model: Module, stand_ins: Mapping[int, Tensor]) -> Module:
     """A deep copy, with ``stand_ins`` by ``id`` of a tensor instead of copies of these."""
     try:
         return forget_cached(copy.deepcopy(model, dict(stand_ins)))

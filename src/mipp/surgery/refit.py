@@ -83,7 +83,10 @@ class Refit:
 
 @dataclass(eq=False)
 class _Target:
-    """What the original consumer put out (and, for ``closed``, took in) at the sampled rows."""
+    """What the original consumer put out (and, for ``closed``, took in) at the sampled rows.
+
+    What routed layers took in is noted, too: the pruned model may send them other positions.
+    """
 
     number: int
     pick: list[Int[Tensor, " rows"]] = field(default_factory=list)
@@ -182,7 +185,7 @@ class _Fit:
             y = output_rows(call, output, pick)[:, outs]
             y = self._scaled(consumer, y, outs)
         target.y.append(y)
-        if self.config.mode == "closed":
+        if self.config.mode == "closed" or consumer.routed:
             per_input = matrix.shape[1] // call.weight.shape[consumer.in_dim]
             columns = (ins.unsqueeze(1) * per_input).add(torch.arange(per_input, device=ins.device))
             target.x.append(input_rows(call, output, pick)[:, columns.flatten()])
@@ -240,7 +243,9 @@ class _Fit:
                 return output
             target = self.targets.pop(call.key)
             y = torch.cat(target.y)
-            if self.config.mode == "closed":
+            if len(y) == 0:  # an expert that no token came to
+                return output
+            if target.x:
                 x = torch.cat(target.x)
             else:
                 x = input_rows(call, output, torch.cat(target.pick))

@@ -7,7 +7,7 @@ them.
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatch
 from typing import Any
 
@@ -20,7 +20,7 @@ from torch.utils import _pytree as pytree
 from mipp.capture import Batch
 from mipp.errors import GraphError, InputError
 from mipp.records import Kind, Refusal
-from mipp.taps import LINEAR, Call, NormCall, Taps, measuring
+from mipp.taps import LINEAR, Call, NormCall, Taps, measuring, n_positions
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,8 @@ class Layer:
     ``name``: of the parameter. ``bias``: name of the bias that every call of it adds and that
     nothing else uses, None without one. ``norm_after``: every output goes to a BatchNorm with
     running statistics, and nowhere else. ``calls``: in one forward pass. ``cells``: of the kernel;
-    columns of a block are inputs, each with its cells.
+    columns of a block are inputs, each with its cells. ``routed``: which positions it gets depends
+    on values, as for the tokens of an expert.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Layer:
     norm_after: bool
     calls: int
     cells: int
+    routed: bool = False
 
     @property
     def centred(self) -> bool:
@@ -106,6 +108,7 @@ def find_layers(model: nn.Module, batch: Batch) -> tuple[tuple[Layer, ...], tupl
     taps = Taps(model, after=after, on_norm=on_norm, grouped=True)
     with torch.no_grad(), measuring(model), watch, taps:
         model(*batch.args, **batch.kwargs)
+    routed = _routed(model, batch)
     found, refused = [], []
     names = {id(p): name for name, p in parameters.items()}
     for name in [*calls, *(name for name in parameters if name not in calls)]:
@@ -115,7 +118,8 @@ def find_layers(model: nn.Module, batch: Batch) -> tuple[tuple[Layer, ...], tupl
             bias = names.get(id(calls[name][0].bias))
             own = bias is not None and watch.uses[bias].total() == len(calls[name])
             alone = normed[name] == watch.outputs[name] == len(calls[name])
-            found.append(_layer(calls[name], name, bias if own else None, norm_after=alone))
+            layer = _layer(calls[name], name, bias if own else None, norm_after=alone)
+            found.append(replace(layer, routed=name in routed))
         elif parameter.is_floating_point() and parameter.dim() > 1:
             refused.append(Refusal(name.removesuffix(".weight"), parameter.numel(), reason))
     if not found:
@@ -125,6 +129,25 @@ def find_layers(model: nn.Module, batch: Batch) -> tuple[tuple[Layer, ...], tupl
             f"layer has a weight that is a parameter of its own.\n{listed}".rstrip()
         )
     return tuple(found), tuple(refused)
+
+
+def _routed(model: nn.Module, batch: Batch) -> set[str]:
+    """Layers that get another number of positions for one example than for the next."""
+    counts: list[Counter[str]] = []
+
+    def after(call: Call, output: Tensor) -> Tensor:
+        counts[-1][call.name] += n_positions(call, output)
+        return output
+
+    examples = range(len(batch)) if len(batch) > 1 else ()
+    with torch.no_grad(), measuring(model):
+        for place in examples:
+            counts.append(Counter())
+            one = batch.part(place, place + 1)
+            with Taps(model, after=after, grouped=True):
+                model(*one.args, **one.kwargs)
+    names = set().union(*counts)
+    return {name for name in names if len({count[name] for count in counts}) > 1}
 
 
 def without_protected(layers: Sequence[Layer], patterns: Iterable[str]) -> tuple[Layer, ...]:

@@ -225,6 +225,8 @@ def picked(
 ) -> Int[Tensor, " rows"]:
     """Positions of a call that are looked at, rising; the numbers seed the draw."""
     total = n_positions(call, output)
+    if total == 0:
+        return torch.arange(0, device=output.device)
     examples = call.input.shape[0] if call.input.dim() > 1 else 1
     wanted = max(config.rows_per_feature * layer.block[1], config.min_rows)
     n_rows = max(1, round(min(1.0, wanted * examples / (total * n_samples)) * total))

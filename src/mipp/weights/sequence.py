@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from mipp.capture import Batch, CaptureConfig
+from mipp.errors import InputError
 from mipp.surgery import NormStatistics, follow_norm
 from mipp.taps import Call, NormCall, Taps, input_rows, measuring, n_positions, output_rows
 from mipp.weights.layers import Layer
@@ -26,7 +27,7 @@ class Stop:
     """One layer, reached: ``x`` (n, g, d) that it takes in now, ``y`` (n, g, m) that it gave.
 
     ``call.weight`` and ``call.bias`` are the copy's, to be changed in place. For a layer that is
-    called several times ``x`` is what it took in before, over all calls.
+    called several times, or routed, ``x`` is what it took in before, over all calls.
     """
 
     layer: Layer
@@ -71,7 +72,8 @@ def in_order(
     device = next((p.device for p in original.parameters()), torch.device("cpu"))
     moved = [batch.to(device) for batch in batches]
     n_samples = sum(len(batch) for batch in moved)
-    kept_x = {l.name for l in layers if dense or l.calls > 1}
+    # a changed net may send other positions to a routed layer than the original does
+    kept_x = {l.name for l in layers if dense or l.routed or l.calls > 1}
     by_name = {layer.name: (number, layer) for number, layer in enumerate(layers)}
     with torch.no_grad(), measuring(original), measuring(changed):
         for number, batch in enumerate(moved):
@@ -104,8 +106,12 @@ def in_order(
             if seen.x:
                 x = torch.cat(seen.x)
             else:
+                _check_positions(layer, call, output, seen.positions)
                 x = in_blocks(layer, input_rows(call, output, torch.cat(seen.pick)))
-            visit(Stop(layer, call, x, torch.cat(seen.y)))
+            y = torch.cat(seen.y)
+            if len(y) == 0:  # an expert that no token came to
+                return output
+            visit(Stop(layer, call, x, y))
             return call.run()
 
         def on_norm(call: NormCall) -> None:
@@ -114,6 +120,15 @@ def in_order(
         args, kwargs = _joined(moved)
         with Taps(changed, after=after, on_norm=on_norm, grouped=True):
             changed(*args, **kwargs)
+
+
+def _check_positions(layer: Layer, call: Call, output: Tensor, noted: int) -> None:
+    if n_positions(call, output) != noted:
+        raise InputError(
+            f"{layer.module} gets other positions in the changed model than in the original, as an "
+            "expert of a mixture does. Give batches of more than one example, from the first of "
+            "which it is seen that this depends on values."
+        )
 
 
 def _note(

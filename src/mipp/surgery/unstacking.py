@@ -1,0 +1,234 @@
+"""Experts of a mixture, out of one parameter for all of them and back into it.
+
+Hugging Face's mixtures of experts hold the weights of all experts of a layer in parameters of three
+dimensions (``gate_up_proj``, ``down_proj``), so that no call of a layer is there that could be
+measured, and every expert has to be as wide as the others. Taken apart, each expert is two linear
+layers, whose neurons are units of their own.
+"""
+
+import copy
+import inspect
+from collections.abc import Callable, Iterator
+from typing import TypeVar
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from mipp.errors import SurgeryError
+from mipp.surgery.apply import deep_copy
+
+Module = TypeVar("Module", bound=nn.Module)
+
+_DEFAULT_GATE = "_default_apply_gate"
+"""What transformers calls the gate of two halves, the first through the activation."""
+
+_ARGUMENTS = ["hidden_states", "top_k_index", "top_k_weights"]
+
+
+class Expert(nn.Module):
+    """One expert: ``down(act(gate) * up)``, with gate and up the halves of one layer's output.
+
+    Without a gate it is ``down(act(up))``.
+    """
+
+    def __init__(
+        self, up: nn.Linear, down: nn.Linear, act_fn: Callable[[Tensor], Tensor], *, gated: bool
+    ) -> None:
+        super().__init__()
+        self.up, self.down, self.act_fn, self.gated = up, down, act_fn, gated
+
+    def forward(self, x: Float[Tensor, "tokens hidden"]) -> Float[Tensor, "tokens hidden"]:
+        """The tokens of this expert."""
+        made = self.up(x)
+        if not self.gated:
+            return self.down(self.act_fn(made))
+        gate, up = made.chunk(2, dim=-1)
+        return self.down(self.act_fn(gate) * up)
+
+
+class Experts(nn.ModuleList):
+    """The experts of one layer, each with layers of its own; made by `unstacked`."""
+
+    def forward(
+        self,
+        hidden_states: Float[Tensor, "tokens hidden"],
+        top_k_index: Int[Tensor, "tokens k"],
+        top_k_weights: Float[Tensor, "tokens k"],
+    ) -> Float[Tensor, "tokens hidden"]:
+        """Every token by the experts that it was given, weighed."""
+        made = torch.zeros_like(hidden_states)
+        for number, expert in enumerate(self):
+            token, place = torch.where(top_k_index == number)
+            mine = expert(hidden_states[token]) * top_k_weights[token, place, None]
+            made.index_add_(0, token, mine.to(made.dtype))
+        return made
+
+
+def unstacked(model: Module) -> Module:
+    """A copy of a model whose experts, stacked in one parameter, are linear layers of their own.
+
+    For mixtures of experts of Hugging Face transformers 5 (Mixtral, Qwen, OLMoE, ...). It computes
+    what the model computes; its experts are `Experts`, and can be pruned to a width each. The model
+    itself is not changed. `restacked` puts the experts back. For `mipp.load` the model that is
+    built has to be unstacked, too.
+
+    Raises
+    ------
+    SurgeryError: no experts are stacked in the model, they have a gate of their own kind, or the
+        model cannot be copied.
+    """
+    names = [name for name, module in model.named_modules() if _is_stacked(module)]
+    if not names:
+        raise SurgeryError(
+            f"{type(model).__name__} has no experts to unstack: expected modules that hold them in "
+            "parameters of three dimensions, 'down_proj' and 'gate_up_proj' or 'up_proj'."
+        )
+    copied = deep_copy(model, {})
+    for name in names:
+        _put(copied, name, _apart(copied.get_submodule(name), name))
+    return copied
+
+
+def restacked(model: Module, like: nn.Module, round_to: int = 8) -> Module:
+    """A copy of a model from `unstacked`, pruned since or not, with its experts in one parameter.
+
+    Experts that are narrower than the widest of their layer get neurons of weight zero, so that
+    the copy computes what the model computes; attributes that spell the widths follow. A config is
+    left as it is: it tells one width for all layers. A budget for the experts with
+    ``allocation="uniform"`` leaves nothing to fill up.
+
+    Parameters
+    ----------
+    like: a model as it was before `unstacked`, of any width, whose modules are copied.
+    round_to: widths are multiples of this; PyTorch's product of groups wants rows of 16 bytes.
+
+    Raises
+    ------
+    SurgeryError: nothing in the model is unstacked, or ``like`` has other modules there.
+    """
+    names = [name for name, module in model.named_modules() if isinstance(module, Experts)]
+    if not names:
+        raise SurgeryError(
+            f"{type(model).__name__} has no experts to stack; expected a model that came out of "
+            "mipp.unstacked."
+        )
+    copied = deep_copy(model, {})
+    modules = dict(like.named_modules())
+    for name in names:
+        stacked, experts = modules.get(name), copied.get_submodule(name)
+        assert isinstance(experts, Experts)
+        if stacked is None or not _is_stacked(stacked) or len(experts) != _count(stacked):
+            raise SurgeryError(
+                f"like= has no {len(experts)} stacked experts at {name!r}; expected the model as "
+                "it was before mipp.unstacked, or one that was built in the same way."
+            )
+        _put(copied, name, _together(experts, stacked, round_to))
+    return copied
+
+
+def _is_stacked(module: nn.Module) -> bool:
+    up, down = _first(module), getattr(module, "down_proj", None)
+    return all(isinstance(w, nn.Parameter) and w.dim() == 3 for w in (up, down))
+
+
+def _first(module: nn.Module) -> nn.Parameter | None:
+    found = getattr(module, _up_name(module), None)
+    return found if isinstance(found, nn.Parameter) else None
+
+
+def _up_name(module: nn.Module) -> str:
+    return "gate_up_proj" if hasattr(module, "gate_up_proj") else "up_proj"
+
+
+def _count(module: nn.Module) -> int:
+    first = _first(module)
+    return 0 if first is None else len(first)
+
+
+def _apart(module: nn.Module, name: str) -> Experts:
+    gated = _up_name(module) == "gate_up_proj"
+    gate = getattr(type(module), "_apply_gate", None)
+    known = gate is None or gate.__name__ == _DEFAULT_GATE
+    act_fn = getattr(module, "act_fn", None)
+    takes = list(inspect.signature(module.forward).parameters)
+    known &= callable(act_fn) and not hasattr(module, "post_expert_norm") and takes == _ARGUMENTS
+    if not known:
+        raise SurgeryError(
+            f"{name} ({type(module).__name__}) routes, gates or normalises in a way of its own. "
+            f"Expected a forward of {', '.join(_ARGUMENTS)} that computes down(act_fn(gate) * up) "
+            "for each expert, with gate and up the halves of one product. Write the experts as "
+            "linear layers."
+        )
+    made = Experts()
+    for number in range(_count(module)):
+        up, down = (_layer(module, part, number) for part in (_up_name(module), "down_proj"))
+        assert act_fn is not None
+        made.append(Expert(up, down, copy.deepcopy(act_fn), gated=gated))
+    made.train(module.training)
+    return made
+
+
+def _layer(module: nn.Module, part: str, number: int) -> nn.Linear:
+    """One expert's own part of a stack as a layer."""
+    stack = module.get_parameter(part)
+    weight, bias = stack.detach()[number], getattr(module, f"{part}_bias", None)
+    weight = weight.T if getattr(module, "is_transposed", False) else weight
+    layer = nn.Linear(weight.shape[1], weight.shape[0], bias is not None, device="meta")
+    layer.weight = nn.Parameter(weight.clone(), requires_grad=stack.requires_grad)
+    if bias is not None:
+        layer.bias = nn.Parameter(bias.detach()[number].clone(), requires_grad=bias.requires_grad)
+    return layer
+
+
+def _together(experts: Experts, like: nn.Module, round_to: int) -> nn.Module:
+    module = copy.copy(like)
+    # a shallow copy shares the dicts of its parameters and buffers with the other
+    for held in ("_parameters", "_buffers", "_modules"):
+        vars(module)[held] = dict(vars(module)[held])
+    widest = max(expert.down.in_features for expert in _all(experts))
+    widest = -(-widest // round_to) * round_to
+    parts = {"down_proj": ([e.down for e in _all(experts)], 1)}
+    parts[_up_name(like)] = (
+        [e.up for e in _all(experts)],
+        2 if hasattr(like, "gate_up_proj") else 1,
+    )
+    for part, (layers, halves) in parts.items():
+        own = part != "down_proj"
+        weights = [_padded(l.weight.detach(), 0 if own else 1, widest, halves) for l in layers]
+        stack = torch.stack(weights)
+        stack = stack.mT.contiguous() if getattr(like, "is_transposed", False) else stack
+        module.register_parameter(part, nn.Parameter(stack, layers[0].weight.requires_grad))
+        if layers[0].bias is not None:
+            biases = [l.bias.detach() for l in layers]
+            biases = [_padded(b, 0, widest, halves) for b in biases] if own else biases
+            learned = layers[0].bias.requires_grad
+            module.register_parameter(f"{part}_bias", nn.Parameter(torch.stack(biases), learned))
+    hidden = next(_all(experts)).down.out_features
+    spelled = {"intermediate_dim": widest, "intermediate_size": widest, "hidden_dim": hidden}
+    for attribute, width in spelled.items():
+        if hasattr(module, attribute):
+            setattr(module, attribute, width)
+    return module.train(experts.training)
+
+
+def _all(experts: Experts) -> Iterator[Expert]:
+    for expert in experts:
+        assert isinstance(expert, Expert)
+        yield expert
+
+
+def _padded(values: Tensor, dim: int, width: int, halves: int) -> Tensor:
+    """With zeros up to ``width`` along a dimension, in each of its halves."""
+
+    def wide(part: Tensor) -> Tensor:
+        shape = list(part.shape)
+        shape[dim] = width - shape[dim]
+        return torch.cat([part, part.new_zeros(shape)], dim)
+
+    return torch.cat([wide(part) for part in values.chunk(halves, dim)], dim)
+
+
+def _put(model: nn.Module, name: str, module: nn.Module) -> None:
+    parent, _, last = name.rpartition(".")
+    setattr(model.get_submodule(parent), last, module)
