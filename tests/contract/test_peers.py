@@ -7,15 +7,17 @@ collapsed layers (`tests/pipeline`); indices and optimizers over rounds
 (`tests/pipeline/test_iterating.py`); models left in another mode (`test_shipping.py`).
 """
 
+import random
+
 import pytest
 import torch
-from torch import nn
 
 import mipp
-from mipp import capture
+from mipp import capture, surgery
 from mipp.errors import GraphError
 from mipp.graph import CostModel, cost
 from mipp.pipeline import usable_graph
+from tests.graph.slicing import random_keep
 
 from .zoo import ZOO
 
@@ -137,7 +139,15 @@ def test_models_of_the_libraries(library, name):
             "timm", reason="timm is no dependency; its models are tested where it is installed"
         )
         model = made.create_model(name, pretrained=False)
+    with torch.no_grad():
+        for parameter in model.parameters():  # zeros would hide mistakes
+            parameter.add_(0.02 * torch.randn_like(parameter))
     batch = torch.randn(2, 3, 224, 224)
     graph = usable_graph(model.eval(), capture.read_batches([batch], None))
     assert len(graph.groups) >= 5
-    assert isinstance(model, nn.Module)
+    model, images = model.double(), torch.randn(3, 3, 224, 224, dtype=torch.float64)
+    keep = random_keep(graph, random.Random(0), 0.5)
+    small = surgery.slice_graph(model, graph, surgery.kept_indices(graph, keep))
+    with torch.no_grad():
+        wanted = surgery.mask_model(model, graph, keep)(images)
+        torch.testing.assert_close(small(images), wanted, rtol=1e-8, atol=1e-8)
