@@ -195,9 +195,35 @@ def todo(
 
 KINDS = {
     "own": "at once",
-    "update": "update",
+    "update": "with the update that all share",
     "own, retrained": "retrained",
 }
+
+
+def show_by_share(rows: Sequence[Mapping[str, Any]]) -> None:
+    """Prints a table for each net and kind: a row for each method, a column for each share.
+
+    Cells of fewer seeds than others say how many.
+    """
+    for label in dict.fromkeys(row["net"] for row in rows):
+        of_net = [row for row in rows if row["net"] == label]
+        most = len({row["seed"] for row in of_net})
+        print(f"{label}, unpruned {spread({r['seed']: r['unpruned'] for r in of_net}.values())}")
+        for kind, words in KINDS.items():
+            lines = []
+            for method in METHODS:
+                mine = [row for row in of_net if row["method"] == method and kind in row]
+                cells = [[r[kind] for r in mine if r["sparsity"] == s] for s in SPARSITIES]
+                if mine:
+                    lines.append([method] + [
+                        spread(cell) + (f" ({len(cell)})" if len(cell) < most else "")
+                        if cell else ""
+                        for cell in cells
+                    ])  # fmt: skip
+            if lines:
+                print(f"\n{label}, {words}:\n")
+                print(table(["", *SPARSITIES], lines))
+        print()
 
 
 def show(rows: Sequence[Mapping[str, Any]]) -> None:
@@ -351,6 +377,8 @@ def main() -> None:
             settings = {"samples": options.samples, "epochs": options.epochs}
             records.measure(key | settings, work)
     show(records.rows)
+    print()
+    show_by_share(records.rows)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """One pass over the calibration batches: what each consumer takes in, and how finely it matters."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import torch
@@ -54,6 +55,10 @@ class Statistics:
     mean: Float[Tensor, " d"]
     covariance: Float[Tensor, "d d"]
     fisher: Float[Tensor, "m m"] | None
+
+
+class _AllSeen(BaseException):
+    """Ends a forward pass when nothing that comes after is measured; no model catches it."""
 
 
 class _Recorder:
@@ -166,10 +171,12 @@ def capture(
             seen += len(batch)
             anchor = torch.zeros((), device=device, requires_grad=True)
             mask = token_mask(batch.kwargs)
+            left = set(by_key)
 
             def after(
                 call: Call, output: Tensor, number: int = number, backward: bool = backward,
                 anchor: Tensor = anchor, mask: Tensor | None = mask,
+                left: set[tuple[str, int]] = left,
             ) -> Tensor:  # fmt: skip
                 recorder = by_key.get(call.key)
                 if recorder is None:
@@ -177,9 +184,15 @@ def capture(
                 if backward:
                     output = output + anchor.to(output.dtype)
                 recorder.see(call, output, number, backward, mask)
+                left.discard(call.key)
+                if not left and not backward:
+                    raise _AllSeen
                 return output
 
-            with torch.set_grad_enabled(backward), Taps(model, after=after):
+            output = None
+            with (
+                suppress(_AllSeen), torch.set_grad_enabled(backward), Taps(model, after=after),
+            ):  # fmt: skip
                 output = model(*batch.args, **batch.kwargs)
             if backward:
                 assert loss is not None

@@ -79,7 +79,8 @@ class Views:
         outputs = shape[consumer.out_dim]
         inputs = int(np.prod(shape)) // outputs
         rows = self._observer.bytes(index) if self._observer is not None else 0
-        return 8 * (inputs**2 + outputs**2) + rows
+        fisher = outputs**2 if self._fisher_wanted() else 0
+        return 8 * (inputs**2 + fisher) + rows
 
     def _measure(self, part: Sequence[Group]) -> Mapping[int, capture.Statistics]:
         wanted = sorted({c for group in part for c in group.consumers})
