@@ -18,7 +18,7 @@ EXACT = 1e12
 1024 x 1024 weights that it just allows. Beyond them the path decides, its end is exact where that
 can be had for as much."""
 
-LARGE = 1024
+LARGE = 2048
 """Inputs of a row above which the path takes fewer rounds and steps, and ends earlier: there it
 takes much of the time, and the swaps after it make up for that. At 1/64 of the weights a row has
 lost most of what it told."""
