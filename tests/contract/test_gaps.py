@@ -171,3 +171,42 @@ def test_what_a_model_keeps_from_a_pass_is_made_anew_in_the_small_one():
     assert small.bias_cache["cpu"].shape == (2, 6, 6)
     assert model.bias_cache["cpu"] is kept
     assert torch.equal(model(batch), before)
+
+
+class JoinedBias(nn.Module):
+    """Attention whose keys have no bias, as in BEiT; and a layer with a bias in two parts."""
+
+    def __init__(self):
+        super().__init__()
+        self.num_heads = 4
+        self.qkv, self.out = nn.Linear(8, 48, bias=False), nn.Linear(16, 6)
+        self.q_bias, self.v_bias = nn.Parameter(torch.randn(16)), nn.Parameter(torch.randn(16))
+        self.mix = nn.Linear(6, 5, bias=False)
+        self.left, self.right = nn.Parameter(torch.randn(2)), nn.Parameter(torch.randn(3))
+        self.last = nn.Linear(5, 3)
+
+    def forward(self, x):
+        b, n, _ = x.shape
+        bias = torch.cat((self.q_bias, torch.zeros_like(self.v_bias), self.v_bias))
+        made = F.linear(x, self.qkv.weight, bias)
+        q, k, v = made.reshape(b, n, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)
+        x = self.out(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)).relu()
+        return self.last(F.linear(x, self.mix.weight, torch.cat((self.left, self.right))).relu())
+
+
+def test_a_bias_put_together_out_of_others_is_sliced_in_its_parts_and_not_fitted():
+    torch.manual_seed(0)
+    model, batch = JoinedBias().eval(), torch.randn(64, 6, 8)
+    with torch.no_grad():
+        for layer in (model.qkv, model.out, model.mix):
+            layer.weight.mul_(3)
+    plan = mipp.plan(model, [batch], "units=60%", noise=0.1)
+    assert {"qkv", "out", "mix"} == set(plan.keep)
+    small = plan.apply(refit=False)
+    torch.testing.assert_close(small(batch), plan.mask()(batch))
+    assert len(small.left) + len(small.right) == small.mix.out_features == len(plan.keep["mix"])
+    fitted = plan.apply()
+    assert torch.equal(fitted.left, small.left)
+    assert torch.equal(fitted.q_bias, small.q_bias)
+    off = [(net(batch) - model(batch)).square().mean().item() for net in (small, fitted)]
+    assert off[1] < 0.9 * off[0]

@@ -78,7 +78,9 @@ def dense(call: Call, layer: Dense) -> Labels:
     x, weight, bias = layer.x, layer.weight, layer.bias
     in_key, out_key = parameter_axis(weight, layer.in_dim), parameter_axis(weight, layer.out_dim)
     computed = in_key is None or out_key is None or in_key.tensor != out_key.tensor
-    if computed or (bias is not None and parameter_axis(bias, 0) is None):
+    # a bias may be put together out of several, as long as it is known which units they belong to
+    loose = bias is not None and parameter_axis(bias, 0) is None and bias.labels[0] is None
+    if computed or loose:
         what = "weight" if computed else "bias"
         reason = f"the {what} of this layer is computed, not a parameter itself{_advice(call)}"
         call.fix(x.labels[layer.channel], reason)

@@ -26,6 +26,12 @@ class LeastSquares:
         toward: str,
     ) -> None:
         self.call, self.consumer, self.x, self.y = call, consumer, x, y
+        added = call.bias is not None and call.kind != "conv_transpose"
+        # a bias that is computed out of other parameters is no parameter that could be fitted
+        self.bias = call.bias if added and consumer.bias is not None else None
+        if added and consumer.bias is None:
+            assert call.bias is not None
+            self.y = y - call.bias.to(y.dtype)
         self.ridge, self.toward = ridge, toward
         self.old = weight_matrix(call.kind, call.weight).double()
 
@@ -33,7 +39,7 @@ class LeastSquares:
         """All weights, and the bias (or the BatchNorm behind) such that the mean is kept."""
         # a transposed convolution is fitted on what each position adds, which has no bias in it
         centred = self.call.kind != "conv_transpose" and (
-            self.call.bias is not None or self.consumer.norm_after
+            self.bias is not None or self.consumer.norm_after
         )
         x_mean = self.x.double().mean(0) if centred else torch.zeros_like(self.old[0])
         y_mean = self.y.double().mean(0) if centred else torch.zeros_like(self.old[:, 0])
@@ -42,8 +48,8 @@ class LeastSquares:
         gram = (xc.T @ xc).double() / len(self.x)
         cross = (xc.T @ yc).double() / len(self.x)
         new = self._solved(gram, cross, self.old.T).T
-        if self.call.kind != "conv_transpose" and self.call.bias is not None:
-            self.call.bias.data.copy_(y_mean - new @ x_mean)
+        if self.bias is not None:
+            self.bias.data.copy_(y_mean - new @ x_mean)
         if self.call.kind in ("conv_transpose", "matmul"):
             new = new.T
         self.call.weight.data.copy_(new.reshape(self.call.weight.shape))
@@ -54,8 +60,8 @@ class LeastSquares:
         ``channels``: of each input of the weight, counted from 0.
         """
         target = self.y.double()
-        if self.call.bias is not None and self.call.kind != "conv_transpose":
-            target = target - self.call.bias.double()
+        if self.bias is not None:
+            target = target - self.bias.double()
         owner = channels.repeat_interleave(self.old.shape[1] // len(channels))
         of = torch.nn.functional.one_hot(owner).to(self.old)
         x = self.x.double()
@@ -70,9 +76,9 @@ class LeastSquares:
 
     def fit_bias(self) -> None:
         """The bias such that the mean is kept; without one there is nothing to fit."""
-        if self.call.bias is not None and self.call.kind != "conv_transpose":
+        if self.bias is not None:
             means = self.y.double().mean(0) - self.old @ self.x.double().mean(0)
-            self.call.bias.data.copy_(means)
+            self.bias.data.copy_(means)
 
     def _solved(
         self, gram: Float[Tensor, "d d"], cross: Float[Tensor, "d m"], old: Float[Tensor, "d m"]
