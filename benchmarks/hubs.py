@@ -118,14 +118,15 @@ def cut(model: nn.Module, traced: Any, share: float, batch: Tensor) -> dict[str,
     keep = without_units(traced, share)
     small = surgery.slice_graph(model, traced, surgery.kept_indices(traced, keep))
     masked = surgery.mask_model(model, traced, keep)
-    apart = max(
-        float((one - other).abs().max() / other.abs().max().clamp_min(1e-12))
+    apart = [
+        (one - other).abs().max() / other.abs().max().clamp_min(1e-12)
         for one, other in zip(tensors(small(batch)), tensors(masked(batch)), strict=True)
-    )
+    ]
+    most = float(torch.stack(apart).max())  # NaN where one is
     params = sum(parameter.numel() for parameter in small.parameters())
     whole = sum(parameter.numel() for parameter in model.parameters())
     return {
-        "apart": apart,
+        "apart": most,
         "left": params / whole,
         "told": graph.cost(traced, keep).params - params,
     }

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from enum import Enum
 from typing import Any, TypeVar
 
+import torch
 from torch import Tensor, nn
 
 Module = TypeVar("Module", bound=nn.Module)
@@ -94,12 +95,19 @@ def _items(held: Any, place: str) -> dict[Any, tuple[str, Any]]:
 def forget_cached(model: Module) -> Module:
     """Empties, in place, the dicts of tensors that modules keep between forward passes.
 
-    They are known by their name, such as ``attention_bias_cache``: timm's models with relative
-    positions keep there what they have made of a parameter, in the size that it had.
+    They are known by their name and their keys, which are devices: timm's models with relative
+    positions keep in ``attention_bias_cache`` what they have made of a parameter, for each device,
+    in the size that it had.
     """
     for module in model.modules():
         for name, value in vars(module).items():
-            kept = "cache" in name and isinstance(value, dict) and value
-            if kept and all(isinstance(item, Tensor) for item in value.values()):
+            kept = "cache" in name and isinstance(value, dict)
+            if kept and all(_is_device(k) and isinstance(t, Tensor) for k, t in value.items()):
                 value.clear()
     return model
+
+
+def _is_device(key: object) -> bool:
+    if isinstance(key, str):
+        return bool(re.fullmatch(r"(cpu|cuda|mps|xpu|meta)(:\d+)?", key))
+    return isinstance(key, torch.device)

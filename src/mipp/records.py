@@ -81,7 +81,7 @@ class Consumer:
     call: int
     in_dim: int
     out_dim: int
-    uses: int
+    uses: float | int
     norm_after: bool
     alone: bool = True
     routed: bool = False

@@ -150,24 +150,3 @@ def test_a_loss_that_does_not_fit_is_an_error(loss, message):
 
     with pytest.raises(InputError, match=message):
         capture(Two(), {0: linear("layer.weight")}, read_batches([torch.randn(2, 4)]), loss=loss)
-
-
-def test_a_pass_ends_with_the_last_layer_that_is_measured():
-    class Counted(nn.Linear):
-        runs = 0
-
-        def forward(self, x):
-            self.runs += 1
-            return super().forward(x)
-
-    model = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3), Counted(3, 2)).train()
-    batches = read_batches(list(torch.randn(96, 4).split(32)))
-    both = {0: linear("2.weight"), 1: linear("3.weight")}
-    whole, _ = capture(model, both, batches, loss=None, config=EVERY_ROW)
-    assert model[3].runs == 3
-    ended, _ = capture(model, {0: both[0]}, batches, loss=None, config=EVERY_ROW)
-    assert model[3].runs == 3
-    assert torch.equal(ended[0].covariance, whole[0].covariance)
-    assert model.training
-    capture(model, {0: both[0]}, batches, loss="gaussian", config=EVERY_ROW)  # needs the loss
-    assert model[3].runs == 6

@@ -23,10 +23,11 @@ def mixtral():
     return transformers.MixtralForCausalLM(config)
 
 
-def qwen():
+def qwen(num_experts=4, moe_intermediate_size=8):
     config = transformers.Qwen3MoeConfig(
-        **SIZES, num_experts=4, num_experts_per_tok=2, moe_intermediate_size=8, head_dim=4
-    )
+        **SIZES, num_experts=num_experts, num_experts_per_tok=2, head_dim=4,
+        moe_intermediate_size=moe_intermediate_size,
+    )  # fmt: skip
     return transformers.Qwen3MoeForCausalLM(config)
 
 
@@ -125,9 +126,11 @@ def test_macs_of_experts_are_those_of_the_tokens_they_get():
     assert plan.after.macs < plan.before.macs - 0.4 * 2 * tokens * top * experts
 
 
+@pytest.mark.parametrize("make", [mixtral, lambda: qwen(num_experts=16)])
 @pytest.mark.parametrize("method", ["mipp", "wanda", "sparsegpt"])
-def test_single_weights_of_experts(method):
-    model = mipp.unstacked(built(mixtral))
+def test_single_weights_of_experts(method, make):
+    """Of sixteen experts the first examples leave some without a token."""
+    model = mipp.unstacked(built(make))
     plan = mipp.plan(
         model, BATCHES, "params=60%", granularity="weight", method=method, protect=["lm_head"]
     )
@@ -136,6 +139,114 @@ def test_single_weights_of_experts(method):
     held = plan.apply(refit=False)
     for name, mask in plan.masks.items():
         assert not held.get_parameter(name)[~mask].any()
+
+
+class Stack(nn.Module):
+    """What is common to Hugging Face's experts, without their kernels."""
+
+    def __init__(self, *, transposed=False, gated=True, bias=False):
+        super().__init__()
+        self.is_transposed, self.act_fn = transposed, nn.SiLU()
+        up, shape = "gate_up_proj" if gated else "up_proj", (3, 16 if gated else 8, 6)
+        shapes = {up: shape, "down_proj": (3, 6, 8)}
+        for name, (e, m, d) in shapes.items():
+            weight = torch.randn(e, d, m) if transposed else torch.randn(e, m, d)
+            self.register_parameter(name, nn.Parameter(weight))
+            if bias:
+                self.register_parameter(f"{name}_bias", nn.Parameter(torch.randn(e, m)))
+        self.gated = gated
+
+    def _default_apply_gate(self, made):
+        gate, up = made.chunk(2, -1)
+        return self.act_fn(gate) * up
+
+    _apply_gate = _default_apply_gate
+
+    def one(self, name, x, number):
+        weight, bias = getattr(self, name)[number], getattr(self, f"{name}_bias", None)
+        made = x @ (weight if self.is_transposed else weight.T)
+        return made if bias is None else made + bias[number]
+
+    def forward(self, hidden_states, top_k_index, top_k_weights):
+        total = torch.zeros_like(hidden_states)
+        for number in range(3):
+            made = self.one("gate_up_proj" if self.gated else "up_proj", hidden_states, number)
+            made = self._apply_gate(made) if self.gated else self.act_fn(made)
+            made = self.one("down_proj", made, number)
+            total += made * ((top_k_index == number) * top_k_weights).sum(1, keepdim=True)
+        return total
+
+
+class Mixture(nn.Module):
+    def __init__(self, experts):
+        super().__init__()
+        self.gate, self.experts = nn.Linear(6, 3), experts
+
+    def forward(self, x):
+        weights, index = self.gate(x).softmax(-1).topk(2, -1)
+        return self.experts(x, index, weights)
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("gated", [False, True])
+@pytest.mark.parametrize("transposed", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_all_layouts_come_apart_and_back(transposed, gated, bias, dtype):
+    torch.manual_seed(0)
+    model = Mixture(Stack(transposed=transposed, gated=gated, bias=bias)).to(dtype).eval()
+    x, tolerance = torch.randn(20, 6, dtype=dtype), 1e-5 if dtype == torch.float32 else 0.1
+    apart = mipp.unstacked(model)
+    torch.testing.assert_close(apart(x), model(x), rtol=tolerance, atol=tolerance)
+    assert {p.dtype for p in apart.parameters()} == {dtype}
+    back = mipp.restacked(apart, model)
+    state = model.state_dict()
+    assert back.state_dict().keys() == state.keys()
+    assert all(torch.equal(tensor, state[name]) for name, tensor in back.state_dict().items())
+    assert not {p.data_ptr() for p in back.parameters()} & {
+        p.data_ptr() for p in apart.parameters()
+    }
+
+
+def test_a_width_that_is_no_multiple_comes_back_as_it_was():
+    model = qwen(moe_intermediate_size=10).eval()
+    back = mipp.restacked(mipp.unstacked(model), model)
+    assert all(map(torch.equal, back.state_dict().values(), model.state_dict().values()))
+
+
+def test_the_stacked_model_is_a_copy_of_its_own():
+    model = built(mixtral)
+    small = mipp.restacked(mipp.unstacked(model), model)
+    assert small.model.layers[0].mlp.experts.config is not model.model.layers[0].mlp.experts.config
+    small.set_experts_implementation("eager")
+    assert small.model.layers[0].mlp.experts.config._experts_implementation == "eager"
+    small.train()
+    assert not any(module.training for module in model.modules())
+
+
+def test_experts_at_two_places_are_taken_apart_once():
+    model = nn.Sequential(Mixture(Stack()), Mixture(Stack()))
+    model[1].experts = model[0].experts
+    apart = mipp.unstacked(model)
+    assert apart[0].experts is apart[1].experts
+    assert sum(p.numel() for p in apart.parameters()) == sum(p.numel() for p in model.parameters())
+    back = mipp.restacked(apart, model)
+    assert back[0].experts is back[1].experts
+
+
+def test_experts_that_compute_something_else_are_refused():
+    class Clamped(Stack):
+        def forward(self, hidden_states, top_k_index, top_k_weights):
+            return super().forward(hidden_states, top_k_index, top_k_weights).clamp(-1, 1)
+
+    shared = nn.Sequential(Mixture(Stack()), Mixture(Stack()))
+    shared[1].experts.down_proj = shared[0].experts.down_proj
+    text = "routes, gates or normalises in a way of its own"
+    with pytest.raises(SurgeryError, match=f"experts .Clamped. {text}"):
+        mipp.unstacked(Mixture(Clamped()))
+    with pytest.raises(SurgeryError, match="experts shares down_proj with another module"):
+        mipp.unstacked(shared)
+    with pytest.raises(SurgeryError, match="Stack has no experts to unstack"):
+        mipp.unstacked(Stack())
 
 
 def test_what_is_not_stacked_or_has_a_gate_of_its_own_is_refused():

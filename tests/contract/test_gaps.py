@@ -2,6 +2,7 @@
 
 import warnings
 
+import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -171,6 +172,43 @@ def test_what_a_model_keeps_from_a_pass_is_made_anew_in_the_small_one():
     assert small.bias_cache["cpu"].shape == (2, 6, 6)
     assert model.bias_cache["cpu"] is kept
     assert torch.equal(model(batch), before)
+
+
+def test_dicts_that_are_no_cache_of_a_pass_stay():
+    class Net(nn.Sequential):
+        def __init__(self):
+            super().__init__(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+            self.shift_cache = {"in": torch.ones(4)}
+
+        def forward(self, x):
+            return super().forward(x + self.shift_cache["in"])
+
+    small = mipp.prune(Net().eval(), [torch.randn(32, 4)], "units=50%", noise=0.1)
+    assert small(torch.randn(2, 4)).shape == (2, 2)
+
+
+class Positions(nn.Module):
+    """A small network makes a bias of places, the same for every example, as in Swin v2."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("places", torch.randn(9, 2))
+        self.bias = nn.Sequential(nn.Linear(2, 8), nn.ReLU(), nn.Linear(8, 9))
+        self.body, self.out = nn.Linear(5, 9), nn.Linear(9, 3)
+
+    def forward(self, x):
+        return self.out(torch.relu(self.body(x) + self.bias(self.places).mean(0)))
+
+
+@pytest.mark.parametrize("granularity", ["unit", "weight"])
+def test_a_layer_that_runs_on_no_example_is_fitted_on_what_it_always_gets(granularity):
+    torch.manual_seed(0)
+    model, batches = Positions().eval(), list(torch.randn(96, 5).split(32))
+    budget = "units=50%" if granularity == "unit" else "params=50%"
+    plan = mipp.plan(model, batches, budget, granularity=granularity, noise=0.1)
+    x = torch.cat(batches)
+    off = [(plan.apply(refit=r)(x) - model(x)).square().mean().item() for r in (False, True)]
+    assert off[1] < off[0]
 
 
 class JoinedBias(nn.Module):

@@ -16,6 +16,34 @@ def net():
     )  # fmt: skip
 
 
+class Routed(nn.Module):
+    """Every example goes to one of three experts."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(1)
+        self.gate, self.out = nn.Linear(4, 3), nn.Linear(4, 2)
+        self.experts = nn.ModuleList(
+            nn.Sequential(nn.Linear(4, 9), nn.ReLU(), nn.Linear(9, 4)) for _ in range(3)
+        )
+
+    def forward(self, x):
+        best, made = self.gate(x).argmax(1), torch.zeros_like(x)
+        for number, expert in enumerate(self.experts):
+            (mine,) = torch.where(best == number)
+            made = made.index_add(0, mine, expert(x[mine]))
+        return self.out(made)
+
+
+def routed_batches():
+    """Sorted by where they go, so that processes see other shares of each expert."""
+    x = torch.randn(200, 4, generator=torch.Generator().manual_seed(6))
+    order = Routed().gate(x).argmax(1).argsort(stable=True)
+    first, second = x[order][::2], x[order][1::2]
+    # each process sees all experts at some time, but starts with another one
+    return [list(first.split(20)), list(second.flip(0).split(20))]
+
+
 def all_batches():
     generator = torch.Generator().manual_seed(5)
     return [torch.randn(32, 1, 8, 8, generator=generator) for _ in range(6)]
@@ -32,6 +60,8 @@ def work(rank, address, out):
         labelled = [(x, x.mean((1, 2, 3)).argsort() % 3) for x in mine]
         plan = mipp.plan(net(), labelled, "units=50%", method="snip")
         (out / f"snip {rank}.json").write_text(plan.to_json())
+        plan = mipp.plan(Routed().eval(), routed_batches()[rank], "macs=60%", noise=0.1)
+        (out / f"routed {rank}.json").write_text(plan.to_json())
         # gloo aborts a process whose peer is gone while its threads still run
         torch.distributed.barrier()
     finally:
@@ -51,3 +81,5 @@ def test_two_processes_make_the_plan_of_one_and_agree_on_the_scores_of_a_method(
         assert json.loads(read.to_json())["after"] == json.loads(alone.to_json())["after"]
     snip = [json.loads((tmp_path / f"snip {rank}.json").read_text()) for rank in (0, 1)]
     assert snip[0] == snip[1]
+    routed = [json.loads((tmp_path / f"routed {rank}.json").read_text()) for rank in (0, 1)]
+    assert routed[0] == routed[1]

@@ -1,7 +1,6 @@
 """One pass over the calibration batches: what each consumer takes in, and how finely it matters."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 
 import torch
@@ -55,10 +54,6 @@ class Statistics:
     mean: Float[Tensor, " d"]
     covariance: Float[Tensor, "d d"]
     fisher: Float[Tensor, "m m"] | None
-
-
-class _AllSeen(BaseException):
-    """Ends a forward pass when nothing that comes after is measured; no model catches it."""
 
 
 class _Recorder:
@@ -171,12 +166,10 @@ def capture(
             seen += len(batch)
             anchor = torch.zeros((), device=device, requires_grad=True)
             mask = token_mask(batch.kwargs)
-            left = set(by_key)
 
             def after(
                 call: Call, output: Tensor, number: int = number, backward: bool = backward,
                 anchor: Tensor = anchor, mask: Tensor | None = mask,
-                left: set[tuple[str, int]] = left,
             ) -> Tensor:  # fmt: skip
                 recorder = by_key.get(call.key)
                 if recorder is None:
@@ -184,15 +177,9 @@ def capture(
                 if backward:
                     output = output + anchor.to(output.dtype)
                 recorder.see(call, output, number, backward, mask)
-                left.discard(call.key)
-                if not left and not backward:
-                    raise _AllSeen
                 return output
 
-            output = None
-            with (
-                suppress(_AllSeen), torch.set_grad_enabled(backward), Taps(model, after=after),
-            ):  # fmt: skip
+            with torch.set_grad_enabled(backward), Taps(model, after=after):
                 output = model(*batch.args, **batch.kwargs)
             if backward:
                 assert loss is not None
@@ -202,32 +189,53 @@ def capture(
                 sampled_loss(settled, output, batch, generator).backward()
             if advance:
                 advance()
+    for consumer in consumers.values():
+        _check_seen(consumer, by_key[consumer.weight, consumer.call], loss is not None, device)
     return {
-        index: _finish(consumer, by_key[consumer.weight, consumer.call], loss is not None)
+        index: _finish(by_key[consumer.weight, consumer.call], consumer.name, loss is not None)
         for index, consumer in consumers.items()
     }, how
 
 
-def _finish(consumer: Consumer, recorder: _Recorder, with_fisher: bool) -> Statistics:
-    if recorder.moments is None:
+def _check_seen(
+    consumer: Consumer, recorder: _Recorder, with_fisher: bool, device: torch.device
+) -> None:
+    """Raises on all processes where one of them has seen nothing."""
+    rows = torch.tensor(0 if recorder.moments is None else recorder.moments.count)
+    gradients = torch.tensor(0 if recorder.fisher is None else recorder.fisher.count)
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        both = torch.stack([rows, gradients]).to(device)
+        torch.distributed.all_reduce(both, torch.distributed.ReduceOp.MIN)
+        rows, gradients = both
+    if consumer.routed and (rows == 0 or (with_fisher and gradients == 0)):
+        raise CalibrationError(
+            f"No token of the calibration batches reaches {consumer.name}, as can be with the "
+            "experts of a mixture. Give more batches (to each process), or name it in protect=."
+        )
+    if rows == 0:
         raise CalibrationError(
             f"{consumer.name} was traced but never ran on the calibration batches. If the model "
             "takes another path in evaluation mode, trace it with such a batch."
         )
+    if with_fisher and gradients == 0:
+        raise CalibrationError(
+            f"No gradient reached {consumer.name}: the loss does not depend on it. Use "
+            "noise=0.1, which needs no gradient, or a loss that covers all outputs."
+        )
+
+
+def _finish(recorder: _Recorder, name: str, with_fisher: bool) -> Statistics:
+    assert recorder.moments is not None
     recorder.moments.all_reduce()
     fisher = None
     if with_fisher:
-        if recorder.fisher is None:
-            raise CalibrationError(
-                f"No gradient reached {consumer.name}: the loss does not depend on it. Use "
-                "noise=0.1, which needs no gradient, or a loss that covers all outputs."
-            )
+        assert recorder.fisher is not None
         recorder.fisher.all_reduce()
         gradient = recorder.fisher
         fisher = gradient.covariance() + torch.outer(gradient.mean, gradient.mean)
         if not bool(torch.isfinite(fisher).all()):
             raise CalibrationError(
-                f"The gradient at the output of {consumer.name} has NaN or infinite values. Run "
+                f"The gradient at the output of {name} has NaN or infinite values. Run "
                 "the model in float32 or bfloat16, or use noise=0.1, which needs no gradient."
             )
     moments = recorder.moments

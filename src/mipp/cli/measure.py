@@ -10,6 +10,7 @@ from torch import nn
 
 from mipp import capture, graph, timing
 from mipp.errors import GraphError
+from mipp.pipeline.usable import with_routes
 from mipp.records import Cost
 
 FEWEST, LONGEST = 11, 1.0
@@ -38,8 +39,9 @@ def _work(model: nn.Module, example: capture.Batch) -> timing.Work:
 
 def cost_of(model: nn.Module, batches: Iterable[Any]) -> Cost | None:
     """Exact cost of a model as it is; None where it cannot be traced."""
-    first = capture.read_batches(batches, 2)[0].to(next(model.parameters()).device)
+    data = capture.read_batches(batches, 64)
+    first = data[0].part(0, 2).to(next(model.parameters()).device)
     try:
-        return graph.cost(graph.trace(model, first.args, first.kwargs))
+        return graph.cost(with_routes(model, graph.trace(model, first.args, first.kwargs), data))
     except GraphError:
         return None

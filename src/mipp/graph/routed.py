@@ -21,7 +21,7 @@ def with_positions(graph: ChannelGraph, positions: Mapping[str, float]) -> Chann
             for term in graph.macs
         ),
         consumers=tuple(
-            replace(consumer, uses=max(1, round(positions.get(_layer(consumer.name), 1.0))))
+            replace(consumer, uses=positions.get(_layer(consumer.name), 1.0))
             if consumer.routed
             else consumer
             for consumer in graph.consumers

@@ -137,7 +137,7 @@ class Candidates:
     """
 
     def __init__(
-        self, p: Float[Tensor, "uk uk"], m: Float[Tensor, "uk uk"], k: int, uses: int
+        self, p: Float[Tensor, "uk uk"], m: Float[Tensor, "uk uk"], k: int, uses: float | int
     ) -> None:
         self.p, self.m, self.k, self.uses = p, m, k, uses
         self.n = len(p) // k

@@ -34,7 +34,7 @@ class ConsumerView:
     weight: Float[Tensor, "m d"]
     fisher: Float[Tensor, "m m"] | None
     unit: Int[Tensor, " d"]
-    uses: int
+    uses: float | int
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,7 +51,7 @@ class Observations:
     inputs: Float[Tensor, "rows d"]
     targets: Float[Tensor, "rows m"] | Int[Tensor, " rows"]
     unit: Int[Tensor, " d"]
-    uses: int = 1
+    uses: float | int = 1
     noise: float = 0.0
     example: Int[Tensor, " rows"] | None = None
 

@@ -140,7 +140,7 @@ class Rows:
 
     inputs: Float[Tensor, "rows d"]
     unit: Int[Tensor, " d"]
-    uses: int
+    uses: float | int
 
 
 def standardised(view: Observations) -> Rows:

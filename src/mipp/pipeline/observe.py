@@ -53,7 +53,8 @@ class Observer:
         n_samples = sum(len(batch) for batch in self.batches)
         if self.shape == "maps":
             # inputs have about as many positions as outputs
-            return 4 * n_samples * found.uses * (shape[found.in_dim] + shape[found.out_dim])
+            width = shape[found.in_dim] + shape[found.out_dim]
+            return int(4 * n_samples * found.uses * width)
         features = int(np.prod(shape)) // shape[found.out_dim]
         config = self.options.calibration
         rows = min(max(config.rows_per_feature * features, config.min_rows), n_samples * found.uses)

@@ -32,9 +32,7 @@ def usable_graph(
     args, kwargs = example(model, data)
     traced = graph.trace(model, args, kwargs, head_dims=head_dims, residual=residual)
     traced = surgery.settled(model, traced, args, kwargs)
-    routed = graph.routed_layers(traced)
-    if routed:
-        traced = graph.with_positions(traced, _positions(model, routed, data))
+    traced = with_routes(model, traced, data)
     broken = _unmeasured(model, traced, args, kwargs)
     if len(broken) < len(traced.groups):
         for group in surgery.probe(model, traced, args, kwargs):
@@ -44,6 +42,14 @@ def usable_graph(
         reasons = "\n".join(f"  {r.name}: {r.reason}" for r in left.refused)
         raise GraphError(f"Nothing in {type(model).__name__} can be pruned:\n{reasons}")
     return left
+
+
+def with_routes(
+    model: nn.Module, traced: ChannelGraph, data: Sequence[capture.Batch]
+) -> ChannelGraph:
+    """The graph, whose routed layers get as many positions as they do on some of the data."""
+    routed = graph.routed_layers(traced)
+    return graph.with_positions(traced, _positions(model, routed, data)) if routed else traced
 
 
 def _positions(
@@ -69,7 +75,20 @@ def _positions(
             seen, passes = seen + len(batch), passes + 1
             if seen >= ROUTED_EXAMPLES:
                 break
-    return {name: positions[name] * passes / (calls[name] * seen) for name in calls}
+    names = sorted(layers)
+    counted = torch.tensor(
+        [*(positions[n] for n in names), *(calls[n] for n in names), seen, passes],
+        dtype=torch.float64, device=device,
+    )  # fmt: skip
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.all_reduce(counted)  # every process makes the same plan
+    *both, seen_by_all, passes_of_all = counted.tolist()
+    found = dict(zip(names, zip(both[: len(names)], both[len(names) :], strict=True), strict=True))
+    # what none of the examples reaches is counted as if one position had
+    return {
+        name: max(n, 1.0) * passes_of_all / (max(n_calls, 1.0) * seen_by_all)
+        for name, (n, n_calls) in found.items()
+    }
 
 
 def _unmeasured(

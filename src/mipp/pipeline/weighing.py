@@ -32,7 +32,7 @@ def plan_weights(
 ) -> list[WeightPlan[Model]]:
     """One plan for each budget; what is measured of the whole model is measured once."""
     args, kwargs = example(model, data)
-    layers, refused = weights.find_layers(model, capture.Batch(args, kwargs))
+    layers, refused = weights.find_layers(model, capture.Batch(args, kwargs), data)
     layers, uneven = _even(layers, options)
     layers = weights.without_protected(layers, options.protect)
     clock.lap("capture")

@@ -126,7 +126,7 @@ class WeightPlan(Generic[Model]):
                     "mipp.WeightPlan.from_json(text, model, batches), or call apply(refit=False)."
                 )
             args, kwargs = example(model, self.batches)
-            found, _ = weights.find_layers(model, capture.Batch(args, kwargs))
+            found, _ = weights.find_layers(model, capture.Batch(args, kwargs), self.batches)
             mine = [layer for layer in found if layer.name in self.masks]
             seed = self.record.options.get("seed", 0)
             weights.update(

@@ -28,7 +28,7 @@ from mipp.surgery.plan import (
     scale_keeps,
     with_placeholders,
 )
-from mipp.surgery.refit import Refit, refit
+from mipp.surgery.refit import Refit, once_for_all, refit
 from mipp.surgery.scores import settled
 from mipp.surgery.unstacking import Expert, Experts, restacked, unstacked
 from mipp.surgery.weights import read_weights
@@ -50,6 +50,7 @@ __all__ = [
     "kept_indices",
     "load",
     "mask_model",
+    "once_for_all",
     "original_indices",
     "probe",
     "read_weights",

@@ -20,7 +20,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from mipp.errors import InputError
+from mipp.errors import InputError, SurgeryError
 from mipp.records import KEPT, AxisKey, ChannelGraph, Consumer, IntArray
 from mipp.surgery.fitting import LeastSquares
 from mipp.surgery.norms import NormStatistics, follow
@@ -92,7 +92,7 @@ class _Target:
     pick: list[Int[Tensor, " rows"]] = field(default_factory=list)
     y: list[Float[Tensor, "rows m"]] = field(default_factory=list)
     x: list[Float[Tensor, "rows d"]] = field(default_factory=list)
-    seen: int = 0
+    positions: list[int] = field(default_factory=list)
 
 
 class _Fit:
@@ -189,8 +189,8 @@ class _Fit:
             per_input = matrix.shape[1] // call.weight.shape[consumer.in_dim]
             columns = (ins.unsqueeze(1) * per_input).add(torch.arange(per_input, device=ins.device))
             target.x.append(input_rows(call, output, pick)[:, columns.flatten()])
-        target.pick.append(pick + target.seen)
-        target.seen += positions
+        target.pick.append(pick + sum(target.positions))
+        target.positions.append(positions)
 
     def _scaled(
         self, consumer: Consumer, y: Float[Tensor, "rows m"], outs: Int[Tensor, " m"]
@@ -248,7 +248,10 @@ class _Fit:
             if target.x:
                 x = torch.cat(target.x)
             else:
-                x = input_rows(call, output, torch.cat(target.pick))
+                pick = torch.cat(target.pick)
+                if once_for_all(n_positions(call, output), target.positions, consumer.name):
+                    pick, y = target.pick[0], target.y[0]
+                x = input_rows(call, output, pick)
             self._solve(call, consumer, x, y)
             hold()
             return call.run()
@@ -296,6 +299,26 @@ def refit(
     with torch.no_grad(), measuring(original), measuring(small):
         fit.observe(original, batches)
         fit.correct(small, *joined, hold)
+
+
+def once_for_all(now: int, noted: Sequence[int], layer: str) -> bool:
+    """Whether a layer runs once for all examples, on something that has no batch dimension.
+
+    ``now``: its positions when all examples go through in one batch. ``noted``: those for each
+    batch before.
+
+    Raises:
+        SurgeryError: it is neither that nor a layer whose positions are those of all batches.
+    """
+    if now == sum(noted):
+        return False
+    if set(noted) == {now}:
+        return True
+    raise SurgeryError(
+        f"{layer} gets {now} positions in the pruned model and {sum(noted)} in the original, so "
+        "that it cannot be fitted. Make the plan's batches larger, call apply(refit=False), or "
+        "name the layer in protect=."
+    )
 
 
 def _batch_size(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> int:

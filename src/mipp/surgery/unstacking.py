@@ -69,24 +69,41 @@ def unstacked(model: Module) -> Module:
     """A copy of a model whose experts, stacked in one parameter, are linear layers of their own.
 
     For mixtures of experts of Hugging Face transformers 5 (Mixtral, Qwen, OLMoE, ...). It computes
-    what the model computes; its experts are `Experts`, and can be pruned to a width each. The model
-    itself is not changed. `restacked` puts the experts back. For `mipp.load` the model that is
-    built has to be unstacked, too.
+    what the model computes, which is tried on some tokens of every expert; its experts are
+    `Experts`, and can be pruned to a width each. The model itself is not changed. `restacked` puts
+    the experts back. For `mipp.load` the model that is built has to be unstacked, too.
 
     Raises
     ------
-    SurgeryError: no experts are stacked in the model, they have a gate of their own kind, or the
-        model cannot be copied.
+    SurgeryError: no experts are stacked in the model, they compute something else than experts of
+        that kind do or share parameters with others, or the model cannot be copied.
     """
-    names = [name for name, module in model.named_modules() if _is_stacked(module)]
-    if not names:
+    places: dict[int, list[str]] = {}
+    for name, module in model.named_modules(remove_duplicate=False):
+        if name and _is_stacked(module):
+            places.setdefault(id(module), []).append(name)
+    if not places:
         raise SurgeryError(
-            f"{type(model).__name__} has no experts to unstack: expected modules that hold them in "
-            "parameters of three dimensions, 'down_proj' and 'gate_up_proj' or 'up_proj'."
+            f"{type(model).__name__} has no experts to unstack: expected modules in it that hold "
+            "them in parameters of three dimensions, 'down_proj' and 'gate_up_proj' or 'up_proj'."
         )
     copied = deep_copy(model, {})
-    for name in names:
-        _put(copied, name, _apart(copied.get_submodule(name), name))
+    for names in places.values():
+        module = copied.get_submodule(names[0])
+        _check_plain(module, names[0])
+        made = _apart(module)
+        _check_same(module, made, names[0])
+        for name in names:
+            _put(copied, name, made)
+    for names in places.values():
+        shared = [
+            n for n, p in model.get_submodule(names[0]).named_parameters() if _shared(model, p)
+        ]
+        if shared:
+            raise SurgeryError(
+                f"{names[0]} shares {', '.join(shared)} with another module. Expected experts with "
+                "parameters of their own; give each its own copy first."
+            )
     return copied
 
 
@@ -101,29 +118,35 @@ def restacked(model: Module, like: nn.Module, round_to: int = 8) -> Module:
     Parameters
     ----------
     like: a model as it was before `unstacked`, of any width, whose modules are copied.
-    round_to: widths are multiples of this; PyTorch's product of groups wants rows of 16 bytes.
+    round_to: widths are multiples of this, where that is no wider than ``like``; PyTorch's product
+        of groups wants rows of 16 bytes.
 
     Raises
     ------
     SurgeryError: nothing in the model is unstacked, or ``like`` has other modules there.
     """
-    names = [name for name, module in model.named_modules() if isinstance(module, Experts)]
-    if not names:
+    places: dict[int, list[str]] = {}
+    for name, module in model.named_modules(remove_duplicate=False):
+        if name and isinstance(module, Experts):
+            places.setdefault(id(module), []).append(name)
+    if not places:
         raise SurgeryError(
             f"{type(model).__name__} has no experts to stack; expected a model that came out of "
             "mipp.unstacked."
         )
     copied = deep_copy(model, {})
-    modules = dict(like.named_modules())
-    for name in names:
-        stacked, experts = modules.get(name), copied.get_submodule(name)
+    modules = dict(like.named_modules(remove_duplicate=False))
+    for names in places.values():
+        stacked, experts = modules.get(names[0]), copied.get_submodule(names[0])
         assert isinstance(experts, Experts)
         if stacked is None or not _is_stacked(stacked) or len(experts) != _count(stacked):
             raise SurgeryError(
-                f"like= has no {len(experts)} stacked experts at {name!r}; expected the model as "
-                "it was before mipp.unstacked, or one that was built in the same way."
+                f"like= has no {len(experts)} stacked experts at {names[0]!r}; expected the model "
+                "as it was before mipp.unstacked, or one that was built in the same way."
             )
-        _put(copied, name, _together(experts, stacked, round_to))
+        made = _together(experts, stacked, round_to, copied)
+        for name in names:
+            _put(copied, name, made)
     return copied
 
 
@@ -141,30 +164,83 @@ def _up_name(module: nn.Module) -> str:
     return "gate_up_proj" if hasattr(module, "gate_up_proj") else "up_proj"
 
 
+def _width(module: nn.Module) -> int:
+    """Neurons of an expert."""
+    return module.get_parameter("down_proj").shape[1 if _is_transposed(module) else 2]
+
+
+def _is_transposed(module: nn.Module) -> bool:
+    return bool(getattr(module, "is_transposed", False))
+
+
 def _count(module: nn.Module) -> int:
     first = _first(module)
     return 0 if first is None else len(first)
 
 
-def _apart(module: nn.Module, name: str) -> Experts:
-    gated = _up_name(module) == "gate_up_proj"
+def _check_plain(module: nn.Module, name: str) -> None:
+    """Raises where it can be seen that the experts are of another kind."""
     gate = getattr(type(module), "_apply_gate", None)
-    known = gate is None or gate.__name__ == _DEFAULT_GATE
-    act_fn = getattr(module, "act_fn", None)
     takes = list(inspect.signature(module.forward).parameters)
-    known &= callable(act_fn) and not hasattr(module, "post_expert_norm") and takes == _ARGUMENTS
-    if not known:
-        raise SurgeryError(
-            f"{name} ({type(module).__name__}) routes, gates or normalises in a way of its own. "
-            f"Expected a forward of {', '.join(_ARGUMENTS)} that computes down(act_fn(gate) * up) "
-            "for each expert, with gate and up the halves of one product. Write the experts as "
-            "linear layers."
-        )
+    parts = {_up_name(module), "down_proj"}
+    own = {n for n, _ in module.named_parameters()} - parts - {f"{part}_bias" for part in parts}
+    stacks = [module.get_parameter(part) for part in parts]
+    plain = gate is not None and gate.__name__ == _DEFAULT_GATE and takes == _ARGUMENTS
+    plain &= callable(getattr(module, "act_fn", None)) and not own
+    plain &= all(s.is_floating_point() and len(s) == len(stacks[0]) for s in stacks)
+    if not plain:
+        raise SurgeryError(_otherwise(module, name))
+
+
+def _check_same(module: nn.Module, experts: "Experts", name: str) -> None:
+    """Raises where the experts compute something else on a few tokens of each."""
+    down = next(_all(experts)).down
+    if down.weight.is_meta:
+        return
+    generator = torch.Generator().manual_seed(0)
+    n, hidden = len(experts), down.out_features
+    tokens = torch.randn(2 * n, hidden, generator=generator).to(down.weight)
+    index = torch.arange(2 * n).unsqueeze(1).remainder(n).to(down.weight.device)
+    weights = torch.rand(2 * n, 1, generator=generator).to(down.weight)
+    # the class's own code: kernels for groups want widths of their own
+    forward = getattr(type(module).forward, "__wrapped__", type(module).forward)
+    if "forward" in vars(module):
+        raise SurgeryError(_otherwise(module, name))
+    with torch.no_grad():
+        try:
+            wanted = forward(module, tokens, index, weights).double()
+        except Exception as error:
+            raise SurgeryError(f"{_otherwise(module, name)} ({error})") from error
+        off = (experts(tokens, index, weights).double() - wanted).abs().max()
+    if not bool(off <= 20 * torch.finfo(down.weight.dtype).eps ** 0.75 * wanted.abs().max()):
+        raise SurgeryError(_otherwise(module, name))
+
+
+def _otherwise(module: nn.Module, name: str) -> str:
+    return (
+        f"{name} ({type(module).__name__}) routes, gates or normalises in a way of its own. "
+        f"Expected a forward of {', '.join(_ARGUMENTS)} that computes down(act_fn(gate) * up) "
+        "for each expert, with gate and up the halves of one product. Write the experts as "
+        "linear layers."
+    )
+
+
+def _shared(model: nn.Module, parameter: nn.Parameter) -> bool:
+    """Whether two modules hold it."""
+    holders = sum(
+        any(own is parameter for own in module.parameters(recurse=False))
+        for module in model.modules()
+    )
+    return holders > 1
+
+
+def _apart(module: nn.Module) -> Experts:
     made = Experts()
     for number in range(_count(module)):
         up, down = (_layer(module, part, number) for part in (_up_name(module), "down_proj"))
-        assert act_fn is not None
-        made.append(Expert(up, down, copy.deepcopy(act_fn), gated=gated))
+        act_fn = copy.deepcopy(module.act_fn)
+        assert callable(act_fn)
+        made.append(Expert(up, down, act_fn, gated=_up_name(module) == "gate_up_proj"))
     made.train(module.training)
     return made
 
@@ -173,7 +249,7 @@ def _layer(module: nn.Module, part: str, number: int) -> nn.Linear:
     """One expert's own part of a stack as a layer."""
     stack = module.get_parameter(part)
     weight, bias = stack.detach()[number], getattr(module, f"{part}_bias", None)
-    weight = weight.T if getattr(module, "is_transposed", False) else weight
+    weight = weight.T if _is_transposed(module) else weight
     layer = nn.Linear(weight.shape[1], weight.shape[0], bias is not None, device="meta")
     layer.weight = nn.Parameter(weight.clone(), requires_grad=stack.requires_grad)
     if bias is not None:
@@ -181,13 +257,22 @@ def _layer(module: nn.Module, part: str, number: int) -> nn.Linear:
     return layer
 
 
-def _together(experts: Experts, like: nn.Module, round_to: int) -> nn.Module:
-    module = copy.copy(like)
-    # a shallow copy shares the dicts of its parameters and buffers with the other
-    for held in ("_parameters", "_buffers", "_modules"):
-        vars(module)[held] = dict(vars(module)[held])
+def _together(experts: Experts, like: nn.Module, round_to: int, model: nn.Module) -> nn.Module:
+    """A copy of ``like``, which holds these experts; its config is that of ``model``."""
+    # what has a stack's place in the copy is replaced below
+    spared: dict[int, object] = {
+        id(p): nn.Parameter(torch.empty(0), requires_grad=False) for p in like.parameters()
+    }
+    config = getattr(like, "config", None)
+    if config is not None:
+        configs = (getattr(m, "config", None) for m in model.modules())
+        same = next((c for c in configs if type(c) is type(config)), None)
+        spared |= {} if same is None else {id(config): same}
+    module = copy.deepcopy(like, spared)
     widest = max(expert.down.in_features for expert in _all(experts))
-    widest = -(-widest // round_to) * round_to
+    whole = _width(like)
+    rounded = -(-widest // round_to) * round_to
+    widest = max(widest, min(rounded, whole)) if widest <= whole else rounded
     parts = {"down_proj": ([e.down for e in _all(experts)], 1)}
     parts[_up_name(like)] = (
         [e.up for e in _all(experts)],
@@ -197,7 +282,7 @@ def _together(experts: Experts, like: nn.Module, round_to: int) -> nn.Module:
         own = part != "down_proj"
         weights = [_padded(l.weight.detach(), 0 if own else 1, widest, halves) for l in layers]
         stack = torch.stack(weights)
-        stack = stack.mT.contiguous() if getattr(like, "is_transposed", False) else stack
+        stack = stack.mT.contiguous() if _is_transposed(like) else stack
         module.register_parameter(part, nn.Parameter(stack, layers[0].weight.requires_grad))
         if layers[0].bias is not None:
             biases = [l.bias.detach() for l in layers]

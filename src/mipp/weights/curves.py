@@ -89,7 +89,7 @@ def rows_of(
         else:
             power = ((mine @ covariance) * mine).sum(1)
             variance = float(noise) * power.clamp_min(float(power.max()) * 1e-12 + 1e-30)
-        uses = max(1, round(seen.uses))
+        uses = seen.uses if layer.routed else max(1, round(seen.uses))
         made.append(Rows(covariance, mine, variance, uses, ridge))
     return made
 
@@ -162,7 +162,7 @@ def chosen(
 
 def _single(rows: Rows) -> Rows:
     """Long rows in float32, as the path is followed."""
-    if rows.shape[1] <= SINGLE_ABOVE:
+    if rows.shape[1] <= SINGLE_ABOVE or rows.covariance.dtype == torch.float32:
         return rows
     covariance, weight, noise = rows.covariance.float(), rows.weight.float(), rows.noise.float()
     return Rows(covariance, weight, noise, rows.uses, rows.ridge)

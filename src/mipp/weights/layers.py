@@ -5,6 +5,7 @@ take it. One that several calls of one kind share is one weight, whose positions
 them.
 """
 
+import itertools
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -21,6 +22,9 @@ from mipp.capture import Batch
 from mipp.errors import GraphError, InputError
 from mipp.records import Kind, Refusal
 from mipp.taps import LINEAR, Call, NormCall, Taps, measuring, n_positions
+
+EXAMPLES = 16
+"""So many are looked at, one by one, for layers whose positions depend on values."""
 
 
 @dataclass(frozen=True)
@@ -84,8 +88,12 @@ class Layer:
         return turned.reshape(self.shape)
 
 
-def find_layers(model: nn.Module, batch: Batch) -> tuple[tuple[Layer, ...], tuple[Refusal, ...]]:
+def find_layers(
+    model: nn.Module, batch: Batch, more: Sequence[Batch] = ()
+) -> tuple[tuple[Layer, ...], tuple[Refusal, ...]]:
     """The weights that can go, in order of use, and the ones that are left as they are, and why.
+
+    ``more``: batches, of whose examples some are looked at, too, for layers that are routed.
 
     ``n_units`` of a refusal are weights. Vectors (biases, norms) are not told.
 
@@ -108,7 +116,7 @@ def find_layers(model: nn.Module, batch: Batch) -> tuple[tuple[Layer, ...], tupl
     taps = Taps(model, after=after, on_norm=on_norm, grouped=True)
     with torch.no_grad(), measuring(model), watch, taps:
         model(*batch.args, **batch.kwargs)
-    routed = _routed(model, batch)
+    routed = _routed(model, [batch, *more])
     found, refused = [], []
     names = {id(p): name for name, p in parameters.items()}
     for name in [*calls, *(name for name in parameters if name not in calls)]:
@@ -131,23 +139,23 @@ def find_layers(model: nn.Module, batch: Batch) -> tuple[tuple[Layer, ...], tupl
     return tuple(found), tuple(refused)
 
 
-def _routed(model: nn.Module, batch: Batch) -> set[str]:
-    """Layers that get another number of positions for one example than for the next."""
+def _routed(model: nn.Module, batches: Iterable[Batch]) -> set[str]:
+    """Layers that get other numbers of positions for some examples than for others, or none."""
     counts: list[Counter[str]] = []
 
     def after(call: Call, output: Tensor) -> Tensor:
         counts[-1][call.name] += n_positions(call, output)
         return output
 
-    examples = range(len(batch)) if len(batch) > 1 else ()
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    singly = (batch.part(at, at + 1) for batch in batches for at in range(len(batch)))
     with torch.no_grad(), measuring(model):
-        for place in examples:
+        for one in itertools.islice(singly, EXAMPLES):
             counts.append(Counter())
-            one = batch.part(place, place + 1)
             with Taps(model, after=after, grouped=True):
-                model(*one.args, **one.kwargs)
+                model(*(moved := one.to(device)).args, **moved.kwargs)
     names = set().union(*counts)
-    return {name for name in names if len({count[name] for count in counts}) > 1}
+    return {n for n in names if len({c[n] for c in counts}) > 1 or counts[0][n] == 0}
 
 
 def without_protected(layers: Sequence[Layer], patterns: Iterable[str]) -> tuple[Layer, ...]:

@@ -148,6 +148,12 @@ class _Recorder:
             output.register_hook(keep_gradient)
 
     def finished(self, n_samples: int, *, with_fisher: bool) -> Seen:
+        nothing = self.positions == 0 or (with_fisher and self.gradient_rows == 0)
+        if self.layer.routed and nothing:
+            raise CalibrationError(
+                f"No token of the calibration batches reaches {self.layer.module}, as can be with "
+                "the experts of a mixture. Give more batches, or name it in protect=."
+            )
         if self.moments is None:
             raise CalibrationError(
                 f"{self.layer.module} ran on the first example but never on the calibration "

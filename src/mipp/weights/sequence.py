@@ -15,8 +15,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from mipp.capture import Batch, CaptureConfig
-from mipp.errors import InputError
-from mipp.surgery import NormStatistics, follow_norm
+from mipp.surgery import NormStatistics, follow_norm, once_for_all
 from mipp.taps import Call, NormCall, Taps, input_rows, measuring, n_positions, output_rows
 from mipp.weights.layers import Layer
 from mipp.weights.measure import in_blocks, picked
@@ -44,7 +43,7 @@ class _Noted:
     pick: list[Int[Tensor, " rows"]] = field(default_factory=list)
     x: list[Float[Tensor, "rows g d"]] = field(default_factory=list)
     y: list[Float[Tensor, "rows g m"]] = field(default_factory=list)
-    positions: int = 0
+    positions: list[int] = field(default_factory=list)
 
 
 def in_order(
@@ -103,12 +102,14 @@ def in_order(
             if seen is None:
                 return output
             layer = by_name[call.name][1]
+            y = torch.cat(seen.y)
             if seen.x:
                 x = torch.cat(seen.x)
             else:
-                _check_positions(layer, call, output, seen.positions)
-                x = in_blocks(layer, input_rows(call, output, torch.cat(seen.pick)))
-            y = torch.cat(seen.y)
+                pick = torch.cat(seen.pick)
+                if once_for_all(n_positions(call, output), seen.positions, layer.module):
+                    pick, y = seen.pick[0], seen.y[0]
+                x = in_blocks(layer, input_rows(call, output, pick))
             if len(y) == 0:  # an expert that no token came to
                 return output
             visit(Stop(layer, call, x, y))
@@ -120,15 +121,6 @@ def in_order(
         args, kwargs = _joined(moved)
         with Taps(changed, after=after, on_norm=on_norm, grouped=True):
             changed(*args, **kwargs)
-
-
-def _check_positions(layer: Layer, call: Call, output: Tensor, noted: int) -> None:
-    if n_positions(call, output) != noted:
-        raise InputError(
-            f"{layer.module} gets other positions in the changed model than in the original, as an "
-            "expert of a mixture does. Give batches of more than one example, from the first of "
-            "which it is seen that this depends on values."
-        )
 
 
 def _note(
@@ -152,8 +144,8 @@ def _note(
     if with_inputs:
         assert x is not None
         noted.x.append(x)
-    noted.pick.append(pick + noted.positions)
-    noted.positions += n_positions(call, output)
+    noted.pick.append(pick + sum(noted.positions))
+    noted.positions.append(n_positions(call, output))
 
 
 def _joined(batches: Sequence[Batch]) -> tuple[tuple[Any, ...], Mapping[str, Any]]:

@@ -133,7 +133,8 @@ def own_share(rows: Rows, mask: Bool[Tensor, "m d"]) -> Float[Tensor, " d"]:
             found[outside] += beyond
         else:
             found[inside] += within
-            found[outside] += 1 / beyond.clamp_min(torch.finfo(beyond.dtype).tiny)
+            # an input leaves no more unexplained than its own variance
+            found[outside] += 1 / torch.maximum(beyond, 1 / rows.correlation.diagonal()[outside])
     return (found / n_rows).clamp_min(LOWEST)
 
 

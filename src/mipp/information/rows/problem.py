@@ -77,7 +77,7 @@ class Rows:
     covariance: Float[Tensor, "d d"]
     weight: Float[Tensor, "m d"]
     noise: Float[Tensor, " m"]
-    uses: int = 1
+    uses: float | int = 1
     ridge: float | int = 1e-4
     correlation: Float[Tensor, "d d"] = field(init=False, repr=False)
     deviation: Float[Tensor, " d"] = field(init=False, repr=False)
