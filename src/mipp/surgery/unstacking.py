@@ -212,7 +212,8 @@ def _check_same(module: nn.Module, experts: "Experts", name: str) -> None:
         except Exception as error:
             raise SurgeryError(f"{_otherwise(module, name)} ({error})") from error
         off = (experts(tokens, index, weights).double() - wanted).abs().max()
-    if not bool(off <= 20 * torch.finfo(down.weight.dtype).eps ** 0.75 * wanted.abs().max()):
+    tolerance = max(8 * torch.finfo(down.weight.dtype).eps, 1e-5)
+    if not bool(off <= tolerance * wanted.abs().max()):
         raise SurgeryError(_otherwise(module, name))
 
 
