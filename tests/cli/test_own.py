@@ -180,6 +180,47 @@ def test_models_of_other_packages(mipp, monkeypatch):
         assert "Did you mean tiny?" in done.err
 
 
+TEXTS = {
+    "vocab_size": 50, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 4,
+    "intermediate_size": 24,
+}  # fmt: skip
+
+
+def test_hugging_faces_models_are_what_their_configs_name(mipp, tmp_path):
+    transformers = pytest.importorskip("transformers")
+    llama = transformers.LlamaConfig(
+        **TEXTS, num_key_value_heads=2, architectures=["LlamaForCausalLM"]
+    )
+    llama.save_pretrained(tmp_path / "llama")
+    done = mipp("inspect", "-m", f"hf:{tmp_path / 'llama'}", "--json")
+    assert done.code == 0, done.err
+    units = {group["name"]: group["units"] for group in done.json["groups"]}
+    assert units["model.layers.0.mlp.gate_proj"] == 24
+    assert units["model.layers.0.self_attn.q_proj"] == 2
+    assert done.json["params"] == sum(
+        p.numel() for p in transformers.LlamaForCausalLM(llama).parameters()
+    )
+    longer = mipp("inspect", "-m", f"hf:{tmp_path / 'llama' / 'config.json'}", "--input", "64",
+                  "--json")  # fmt: skip
+    assert longer.json["macs"] > done.json["macs"]
+    # with weights, of another kind
+    model = transformers.BertForSequenceClassification(transformers.BertConfig(**TEXTS))
+    model.save_pretrained(tmp_path / "bert")
+    done = mipp("inspect", "-m", f"hf:{tmp_path / 'bert'}", "--json")
+    assert done.code == 0, done.err
+    assert done.json["params"] == sum(p.numel() for p in model.parameters())
+    vit = transformers.ViTConfig(
+        hidden_size=16, num_hidden_layers=1, num_attention_heads=4, intermediate_size=24,
+        image_size=8, patch_size=4, architectures=["ViTForImageClassification"],
+    )  # fmt: skip
+    vit.save_pretrained(tmp_path / "vit")
+    assert mipp("inspect", "-m", f"hf:{tmp_path / 'vit'}", "--json").code == 0
+    (tmp_path / "vit" / "config.json").write_text("{")
+    done = mipp("inspect", "-m", f"hf:{tmp_path / 'vit'}")
+    assert done.code == 1
+    assert "cannot be read as JSON" in done.err
+
+
 @pytest.mark.parametrize("package", ["torchvision", "timm", "transformers"])
 def test_a_package_that_is_not_there(mipp, monkeypatch, package):
     monkeypatch.setitem(sys.modules, package, None)  # importing it fails

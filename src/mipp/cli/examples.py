@@ -25,7 +25,10 @@ def examples(network: Network, source: Source | None, shape: str | None, seed: i
             f"the inputs of {network.name} are not known. Give the shape of one, such as "
             "--input 3,32,32, or --data."
         )
-    return [torch.randn(4, *sizes, generator=torch.Generator().manual_seed(seed))]
+    generator = torch.Generator().manual_seed(seed)
+    if network.vocabulary is not None:
+        return [{"input_ids": torch.randint(network.vocabulary, (4, *sizes), generator=generator)}]
+    return [torch.randn(4, *sizes, generator=generator)]
 
 
 def _read_shape(text: str) -> tuple[int, ...]:

@@ -1,8 +1,10 @@
 """Models by the names that the command line takes."""
 
 import difflib
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,6 +15,9 @@ from mipp.cli import imported
 from mipp.errors import InputError
 
 IMAGENET = (3, 224, 224)
+TEXT = 32
+"""Tokens of a text that is made up to look at a model of texts."""
+WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
 OPTION = "--model"
 
 
@@ -22,12 +27,14 @@ class Network:
 
     ``make(width, classes, channels)`` builds it, where None stands for the model's own.
     ``input_shape``: of one example, where it is known. ``recipe``: how it is trained from scratch.
+    ``vocabulary``: of a model of texts, which takes ``input_ids``, that many different ones.
     """
 
     name: str
     make: Callable[[float | None, int | None, int | None], nn.Module]
     input_shape: tuple[int, ...] | None
     recipe: retrain.Recipe
+    vocabulary: int | None = None
 
     def build(
         self, *, width: float | None, classes: int | None, channels: int | None, seed: int
@@ -117,18 +124,41 @@ def _timm(name: str, rest: str) -> Network:
 
 
 def _hugging_face(name: str, rest: str) -> Network:
+    """The class that the config names, else one for images; random weights where there are none."""
     transformers = imported.package("transformers", f"{OPTION} {name}")
+    place = Path(rest)
+    file = place if place.suffix == ".json" else place / "config.json"
+    said = _read_config(file, name) if file.is_file() else {}
+    named = next(iter(said.get("architectures") or ()), "")
+    kind = getattr(transformers, named, transformers.AutoModelForImageClassification)
+    bare = file.is_file() and not any(
+        path for pattern in WEIGHTS for path in file.parent.glob(pattern)
+    )
 
     def make(width: float | None, classes: int | None, _channels: int | None) -> Any:
         _no_width(name, width)
         options = _given(num_labels=classes)
-        auto = transformers.AutoModelForImageClassification
-        if rest.endswith(".json"):
-            config = transformers.AutoConfig.from_pretrained(rest, **options)
-            return auto.from_config(config)
-        return auto.from_pretrained(rest, **options)
+        if not bare and place.suffix != ".json":
+            return kind.from_pretrained(rest, **options)
+        config = transformers.AutoConfig.from_pretrained(str(file), **options)
+        return kind(config) if hasattr(transformers, named) else kind.from_config(config)
 
-    return Network(name, make, IMAGENET, retrain.Recipe())
+    texts = getattr(kind, "main_input_name", "pixel_values") == "input_ids"
+    side = said.get("image_size", IMAGENET[1])
+    sides = tuple(side) if isinstance(side, list) else (side, side)
+    shape = (TEXT,) if texts else (said.get("num_channels", IMAGENET[0]), *sides)
+    vocabulary = said.get("vocab_size") if texts else None
+    return Network(name, make, shape, retrain.Recipe(), vocabulary)
+
+
+def _read_config(file: Path, name: str) -> dict[str, Any]:
+    try:
+        read = json.loads(file.read_text())
+    except (OSError, ValueError) as error:
+        raise InputError(f"{OPTION} {name}: {file} cannot be read as JSON: {error}.") from error
+    if not isinstance(read, dict):
+        raise InputError(f"{OPTION} {name}: {file} holds a {type(read).__name__}; expected a dict.")
+    return read
 
 
 def _factory(name: str, _rest: str) -> Network:
