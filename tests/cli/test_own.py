@@ -174,6 +174,7 @@ def test_models_of_other_packages(mipp, monkeypatch):
         )  # fmt: skip
         assert done.code == 0, done.err
         assert done.json["units"]["after"] == 6
+        assert ("random weights" in done.err) == (not name.startswith("hf:"))
     for name in ("torchvision:tinny", "timm:tinny"):
         done = mipp("inspect", "-m", name)
         assert done.code == 1

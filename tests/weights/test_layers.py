@@ -121,3 +121,15 @@ def test_a_model_without_such_layers_is_an_error_that_says_why():
     net = nn.LSTM(4, 6, batch_first=True)
     with pytest.raises(mipp.GraphError, match=r"No single weight of LSTM can be pruned(.|\n)*lstm"):
         found(net, [torch.randn(8, 5, 4)])
+
+
+def test_a_model_that_takes_no_single_example_is_read_as_before():
+    class Several(nn.Sequential):
+        def forward(self, x):
+            if len(x) < 2:
+                raise ValueError("one example")
+            return super().forward(x)
+
+    layers, _ = found(Several(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2)), torch.randn(8, 3))
+    assert [layer.name for layer in layers] == ["0.weight", "2.weight"]
+    assert not any(layer.routed for layer in layers)

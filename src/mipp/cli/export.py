@@ -89,7 +89,7 @@ def export(
             f"PyTorch, at batch size {sizes}"
         )
         output.show(tables.latencies(times, torch.get_num_threads()))
-        if weights is None:
+        if weights is None and not network.trained:
             output.say("No --weights were given: this model has random weights.")
         output.result(
             {

@@ -28,6 +28,7 @@ class Network:
     ``make(width, classes, channels)`` builds it, where None stands for the model's own.
     ``input_shape``: of one example, where it is known. ``recipe``: how it is trained from scratch.
     ``vocabulary``: of a model of texts, which takes ``input_ids``, that many different ones.
+    ``trained``: it comes with weights.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Network:
     input_shape: tuple[int, ...] | None
     recipe: retrain.Recipe
     vocabulary: int | None = None
+    trained: bool = False
 
     def build(
         self, *, width: float | None, classes: int | None, channels: int | None, seed: int
@@ -131,14 +133,13 @@ def _hugging_face(name: str, rest: str) -> Network:
     said = _read_config(file, name) if file.is_file() else {}
     named = next(iter(said.get("architectures") or ()), "")
     kind = getattr(transformers, named, transformers.AutoModelForImageClassification)
-    bare = file.is_file() and not any(
-        path for pattern in WEIGHTS for path in file.parent.glob(pattern)
-    )
+    weights = [path for pattern in WEIGHTS for path in file.parent.glob(pattern)]
+    bare = place.suffix == ".json" or (file.is_file() and not weights)
 
     def make(width: float | None, classes: int | None, _channels: int | None) -> Any:
         _no_width(name, width)
         options = _given(num_labels=classes)
-        if not bare and place.suffix != ".json":
+        if not bare:
             return kind.from_pretrained(rest, **options)
         config = transformers.AutoConfig.from_pretrained(str(file), **options)
         return kind(config) if hasattr(transformers, named) else kind.from_config(config)
@@ -148,7 +149,7 @@ def _hugging_face(name: str, rest: str) -> Network:
     sides = tuple(side) if isinstance(side, list) else (side, side)
     shape = (TEXT,) if texts else (said.get("num_channels", IMAGENET[0]), *sides)
     vocabulary = said.get("vocab_size") if texts else None
-    return Network(name, make, shape, retrain.Recipe(), vocabulary)
+    return Network(name, make, shape, retrain.Recipe(), vocabulary, trained=not bare)
 
 
 def _read_config(file: Path, name: str) -> dict[str, Any]:

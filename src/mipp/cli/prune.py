@@ -292,7 +292,7 @@ def prune(
         if report is not None:
             outcome.plan.report(report, outcome.measured(data))
         outcome.show(output)
-        if weights is None:
+        if weights is None and not network.trained:
             what = "this model has" if train_by is None else "its training began with"
             output.say(f"No --weights were given: {what} random weights.")
         output.say(

@@ -275,7 +275,7 @@ class Call:
     def count(self, name: str, scale: float | int, *extents: Extent, routed: bool = False) -> None:
         """Add ``scale * product of extents`` multiply-accumulates for one example.
 
-        ``routed``: for one position, of nobody knows how many.
+        ``routed``: for one position; how many there are depends on values.
         """
         self.flow.terms.append(Term(name, float(scale), extents, routed))
 

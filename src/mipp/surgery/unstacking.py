@@ -78,32 +78,21 @@ def unstacked(model: Module) -> Module:
     SurgeryError: no experts are stacked in the model, they compute something else than experts of
         that kind do or share parameters with others, or the model cannot be copied.
     """
-    places: dict[int, list[str]] = {}
-    for name, module in model.named_modules(remove_duplicate=False):
-        if name and _is_stacked(module):
-            places.setdefault(id(module), []).append(name)
+    places = _places(model, _is_stacked)
     if not places:
         raise SurgeryError(
             f"{type(model).__name__} has no experts to unstack: expected modules in it that hold "
             "them in parameters of three dimensions, 'down_proj' and 'gate_up_proj' or 'up_proj'."
         )
     copied = deep_copy(model, {})
-    for names in places.values():
+    for names in places:
         module = copied.get_submodule(names[0])
         _check_plain(module, names[0])
+        _check_own(module, copied, names[0])
         made = _apart(module)
         _check_same(module, made, names[0])
         for name in names:
             _put(copied, name, made)
-    for names in places.values():
-        shared = [
-            n for n, p in model.get_submodule(names[0]).named_parameters() if _shared(model, p)
-        ]
-        if shared:
-            raise SurgeryError(
-                f"{names[0]} shares {', '.join(shared)} with another module. Expected experts with "
-                "parameters of their own; give each its own copy first."
-            )
     return copied
 
 
@@ -125,10 +114,7 @@ def restacked(model: Module, like: nn.Module, round_to: int = 8) -> Module:
     ------
     SurgeryError: nothing in the model is unstacked, or ``like`` has other modules there.
     """
-    places: dict[int, list[str]] = {}
-    for name, module in model.named_modules(remove_duplicate=False):
-        if name and isinstance(module, Experts):
-            places.setdefault(id(module), []).append(name)
+    places = _places(model, lambda module: isinstance(module, Experts))
     if not places:
         raise SurgeryError(
             f"{type(model).__name__} has no experts to stack; expected a model that came out of "
@@ -136,7 +122,7 @@ def restacked(model: Module, like: nn.Module, round_to: int = 8) -> Module:
         )
     copied = deep_copy(model, {})
     modules = dict(like.named_modules(remove_duplicate=False))
-    for names in places.values():
+    for names in places:
         stacked, experts = modules.get(names[0]), copied.get_submodule(names[0])
         assert isinstance(experts, Experts)
         if stacked is None or not _is_stacked(stacked) or len(experts) != _count(stacked):
@@ -148,6 +134,15 @@ def restacked(model: Module, like: nn.Module, round_to: int = 8) -> Module:
         for name in names:
             _put(copied, name, made)
     return copied
+
+
+def _places(model: nn.Module, wanted: Callable[[nn.Module], bool]) -> list[list[str]]:
+    """All names of each wanted module inside of the model, one list for each module."""
+    places: dict[int, list[str]] = {}
+    for name, module in model.named_modules(remove_duplicate=False):
+        if name and wanted(module):
+            places.setdefault(id(module), []).append(name)
+    return list(places.values())
 
 
 def _is_stacked(module: nn.Module) -> bool:
@@ -226,13 +221,16 @@ def _otherwise(module: nn.Module, name: str) -> str:
     )
 
 
-def _shared(model: nn.Module, parameter: nn.Parameter) -> bool:
-    """Whether two modules hold it."""
-    holders = sum(
-        any(own is parameter for own in module.parameters(recurse=False))
-        for module in model.modules()
-    )
-    return holders > 1
+def _check_own(module: nn.Module, model: nn.Module, name: str) -> None:
+    """Raises where another module holds a parameter of these experts."""
+    others = [other for other in model.modules() if other is not module]
+    held = {id(p) for other in others for p in other.parameters(recurse=False)}
+    shared = [own for own, parameter in module.named_parameters() if id(parameter) in held]
+    if shared:
+        raise SurgeryError(
+            f"{name} shares {', '.join(shared)} with another module. Expected experts with "
+            "parameters of their own; give each its own copy first."
+        )
 
 
 def _apart(module: nn.Module) -> Experts:

@@ -152,8 +152,12 @@ def _routed(model: nn.Module, batches: Iterable[Batch]) -> set[str]:
     with torch.no_grad(), measuring(model):
         for one in itertools.islice(singly, EXAMPLES):
             counts.append(Counter())
-            with Taps(model, after=after, grouped=True):
-                model(*(moved := one.to(device)).args, **moved.kwargs)
+            moved = one.to(device)
+            try:
+                with Taps(model, after=after, grouped=True):
+                    model(*moved.args, **moved.kwargs)
+            except Exception:  # noqa: BLE001 # a forward that does not take one example by itself
+                return set()
     names = set().union(*counts)
     return {n for n in names if len({c[n] for c in counts}) > 1 or counts[0][n] == 0}
 
