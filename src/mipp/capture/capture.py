@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from mipp.capture.batches import Batch
 from mipp.capture.loss import Loss, sampled_loss, settle
 from mipp.capture.moments import Moments
+from mipp.covariance import Covariance, dense
 from mipp.errors import CalibrationError
 from mipp.records import Consumer
 from mipp.taps import (
@@ -44,7 +45,8 @@ class CaptureConfig:
 class Statistics:
     """What was measured at one consumer.
 
-    ``covariance`` (d, d) and ``mean`` (d,) of its input ``X``; ``fisher`` (m, m): Fisher
+    ``covariance`` (d, d; as a `Factor` where there are far fewer rows than features) and ``mean``
+    (d,) of its input ``X``; ``fisher`` (m, m): Fisher
     information of the loss about its output ``Y`` at one position, in nats, or None when it was not
     asked for.
     ``rows``: how many rows went into the covariance.
@@ -52,7 +54,7 @@ class Statistics:
 
     rows: int
     mean: Float[Tensor, " d"]
-    covariance: Float[Tensor, "d d"]
+    covariance: Covariance
     fisher: Float[Tensor, "m m"] | None
 
 
@@ -232,7 +234,7 @@ def _finish(recorder: _Recorder, name: str, with_fisher: bool) -> Statistics:
         assert recorder.fisher is not None
         recorder.fisher.all_reduce()
         gradient = recorder.fisher
-        fisher = gradient.covariance() + torch.outer(gradient.mean, gradient.mean)
+        fisher = dense(gradient.covariance()) + torch.outer(gradient.mean, gradient.mean)
         if not bool(torch.isfinite(fisher).all()):
             raise CalibrationError(
                 f"The gradient at the output of {name} has NaN or infinite values. Run "
