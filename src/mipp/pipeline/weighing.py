@@ -10,6 +10,7 @@ from mipp import capture, methods, selection, surgery, weights
 from mipp.errors import BudgetError
 from mipp.information.rows import Rows, errors_left
 from mipp.pipeline.clock import Clock
+from mipp.pipeline.few_rows import few_rows, of_weights
 from mipp.pipeline.options import Progress
 from mipp.pipeline.plan import Model, example
 from mipp.pipeline.trails import trail_of
@@ -44,6 +45,7 @@ def plan_weights(
         budgets, work.found([_Target.of(b, before, others) for b in budgets]), strict=True
     ):
         words = spelled_weights(options, budget) | {"loss": work.loss}
+        words |= few_rows(of_weights(layers, work.uses), data)
         record = _record(model, work, masks, nats, words, (*refused, *uneven), others)
         clock.lap("plan")
         plans.append(WeightPlan(record, model, data, options.refit, own, dict(clock.seconds)))
@@ -89,6 +91,7 @@ class _Work:
         self.live = {l.name: model.get_parameter(l.name).detach() != 0 for l in layers}
         self.n_live = sum(int(live.sum()) for live in self.live.values())
         self.loss = ""
+        self.uses: dict[str, float] = {}
         self.trails: tuple[Trail, ...] = ()
 
     def found(self, targets: Sequence[_Target]) -> Iterator[Found]:
@@ -181,6 +184,7 @@ class _Work:
             config=self.options.calibration, seed=self.options.seed, advance=self._advance(),
         )  # fmt: skip
         self.loss = self.loss or how
+        self.uses |= {name: one.uses for name, one in seen.items()}
         self.clock.lap("capture")
         return seen
 
