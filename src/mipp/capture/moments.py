@@ -4,6 +4,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from mipp import processes
+
 _PANEL = 1024
 """Columns of the scatter matrix computed at once: the lower triangle is left to symmetry."""
 
@@ -37,18 +39,20 @@ class Moments:
         self.mean += delta * (n / total)
         self.count = total
 
-    def all_reduce(self) -> None:
-        """Merges the moments of all processes, when ``torch.distributed`` is initialised."""
-        if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+    def all_reduce(self, what: str) -> None:
+        """Merges the moments of all ranks, in a `mipp.processes.together` block.
+
+        ``what``: whose moments they are, for errors.
+        """
+        if processes.rank_and_size()[1] == 1:
             return
         count = torch.tensor(float(self.count), dtype=torch.float64, device=self.mean.device)
         weighted = self.mean * self.count
-        torch.distributed.all_reduce(count)
-        torch.distributed.all_reduce(weighted)
+        processes.all_reduce(f"the mean of {what}", count, weighted)
         mean = weighted / count
         delta = self.mean - mean
         self.scatter.addr_(delta, delta, alpha=float(self.count))
-        torch.distributed.all_reduce(self.scatter)
+        processes.all_reduce(f"the scatter of {what}", self.scatter)
         self.mean, self.count = mean, int(count)
 
     def covariance(self) -> Float[Tensor, "d d"]:

@@ -6,8 +6,9 @@ from functools import partial
 from typing import Any, Literal, overload
 
 import numpy as np
+from torch import nn
 
-from mipp import capture, graph, methods, selection, surgery
+from mipp import capture, graph, methods, processes, selection, surgery
 from mipp.errors import InputError
 from mipp.pipeline import presets
 from mipp.pipeline.clock import Clock
@@ -84,6 +85,7 @@ def plan(
 ) -> WeightPlan[Model]: ...
 
 
+@processes.raises_on_all_ranks
 def plan(
     model: Model,
     batches: Iterable[Any],
@@ -133,7 +135,7 @@ def plan(
     report = progress or _silent
     clock = Clock()
     original: Model = graph.unwrap(model)  # type: ignore[assignment] # of the model, or inside
-    data = capture.read_batches(batches, settings.samples)
+    data = _read(original, batches, settings)
     traced = usable_graph(original, data, **settings.wider)
     clock.lap("capture")
     check_patterns(traced, settings.protect)
@@ -211,6 +213,7 @@ def plans(
 ) -> list[WeightPlan[Model]]: ...
 
 
+@processes.raises_on_all_ranks
 def plans(
     model: Model,
     batches: Iterable[Any],
@@ -243,7 +246,7 @@ def plans(
         )
     clock = Clock()
     original: Model = graph.unwrap(model)  # type: ignore[assignment] # of the model, or inside
-    data = capture.read_batches(batches, settings.samples)
+    data = _read(original, batches, settings)
     traced = usable_graph(original, data, **settings.wider)
     clock.lap("capture")
     check_patterns(traced, settings.protect)
@@ -305,7 +308,7 @@ def _weights(
     wanted = [weight_budget(budget, settings) for budget in budgets]
     clock = Clock()
     original: Model = graph.unwrap(model)  # type: ignore[assignment] # of the model, or inside
-    data = capture.read_batches(batches, settings.samples)
+    data = _read(original, batches, settings)
     return plan_weights(original, data, wanted, settings, progress or _silent, clock)
 
 
@@ -317,6 +320,20 @@ def _spent(
     budget: selection.Budget,
 ) -> dict[int, BoolArray]:
     return spent(made, traced, budget, settings, speed=speed)
+
+
+def _read(
+    model: nn.Module, batches: Iterable[Any], settings: Options | WeightOptions
+) -> list[capture.Batch]:
+    """The batches, of a kind and for a model that all ranks have in common."""
+    refits = isinstance(settings, Options) and settings.method == "mipp" and settings.rounds > 1
+    if refits and settings.refit is not None and processes.rank_and_size()[1] > 1:
+        raise InputError(
+            f"rounds={settings.rounds} refits the model between rounds, and a refit is not merged "
+            "over processes, so that every rank would go on with another model. Use refit=None, "
+            "or plan in one process."
+        )
+    return capture.agreed(model, capture.read_batches(batches, settings.samples))
 
 
 def _silent(_stage: str, _done: int, _total: int) -> None:

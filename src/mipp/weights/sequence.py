@@ -16,7 +16,16 @@ from torch.utils import _pytree as pytree
 
 from mipp.capture import Batch, CaptureConfig
 from mipp.surgery import NormStatistics, follow_norm, once_for_all
-from mipp.taps import Call, NormCall, Taps, input_rows, measuring, n_positions, output_rows
+from mipp.taps import (
+    Call,
+    NormCall,
+    Taps,
+    input_rows,
+    measuring,
+    n_positions,
+    output_rows,
+    token_mask,
+)
 from mipp.weights.layers import Layer
 from mipp.weights.measure import in_blocks, picked
 
@@ -61,8 +70,8 @@ def in_order(
     """Visits every layer of ``changed`` in the order in which it runs.
 
     ``config``: how many rows are looked at. ``norm``: how BatchNorm statistics of ``changed``
-    follow, see `mipp.Refit`. ``dense``: ``x`` is what the original takes in. Not merged over
-    processes.
+    follow, see `mipp.Refit`. ``dense``: ``x`` is what the original takes in. Padding does not
+    count. Not merged over processes.
     """
     if not layers:
         visit = _nothing
@@ -76,13 +85,15 @@ def in_order(
     by_name = {layer.name: (number, layer) for number, layer in enumerate(layers)}
     with torch.no_grad(), measuring(original), measuring(changed):
         for number, batch in enumerate(moved):
-            at = itertools.count()
+            at, mask = itertools.count(), token_mask(batch.kwargs)
 
-            def note(call: Call, output: Tensor, number: int = number) -> Tensor:
+            def note(
+                call: Call, output: Tensor, number: int = number, mask: Tensor | None = mask
+            ) -> Tensor:
                 if call.name in by_name:
                     place, layer = by_name[call.name]
                     pick = picked(layer, call, output, config, n_samples,
-                                  (seed, number, place, call.call))  # fmt: skip
+                                  (seed, number, place, call.call), mask)  # fmt: skip
                     _note(noted[call.name], layer, call, output, pick, call.name in kept_x)
                 return output
 
