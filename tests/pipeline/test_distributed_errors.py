@@ -215,6 +215,18 @@ SCENARIOS: dict[str, Scenario] = {
 }
 
 
+OF_ALL: dict[str, tuple[dict[str, Any], str]] = {
+    "a budget out of reach": ({"budget": "macs=0.01%"}, "The budget macs"),
+    "a refit between rounds": (
+        {"budget": "macs=50%", "rounds": 2}, "rounds=2 refits the model between rounds"
+    ),
+    "rows of observations": (
+        {"confidence": 0.9}, "Rows of observations are not merged over processes"
+    ),
+}  # fmt: skip
+"""What every rank refuses for the same reason."""
+
+
 def raised(run: Callable[[int], Any], rank: int) -> dict[str, Any]:
     try:
         run(rank)
@@ -244,7 +256,12 @@ def work(rank: int, address: str, out: Any) -> None:
         for way, options in WAYS.items():
             plan = mipp.plan(Net(), batches(rank, count=2 + rank), **options)
             found[f"{way}: plan"] = json.loads(plan.to_json())
-        found["both"] = raised(lambda _: mipp.plan(Net(), batches(0), "macs=0.01%"), rank)
+        for name, (options, _) in OF_ALL.items():
+            found[name] = raised(lambda _, o=options: mipp.plan(Net(), batches(0), **o), rank)
+        if rank == 1:
+            training = mipp.Training(batches(1), mipp.retrain.Recipe(epochs=1))
+            alone = mipp.plan(Net(), batches(1), "units=50%", method="oto", training=training)
+            found["alone"] = alone.after.units
         (out / f"{rank}.json").write_text(json.dumps(found))
         # gloo aborts a process whose peer is gone while its threads still run
         torch.distributed.barrier()
@@ -285,9 +302,15 @@ def test_an_error_of_the_users_code_stays_what_it_is_where_it_happened(found):
     assert [mine[name]["class"] for mine in found] == ["CalibrationError", "RuntimeError"]
 
 
-def test_an_error_of_all_ranks_has_no_number(found):
-    assert found[0]["both"] == found[1]["both"]
-    assert found[0]["both"]["text"].startswith("The budget macs")
+@pytest.mark.parametrize("name", OF_ALL)
+def test_an_error_of_all_ranks_has_no_number(found, name):
+    assert found[0][name] == found[1][name]
+    assert found[0][name]["text"].startswith(OF_ALL[name][1])
+
+
+def test_a_method_that_trains_needs_no_other_rank(found):
+    assert found[1]["alone"] < 14
+    assert "alone" not in found[0]
 
 
 @pytest.mark.parametrize("way", WAYS)

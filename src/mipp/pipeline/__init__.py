@@ -104,7 +104,8 @@ def plan(
         batches: iterable of what the model takes: tensors, ``(input, target)`` pairs or dicts, all
             of one shape and dtype but for the number of examples. Targets only tell that the model
             is a classifier, unless ``loss=`` or ``method=`` uses them. Under
-            ``torch.distributed`` each process gives its own.
+            ``torch.distributed`` each process gives its own; whatever goes wrong in one process is
+            raised in all of them, with its rank.
         budget: ``"macs=50%"``, ``"params=300k"``, ``"units=20%"``, ``"latency=50%"`` or
             ``"latency=3ms"`` (of a forward pass here and now, see `mipp.Latency`),
             ``"information=99%"`` (keep that share of every consumer's information) or several with

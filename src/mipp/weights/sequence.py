@@ -14,6 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from mipp import processes
 from mipp.capture import Batch, CaptureConfig
 from mipp.surgery import NormStatistics, follow_norm, once_for_all
 from mipp.taps import (
@@ -71,7 +72,8 @@ def in_order(
 
     ``config``: how many rows are looked at. ``norm``: how BatchNorm statistics of ``changed``
     follow, see `mipp.Refit`. ``dense``: ``x`` is what the original takes in. Padding does not
-    count. Not merged over processes.
+    count. In a `mipp.processes.together` block each rank draws rows as its share of all batches;
+    merging what it sees of them is left to ``visit``.
     """
     if not layers:
         visit = _nothing
@@ -79,12 +81,14 @@ def in_order(
     norms: list[NormStatistics] = []
     device = next((p.device for p in original.parameters()), torch.device("cpu"))
     moved = [batch.to(device) for batch in batches]
-    n_samples = sum(len(batch) for batch in moved)
+    rank, world = processes.rank_and_size()
+    n_samples = processes.total("the number of examples", sum(len(batch) for batch in moved))
     # a changed net may send other positions to a routed layer than the original does
     kept_x = {l.name for l in layers if dense or l.routed or l.calls > 1}
     by_name = {layer.name: (number, layer) for number, layer in enumerate(layers)}
     with torch.no_grad(), measuring(original), measuring(changed):
-        for number, batch in enumerate(moved):
+        for i, batch in enumerate(moved):
+            number = i * world + rank
             at, mask = itertools.count(), token_mask(batch.kwargs)
 
             def note(
