@@ -327,10 +327,10 @@ def _read(
     model: nn.Module, batches: Iterable[Any], settings: Options | WeightOptions
 ) -> list[capture.Batch]:
     """The batches, of a kind and for a model that all ranks have in common."""
-    refits = isinstance(settings, Options) and settings.method == "mipp" and settings.rounds > 1
-    if refits and settings.refit is not None and processes.rank_and_size()[1] > 1:
+    rounds = settings.rounds if isinstance(settings, Options) and settings.method == "mipp" else 1
+    if rounds > 1 and settings.refit is not None and processes.rank_and_size()[1] > 1:
         raise InputError(
-            f"rounds={settings.rounds} refits the model between rounds, and a refit is not merged "
+            f"rounds={rounds} refits the model between rounds, and a refit is not merged "
             "over processes, so that every rank would go on with another model. Use refit=None, "
             "or plan in one process."
         )
