@@ -212,14 +212,14 @@ def _difference(statuses: Sequence[Status]) -> InputError | None:
     for rank, (_, other_step, other_values) in enumerate(statuses):
         if other_step != step:
             return InputError(
-                f"rank {rank}: is at another step than rank 0: {other_step}, and not {step}. All "
-                "ranks have to make the same calls. Give every rank the same model and options."
+                f"rank {rank}: is at another step than rank 0: {other_step} instead of {step}. "
+                "All ranks have to make the same calls. Give every rank the same model and options."
             )
         pairs = zip_longest(values, other_values, fillvalue="nothing")
         differing = next(((a, b) for a, b in pairs if a != b), None)
         if differing is not None:
             return InputError(
-                f"rank {rank}: differs from rank 0 in {step}: {differing[1]}, and not "
+                f"rank {rank}: differs from rank 0 in {step}: {differing[1]} instead of "
                 f"{differing[0]}. Examples may differ between ranks, and how many they are; "
                 "nothing else may. Give every rank the same weights, options and kind of batches."
             )

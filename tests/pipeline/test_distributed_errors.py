@@ -97,11 +97,11 @@ BAD: dict[str, tuple[Callable[[int], Any], str]] = {
     ),
     "another shape": (
         lambda rank: batches(rank, size=8 + rank),
-        r"differs from rank 0 in the inputs of one example: \(1, 9, 9\) float32, and not \(1, 8",
+        r"differs from rank 0 in the inputs of one example: \(1, 9, 9\) float32 instead of \(1, 8",
     ),
     "another dtype": (
         lambda rank: [(x.double() if rank else x, y) for x, y in batches(rank)],
-        r"differs from rank 0 in the inputs of one example: \(1, 8, 8\) float64, and not",
+        r"differs from rank 0 in the inputs of one example: \(1, 8, 8\) float64 instead of",
     ),
     "a forward that fails": (
         lambda rank: changed(rank, lambda x: x + 200),
@@ -187,7 +187,7 @@ SCENARIOS: dict[str, Scenario] = {
         lambda rank: mipp.plan(
             Net(), [(x, x.sum(1)) if rank else (x, y) for x, y in batches(rank)], **WAYS["units"]
         ),
-        "differs from rank 0 in the loss: the targets are no class numbers, and not",
+        "differs from rank 0 in the loss: the targets are no class numbers instead of",
     ),
     "units: an unknown option": (
         lambda rank: mipp.plan(Net(), batches(rank), "macs=50%", **({"nois": 1} if rank else {})),
