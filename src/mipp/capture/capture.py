@@ -11,6 +11,7 @@ from mipp import processes
 from mipp.capture.batches import Batch
 from mipp.capture.loss import Loss, sampled_loss, settle
 from mipp.capture.moments import Moments
+from mipp.covariance import Covariance, dense
 from mipp.errors import CalibrationError
 from mipp.records import Consumer
 from mipp.taps import (
@@ -45,7 +46,8 @@ class CaptureConfig:
 class Statistics:
     """What was measured at one consumer.
 
-    ``covariance`` (d, d) and ``mean`` (d,) of its input ``X``; ``fisher`` (m, m): Fisher
+    ``covariance`` (d, d; as a `Factor` where there are far fewer rows than features) and ``mean``
+    (d,) of its input ``X``; ``fisher`` (m, m): Fisher
     information of the loss about its output ``Y`` at one position, in nats, or None when it was not
     asked for.
     ``rows``: how many rows went into the covariance.
@@ -53,7 +55,7 @@ class Statistics:
 
     rows: int
     mean: Float[Tensor, " d"]
-    covariance: Float[Tensor, "d d"]
+    covariance: Covariance
     fisher: Float[Tensor, "m m"] | None
 
 
@@ -195,8 +197,8 @@ def capture(
     for consumer in consumers.values():
         recorder = by_key[consumer.weight, consumer.call]
         _check_seen(consumer, recorder, loss is not None)
-        if loss is not None:
-            _check_finite(recorder, consumer.name)
+        if recorder.fisher is not None:  # before it is merged, so that the rank is known
+            _check_finite(recorder.fisher.mean, consumer.name)
     processes.agree("the loss", [how])
     return {
         index: _finish(by_key[consumer.weight, consumer.call], consumer.name, loss is not None)
@@ -224,10 +226,8 @@ def _check_seen(consumer: Consumer, recorder: _Recorder, with_fisher: bool) -> N
         )
 
 
-def _check_finite(recorder: _Recorder, name: str) -> None:
-    assert recorder.fisher is not None
-    gradient = recorder.fisher
-    if not bool(torch.isfinite(gradient.mean).all() and torch.isfinite(gradient.scatter).all()):
+def _check_finite(gradient: Float[Tensor, "..."], name: str) -> None:
+    if not bool(torch.isfinite(gradient).all()):
         raise CalibrationError(
             f"The gradient at the output of {name} has NaN or infinite values. Run "
             "the model in float32 or bfloat16, or use noise=0.1, which needs no gradient."
@@ -241,7 +241,8 @@ def _finish(recorder: _Recorder, name: str, with_fisher: bool) -> Statistics:
     if with_fisher:
         assert gradient is not None
         gradient.all_reduce(f"the gradient at the output of {name}")
-        fisher = gradient.covariance() + torch.outer(gradient.mean, gradient.mean)
+        fisher = dense(gradient.covariance()) + torch.outer(gradient.mean, gradient.mean)
+        _check_finite(fisher, name)
     return Statistics(moments.count, moments.mean, moments.covariance(), fisher)
 
 

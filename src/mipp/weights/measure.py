@@ -16,6 +16,7 @@ from mipp import processes
 from mipp.capture import Batch, CaptureConfig, Loss
 from mipp.capture.loss import sampled_loss, settle
 from mipp.capture.moments import Moments
+from mipp.covariance import dense, varies
 from mipp.errors import CalibrationError
 from mipp.taps import (
     Call,
@@ -209,7 +210,8 @@ class _Recorder:
             processes.all_reduce(f"the gradient at the output of {name}", self.squares)
             fisher = self.squares / float(counts[1])
         g, (_, d) = self.layer.groups, self.layer.block
-        mean, covariance = self.moments.mean, self.moments.covariance()
+        mean, found = self.moments.mean, self.moments
+        covariance = dense(found.covariance()) if isinstance(found, Moments) else found.covariance()
         return Seen(float(counts[0]) / n_samples, mean.view(g, d), covariance.view(g, d, d), fisher)
 
 
@@ -219,12 +221,14 @@ class BlockMoments:
     def __init__(self, g: int, d: int, device: torch.device, dtype: torch.dtype) -> None:
         self.count = 0
         self.mean: Float[Tensor, "g d"] = torch.zeros(g, d, dtype=dtype, device=device)
+        self._measured = dtype
         self.scatter: Float[Tensor, "g d d"] = torch.zeros(g, d, d, dtype=dtype, device=device)
 
     def update(self, rows: Float[Tensor, "n g d"]) -> None:
         """Adds ``n`` rows."""
         if len(rows) == 0:  # an expert that no token of this batch came to
             return
+        self._measured = rows.dtype
         mean = rows.mean(0)
         centred = (rows - mean).movedim(1, 0)
         self.scatter += centred.mT @ centred
@@ -251,8 +255,11 @@ class BlockMoments:
         self.mean, self.count = mean, int(count)
 
     def covariance(self) -> Float[Tensor, "g d d"]:
-        """The scatter divided by the count."""
-        return self.scatter / max(self.count, 1)
+        """The scatter over the count; features that never vary have exactly 0."""
+        full = self.scatter / max(self.count, 1)
+        variance = full.diagonal(dim1=1, dim2=2)
+        stays = varies(variance.flatten(), self.mean.flatten(), self._measured).view_as(variance)
+        return full * (stays.unsqueeze(2) & stays.unsqueeze(1))
 
 
 def picked(
