@@ -4,6 +4,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from mipp import processes
 from mipp.covariance import FEW, Covariance, Factor, varies
 
 _PANEL = 1024
@@ -64,19 +65,21 @@ class Moments:
     def _centred(self, pieces: list[Float[Tensor, "n d"]]) -> Float[Tensor, "all d"]:
         return torch.cat(pieces).to(self.mean.dtype) - self.mean
 
-    def all_reduce(self) -> None:
-        """Merges the moments of all processes, when ``torch.distributed`` is initialised."""
-        if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+    def all_reduce(self, what: str) -> None:
+        """Merges the moments of all ranks, in a `mipp.processes.together` block.
+
+        ``what``: whose moments they are, for errors.
+        """
+        if processes.rank_and_size()[1] == 1:
             return
         scatter = self._scattered()
         count = torch.tensor(float(self.count), dtype=torch.float64, device=self.mean.device)
         weighted = self.mean * self.count
-        torch.distributed.all_reduce(count)
-        torch.distributed.all_reduce(weighted)
+        processes.all_reduce(f"the mean of {what}", count, weighted)
         mean = weighted / count
         delta = self.mean - mean
         scatter.addr_(delta, delta, alpha=float(self.count))
-        torch.distributed.all_reduce(scatter)
+        processes.all_reduce(f"the scatter of {what}", scatter)
         self.mean, self.count = mean, int(count)
 
     def covariance(self) -> Covariance:

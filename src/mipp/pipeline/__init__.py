@@ -6,8 +6,9 @@ from functools import partial
 from typing import Any, Literal, overload
 
 import numpy as np
+from torch import nn
 
-from mipp import capture, graph, methods, selection, surgery
+from mipp import capture, graph, methods, processes, selection, surgery
 from mipp.errors import InputError
 from mipp.pipeline import presets
 from mipp.pipeline.clock import Clock
@@ -84,6 +85,7 @@ def plan(
 ) -> WeightPlan[Model]: ...
 
 
+@processes.raises_on_all_ranks
 def plan(
     model: Model,
     batches: Iterable[Any],
@@ -102,7 +104,8 @@ def plan(
         batches: iterable of what the model takes: tensors, ``(input, target)`` pairs or dicts, all
             of one shape and dtype but for the number of examples. Targets only tell that the model
             is a classifier, unless ``loss=`` or ``method=`` uses them. Under
-            ``torch.distributed`` each process gives its own.
+            ``torch.distributed`` each process gives its own; whatever goes wrong in one process is
+            raised in all of them, with its rank.
         budget: ``"macs=50%"``, ``"params=300k"``, ``"units=20%"``, ``"latency=50%"`` or
             ``"latency=3ms"`` (of a forward pass here and now, see `mipp.Latency`),
             ``"information=99%"`` (keep that share of every consumer's information) or several with
@@ -133,7 +136,7 @@ def plan(
     report = progress or _silent
     clock = Clock()
     original: Model = graph.unwrap(model)  # type: ignore[assignment] # of the model, or inside
-    data = capture.read_batches(batches, settings.samples)
+    data = _read(original, batches, settings)
     traced = usable_graph(original, data, **settings.wider)
     clock.lap("capture")
     check_patterns(traced, settings.protect)
@@ -211,6 +214,7 @@ def plans(
 ) -> list[WeightPlan[Model]]: ...
 
 
+@processes.raises_on_all_ranks
 def plans(
     model: Model,
     batches: Iterable[Any],
@@ -243,7 +247,7 @@ def plans(
         )
     clock = Clock()
     original: Model = graph.unwrap(model)  # type: ignore[assignment] # of the model, or inside
-    data = capture.read_batches(batches, settings.samples)
+    data = _read(original, batches, settings)
     traced = usable_graph(original, data, **settings.wider)
     clock.lap("capture")
     check_patterns(traced, settings.protect)
@@ -305,7 +309,7 @@ def _weights(
     wanted = [weight_budget(budget, settings) for budget in budgets]
     clock = Clock()
     original: Model = graph.unwrap(model)  # type: ignore[assignment] # of the model, or inside
-    data = capture.read_batches(batches, settings.samples)
+    data = _read(original, batches, settings)
     return plan_weights(original, data, wanted, settings, progress or _silent, clock)
 
 
@@ -317,6 +321,20 @@ def _spent(
     budget: selection.Budget,
 ) -> dict[int, BoolArray]:
     return spent(made, traced, budget, settings, speed=speed)
+
+
+def _read(
+    model: nn.Module, batches: Iterable[Any], settings: Options | WeightOptions
+) -> list[capture.Batch]:
+    """The batches, of a kind and for a model that all ranks have in common."""
+    rounds = settings.rounds if isinstance(settings, Options) and settings.method == "mipp" else 1
+    if rounds > 1 and settings.refit is not None and processes.rank_and_size()[1] > 1:
+        raise InputError(
+            f"rounds={rounds} refits the model between rounds, and a refit is not merged "
+            "over processes, so that every rank would go on with another model. Use refit=None, "
+            "or plan in one process."
+        )
+    return capture.agreed(model, capture.read_batches(batches, settings.samples))
 
 
 def _silent(_stage: str, _done: int, _total: int) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from mipp import capture, graph
+from mipp import capture, graph, processes
 from mipp.errors import InputError
 from mipp.pipeline.clock import Clock
 from mipp.pipeline.options import Progress, read_options
@@ -67,6 +67,7 @@ def information_kept(
     return information_kept_by(model, batches, [keep], progress=progress, **options)[0]
 
 
+@processes.raises_on_all_ranks
 def information_kept_by(
     model: nn.Module,
     batches: Iterable[Any],
@@ -81,7 +82,7 @@ def information_kept_by(
     """
     settings = read_options(**options)
     original = graph.unwrap(model)
-    data = capture.read_batches(batches, settings.samples)
+    data = capture.agreed(original, capture.read_batches(batches, settings.samples))
     traced = usable_graph(original, data, **settings.wider)
     chosen = [dict(keep.keep) if isinstance(keep, Plan) else dict(keep) for keep in keeps]
     for one in chosen:

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mipp import capture, methods, selection, surgery, weights
+from mipp import capture, methods, processes, selection, surgery, weights
 from mipp.errors import BudgetError
 from mipp.information.rows import Rows, errors_left
 from mipp.pipeline.clock import Clock
@@ -36,6 +36,7 @@ def plan_weights(
     layers, refused = weights.find_layers(model, capture.Batch(args, kwargs), data)
     layers, uneven = _even(layers, options)
     layers = weights.without_protected(layers, options.protect)
+    processes.agree("the layers found", [f"{l.name} {l.shape}" for l in layers])
     clock.lap("capture")
     work = _Work(model, layers, data, options, progress, clock)
     others = sum(p.numel() for p in model.parameters()) - sum(m.numel() for m in work.live.values())
@@ -206,8 +207,10 @@ class _Work:
             stays, made = [], []
             for block, weight in enumerate(layer.blocks(stop.call.weight.detach())):
                 x = stop.x[:, block][:, order].double()
+                moment, rows = x.T @ x, torch.tensor(float(len(x)), device=x.device)
+                processes.all_reduce(f"what {layer.module} takes in", moment, rows)
                 mask, new = method.prune(
-                    weight[:, order].double(), x.T @ x / len(x), share, spread,
+                    weight[:, order].double(), moment / rows, share, spread,
                     self.options.pattern,
                 )  # fmt: skip
                 stays.append(mask)
