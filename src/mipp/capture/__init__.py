@@ -2,6 +2,7 @@
 
 from mipp.capture.batches import Batch, read_batch, read_batches
 from mipp.capture.capture import CaptureConfig, Statistics, capture, chunks
+from mipp.capture.joining import joinable, joined
 from mipp.capture.loss import Loss, floating_outputs
 from mipp.capture.rows import Rows, answers, collect_rows
 
@@ -16,6 +17,8 @@ __all__ = [
     "chunks",
     "collect_rows",
     "floating_outputs",
+    "joinable",
+    "joined",
     "read_batch",
     "read_batches",
 ]

@@ -1,6 +1,6 @@
 """Calibration batches: any iterable of what the model takes, read once and checked."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,11 +16,16 @@ IGNORED = -100
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """One batch: what the model is called with, and the target if one came along."""
+    """One batch: what the model is called with, and the target if one came along.
+
+    ``whole``: its examples belong together, as the nodes of a graph do, so that the model cannot
+    take a part of them.
+    """
 
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any] = field(default_factory=dict)
     target: Any = None
+    whole: bool = False
 
     def tensors(self) -> list[Tensor]:
         """The tensors among the inputs, in the order of the call."""
@@ -30,22 +35,42 @@ class Batch:
     def __len__(self) -> int:
         return self.tensors()[0].shape[0]
 
+    @property
+    def divisible(self) -> bool:
+        """Whether dimension 0 counts the examples in all inputs, so that they can be cut.
+
+        It does not where the edges of a graph (2, edges) or a recurrent state (layers, batch,
+        features) stand beside the input.
+        """
+        sizes = {tensor.shape[0] for tensor in self.tensors() if tensor.dim() > 0}
+        return not self.whole and len(sizes) == 1
+
     def part(self, start: int, stop: int) -> "Batch":
-        """Examples ``start`` to ``stop``; tensors that have no batch dimension stay whole."""
+        """Examples ``start`` to ``stop``; all of them where the batch is not divisible."""
+        if not self.divisible:
+            return self
         size = len(self)
 
         def cut(leaf: Any) -> Any:
             batched = isinstance(leaf, Tensor) and leaf.dim() > 0 and leaf.shape[0] == size
             return leaf[start:stop] if batched else leaf
 
-        return Batch(*pytree.tree_map(cut, (self.args, dict(self.kwargs), self.target)))
+        return self._mapped(cut)
+
+    def parts(self, size: int) -> list["Batch"]:
+        """Batches of at most ``size`` examples; the whole one where it is not divisible."""
+        if not self.divisible:
+            return [self]
+        return [self.part(start, start + size) for start in range(0, len(self), size)]
 
     def to(self, device: torch.device) -> "Batch":
         """The batch on ``device``."""
-        move = pytree.tree_map_only(
-            Tensor, lambda t: t.to(device), (self.args, dict(self.kwargs), self.target)
-        )
-        return Batch(*move)
+        return self._mapped(lambda leaf: leaf.to(device) if isinstance(leaf, Tensor) else leaf)
+
+    def _mapped(self, change: Callable[[Any], Any]) -> "Batch":
+        """The same with all leaves of inputs and target changed."""
+        args, kwargs, target = pytree.tree_map(change, (self.args, dict(self.kwargs), self.target))
+        return Batch(args, kwargs, target, self.whole)
 
 
 def read_batch(item: Any) -> Batch:
@@ -186,11 +211,17 @@ Shapes = list[tuple[tuple[int | str, ...], torch.dtype]]
 
 
 def _shapes(batch: Batch) -> Shapes:
-    """Of one example of each input; the number of tokens as ``length`` where a mask says it."""
+    """Of one example of each input; the number of tokens as ``length`` where a mask says it.
+
+    What does not have the examples in dimension 0 may have other sizes in another batch, as the
+    edges of a graph have.
+    """
     length, found = _length(batch), Shapes()
     for tensor in batch.tensors():
         shape: tuple[int | str, ...] = tuple(tensor.shape[1:])
-        if length is not None and tensor.shape[:2] == (len(batch), length):
+        if tensor.dim() > 0 and len(tensor) != len(batch):
+            shape = ("any",) * tensor.dim()
+        elif length is not None and tensor.shape[:2] == (len(batch), length):
             shape = ("length", *shape[1:])
         found.append((shape, tensor.dtype))
     return found

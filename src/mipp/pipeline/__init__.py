@@ -7,7 +7,7 @@ from typing import Any, Literal, overload
 
 import numpy as np
 
-from mipp import capture, graph, methods, selection, surgery
+from mipp import graph, methods, selection, surgery
 from mipp.errors import InputError
 from mipp.pipeline import presets
 from mipp.pipeline.clock import Clock
@@ -23,7 +23,7 @@ from mipp.pipeline.options import (
     spelled,
     wanted_budget,
 )
-from mipp.pipeline.plan import Model, Plan, fit
+from mipp.pipeline.plan import Model, Plan, calibration, fit
 from mipp.pipeline.recording import count_nats, made_record, masks
 from mipp.pipeline.scratch import scratch
 from mipp.pipeline.selecting import part_way, select, spent
@@ -133,7 +133,7 @@ def plan(
     report = progress or _silent
     clock = Clock()
     original: Model = graph.unwrap(model)  # type: ignore[assignment] # of the model, or inside
-    data = capture.read_batches(batches, settings.samples)
+    data = calibration(original, batches, settings.samples)
     traced = usable_graph(original, data, **settings.wider)
     clock.lap("capture")
     check_patterns(traced, settings.protect)
@@ -243,7 +243,7 @@ def plans(
         )
     clock = Clock()
     original: Model = graph.unwrap(model)  # type: ignore[assignment] # of the model, or inside
-    data = capture.read_batches(batches, settings.samples)
+    data = calibration(original, batches, settings.samples)
     traced = usable_graph(original, data, **settings.wider)
     clock.lap("capture")
     check_patterns(traced, settings.protect)
@@ -305,7 +305,7 @@ def _weights(
     wanted = [weight_budget(budget, settings) for budget in budgets]
     clock = Clock()
     original: Model = graph.unwrap(model)  # type: ignore[assignment] # of the model, or inside
-    data = capture.read_batches(batches, settings.samples)
+    data = calibration(original, batches, settings.samples)
     return plan_weights(original, data, wanted, settings, progress or _silent, clock)
 
 
