@@ -24,8 +24,9 @@ from mipp.graph import (
 from mipp.graph.export import Exported
 from mipp.graph.flow import Flow
 from mipp.graph.labels import Value
-from mipp.graph.rules import Call, DependsOnValues, Made, Rule, find_rule, schema
+from mipp.graph.rules import Call, Made, Rule, find_rule, schema
 from mipp.graph.sizes import tie_in_heads
+from mipp.graph.unknown import DependsOnValues
 from mipp.records import AxisKey
 
 RULE_MODULES = (

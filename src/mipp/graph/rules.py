@@ -31,6 +31,7 @@ from mipp.graph.flow import Extent, Flow, Labels, SizeUse, Term
 from mipp.graph.labels import Source, Value
 from mipp.graph.spelled import KEY as SPELLED_KEY
 from mipp.graph.spelled import Spelled
+from mipp.graph.unknown import UNKNOWN, DependsOnValues, known
 from mipp.records import AxisKey, IntArray, Refusal
 
 Made = Value | int | Sequence["Made"] | None
@@ -40,18 +41,6 @@ Made = Value | int | Sequence["Made"] | None
 """
 
 Rule = Callable[["Call"], Made]
-
-
-class DependsOnValues(Exception):  # noqa: N818  # caught where rules are called
-    """A rule needs a number that is known only when the model runs."""
-
-
-class _Unknown(int):
-    """An integer of its own class, so that a -1 in the code is not taken for it."""
-
-
-UNKNOWN = _Unknown(-1)
-"""Stands for a size or a number that depends on values."""
 
 _RULES: dict[str, Rule] = {}
 
@@ -114,11 +103,11 @@ class Call:
 
     def integer(self, name: str) -> int:
         """An integer argument."""
-        return _known(self.arguments[name])
+        return known(self.arguments[name])
 
     def dim(self, name: str = "dim") -> int:
         """An argument that is a dimension of the first tensor, counted from the front."""
-        return _known(self.arguments[name]) % len(self.first.shape)
+        return known(self.arguments[name]) % len(self.first.shape)
 
     def integers(self, name: str) -> list[int]:
         """A list of integers, some maybe `UNKNOWN`; one is a list of one, None an empty list."""
@@ -301,12 +290,6 @@ class Call:
 def _shape(tensor: torch.Tensor) -> tuple[int, ...]:
     """The traced shape; it is static but for sizes that depend on values."""
     return tuple(size if type(size) is int else UNKNOWN for size in tensor.shape)
-
-
-def _known(number: int) -> int:
-    if number is UNKNOWN:
-        raise DependsOnValues
-    return int(number)
 
 
 def _values(items: Iterable[Any]) -> Iterable[Value]:

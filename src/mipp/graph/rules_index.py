@@ -9,8 +9,9 @@ from torch._ops import OpOverload
 
 from mipp.graph.flow import Labels
 from mipp.graph.labels import Value
-from mipp.graph.rules import UNKNOWN, Call, DependsOnValues, op_name, rule
+from mipp.graph.rules import Call, op_name, rule
 from mipp.graph.rules_pointwise import FILLED
+from mipp.graph.unknown import UNKNOWN, DependsOnValues
 
 EXPANDING = ("expand", "expand_as", "broadcast_to")
 """Ops that repeat dimensions of size 1."""

@@ -5,13 +5,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
-import torch
 
 from mipp.graph.flow import Labels
 from mipp.graph.labels import FIXED, Value
-from mipp.graph.rules import UNKNOWN, Call, DependsOnValues, rule
+from mipp.graph.rules import Call, rule
 from mipp.graph.rules_pointwise import tie_broadcast
 from mipp.graph.spelled import Spelled
+from mipp.graph.unknown import UNKNOWN, DependsOnValues, stand_ins
 
 
 def moved(call: Call, x: Value, dims: Sequence[int | None]) -> Value:
@@ -142,7 +142,7 @@ def repeat(call: Call) -> Value:
 def reshape(call: Call) -> Value:
     """Dimensions merged and split, block by block."""
     x, shape = call.first, call.shape
-    before, after = _stand_ins(call)
+    before, after = stand_ins(call.node.all_input_nodes[0], call.node)
     if 0 in shape or math.prod(before) != math.prod(after):
         call.fix_all("it has no elements, or a number of them that depends on values")
         return call.out([None] * len(shape))
@@ -174,31 +174,6 @@ def reshape(call: Call) -> Value:
         dims = tuple(None if dim is None else x.source.dims[dim] for dim in origin)
         source = replace(x.source, dims=dims)
     return call.out(labels, source)
-
-
-_PRIMES = (1048583, 1048589, 1048601, 1048609, 1048613, 1048627)
-
-
-def _stand_ins(call: Call) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Shapes before and after, with a large prime for each size that depends on values.
-
-    Their products tell which dimensions are made of which as those of real sizes do.
-    """
-    primes: dict[object, int] = {}
-
-    def stand_in(size: int | torch.SymInt) -> int:
-        if not isinstance(size, torch.SymInt):
-            return int(size)
-        formula = size.node.expr
-        for symbol in sorted(formula.free_symbols, key=str):
-            if symbol not in primes and len(primes) == len(_PRIMES):
-                raise DependsOnValues
-            primes.setdefault(symbol, _PRIMES[len(primes)])
-        return int(formula.subs(primes))
-
-    source = call.node.all_input_nodes[0].meta["val"]
-    before, after = [tuple(map(stand_in, t.shape)) for t in (source, call.node.meta["val"])]
-    return before, after
 
 
 def _blocks(
