@@ -1,6 +1,6 @@
 """What each consumer takes in, and how finely its output matters."""
 
-from mipp.capture.batches import Batch, read_batch, read_batches
+from mipp.capture.batches import Batch, blaming, read_batch, read_batches
 from mipp.capture.capture import CaptureConfig, Statistics, capture, chunks
 from mipp.capture.joining import joinable, joined
 from mipp.capture.loss import Loss, floating_outputs
@@ -13,6 +13,7 @@ __all__ = [
     "Rows",
     "Statistics",
     "answers",
+    "blaming",
     "capture",
     "chunks",
     "collect_rows",

@@ -1,6 +1,7 @@
 """Calibration batches: any iterable of what the model takes, read once and checked."""
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -8,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from mipp.errors import CalibrationError
+from mipp.errors import CalibrationError, MippError
 
 IGNORED = -100
 """Target of a position that does not count, as in `torch.nn.functional.cross_entropy`."""
@@ -40,10 +41,11 @@ class Batch:
         """Whether dimension 0 counts the examples in all inputs, so that they can be cut.
 
         It does not where the edges of a graph (2, edges) or a recurrent state (layers, batch,
-        features) stand beside the input.
+        features) stand beside the input. Sparse tensors are never cut.
         """
-        sizes = {tensor.shape[0] for tensor in self.tensors() if tensor.dim() > 0}
-        return not self.whole and len(sizes) == 1
+        tensors = [tensor for tensor in self.tensors() if tensor.dim() > 0]
+        strided = all(tensor.layout is torch.strided for tensor in tensors)
+        return not self.whole and strided and len({len(tensor) for tensor in tensors}) == 1
 
     def part(self, start: int, stop: int) -> "Batch":
         """Examples ``start`` to ``stop``; all of them where the batch is not divisible."""
@@ -71,6 +73,22 @@ class Batch:
         """The same with all leaves of inputs and target changed."""
         args, kwargs, target = pytree.tree_map(change, (self.args, dict(self.kwargs), self.target))
         return Batch(args, kwargs, target, self.whole)
+
+
+@contextmanager
+def blaming(number: int) -> Iterator[None]:
+    """What the model raises on a batch, which has this number, becomes a `CalibrationError`."""
+    try:
+        yield
+    except (MippError, torch.OutOfMemoryError, MemoryError):
+        raise
+    except Exception as error:
+        lines = str(error).strip().splitlines() or ["no message"]
+        raise CalibrationError(
+            f"The model fails on batch {number}: {type(error).__name__}: {lines[0]}. It was expected "
+            "to run on every whole batch, since it runs on some examples of the first. Check that "
+            "it does in eval mode, or leave that batch out."
+        ) from error
 
 
 def read_batch(item: Any) -> Batch:
@@ -191,7 +209,10 @@ def _iterate(batches: Any) -> Iterator[Any]:
 
 def _check_alike(batch: Batch, read: list[Batch], number: int) -> None:
     for tensor in batch.tensors():
-        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+        numbers = (
+            tensor if tensor.layout is torch.strided else tensor.to_sparse().coalesce().values()
+        )
+        if tensor.is_floating_point() and not bool(torch.isfinite(numbers).all()):
             raise CalibrationError(
                 f"Batch {number} has NaN or infinite values in an input of shape "
                 f"{tuple(tensor.shape)}. Clean the data, or leave that batch out."

@@ -50,7 +50,7 @@ def unwrap(model: nn.Module) -> nn.Module:
     """The user's module inside of `torch.compile`, DistributedDataParallel or DataParallel.
 
     Raises:
-        InputError: it is an exported program, or has one in it.
+        InputError: it is no module, or a compiled or exported program, or has one in it.
     """
     while True:
         compiled = getattr(model, "_orig_mod", None)
@@ -59,24 +59,29 @@ def unwrap(model: nn.Module) -> nn.Module:
         elif isinstance(compiled, nn.Module):
             model = compiled
         else:
-            _refuse_exported(model)
+            _check_written_in_python(model)
             return model
 
 
-def _refuse_exported(model: object) -> None:
+def _check_written_in_python(model: object) -> None:
     if isinstance(model, ExportedProgram):
-        _raise_exported("the model")
-    for path, module in model.named_modules() if isinstance(model, nn.Module) else ():
+        raise _compiled("model", "torch.export")
+    if not isinstance(model, nn.Module):
+        raise InputError(f"model is a {type(model).__name__}; a torch.nn.Module was expected.")
+    for path, module in model.named_modules():
+        what = f"model.{path}".rstrip(".")
         # torch.export takes train and eval away from the modules that it makes
         if isinstance(module, GraphModule) and "eval" in vars(module):
-            _raise_exported(f"the model's {path}" if path else "the model")
+            raise _compiled(what, "torch.export")
+        if isinstance(module, torch.jit.ScriptModule):
+            raise _compiled(what, "torch.jit")
 
 
-def _raise_exported(what: str) -> None:
-    raise InputError(
-        f"{what} is a program that torch.export has made, which has fixed sizes and no eval mode; "
-        "a torch.nn.Module written in Python was expected. Give the model that was exported, and "
-        "export the small one."
+def _compiled(what: str, maker: str) -> InputError:
+    return InputError(
+        f"{what} is a program that {maker} has made, whose sizes cannot be followed; a "
+        "torch.nn.Module written in Python was expected. Give the model from which it was made, "
+        "and make the program of the small one."
     )
 
 
@@ -118,10 +123,12 @@ def one_batch(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
     """Whether all input tensors have one length, so that dimension 0 may count the examples.
 
     It does not where a recurrent state (layers, batch, features) or the edges (2, edges) of a
-    graph stand beside the input.
+    graph stand beside the input. Sparse tensors are never cut.
     """
     leaves = pytree.tree_leaves((args, dict(kwargs)))
-    return len({leaf.shape[0] for leaf in leaves if isinstance(leaf, Tensor) and leaf.dim()}) == 1
+    tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor) and leaf.dim() > 0]
+    strided = all(tensor.layout is torch.strided for tensor in tensors)
+    return strided and len({len(tensor) for tensor in tensors}) == 1
 
 
 Calls = Sequence[tuple[int, ...]]
@@ -216,8 +223,9 @@ def _batch_size(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> int:
 def _few_examples(
     args: tuple[Any, ...], kwargs: Mapping[str, Any], batch: int
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    def few(leaf: object) -> object:
-        if isinstance(leaf, Tensor) and leaf.dim() > 0 and leaf.shape[0] == batch:
+    def few(leaf: Any) -> object:
+        cut = isinstance(leaf, Tensor) and leaf.dim() > 0 and leaf.shape[0] == batch
+        if cut and leaf.layout is torch.strided:
             return leaf[torch.arange(N_EXAMPLES, device=leaf.device) % batch]
         return leaf
 

@@ -42,9 +42,7 @@ def index_put(call: Call) -> Value:
     labels: list[Labels] = [None] * len(x.shape)
     for back, dim in enumerate(reversed(behind), start=1):
         wide = back <= len(values.shape) and values.shape[-back] != 1 and x.shape[dim] != 1
-        if wide:
-            call.tie(x.labels[dim], values.labels[-back])
-        labels[dim] = None if wide and values.labels[-back] is None else x.labels[dim]
+        labels[dim] = _into(call, x.labels[dim], values.labels[-back]) if wide else x.labels[dim]
     call.fix_dims(values, range(len(values.shape) - len(behind)), "it is put where indices say")
     call.fix_dims(x, passing[: len(passing) - after], "it writes channels by their place")
     return call.out(labels)
@@ -60,7 +58,7 @@ def index_add(call: Call) -> Value:
     labels: list[Labels] = [None] * len(x.shape)
     for other in range(len(x.shape)):
         if other != dim:
-            labels[other] = _into(call, x, source, other)
+            labels[other] = _into(call, x.labels[other], source.labels[other])
     return call.out(labels)
 
 
@@ -77,7 +75,7 @@ def scatter(call: Call) -> Value:
     labels: list[Labels] = [None] * len(x.shape)
     for dim in range(len(x.shape)):
         if dim != call.dim() and _along(call, index, [x, source], dim):
-            labels[dim] = _into(call, x, source, dim)
+            labels[dim] = _into(call, x.labels[dim], source.labels[dim])
         else:
             for value in (x, index, source):
                 call.fix(value.labels[dim], "an index says where it is put")
@@ -113,18 +111,18 @@ def _along(call: Call, index: Value, values: Sequence[Value], dim: int) -> bool:
     return True
 
 
-def _into(call: Call, x: Value, source: Value, dim: int) -> Labels:
-    """Labels along a dimension of ``x`` that ``source`` is put into, index by index.
+def _into(call: Call, labels: Labels, source: Labels) -> Labels:
+    """Labels of a dimension of the op's tensor when ``source`` is put into it, index by index.
 
     Zeros of the size of the source get smaller with it; where the code has another size, the sliced
     model does not run, and the group is put back.
     """
     made: Any = call.node.args[0]
     blank = isinstance(made.target, OpOverload) and op_name(made.target) in FILLED
-    if x.labels[dim] is None and blank:
-        return source.labels[dim]
-    call.tie(x.labels[dim], source.labels[dim])
-    return x.labels[dim] if source.labels[dim] is not None else None
+    if labels is None and blank:
+        return source
+    call.tie(labels, source)
+    return None if source is None else labels
 
 
 def _indexed(call: Call) -> list[int]:

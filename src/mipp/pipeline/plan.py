@@ -242,6 +242,11 @@ def calibration(
         InputError: the model fails on the first batch.
     """
     data = capture.read_batches(batches, samples)
+    if model is not None and any(parameter.is_meta for parameter in model.parameters()):
+        raise InputError(
+            f"{type(model).__name__} has parameters on the meta device, which have no values; "
+            "weights were expected. Load them, or initialise them after model.to_empty(device=...)."
+        )
     if model is None or not _fails(model, data[0].part(0, N_TRACED)):
         return data
     if why := _fails(model, data[0]):

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from mipp.capture import Batch, CaptureConfig, joinable, joined
+from mipp.capture import Batch, CaptureConfig, blaming, joinable, joined
 from mipp.surgery import NormStatistics, follow_norm, once_for_all
 from mipp.taps import Call, NormCall, Taps, input_rows, measuring, n_positions, output_rows
 from mipp.weights.layers import Layer
@@ -90,7 +90,7 @@ def in_order(
                     norms.append(NormStatistics())
                 norms[place].add(call.input)
 
-            with Taps(original, after=note, on_norm=observe, grouped=True):
+            with blaming(number), Taps(original, after=note, on_norm=observe, grouped=True):
                 original(*batch.args, **batch.kwargs)
 
         at_norm = itertools.count()
