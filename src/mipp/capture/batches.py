@@ -85,9 +85,9 @@ def blaming(number: int) -> Iterator[None]:
     except Exception as error:
         lines = str(error).strip().splitlines() or ["no message"]
         raise CalibrationError(
-            f"The model fails on batch {number}: {type(error).__name__}: {lines[0]}. It was expected "
-            "to run on every whole batch, since it runs on some examples of the first. Check that "
-            "it does in eval mode, or leave that batch out."
+            f"The model fails on batch {number}: {type(error).__name__}: {lines[0]}. It was "
+            "expected to run on every whole batch, since it runs on some examples of the first. "
+            "Check that it does in eval mode, or leave that batch out."
         ) from error
 
 

@@ -16,6 +16,9 @@ from mipp.graph.unknown import UNKNOWN, DependsOnValues
 EXPANDING = ("expand", "expand_as", "broadcast_to")
 """Ops that repeat dimensions of size 1."""
 
+COPYING = ("to", "_to_copy", "type_as", "clone", "contiguous", "alias", "detach")
+"""Ops that give the same numbers, maybe of another type."""
+
 
 @rule("index")
 def index(call: Call) -> Value:
@@ -111,15 +114,20 @@ def _along(call: Call, index: Value, values: Sequence[Value], dim: int) -> bool:
     return True
 
 
+def _blank(node: Any) -> bool:
+    """Whether a tensor holds one number everywhere."""
+    while isinstance(node.target, OpOverload) and op_name(node.target) in COPYING:
+        node = node.args[0]
+    return isinstance(node.target, OpOverload) and op_name(node.target) in FILLED
+
+
 def _into(call: Call, labels: Labels, source: Labels) -> Labels:
     """Labels of a dimension of the op's tensor when ``source`` is put into it, index by index.
 
     Zeros of the size of the source get smaller with it; where the code has another size, the sliced
     model does not run, and the group is put back.
     """
-    made: Any = call.node.args[0]
-    blank = isinstance(made.target, OpOverload) and op_name(made.target) in FILLED
-    if labels is None and blank:
+    if labels is None and _blank(call.node.args[0]):
         return source
     call.tie(labels, source)
     return None if source is None else labels

@@ -47,6 +47,7 @@ __all__ = [
     "Plan",
     "WeightOptions",
     "WeightPlan",
+    "calibration",
     "information_kept",
     "information_kept_by",
     "plan",
