@@ -48,6 +48,10 @@ def positive(x):
     return (x[:, 0] > 0).nonzero().squeeze(1)
 
 
+def n_positive(x):
+    return positive(x).shape[0]
+
+
 def some_rows(net, h, x):
     return h[positive(x)]
 
@@ -71,16 +75,16 @@ def rows_stacked(net, h, x):
 
 
 def row_repeated(net, h, x):
-    return h[:1].expand(len(positive(x)), -1)
+    return h[:1].expand(n_positive(x), -1)
 
 
 def first_rows(net, h, x):
-    return h[: int((x[:, 0] > 0).sum())]
+    return h[: n_positive(x)]
 
 
 def in_heads(net, h, x):
     rows = h[positive(x)]
-    return rows.view(len(rows), net.heads, 2).flatten(1)
+    return rows.view(rows.shape[0], net.heads, 2).flatten(1)
 
 
 def added_at(net, h, x):
@@ -91,12 +95,12 @@ def added_at(net, h, x):
 
 
 def scaled_by_a_number(net, h, x):
-    return h * len(positive(x))
+    return h * n_positive(x)
 
 
 def padded_rows(net, h, x):
-    n = int((x[:, 0] > 0).sum())
-    torch._check(0 <= n <= 8)
+    n = n_positive(x)
+    torch._check(n <= 8)
     return nn.functional.pad(h, (0, 0, 0, n))
 
 
@@ -116,31 +120,31 @@ def flattened(net, h, x):
 
 
 def up_to_a_place(net, h, x):
-    n = int((x[:, 0] > 0).sum())
-    torch._check(0 <= n <= 8)
+    n = n_positive(x)
+    torch._check(n <= 8)
     return h + h[:, :n].sum()
 
 
 def from_a_place_on(net, h, x):
-    n = int((x[:, 0] > 0).sum())
-    torch._check(0 <= n <= 8)
+    n = n_positive(x)
+    torch._check(n <= 8)
     return h + h[:, n:].sum()
 
 
 def repeated(net, h, x):
-    n = int((x[:, 0] > 0).sum())
-    torch._check(0 <= n <= 8)
+    n = n_positive(x)
+    torch._check(n <= 8)
     return h + h.repeat(1, n).sum()
 
 
 def each_repeated(net, h, x):
-    n = int((x[:, 0] > 0).sum())
-    torch._check(0 <= n <= 8)
+    n = n_positive(x)
+    torch._check(n <= 8)
     return h + h.repeat_interleave(n, dim=1).sum()
 
 
 def joined_along_channels(net, h, x):
-    return h + torch.cat([h, x[:1, :1].expand(-1, len(positive(x))).expand(8, -1)], 1).sum()
+    return h + torch.cat([h, x[:1, :1].expand(-1, n_positive(x)).expand(8, -1)], 1).sum()
 
 
 def of_seven_masks(net, h, x):
