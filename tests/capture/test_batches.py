@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from mipp.capture import read_batches
+from mipp.capture import Batch, read_batches
 from mipp.errors import CalibrationError
 
 X, Y = torch.randn(6, 3), torch.arange(6)
@@ -55,3 +55,59 @@ def test_only_so_many_examples_are_read():
 def test_what_cannot_be_read_is_said(batches, message):
     with pytest.raises(CalibrationError, match=message):
         read_batches(batches)
+
+
+# ---- batches that are cut and batches that stay whole
+
+NODES = {"x": torch.randn(9, 3), "edges": torch.zeros(2, 12, dtype=torch.long)}
+
+
+def test_a_batch_is_cut_into_parts():
+    (batch,) = read_batches([((X, X), Y)])
+    assert batch.divisible
+    assert [len(part) for part in batch.parts(4)] == [4, 2]
+    assert torch.equal(torch.cat([part.target for part in batch.parts(4)]), Y)
+    assert torch.equal(batch.part(1, 3).args[1], X[1:3])
+
+
+@pytest.mark.parametrize(
+    "batch",
+    [
+        Batch((), NODES),
+        Batch((torch.randn(4, 5, 3), torch.zeros(1, 4, 3))),
+        Batch((X,), whole=True),
+        Batch((X, torch.eye(6).to_sparse())),
+    ],
+)
+def test_what_is_not_all_examples_along_dimension_0_stays_whole(batch):
+    assert not batch.divisible
+    assert batch.part(0, 1) is batch
+    assert batch.parts(1) == [batch]
+    assert not batch.to(torch.device("cpu")).divisible
+
+
+def test_graphs_of_several_sizes_are_read():
+    other = {"x": torch.randn(5, 3), "edges": torch.zeros(2, 7, dtype=torch.long)}
+    assert [len(batch) for batch in read_batches([NODES, other])] == [9, 5]
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"x": torch.randn(5, 4), "edges": NODES["edges"]},
+        {"x": torch.randn(5, 3), "edges": NODES["edges"].int()},
+        {"x": torch.randn(5, 3), "edges": NODES["edges"][0]},
+    ],
+)
+def test_graphs_of_other_features_dtypes_or_dimensions_are_refused(other):
+    with pytest.raises(CalibrationError, match="Batch 1 has inputs"):
+        read_batches([NODES, other])
+
+
+@pytest.mark.filterwarnings("ignore:Sparse CSR tensor support is in beta state")
+def test_sparse_inputs_are_checked_for_nan():
+    broken = torch.eye(6).mul(torch.nan).to_sparse()
+    with pytest.raises(CalibrationError, match="Batch 0 has NaN"):
+        read_batches([((X, broken), Y)])
+    for sparse in (torch.eye(6).to_sparse(), torch.eye(6).to_sparse_csr()):
+        assert len(read_batches([((X, sparse), Y)])) == 1

@@ -167,7 +167,9 @@ def test_the_model_and_the_generators_are_as_before(fails):
     state = torch.get_rng_state()
     x = torch.randn(20, 4, generator=torch.Generator().manual_seed(0))
     if fails:
-        with pytest.raises(RuntimeError, match="shape"):
+        with pytest.raises(
+            CalibrationError, match="The model fails on batch 0: RuntimeError: mat1"
+        ):
             collected(model, consumer("3"), x[:, :3], "maps")
     else:
         collected(model, consumer("3"), x, "positions")

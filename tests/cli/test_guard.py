@@ -75,3 +75,16 @@ def test_weights_of_another_kind_of_file(mipp, tmp_path):
         done = mipp("eval", "--model", "digits_cnn", "--weights", path)
         assert done.code == 1
         assert text in done.err
+
+
+def test_debug_shows_the_errors_that_an_error_hides(mipp, monkeypatch):
+    def fail(_name):
+        try:
+            raise KeyError("deep inside")
+        except KeyError:
+            raise library.GraphError("no trace") from None
+
+    monkeypatch.setattr("mipp.cli.inspect.find_network", fail)
+    plain, debug = mipp("inspect", "--model", "mlp"), mipp("inspect", "--model", "mlp", "--debug")
+    assert plain.err == "error: no trace\n"
+    assert "KeyError: 'deep inside'" in debug.err

@@ -298,8 +298,8 @@ def test_what_fails_on_one_rank_is_raised_on_both_with_the_same_text(found, name
 
 
 def test_an_error_of_the_users_code_stays_what_it_is_where_it_happened(found):
-    name = "units: a forward that fails"
-    assert [mine[name]["class"] for mine in found] == ["CalibrationError", "RuntimeError"]
+    name = "units: a loader that fails"
+    assert [mine[name]["class"] for mine in found] == ["CalibrationError", "OSError"]
 
 
 @pytest.mark.parametrize("name", OF_ALL)

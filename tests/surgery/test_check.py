@@ -388,3 +388,19 @@ def test_widths_in_proportion_to_each_other_do_not_hide_a_break():
     channels = graph(made, axes, [consumer("b"), consumer("c")])
     broken = probe(Ratio(), channels, (torch.randn(3, 6),))
     assert {group.index for group in broken} == {0, 1}
+
+
+def test_an_example_with_indices_beside_it_is_not_cut():
+    seen = []
+
+    class Watched(nn.Module):
+        def forward(self, x, edges):
+            seen.append(len(x))
+            return x[edges]
+
+    x, edges = torch.randn(8, 3), torch.tensor([[0, 7, 3]])
+    assert same_outputs(Watched(), Watched(), (x, edges)).ok
+    assert seen == [8, 8]
+    seen.clear()
+    assert same_outputs(Watched(), Watched(), (x, edges[0, [0, 0, 0, 2, 2, 2, 0, 0]])).ok
+    assert seen == [8, 8, 4, 4]

@@ -1,7 +1,8 @@
 """What each consumer takes in, and how finely its output matters."""
 
-from mipp.capture.batches import Batch, agreed, read_batch, read_batches
+from mipp.capture.batches import Batch, agreed, blaming, read_batch, read_batches
 from mipp.capture.capture import CaptureConfig, Statistics, capture, chunks
+from mipp.capture.joining import joinable, joined
 from mipp.capture.loss import Loss, floating_outputs
 from mipp.capture.rows import Rows, answers, collect_rows
 
@@ -13,10 +14,13 @@ __all__ = [
     "Statistics",
     "agreed",
     "answers",
+    "blaming",
     "capture",
     "chunks",
     "collect_rows",
     "floating_outputs",
+    "joinable",
+    "joined",
     "read_batch",
     "read_batches",
 ]

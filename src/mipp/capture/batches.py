@@ -1,7 +1,8 @@
 """Calibration batches: any iterable of what the model takes, read once and checked."""
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from mipp import processes
-from mipp.errors import CalibrationError
+from mipp.errors import CalibrationError, MippError
 
 IGNORED = -100
 """Target of a position that does not count, as in `torch.nn.functional.cross_entropy`."""
@@ -17,11 +18,16 @@ IGNORED = -100
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """One batch: what the model is called with, and the target if one came along."""
+    """One batch: what the model is called with, and the target if one came along.
+
+    ``whole``: its examples belong together, as the nodes of a graph do, so that the model cannot
+    take a part of them.
+    """
 
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any] = field(default_factory=dict)
     target: Any = None
+    whole: bool = False
 
     def tensors(self) -> list[Tensor]:
         """The tensors among the inputs, in the order of the call."""
@@ -31,22 +37,59 @@ class Batch:
     def __len__(self) -> int:
         return self.tensors()[0].shape[0]
 
+    @property
+    def divisible(self) -> bool:
+        """Whether dimension 0 counts the examples in all inputs, so that they can be cut.
+
+        It does not where the edges of a graph (2, edges) or a recurrent state (layers, batch,
+        features) stand beside the input. Sparse tensors are never cut.
+        """
+        tensors = [tensor for tensor in self.tensors() if tensor.dim() > 0]
+        strided = all(tensor.layout is torch.strided for tensor in tensors)
+        return not self.whole and strided and len({len(tensor) for tensor in tensors}) == 1
+
     def part(self, start: int, stop: int) -> "Batch":
-        """Examples ``start`` to ``stop``; tensors that have no batch dimension stay whole."""
+        """Examples ``start`` to ``stop``; all of them where the batch is not divisible."""
+        if not self.divisible:
+            return self
         size = len(self)
 
         def cut(leaf: Any) -> Any:
             batched = isinstance(leaf, Tensor) and leaf.dim() > 0 and leaf.shape[0] == size
             return leaf[start:stop] if batched else leaf
 
-        return Batch(*pytree.tree_map(cut, (self.args, dict(self.kwargs), self.target)))
+        return self._mapped(cut)
+
+    def parts(self, size: int) -> list["Batch"]:
+        """Batches of at most ``size`` examples; the whole one where it is not divisible."""
+        if not self.divisible:
+            return [self]
+        return [self.part(start, start + size) for start in range(0, len(self), size)]
 
     def to(self, device: torch.device) -> "Batch":
         """The batch on ``device``."""
-        move = pytree.tree_map_only(
-            Tensor, lambda t: t.to(device), (self.args, dict(self.kwargs), self.target)
-        )
-        return Batch(*move)
+        return self._mapped(lambda leaf: leaf.to(device) if isinstance(leaf, Tensor) else leaf)
+
+    def _mapped(self, change: Callable[[Any], Any]) -> "Batch":
+        """The same with all leaves of inputs and target changed."""
+        args, kwargs, target = pytree.tree_map(change, (self.args, dict(self.kwargs), self.target))
+        return Batch(args, kwargs, target, self.whole)
+
+
+@contextmanager
+def blaming(number: int) -> Iterator[None]:
+    """What the model raises on a batch, which has this number, becomes a `CalibrationError`."""
+    try:
+        yield
+    except (MippError, torch.OutOfMemoryError, MemoryError):
+        raise
+    except Exception as error:
+        lines = str(error).strip().splitlines() or ["no message"]
+        raise CalibrationError(
+            f"The model fails on batch {number}: {type(error).__name__}: {lines[0]}. It was "
+            "expected to run on every whole batch, since it runs on some examples of the first. "
+            "Check that it does in eval mode, or leave that batch out."
+        ) from error
 
 
 def read_batch(item: Any) -> Batch:
@@ -135,6 +178,7 @@ def agreed(model: nn.Module, batches: list[Batch]) -> list[Batch]:
         return batches
     inputs = _shapes(batches[0])
     processes.agree("the inputs of one example", [_spell([each]) for each in inputs])
+    processes.agree("whether batches can be divided", [str(all(b.divisible for b in batches))])
     processes.same_model(model)
     longest = max((n for n in map(_length, batches) if n is not None), default=0)
     return _padded(batches, processes.largest("the length of the texts", longest))
@@ -154,13 +198,14 @@ def _padded(batches: list[Batch], longest: int | None = None) -> list[Batch]:
         return torch.nn.functional.pad(leaf, behind, value=value)
 
     return [
-        Batch(
-            pytree.tree_map(lambda t, b=b, n=n: filled(b, n, t, 0), b.args),
-            {
+        replace(
+            b,
+            args=pytree.tree_map(lambda t, b=b, n=n: filled(b, n, t, 0), b.args),
+            kwargs={
                 name: filled(b, n, value, IGNORED if name == "labels" else 0)
                 for name, value in b.kwargs.items()
             },
-            filled(b, n, b.target, IGNORED),
+            target=filled(b, n, b.target, IGNORED),
         )
         for b, n in zip(batches, lengths, strict=True)
     ]
@@ -184,7 +229,10 @@ def _iterate(batches: Any) -> Iterator[Any]:
 
 def _check_alike(batch: Batch, read: list[Batch], number: int) -> None:
     for tensor in batch.tensors():
-        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+        numbers = (
+            tensor if tensor.layout is torch.strided else tensor.to_sparse().coalesce().values()
+        )
+        if tensor.is_floating_point() and not bool(torch.isfinite(numbers).all()):
             raise CalibrationError(
                 f"Batch {number} has NaN or infinite values in an input of shape "
                 f"{tuple(tensor.shape)}. Clean the data, or leave that batch out."
@@ -204,11 +252,17 @@ Shapes = list[tuple[tuple[int | str, ...], torch.dtype]]
 
 
 def _shapes(batch: Batch) -> Shapes:
-    """Of one example of each input; the number of tokens as ``length`` where a mask says it."""
+    """Of one example of each input; the number of tokens as ``length`` where a mask says it.
+
+    What does not have the examples in dimension 0 may have other sizes in another batch, as the
+    edges of a graph have.
+    """
     length, found = _length(batch), Shapes()
     for tensor in batch.tensors():
         shape: tuple[int | str, ...] = tuple(tensor.shape[1:])
-        if length is not None and tensor.shape[:2] == (len(batch), length):
+        if tensor.dim() > 0 and len(tensor) != len(batch):
+            shape = ("any",) * tensor.dim()
+        elif length is not None and tensor.shape[:2] == (len(batch), length):
             shape = ("length", *shape[1:])
         found.append((shape, tensor.dtype))
     return found

@@ -8,8 +8,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from mipp import processes
-from mipp.capture.batches import Batch
-from mipp.capture.loss import Loss, sampled_loss, settle
+from mipp.capture.batches import Batch, blaming
+from mipp.capture.loss import Loss, pass_back, settle
 from mipp.capture.moments import Moments
 from mipp.covariance import Covariance, dense
 from mipp.errors import CalibrationError
@@ -184,14 +184,14 @@ def capture(
                 recorder.see(call, output, number, backward, mask)
                 return output
 
-            with torch.set_grad_enabled(backward), Taps(model, after=after):
+            with blaming(i), torch.set_grad_enabled(backward), Taps(model, after=after):
                 output = model(*batch.args, **batch.kwargs)
             if backward:
                 assert loss is not None
                 if settled is None:
                     settled, how = settle(loss, output, batch.target)
                 generator = torch.Generator().manual_seed((seed * 7_919 + number) % 2**63)
-                sampled_loss(settled, output, batch, generator).backward()
+                pass_back(settled, output, batch, generator)
             if advance:
                 advance()
     for consumer in consumers.values():

@@ -142,6 +142,18 @@ def sampled_loss(loss: Loss, output: Any, batch: Batch, generator: torch.Generat
     return -log_p.gather(1, labels).sum()
 
 
+def pass_back(loss: Loss, output: Any, batch: Batch, generator: torch.Generator) -> None:
+    """Backward pass of `sampled_loss`; `CalibrationError` where no gradient comes to the output."""
+    total = sampled_loss(loss, output, batch, generator)
+    if not total.requires_grad:
+        raise CalibrationError(
+            "No gradient leads from the model's output to any layer; one was expected, to measure "
+            "how finely outputs matter. Take torch.no_grad, detach and numpy out of forward, or "
+            "use noise=0.1, which needs no gradient."
+        )
+    total.backward()
+
+
 def _asked(batch: Batch, shape: torch.Size) -> Tensor | None:
     """Where the loss counts: not at targets of -100, and not at padding; None for everywhere."""
     target = batch.target

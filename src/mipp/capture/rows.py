@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from mipp.capture.batches import Batch
+from mipp.capture.batches import Batch, blaming
 from mipp.capture.capture import CaptureConfig
 from mipp.capture.loss import floating_outputs
 from mipp.errors import CalibrationError, InputError
@@ -97,7 +97,7 @@ def collect_rows(
                     parts.example.append(example + seen)
                 return output
 
-            with Taps(model, after=after):
+            with blaming(number), Taps(model, after=after):
                 model(*batch.args, **batch.kwargs)
             seen += len(batch)
     return {index: _joined(consumer, found[index]) for index, consumer in consumers.items()}
@@ -193,9 +193,10 @@ def answers(
     found = []
     with torch.no_grad(), measuring(model):
         device = next((p.device for p in model.parameters()), torch.device("cpu"))
-        for whole in batches:
+        for number, whole in enumerate(batches):
             batch = whole.to(device)
-            output = model(*batch.args, **batch.kwargs)
+            with blaming(number):
+                output = model(*batch.args, **batch.kwargs)
             parts = [tensor.reshape(len(batch), -1) for tensor in floating_outputs(output)]
             found.append(torch.cat(parts, 1).float())
     return torch.cat(found)

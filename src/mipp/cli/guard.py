@@ -1,5 +1,6 @@
 """Exit codes, and every error as one readable message."""
 
+import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -45,6 +46,15 @@ def readable_errors(debug: bool) -> Iterator[None]:
 
 def _tell(message: str, debug: bool) -> None:
     if debug:
-        typer.echo(traceback.format_exc(), err=True)
+        typer.echo(_whole_traceback(), err=True)
     text = Text.assemble(("error: ", "bold red"), message)
     Console(stderr=True).print(text, soft_wrap=True)
+
+
+def _whole_traceback() -> str:
+    """The traceback of the error being handled, with the errors that it hides (``from None``)."""
+    error: BaseException | None = sys.exc_info()[1]
+    while error is not None:
+        error.__suppress_context__ = False
+        error = error.__cause__ or error.__context__
+    return traceback.format_exc()

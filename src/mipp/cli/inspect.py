@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from mipp import capture, graph, pipeline
+from mipp import graph, pipeline
 from mipp.cli import arguments as arg
 from mipp.cli import tables
 from mipp.cli.datasets import find_source
@@ -43,7 +43,7 @@ def inspect(
         batches = examples(network, source, shape, seed)
         with output.busy("tracing"):
             opened = open_model(network, wanted, source)
-            few = capture.read_batches(batches, 4)
+            few = pipeline.calibration(opened, batches, 4)
             traced = pipeline.usable_graph(opened, few, head_dims=head_dims, residual=residual)
         costs = [graph.group_cost(traced, None, group.index) for group in traced.groups]
         full = graph.cost(traced)

@@ -63,14 +63,12 @@ def trace(
     GraphError
         Where the model cannot be exported, or nothing in it can be pruned.
     """
-    if not isinstance(model, nn.Module):
-        raise InputError(f"model is a {type(model).__name__}; a torch.nn.Module was expected.")
+    model = unwrap(model)
     if not isinstance(args, tuple):
         raise InputError(
             f"args is a {type(args).__name__}; a tuple of the model's inputs was expected. For one "
             "input write (x,)."
         )
-    model = unwrap(model)
     exported = export(model, args, kwargs or {})
     evenly: frozenset[AxisKey] = frozenset()
     while True:

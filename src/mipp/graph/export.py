@@ -1,14 +1,18 @@
 """From a model and an example to the ATen graph of one forward pass, with the model untouched.
 
 The exported program is only read, never run, so its shapes are static. It is traced with two
-examples: with one, a batch dimension could not be told from a broadcast.
+examples: with one, a batch dimension could not be told from a broadcast. Inputs that are not all
+of one length are traced as given: to cut them along dimension 0 would not cut out examples.
 """
 
 import inspect
+import logging
+import traceback
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
+from io import StringIO
 from pathlib import Path
 from textwrap import shorten
 from typing import Any
@@ -16,13 +20,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
+from torch.fx import GraphModule
 from torch.utils import _pytree as pytree
 
 from mipp.errors import GraphError, InputError
 from mipp.graph.spelled import Watch, remembering
 
 N_EXAMPLES = 2
-"""Examples in the traced batch, cut from the given one or repeated out of it."""
+"""Examples in the traced batch, cut from the given one or repeated out of it, where that works."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,7 +47,11 @@ class Exported:
 
 
 def unwrap(model: nn.Module) -> nn.Module:
-    """The user's module inside of `torch.compile`, DistributedDataParallel or DataParallel."""
+    """The user's module inside of `torch.compile`, DistributedDataParallel or DataParallel.
+
+    Raises:
+        InputError: it is no module, or a compiled or exported program, or has one in it.
+    """
     while True:
         compiled = getattr(model, "_orig_mod", None)
         if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
@@ -50,7 +59,30 @@ def unwrap(model: nn.Module) -> nn.Module:
         elif isinstance(compiled, nn.Module):
             model = compiled
         else:
+            _check_written_in_python(model)
             return model
+
+
+def _check_written_in_python(model: object) -> None:
+    if isinstance(model, ExportedProgram):
+        raise _compiled("model", "torch.export")
+    if not isinstance(model, nn.Module):
+        raise InputError(f"model is a {type(model).__name__}; a torch.nn.Module was expected.")
+    for path, module in model.named_modules():
+        what = f"model.{path}".rstrip(".")
+        # torch.export takes train and eval away from the modules that it makes
+        if isinstance(module, GraphModule) and "eval" in vars(module):
+            raise _compiled(what, "torch.export")
+        if isinstance(module, torch.jit.ScriptModule):
+            raise _compiled(what, "torch.jit")
+
+
+def _compiled(what: str, maker: str) -> InputError:
+    return InputError(
+        f"{what} is a program that {maker} has made, whose sizes cannot be followed; a "
+        "torch.nn.Module written in Python was expected. Give the model from which it was made, "
+        "and make the program of the small one."
+    )
 
 
 @contextmanager
@@ -69,15 +101,34 @@ def untouched(model: nn.Module) -> Iterator[None]:
 
 def export(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Exported:
     """Export an unwrapped model; `GraphError` with the cause where torch.export cannot."""
-    few_args, few_kwargs = _few_examples(args, kwargs)
-    with untouched(model):
+    batch = _batch_size(args, kwargs)
+    as_given = (args, dict(kwargs), batch)
+    few = (*_few_examples(args, kwargs, batch), N_EXAMPLES)
+    # the fewer the faster, but what does not hold the examples in dimension 0 cannot be cut there
+    tries = [few, as_given] if one_batch(args, kwargs) else [as_given, few]
+    causes: list[Exception] = []
+    for own_args, own_kwargs, size in tries:
         try:
-            (program, calls), batch = _export(model, few_args, few_kwargs), N_EXAMPLES
+            with untouched(model), _quiet():
+                program, calls = _export(model, own_args, own_kwargs)
         except Exception as cause:  # noqa: BLE001  # torch.export raises what forward raises
-            program, calls = _export_as_given(model, args, kwargs, cause)
-            batch = _batch_size(args, kwargs)
-    shapes = {name: tuple(tensor.shape) for name, tensor in model.named_parameters()}
-    return Exported(program, batch, _first_names(model), shapes, calls)
+            causes.append(cause)
+        else:
+            shapes = {name: tuple(tensor.shape) for name, tensor in model.named_parameters()}
+            return Exported(program, size, _first_names(model), shapes, calls)
+    raise _export_error(model, causes[0 if tries[0] is as_given else 1]) from None
+
+
+def one_batch(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
+    """Whether all input tensors have one length, so that dimension 0 may count the examples.
+
+    It does not where a recurrent state (layers, batch, features) or the edges (2, edges) of a
+    graph stand beside the input. Sparse tensors are never cut.
+    """
+    leaves = pytree.tree_leaves((args, dict(kwargs)))
+    tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor) and leaf.dim() > 0]
+    strided = all(tensor.layout is torch.strided for tensor in tensors)
+    return strided and len({len(tensor) for tensor in tensors}) == 1
 
 
 Calls = Sequence[tuple[int, ...]]
@@ -87,7 +138,8 @@ def _export(
     model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]
 ) -> tuple[ExportedProgram, Calls]:
     """The program and the calls with spelled sizes, none where the attributes cannot be watched."""
-    given = _without_cache(model, kwargs)
+    # language models are traced without the cache of keys and values that they would put out
+    given = ({"use_cache": False} if _takes_cache(model) else {}) | dict(kwargs)
     with warnings.catch_warnings():
         # such as attributes that forward assigns, which torch.export puts back
         warnings.simplefilter("ignore")
@@ -100,31 +152,57 @@ def _export(
             return torch.export.export(model, args, given, strict=False), []
 
 
-def _without_cache(model: nn.Module, kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """Language models are traced without the cache of keys and values that they would put out."""
-    cached = "use_cache" in inspect.signature(model.forward).parameters
-    return ({"use_cache": False} if cached else {}) | dict(kwargs)
+def _takes_cache(model: nn.Module) -> bool:
+    """Whether a forward has ``use_cache``, or hands all keywords on to a module that does."""
+    parameters = inspect.signature(model.forward).parameters
+    if "use_cache" in parameters:
+        return True
+    passes_on = any(item.kind is item.VAR_KEYWORD for item in parameters.values())
+    return passes_on and any(_takes_cache(module) for module in model.children())
 
 
-def _export_as_given(
-    model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], cause: Exception
-) -> tuple[ExportedProgram, Calls]:
-    """Second try, for a model that takes no other number of examples than that given."""
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps torch silent: a failed trace logs and prints its whole graph, and we report the cause.
+
+    Loggers with a level of their own, such as the environment variable TORCH_LOGS sets, still log.
+    """
+    logger = logging.getLogger("torch")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL + 1)
     try:
-        return _export(model, args, kwargs)
-    except Exception:  # noqa: BLE001  # the first error is the one to report
-        raise _export_error(model, cause) from cause
+        with redirect_stderr(StringIO()):
+            yield
+    finally:
+        logger.setLevel(level)
 
 
 def _export_error(model: nn.Module, cause: Exception) -> GraphError:
-    lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
-    first_lines = " | ".join(lines[:3]) or "no message"
-    return GraphError(
-        f"torch.export cannot trace {type(model).__name__}: {type(cause).__name__}: {first_lines}. "
+    paragraph = str(cause).strip().partition("\n\n")[0]
+    first_lines = " | ".join(line.strip() for line in paragraph.splitlines()[:3]) or "no message"
+    where = _raised_at(cause)
+    error = GraphError(
+        f"torch.export cannot trace {type(model).__name__}: {type(cause).__name__}: "
+        f"{shorten(first_lines, 600, placeholder=' ...').rstrip('.')}{where and f' (at {where})'}. "
         "mipp needs a forward pass that torch.export accepts for the given example. Check that "
         "model(*args, **kwargs) runs in eval mode, and take out of forward any `if` on tensor "
         "values and any conversion to numpy."
     )
+    # its text and traceback may have thousands of lines, so it is not shown with every error
+    error.__context__ = cause
+    error.add_note("The whole error of torch.export is in __context__; `mipp --debug` prints it.")
+    return error
+
+
+def _raised_at(cause: Exception) -> str:
+    """``file:line `code` `` of the innermost call outside of torch and mipp; may be empty."""
+    theirs = (_TORCH, str(Path(__file__).parents[1]), "<")
+    frames = traceback.extract_tb(cause.__traceback__)
+    own = [frame for frame in frames if not frame.filename.startswith(theirs)]
+    if not own:
+        return ""
+    code = shorten(own[-1].line or "", 90, placeholder=" ...")
+    return f"{_short(own[-1].filename)}:{own[-1].lineno} `{code}`"
 
 
 def _batch_size(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> int:
@@ -143,12 +221,11 @@ def _batch_size(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> int:
 
 
 def _few_examples(
-    args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    args: tuple[Any, ...], kwargs: Mapping[str, Any], batch: int
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    batch = _batch_size(args, kwargs)
-
-    def few(leaf: object) -> object:
-        if isinstance(leaf, Tensor) and leaf.dim() > 0 and leaf.shape[0] == batch:
+    def few(leaf: Any) -> object:
+        cut = isinstance(leaf, Tensor) and leaf.dim() > 0 and leaf.shape[0] == batch
+        if cut and leaf.layout is torch.strided:
             return leaf[torch.arange(N_EXAMPLES, device=leaf.device) % batch]
         return leaf
 

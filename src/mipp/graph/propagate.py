@@ -24,8 +24,9 @@ from mipp.graph import (
 from mipp.graph.export import Exported
 from mipp.graph.flow import Flow
 from mipp.graph.labels import Value
-from mipp.graph.rules import Call, Made, find_rule, schema
+from mipp.graph.rules import Call, Made, Rule, find_rule, schema
 from mipp.graph.sizes import tie_in_heads
+from mipp.graph.unknown import DependsOnValues
 from mipp.records import AxisKey
 
 RULE_MODULES = (
@@ -144,13 +145,24 @@ def _visit(flow: Flow, node: Node, args: Sequence[Any], kwargs: dict[str, Any]) 
         if rule is None:
             call.fix_all(f"mipp has no rule for {node.target}")
             call.refuse_weights(f"mipp has no rule for {node.target}, which reads a weight")
-        made = call.unlabelled() if rule is None or _is_number(call) else rule(call)
+        made = call.unlabelled() if rule is None or _is_number(call) else _ruled(rule, call)
         _count_reads(flow, call, made)
         return made if rule is None or _is_number(call) else _outputs(node, made)
     bodies = [arg for arg in args if isinstance(arg, GraphModule)]
     if len(bodies) == 1 and "wrap_with" in str(node.target):  # no_grad, autocast
         return run(flow, bodies[0], args[list(args).index(bodies[0]) + 1 :])
     return _unknown(flow, node, args, kwargs)
+
+
+def _ruled(rule: Rule, call: Call) -> Made:
+    """What a rule says; nothing can be removed where it needs a number that values decide."""
+    try:
+        return rule(call)
+    except DependsOnValues:
+        reason = "a size or a place in it depends on values"
+        call.fix_all(reason)
+        call.refuse_weights(reason)
+        return call.unlabelled()
 
 
 def _count_reads(flow: Flow, call: Call, made: Made) -> None:
@@ -162,7 +174,7 @@ def _count_reads(flow: Flow, call: Call, made: Made) -> None:
 def _is_source(made: Made) -> bool:
     if isinstance(made, Value):
         return made.source is not None
-    return any(map(_is_source, made or ()))
+    return not isinstance(made, int | None) and any(map(_is_source, made))
 
 
 def _is_number(call: Call) -> bool:
@@ -179,7 +191,7 @@ def _by_name(op: OpOverload, args: Sequence[Any], kwargs: dict[str, Any]) -> dic
 
 def _outputs(node: Node, made: Made) -> Made:
     """What later nodes see: a list where the op has several outputs."""
-    if isinstance(made, Value) or made is None:
+    if isinstance(made, Value | int | None):
         return made
     return made if isinstance(node.meta.get("val"), tuple | list) else made[0]
 

@@ -31,15 +31,16 @@ from mipp.graph.flow import Extent, Flow, Labels, SizeUse, Term
 from mipp.graph.labels import Source, Value
 from mipp.graph.spelled import KEY as SPELLED_KEY
 from mipp.graph.spelled import Spelled
+from mipp.graph.unknown import UNKNOWN, DependsOnValues, known
 from mipp.records import AxisKey, IntArray, Refusal
 
-Made = Value | Sequence["Made"] | None
-"""What an op makes: a value, None for what is no tensor, or several in the op's own order."""
+Made = Value | int | Sequence["Made"] | None
+"""What an op makes: a value, or several in the op's own order.
+
+`UNKNOWN` stands for a number that depends on values, None for anything else that is no tensor.
+"""
 
 Rule = Callable[["Call"], Made]
-
-UNKNOWN = -1
-"""Stands for a size that depends on values."""
 
 _RULES: dict[str, Rule] = {}
 
@@ -102,18 +103,19 @@ class Call:
 
     def integer(self, name: str) -> int:
         """An integer argument."""
-        return int(self.arguments[name])
+        return known(self.arguments[name])
 
     def dim(self, name: str = "dim") -> int:
         """An argument that is a dimension of the first tensor, counted from the front."""
-        return int(self.arguments[name]) % len(self.first.shape)
+        return known(self.arguments[name]) % len(self.first.shape)
 
     def integers(self, name: str) -> list[int]:
-        """A list of integers; one integer is a list of one, None an empty list."""
+        """A list of integers, some maybe `UNKNOWN`; one is a list of one, None an empty list."""
         given = self.get(name)
         if given is None:
             return []
-        return [given] if isinstance(given, int) else [int(item) for item in given]
+        listed = [given] if isinstance(given, int) else given
+        return [item if item is UNKNOWN else int(item) for item in listed]
 
     def tensor(self, name: str) -> Value:
         """A tensor argument."""
@@ -139,12 +141,15 @@ class Call:
     def spelled(self, name: str) -> list[Spelled | None]:
         """For each integer of an argument what attributes spell it, None where none do."""
         values = self.integers(name)
+        known = [value for value in values if value is not UNKNOWN]
         number = (self.node.meta.get("custom") or {}).get(SPELLED_KEY)
         noted = [] if number is None else self.flow.calls[number]
-        for start in range(len(noted) - len(values) + 1):
-            part = noted[start : start + len(values)]
-            if list(part) == values:
-                return [size if isinstance(size, Spelled) else None for size in part]
+        for start in range(len(noted) - len(known) + 1):
+            part = noted[start : start + len(known)]
+            if list(part) == known:
+                sizes = iter(part)
+                found = [None if value is UNKNOWN else next(sizes) for value in values]
+                return [size if isinstance(size, Spelled) else None for size in found]
         return [None] * len(values)
 
     # ---- what is found out
@@ -233,6 +238,8 @@ class Call:
         if len(labels) != len(shape):
             raise ValueError(f"{self.at}: {len(labels)} labels for an output of shape {shape}")
         for size, atoms in zip(shape, labels, strict=True):
+            if atoms is not None and size == UNKNOWN:
+                raise DependsOnValues
             if atoms is not None and atoms.shape != (size,):
                 raise ValueError(f"{self.at}: labels of shape {atoms.shape} for a size of {size}")
         return Value(shape, tuple(labels), self.batched, source)
@@ -259,7 +266,7 @@ class Call:
             return [self._unlabelled(item) for item in made]
         if isinstance(made, torch.Tensor):
             return self.value(_shape(made), [None] * made.dim())
-        return None
+        return UNKNOWN if isinstance(made, torch.SymInt | torch.SymFloat | torch.SymBool) else None
 
     # ---- cost
 

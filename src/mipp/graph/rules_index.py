@@ -1,11 +1,23 @@
 """Rules of ops that gather or scatter by index."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 import torch
+from torch._ops import OpOverload
 
 from mipp.graph.flow import Labels
 from mipp.graph.labels import Value
-from mipp.graph.rules import Call, rule
+from mipp.graph.rules import Call, op_name, rule
+from mipp.graph.rules_pointwise import FILLED
+from mipp.graph.unknown import UNKNOWN, DependsOnValues
+
+EXPANDING = ("expand", "expand_as", "broadcast_to")
+"""Ops that repeat dimensions of size 1."""
+
+COPYING = ("to", "_to_copy", "type_as", "clone", "contiguous", "alias", "detach")
+"""Ops that give the same numbers, maybe of another type."""
 
 
 @rule("index")
@@ -32,10 +44,8 @@ def index_put(call: Call) -> Value:
     behind = passing[len(passing) - after :]
     labels: list[Labels] = [None] * len(x.shape)
     for back, dim in enumerate(reversed(behind), start=1):
-        wide = back <= len(values.shape) and values.shape[-back] == x.shape[dim] > 1
-        if wide:
-            call.tie(x.labels[dim], values.labels[-back])
-        labels[dim] = None if wide and values.labels[-back] is None else x.labels[dim]
+        wide = back <= len(values.shape) and values.shape[-back] != 1 and x.shape[dim] != 1
+        labels[dim] = _into(call, x.labels[dim], values.labels[-back]) if wide else x.labels[dim]
     call.fix_dims(values, range(len(values.shape) - len(behind)), "it is put where indices say")
     call.fix_dims(x, passing[: len(passing) - after], "it writes channels by their place")
     return call.out(labels)
@@ -51,9 +61,76 @@ def index_add(call: Call) -> Value:
     labels: list[Labels] = [None] * len(x.shape)
     for other in range(len(x.shape)):
         if other != dim:
-            call.tie(x.labels[other], source.labels[other])
-            labels[other] = x.labels[other] if source.labels[other] is not None else None
+            labels[other] = _into(call, x.labels[other], source.labels[other])
     return call.out(labels)
+
+
+@rule("scatter_add", "scatter_reduce", "scatter")
+def scatter(call: Call) -> Value:
+    """``x`` with numbers of ``src`` added (or written) where an index says, place by place.
+
+    Units along other dimensions pass where the index is one column, expanded.
+    """
+    x, index, source = call.tensor("self"), call.tensor("index"), call.get("src")
+    if not isinstance(source, Value):
+        call.fix_all("it writes channels by their place")
+        return call.out([None] * len(x.shape))
+    labels: list[Labels] = [None] * len(x.shape)
+    for dim in range(len(x.shape)):
+        if dim != call.dim() and _along(call, index, [x, source], dim):
+            labels[dim] = _into(call, x.labels[dim], source.labels[dim])
+        else:
+            for value in (x, index, source):
+                call.fix(value.labels[dim], "an index says where it is put")
+    return call.out(labels)
+
+
+@rule("gather")
+def gather(call: Call) -> Value:
+    """Numbers of ``x`` from where an index says, place by place; units pass as in `scatter`."""
+    x, index = call.tensor("self"), call.tensor("index")
+    labels: list[Labels] = [None] * len(x.shape)
+    for dim, atoms in enumerate(x.labels):
+        if dim != call.dim() and _along(call, index, [x], dim):
+            labels[dim] = atoms
+        else:
+            for value in (x, index):
+                call.fix(value.labels[dim], "it takes channels by their place")
+    return call.out(labels)
+
+
+def _along(call: Call, index: Value, values: Sequence[Value], dim: int) -> bool:
+    """Whether the index is the same all along a dimension, which it has whole as the values do."""
+    node: Any = call.node.args[2]
+    expanded = isinstance(node.target, OpOverload) and op_name(node.target) in EXPANDING
+    if not expanded or any(value.shape[dim] != index.shape[dim] for value in values):
+        return False
+    shape = node.args[0].meta["val"].shape
+    place = dim - len(index.shape) + len(shape)
+    if place >= 0 and shape[place] != 1:
+        return False
+    if index.labels[dim] is not None:
+        call.tie(index.labels[dim], values[-1].labels[dim])
+    return True
+
+
+def _blank(node: Any) -> bool:
+    """Whether a tensor holds one number everywhere."""
+    while isinstance(node.target, OpOverload) and op_name(node.target) in COPYING:
+        node = node.args[0]
+    return isinstance(node.target, OpOverload) and op_name(node.target) in FILLED
+
+
+def _into(call: Call, labels: Labels, source: Labels) -> Labels:
+    """Labels of a dimension of the op's tensor when ``source`` is put into it, index by index.
+
+    Zeros of the size of the source get smaller with it; where the code has another size, the sliced
+    model does not run, and the group is put back.
+    """
+    if labels is None and _blank(call.node.args[0]):
+        return source
+    call.tie(labels, source)
+    return None if source is None else labels
 
 
 def _indexed(call: Call) -> list[int]:
@@ -86,6 +163,8 @@ def repeat_interleave(call: Call) -> Value:
         return call.out([None] * len(call.shape))
     labels = list(x.labels)
     atoms = labels[dim]
+    if repeats is UNKNOWN and atoms is not None:
+        raise DependsOnValues
     labels[dim] = None if atoms is None else np.repeat(atoms, repeats)
     (size,) = call.spelled("repeats")
     if x.shape[dim] == 1 and repeats > 1 and size is not None:

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from mipp.graph.export import module_path
 from mipp.graph.flow import Extent, Labels, LayerCall
 from mipp.graph.labels import Value
-from mipp.graph.rules import UNKNOWN, Call, rule
+from mipp.graph.rules import Call, rule
+from mipp.graph.unknown import UNKNOWN
 from mipp.records import AxisKey, Kind
 
 

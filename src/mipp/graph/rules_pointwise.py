@@ -14,17 +14,17 @@ from mipp.graph.spelled import Spelled
 def tie_broadcast(call: Call, values: Sequence[Value], shape: tuple[int, ...]) -> list[Labels]:
     """Tie what meets when ``values`` are broadcast to ``shape``; the labels of the result.
 
-    A dimension of size 1 has no labels and broadcasts freely; one that stays meets labels only by
-    fixing them.
+    A dimension of size 1 has no labels and broadcasts freely; one that stays, or whose size depends
+    on values, meets labels only by fixing them.
     """
     labels: list[Labels] = [None] * len(shape)
     for dim, size in enumerate(shape):
         met = [
             value.labels[dim - len(shape)]
             for value in values
-            if len(shape) - dim <= len(value.shape) and value.shape[dim - len(shape)] == size
+            if len(shape) - dim <= len(value.shape) and value.shape[dim - len(shape)] != 1
         ]
-        if size > 1 and met:
+        if size != 1 and met:
             for other in met[1:]:
                 call.tie(met[0], other)
             labels[dim] = None if any(other is None for other in met) else met[0]
@@ -183,11 +183,16 @@ def along_dims(call: Call) -> list[Value | None]:
 
 
 @rule("_assert_tensor_metadata", "sym_size", "_assert_async", "_assert_scalar")
-def check_only(call: Call) -> None:
+def check_only(call: Call) -> Made:
     """Only looks at the traced shape."""
+    return call.unlabelled()
 
 
-@rule("zeros", "ones", "full", "new_zeros", "new_ones", "new_full")
+FILLED = ("zeros", "ones", "full", "new_zeros", "new_ones", "new_full")
+"""Ops that make the same number everywhere, of a size that they are given."""
+
+
+@rule(*FILLED)
 def filled(call: Call) -> Made:
     """The same number everywhere: a size that an attribute spells may get smaller."""
     labels: list[Labels] = [None] * len(call.shape)

@@ -8,9 +8,10 @@ import numpy as np
 
 from mipp.graph.flow import Labels
 from mipp.graph.labels import FIXED, Value
-from mipp.graph.rules import UNKNOWN, Call, rule
+from mipp.graph.rules import Call, rule
 from mipp.graph.rules_pointwise import tie_broadcast
 from mipp.graph.spelled import Spelled
+from mipp.graph.unknown import UNKNOWN, DependsOnValues, stand_ins
 
 
 def moved(call: Call, x: Value, dims: Sequence[int | None]) -> Value:
@@ -82,7 +83,22 @@ def squeeze(call: Call) -> Value:
     return moved(call, x, [dim for dim in range(rank) if dim not in gone])
 
 
-@rule("expand", "expand_as", "broadcast_to")
+@rule("expand_as")
+def expand_as(call: Call) -> Value:
+    """Dimensions of size 1 repeated as often as there are indices in another tensor."""
+    x, other = call.tensor("self"), call.tensor("other")
+    missing = len(other.shape) - len(x.shape)
+    labels = [
+        atoms if dim < missing or x.shape[dim - missing] == 1 else x.labels[dim - missing]
+        for dim, atoms in enumerate(other.labels)
+    ]
+    for dim, atoms in enumerate(x.labels):
+        if x.shape[dim] != 1:
+            call.tie(atoms, other.labels[dim + missing])
+    return _for_all_examples(call, call.out(labels))
+
+
+@rule("expand", "broadcast_to")
 def expand(call: Call) -> Value:
     """Dimensions of size 1 repeated; how often, an attribute may say, which can get smaller."""
     labels = tie_broadcast(call, [call.first], call.shape)
@@ -115,6 +131,8 @@ def repeat(call: Call) -> Value:
     lead = len(shape) - len(x.shape)
     labels: list[Labels] = [None] * len(shape)
     for dim, atoms in enumerate(x.labels):
+        if atoms is not None and shape[lead + dim] == UNKNOWN:
+            raise DependsOnValues
         if atoms is not None:
             labels[lead + dim] = np.tile(atoms, shape[lead + dim] // x.shape[dim])
     return _for_all_examples(call, call.out(labels))
@@ -124,14 +142,18 @@ def repeat(call: Call) -> Value:
 def reshape(call: Call) -> Value:
     """Dimensions merged and split, block by block."""
     x, shape = call.first, call.shape
-    if 0 in shape or UNKNOWN in (*x.shape, *shape):
+    before, after = stand_ins(call.node.all_input_nodes[0], call.node)
+    if 0 in shape or math.prod(before) != math.prod(after):
         call.fix_all("it has no elements, or a number of them that depends on values")
         return call.out([None] * len(shape))
     labels: list[Labels] = [None] * len(shape)
     origin: list[int | None] = [None] * len(shape)
-    for ins, outs in _blocks(x.shape, shape):
+    for ins, outs in _blocks(before, after):
         if len(ins) == len(outs) == 1:
             labels[outs[0]], origin[outs[0]] = x.labels[ins[0]], ins[0]
+            continue
+        if UNKNOWN in [x.shape[dim] for dim in ins] + [shape[dim] for dim in outs]:
+            call.fix_dims(x, ins, "it is joined with or split by a size that depends on values")
             continue
         labelled = [dim for dim in ins if x.labels[dim] is not None]
         if len(labelled) == 1:
@@ -252,6 +274,8 @@ def cat(call: Call) -> Value:
     """Units of all inputs one after the other; along other dimensions they are the same."""
     values = [value for value in call.inputs if value.shape != (0,)]
     dim = call.integer("dim") % len(call.shape)
+    if call.shape[dim] == UNKNOWN and any(value.labels[dim] is not None for value in values):
+        raise DependsOnValues
     labels = [
         None if other == dim else _tie_all(call, [value.labels[other] for value in values])
         for other in range(len(call.shape))

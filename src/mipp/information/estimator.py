@@ -25,10 +25,11 @@ RowShape = Literal["maps", "positions"]
 class ConsumerView:
     """One consumer as one group sees it.
 
-    ``covariance`` (d, d): of the features ``X`` it takes in, as a matrix or a `Factor`. ``weight`` (m, d): rows of the outputs
-    that are kept. ``fisher`` (m, m): Fisher information about those outputs at one position, or
-    None. ``unit`` (d,): the group's unit that each feature belongs to, -1 for the features of other
-    groups, which are taken as given. ``uses``: positions per example; nats are multiplied by it.
+    ``covariance`` (d, d): of the features ``X`` it takes in, as a matrix or a `Factor`. ``weight``
+    (m, d): rows of the outputs that are kept. ``fisher`` (m, m): Fisher information about those
+    outputs at one position, or None. ``unit`` (d,): the group's unit that each feature belongs to,
+    -1 for the features of other groups, which are taken as given. ``uses``: positions per example;
+    nats are multiplied by it.
     """
 
     covariance: Covariance

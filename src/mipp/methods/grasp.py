@@ -79,9 +79,10 @@ class GraSP(WeightMethod):
         return self.terms(question)
 
     def _halves(self, question: Question) -> list[Batch]:
-        (whole,) = drawn(question, self.examples, 2**62, self.per_class)
-        half = -(-len(whole) // 2)
-        return [whole] if len(whole) < 4 else [whole.part(0, half), whole.part(half, len(whole))]
+        whole, *others = drawn(question, self.examples, 2**62, self.per_class)
+        if others or len(whole) < 4:
+            return [whole, *others]
+        return whole.parts(-(-len(whole) // 2))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,10 +17,17 @@ def drawn(
 
     ``examples``: how many, None for all. ``per_class``: instead, so many of each class, where the
     targets are one class number an example. ``batch_size``: of what is returned; sizes differ by
-    one at most.
+    one at most. Batches that are not divisible stay as they are; they are taken as long as they are
+    needed.
     """
     generator = np.random.default_rng([question.seed, question.round])
+    device = next((p.device for p in question.model.parameters()), torch.device("cpu"))
     sizes = [len(batch) for batch in question.batches]
+    if not all(batch.divisible for batch in question.batches):
+        places = generator.permutation(len(sizes))
+        before = np.cumsum([0, *(sizes[place] for place in places[:-1])])
+        needed = places[before < examples] if examples is not None else places
+        return [question.batches[place].to(device) for place in needed]
     order = generator.permutation(sum(sizes))
     labels = _labels(question)
     if per_class is not None and labels is not None:
@@ -32,7 +39,6 @@ def drawn(
         order = order[place < per_class]
     elif examples is not None:
         order = order[:examples]
-    device = next((p.device for p in question.model.parameters()), torch.device("cpu"))
     pieces = np.array_split(order, -(-len(order) // batch_size))
     return [_picked(question, sizes, piece).to(device) for piece in pieces]
 

@@ -76,11 +76,7 @@ class Taylor(ScoringMethod):
         return {index: values**2 for index, values in sums.items()}
 
     def _minibatches(self, question: Question) -> list[Batch]:
-        return [
-            batch.part(start, start + self.minibatch)
-            for batch in question.batches
-            for start in range(0, len(batch), self.minibatch)
-        ]
+        return [part for batch in question.batches for part in batch.parts(self.minibatch)]
 
 
 def _gates(question: Question, terms: dict[str, Tensor]) -> dict[int, FloatArray]:

@@ -24,7 +24,7 @@ from mipp.pipeline.options import (
     spelled,
     wanted_budget,
 )
-from mipp.pipeline.plan import Model, Plan, fit
+from mipp.pipeline.plan import Model, Plan, calibration, fit
 from mipp.pipeline.recording import count_nats, made_record, masks
 from mipp.pipeline.scratch import scratch
 from mipp.pipeline.selecting import part_way, select, spent
@@ -48,6 +48,7 @@ __all__ = [
     "Plan",
     "WeightOptions",
     "WeightPlan",
+    "calibration",
     "information_kept",
     "information_kept_by",
     "plan",
@@ -334,7 +335,7 @@ def _read(
             "over processes, so that every rank would go on with another model. Use refit=None, "
             "or plan in one process."
         )
-    return capture.agreed(model, capture.read_batches(batches, settings.samples))
+    return calibration(model, batches, settings.samples)
 
 
 def _silent(_stage: str, _done: int, _total: int) -> None:

@@ -11,7 +11,7 @@ from mipp import capture, graph, processes
 from mipp.errors import InputError
 from mipp.pipeline.clock import Clock
 from mipp.pipeline.options import Progress, read_options
-from mipp.pipeline.plan import Plan
+from mipp.pipeline.plan import Plan, calibration
 from mipp.pipeline.recording import masks
 from mipp.pipeline.usable import usable_graph
 from mipp.pipeline.views import Views
@@ -82,7 +82,7 @@ def information_kept_by(
     """
     settings = read_options(**options)
     original = graph.unwrap(model)
-    data = capture.agreed(original, capture.read_batches(batches, settings.samples))
+    data = calibration(original, batches, settings.samples)
     traced = usable_graph(original, data, **settings.wider)
     chosen = [dict(keep.keep) if isinstance(keep, Plan) else dict(keep) for keep in keeps]
     for one in chosen:

@@ -2,13 +2,12 @@
 
 import platform
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import torch
-from torch import Tensor, nn
-from torch.utils import _pytree as pytree
+from torch import nn
 
 from mipp import capture, graph, surgery
 from mipp.errors import InputError
@@ -19,6 +18,9 @@ from mipp.records import AxisKey, ChannelGraph, Cost, GroupSummary, IntArray, Ke
 from mipp.report import Measured, plan_page, write
 
 Model = TypeVar("Model", bound=nn.Module)
+
+N_TRACED = 4
+"""Examples that the model is traced and tried with."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,7 +102,7 @@ class Plan(Generic[Model]):
         model = graph.unwrap(model)  # type: ignore[assignment] # of the model, or inside
         samples = record.options.get("samples")
         read = (
-            capture.read_batches(batches, samples if isinstance(samples, int) else None)
+            calibration(model, batches, samples if isinstance(samples, int) else None)
             if batches is not None
             else []
         )
@@ -219,10 +221,50 @@ class Plan(Generic[Model]):
 def example(
     model: nn.Module, batches: Sequence[capture.Batch]
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Arguments for tracing: a few examples of the first batch, on the model's device."""
+    """Arguments for tracing: a few examples of the first batch, on the model's device.
+
+    All of them where the batch is not divisible.
+    """
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
-    batch = batches[0].part(0, 4).to(device)
+    batch = batches[0].part(0, N_TRACED).to(device)
     return batch.args, dict(batch.kwargs)
+
+
+def calibration(
+    model: nn.Module | None, batches: Iterable[Any], samples: int | None
+) -> list[capture.Batch]:
+    """`mipp.capture.read_batches`, and what the model says to them where there is one.
+
+    Batches of which the model takes no part, such as a dense adjacency matrix with its nodes, are
+    marked as whole.
+
+    Raises:
+        InputError: the model fails on the first batch.
+    """
+    data = capture.read_batches(batches, samples)
+    if model is not None:
+        data = capture.agreed(model, data)
+    if model is not None and any(parameter.is_meta for parameter in model.parameters()):
+        raise InputError(
+            f"{type(model).__name__} has parameters on the meta device, which have no values; "
+            "weights were expected. Load them, or initialise them after model.to_empty(device=...)."
+        )
+    if model is None or not _fails(model, data[0].part(0, N_TRACED)):
+        return data
+    if why := _fails(model, data[0]):
+        raise InputError(
+            f"{type(model).__name__} fails on the first calibration batch: {why}. Check that "
+            "model(*args, **kwargs) runs in eval mode on what the batches hold: a tensor is the "
+            "only argument, a dict has keyword arguments, of a pair the first is the input."
+        )
+    return [replace(batch, whole=True) for batch in data]
+
+
+def _fails(model: nn.Module, batch: capture.Batch) -> str:
+    """Why the model fails on a batch, empty if it does not."""
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    moved = batch.to(device)
+    return surgery.failure(model, moved.args, moved.kwargs)
 
 
 def fit(
@@ -237,13 +279,8 @@ def fit(
 ) -> None:
     """Refits ``small``, in place, on the calibration batches."""
     device = next((p.device for p in original.parameters()), torch.device("cpu"))
-    moved = [batch.to(device) for batch in batches]
+    moved = capture.joinable(original, [batch.to(device) for batch in batches])
     inputs = [(batch.args, batch.kwargs) for batch in moved]
-
-    def join(*leaves: Any) -> Any:
-        first = leaves[0]
-        batched = isinstance(first, Tensor) and first.dim() > 0 and len(first) == len(moved[0])
-        return torch.cat(leaves) if batched else first
-
-    joined = pytree.tree_map(join, inputs[0], *inputs[1:])
+    whole = capture.joined(moved)
+    joined = (whole.args, whole.kwargs)
     surgery.refit(small, original, traced, kept, inputs, joined, config, seed, hold)

@@ -71,8 +71,8 @@ def _positions(
         return output
 
     with torch.no_grad(), measuring(model):
-        for batch in data:
-            with Taps(model, after=after):
+        for number, batch in enumerate(data):
+            with capture.blaming(number), Taps(model, after=after):
                 model(*(moved := batch.to(device)).args, **moved.kwargs)
             seen, passes = seen + len(batch), passes + 1
             if seen >= ROUTED_EXAMPLES:

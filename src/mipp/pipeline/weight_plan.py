@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from mipp import capture, graph, report, retrain, surgery, weights
 from mipp.errors import InputError
 from mipp.pipeline.options import read_refit
-from mipp.pipeline.plan import Model, example
+from mipp.pipeline.plan import Model, calibration, example
 from mipp.pipeline.weight_options import check_refit
 from mipp.records import BoolArray, Refusal
 from mipp.surgery.masks import LayerSummary, MaskRecord, Nonzeros, apply_masks, check_made_for
@@ -93,7 +93,7 @@ class WeightPlan(Generic[Model]):
             model = graph.unwrap(model)  # type: ignore[assignment] # of the model, or inside
         samples = record.options.get("samples")
         read = (
-            capture.read_batches(batches, samples if isinstance(samples, int) else None)
+            calibration(model, batches, samples if isinstance(samples, int) else None)
             if batches is not None
             else []
         )

@@ -11,7 +11,7 @@ from mipp.surgery.apply import (
     zero_placeholders,
     zeroed_axes,
 )
-from mipp.surgery.check import probe, same_outputs
+from mipp.surgery.check import failure, probe, same_outputs
 from mipp.surgery.files import load, save
 from mipp.surgery.folding import folded
 from mipp.surgery.norms import NormStatistics
@@ -43,6 +43,7 @@ __all__ = [
     "attribute_keeps",
     "axis_keeps",
     "compare",
+    "failure",
     "fingerprint",
     "folded",
     "follow_norm",

@@ -221,6 +221,12 @@ def restored(*models: nn.Module) -> Iterator[Callable[[], None]]:
                     buffer.copy_(before)
 
 
+def failure(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
+    """Why the model fails on an example, in eval mode; empty if it does not."""
+    with restored(model):
+        return _outputs(model, args, kwargs)[1]
+
+
 def _outputs(
     model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]
 ) -> tuple[list[Tensor], str]:

@@ -87,11 +87,13 @@ def batches_like(
     """The example, then the same with another batch size: half, or twice if that is odd.
 
     The first dimension of the first tensor is the batch, and so is that of every other tensor that
-    has the same length.
+    has the same length. Whole numbers of another length may be indices, such as the edges of a
+    graph, that would point at what was cut off: such an example stays as it is.
     """
     yield args, kwargs
-    sizes = [t.shape[0] for t in tensors_in([args, kwargs]) if t.ndim and t.shape[0]]
-    if not sizes:
+    tensors = [t for t in tensors_in([args, kwargs]) if t.ndim and t.shape[0]]
+    sizes = [t.shape[0] for t in tensors]
+    if not sizes or any(len(t) != sizes[0] and not t.is_floating_point() for t in tensors):
         return
 
     def resized(tensor: Shaped[Tensor, "..."]) -> Shaped[Tensor, "..."]:

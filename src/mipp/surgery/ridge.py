@@ -119,9 +119,7 @@ def pull_of(variance: Float[Tensor, " d"]) -> Float[Tensor, " d"]:
     return torch.where(pull > 0, pull, 1.0)
 
 
-def chosen_strength(
-    problem: Regression, ridge: float, example: Int[Tensor, " n"]
-) -> float | None:
+def chosen_strength(problem: Regression, ridge: float, example: Int[Tensor, " n"]) -> float | None:
     """The strength at which held-out rows are met best; None where no fit is surely better.
 
     Args:

@@ -148,7 +148,7 @@ def _routed(model: nn.Module, batches: Iterable[Batch]) -> set[str]:
         return output
 
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
-    singly = (batch.part(at, at + 1) for batch in batches for at in range(len(batch)))
+    singly = (part for batch in batches for part in batch.parts(1))
     with torch.no_grad(), measuring(model):
         for one in itertools.islice(singly, EXAMPLES):
             counts.append(Counter())

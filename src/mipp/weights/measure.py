@@ -13,8 +13,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from mipp import processes
-from mipp.capture import Batch, CaptureConfig, Loss
-from mipp.capture.loss import sampled_loss, settle
+from mipp.capture import Batch, CaptureConfig, Loss, blaming
+from mipp.capture.loss import pass_back, settle
 from mipp.capture.moments import Moments
 from mipp.covariance import dense, varies
 from mipp.errors import CalibrationError
@@ -107,14 +107,18 @@ def measure(
                 recorder.see(call, output, number, backward, mask)
                 return output
 
-            with torch.set_grad_enabled(backward), Taps(model, after=after, grouped=True):
+            with (
+                blaming(number),
+                torch.set_grad_enabled(backward),
+                Taps(model, after=after, grouped=True),
+            ):
                 output = model(*batch.args, **batch.kwargs)
             if backward:
                 assert loss is not None
                 if settled is None:
                     settled, how = settle(loss, output, batch.target)
                 generator = torch.Generator().manual_seed((seed * 7_919 + number) % 2**63)
-                sampled_loss(settled, output, batch, generator).backward()
+                pass_back(settled, output, batch, generator)
             advance()
     for recorder in recorders.values():
         recorder.check(with_fisher=loss is not None)

@@ -5,17 +5,15 @@ at once, stops at each layer with what that now takes in, and goes on with the w
 """
 
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 
 from mipp import processes
-from mipp.capture import Batch, CaptureConfig
+from mipp.capture import Batch, CaptureConfig, blaming, joinable, joined
 from mipp.surgery import NormStatistics, follow_norm, once_for_all
 from mipp.taps import (
     Call,
@@ -80,7 +78,7 @@ def in_order(
     noted = {layer.name: _Noted() for layer in layers}
     norms: list[NormStatistics] = []
     device = next((p.device for p in original.parameters()), torch.device("cpu"))
-    moved = [batch.to(device) for batch in batches]
+    moved = joinable(original, [batch.to(device) for batch in batches])
     rank, world = processes.rank_and_size()
     n_samples = processes.total("the number of examples", sum(len(batch) for batch in moved))
     # a changed net may send other positions to a routed layer than the original does
@@ -107,7 +105,7 @@ def in_order(
                     norms.append(NormStatistics())
                 norms[place].add(call.input)
 
-            with Taps(original, after=note, on_norm=observe, grouped=True):
+            with blaming(number), Taps(original, after=note, on_norm=observe, grouped=True):
                 original(*batch.args, **batch.kwargs)
 
         at_norm = itertools.count()
@@ -133,9 +131,9 @@ def in_order(
         def on_norm(call: NormCall) -> None:
             follow_norm(call, norms[next(at_norm)], None, norm)
 
-        args, kwargs = _joined(moved)
+        whole = joined(moved)
         with Taps(changed, after=after, on_norm=on_norm, grouped=True):
-            changed(*args, **kwargs)
+            changed(*whole.args, **whole.kwargs)
 
 
 def _note(
@@ -161,19 +159,6 @@ def _note(
         noted.x.append(x)
     noted.pick.append(pick + sum(noted.positions))
     noted.positions.append(n_positions(call, output))
-
-
-def _joined(batches: Sequence[Batch]) -> tuple[tuple[Any, ...], Mapping[str, Any]]:
-    """The inputs of all batches in one."""
-    inputs = [(batch.args, dict(batch.kwargs)) for batch in batches]
-
-    def join(*leaves: Any) -> Any:
-        first = leaves[0]
-        batched = isinstance(first, Tensor) and first.dim() > 0 and len(first) == len(batches[0])
-        return torch.cat(leaves) if batched else first
-
-    joined: tuple[tuple[Any, ...], dict[str, Any]] = pytree.tree_map(join, inputs[0], *inputs[1:])
-    return joined
 
 
 def _nothing(_stop: Stop) -> None:
