@@ -6,8 +6,7 @@ examples: with one, a batch dimension could not be told from a broadcast.
 
 import inspect
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from textwrap import shorten
@@ -20,6 +19,7 @@ from torch.utils import _pytree as pytree
 
 from mipp.errors import GraphError, InputError
 from mipp.graph.spelled import Watch, remembering
+from mipp.guards import as_it_was
 
 N_EXAMPLES = 2
 """Examples in the traced batch, cut from the given one or repeated out of it."""
@@ -53,24 +53,10 @@ def unwrap(model: nn.Module) -> nn.Module:
             return model
 
 
-@contextmanager
-def untouched(model: nn.Module) -> Iterator[None]:
-    """Eval mode inside; every module's train / eval flag and the random state as before after."""
-    flags = {module: module.training for module in model.modules()}
-    devices = {tensor.device.index or 0 for tensor in model.parameters() if tensor.is_cuda}
-    with torch.random.fork_rng(devices=sorted(devices)):
-        try:
-            model.eval()
-            yield
-        finally:
-            for module, training in flags.items():
-                module.training = training
-
-
 def export(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Exported:
     """Export an unwrapped model; `GraphError` with the cause where torch.export cannot."""
     few_args, few_kwargs = _few_examples(args, kwargs)
-    with untouched(model):
+    with as_it_was(model):
         try:
             (program, calls), batch = _export(model, few_args, few_kwargs), N_EXAMPLES
         except Exception as cause:  # noqa: BLE001  # torch.export raises what forward raises

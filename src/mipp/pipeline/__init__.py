@@ -9,6 +9,7 @@ import numpy as np
 
 from mipp import capture, graph, methods, selection, surgery
 from mipp.errors import InputError
+from mipp.guards import gradients_enabled
 from mipp.pipeline import presets
 from mipp.pipeline.clock import Clock
 from mipp.pipeline.competing import plan_by_method, plans_by_method
@@ -84,6 +85,7 @@ def plan(
 ) -> WeightPlan[Model]: ...
 
 
+@gradients_enabled()
 def plan(
     model: Model,
     batches: Iterable[Any],
@@ -211,6 +213,7 @@ def plans(
 ) -> list[WeightPlan[Model]]: ...
 
 
+@gradients_enabled()
 def plans(
     model: Model,
     batches: Iterable[Any],
@@ -276,6 +279,7 @@ def plans(
     return found
 
 
+@gradients_enabled()
 def prune(
     model: Model,
     batches: Iterable[Any],

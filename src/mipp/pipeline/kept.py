@@ -9,6 +9,7 @@ from torch import nn
 
 from mipp import capture, graph
 from mipp.errors import InputError
+from mipp.guards import gradients_enabled
 from mipp.pipeline.clock import Clock
 from mipp.pipeline.options import Progress, read_options
 from mipp.pipeline.plan import Plan
@@ -67,6 +68,7 @@ def information_kept(
     return information_kept_by(model, batches, [keep], progress=progress, **options)[0]
 
 
+@gradients_enabled()
 def information_kept_by(
     model: nn.Module,
     batches: Iterable[Any],

@@ -12,6 +12,7 @@ from torch.utils import _pytree as pytree
 
 from mipp import capture, graph, surgery
 from mipp.errors import InputError
+from mipp.guards import gradients_enabled
 from mipp.pipeline.composing import composed
 from mipp.pipeline.options import read_refit
 from mipp.pipeline.recording import masks
@@ -85,6 +86,7 @@ class Plan(Generic[Model]):
         return self.record.to_json()
 
     @classmethod
+    @gradients_enabled()
     def from_json(
         cls, text: str, model: Model | None = None, batches: Iterable[Any] | None = None
     ) -> "Plan[Model]":
@@ -114,6 +116,7 @@ class Plan(Generic[Model]):
         refit = surgery.Refit(**settings) if isinstance(settings, dict) else None
         return cls(record, model, traced, read, refit)
 
+    @gradients_enabled()
     def apply(self, refit: "surgery.Refit | str | bool | None" = True) -> Model:
         """The smaller model: a new one, the original is untouched.
 
@@ -140,6 +143,7 @@ class Plan(Generic[Model]):
             )  # fmt: skip
         return small
 
+    @gradients_enabled()
     def mask(self) -> Model:
         """A copy of the same size that computes what ``apply(refit=False)`` computes.
 
@@ -154,6 +158,7 @@ class Plan(Generic[Model]):
             )
         return surgery.mask_model(model, self.traced, self._keep())
 
+    @gradients_enabled()
     def remap(self, optimizer: torch.optim.Optimizer, small: nn.Module) -> torch.optim.Optimizer:
         """A new optimizer for the small model, with the state of what stays; the old is untouched.
 
@@ -168,6 +173,7 @@ class Plan(Generic[Model]):
             optimizer, self._model(), graph.unwrap(small), self.record.kept(), aliases
         )
 
+    @gradients_enabled()
     def then(self, later: "Plan[Model]") -> "Plan[Model]":
         """Both plans as one, for this plan's model and in its numbering.
 
