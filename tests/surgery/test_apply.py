@@ -1,6 +1,7 @@
 """Slicing and masking: facts about the copy, and that the model itself is left as it was."""
 
 import copy
+import threading
 
 import jaxtyping
 import numpy as np

@@ -15,6 +15,7 @@ from mipp.errors import InputError
 from mipp.guards import gradients_enabled
 from mipp.pipeline.composing import composed
 from mipp.pipeline.options import read_refit
+from mipp.pipeline.picking import Outputs, answering, check_same_outputs
 from mipp.pipeline.recording import masks
 from mipp.records import AxisKey, ChannelGraph, Cost, GroupSummary, IntArray, Keep, Refusal
 from mipp.report import Measured, plan_page, write
@@ -30,7 +31,8 @@ class Plan(Generic[Model]):
     with are held for `apply` and `mask`; a plan read with `from_json` takes them from the caller.
     Printed, it has a line for each group, the totals, and what is refused and why.
     ``seconds``: how long it took to ``capture`` (passes through the model) and ``plan`` (scoring
-    and selection), and to ``train`` where the method does that.
+    and selection), and to ``train`` where the method does that. ``outputs``: as in
+    `mipp.Options`.
     """
 
     record: surgery.PlanRecord
@@ -39,6 +41,7 @@ class Plan(Generic[Model]):
     batches: Sequence[capture.Batch] = ()
     refit: surgery.Refit | None = None
     seconds: Mapping[str, float] | None = None
+    outputs: Outputs | None = None
 
     @property
     def keep(self) -> Mapping[str, tuple[int, ...]]:
@@ -88,11 +91,20 @@ class Plan(Generic[Model]):
     @classmethod
     @gradients_enabled()
     def from_json(
-        cls, text: str, model: Model | None = None, batches: Iterable[Any] | None = None
+        cls,
+        text: str,
+        model: Model | None = None,
+        batches: Iterable[Any] | None = None,
+        outputs: Outputs | None = None,
     ) -> "Plan[Model]":
         """Reads a plan. ``batches`` are needed only for `mask` and for a refit.
 
+        ``outputs``: the function that the plan was made with, if there was one; needed with
+        ``batches``.
+
         Raises:
+            InputError: batches without ``outputs`` for a plan that was made with them, or the
+                reverse.
             FileError: when the text is damaged.
             CalibrationError: when the batches cannot be used.
         """
@@ -110,11 +122,13 @@ class Plan(Generic[Model]):
         if read:
             wider = {n: record.options.get(n) is True for n in ("head_dims", "residual")}
             args, kwargs = example(model, read)
-            traced = graph.trace(model, args, kwargs, **wider)
-            traced = surgery.settled(model, traced, args, kwargs)
+            check_same_outputs(record.options.get("outputs"), outputs)
+            seen = answering(model, outputs, (args, kwargs))
+            traced = graph.trace(seen, args, kwargs, **wider)
+            traced = surgery.settled(seen, traced, args, kwargs)
         settings = record.options.get("refit")
         refit = surgery.Refit(**settings) if isinstance(settings, dict) else None
-        return cls(record, model, traced, read, refit)
+        return cls(record, model, traced, read, refit, outputs=outputs)
 
     @gradients_enabled()
     def apply(self, refit: "surgery.Refit | str | bool | None" = True) -> Model:
@@ -188,8 +202,11 @@ class Plan(Generic[Model]):
                 "Plans are put together on the traced model. Read the first one with "
                 "mipp.Plan.from_json(text, model, batches)."
             )
-        record = composed(self._model(), self.traced, self.record, later.record, self.batches)
-        return Plan(record, self.model, self.traced, self.batches, later.refit)
+        seen = answering(self._model(), self.outputs)
+        record = composed(seen, self.traced, self.record, later.record, self.batches)
+        return Plan(
+            record, self.model, self.traced, self.batches, later.refit, outputs=self.outputs
+        )
 
     def report(self, path: "str | Path", measured: "Measured | None" = None) -> None:
         """Writes one HTML file: what goes and what that loses, widths, costs, refusals, options.
