@@ -1,6 +1,7 @@
 """A plan: what would go, what stays, what is refused and why; and the model that it makes."""
 
 import platform
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -144,6 +145,8 @@ class Plan(Generic[Model]):
         """
         model = self._model()
         small = surgery.apply_plan(model, self.record)
+        if self.record.unsure:
+            warnings.warn(_not_changed(self.record.unsure), stacklevel=3)
         config = self.refit if refit is True else read_refit(refit)
         if config is not None and self.record.axes:
             if self.traced is None or not self.batches:
@@ -237,6 +240,15 @@ class Plan(Generic[Model]):
     def _keep(self) -> Keep:
         assert self.traced is not None
         return masks(self.traced, self.keep)
+
+
+def _not_changed(unsure: Mapping[str, int]) -> str:
+    named = ", ".join(f"{name} = {value}" for name, value in unsure.items())
+    return (
+        f"{named}: as wide as something that was pruned, and left as it is, since the forward pass "
+        "does not read it and what it counts is not known. Code that reads it, such as another "
+        "forward for an export, may need the new width: set it on the pruned model."
+    )
 
 
 def example(

@@ -121,6 +121,8 @@ class PlanRecord:
     data differ, relative to their size, from those of the model whose norms see all units.
 
     ``trails``: what the choice was made from, for reports; nothing is computed with it.
+    ``unsure``: attributes of modules -> their value, which is a width that changes; whether they
+    count it is not known, and they stay.
     """
 
     keep: Mapping[str, tuple[int, ...]]
@@ -137,6 +139,7 @@ class PlanRecord:
     scales: tuple[ScaleKeep, ...] = ()
     inexact: Mapping[str, float] = field(default_factory=dict)
     trails: tuple[Trail, ...] = ()
+    unsure: Mapping[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name, units in self.keep.items():
@@ -159,7 +162,7 @@ class PlanRecord:
     def to_json(self) -> str:
         """The plan as JSON text; NaN is written as null."""
         content = {"format": FORMAT} | asdict(self)
-        for name in ("zeroed", "sizes", "scales", "inexact", "trails"):
+        for name in ("zeroed", "sizes", "scales", "inexact", "trails", "unsure"):
             if not content[name]:
                 del content[name]
         for cost in (content["before"], content["after"]):
@@ -227,6 +230,11 @@ class PlanRecord:
             f"not exact: {name} is read through norms, which see fewer units; outputs move by "
             f"{difference:.2%}"
             for name, difference in self.inexact.items()
+        ]
+        lines += [
+            f"not changed: {name} = {value}, as wide as something that was pruned, and not read "
+            f"by the forward pass"
+            for name, value in self.unsure.items()
         ]
         lines += [f"collapsed: {name} has no unit left" for name in self.collapsed]
         return lines + [f"refused: {r.name} ({r.n_units} units): {r.reason}" for r in self.refused]
@@ -304,6 +312,15 @@ def attribute_keeps(
         for size in graph.sizes
         if size.axis in kept
     )
+
+
+def unsure_sizes(graph: ChannelGraph, kept: Mapping[AxisKey, IntArray]) -> dict[str, int]:
+    """Attributes that may have to change when only the indices in ``kept`` stay, and do not."""
+    return {
+        f"{size.module}.{size.name}".lstrip("."): size.size
+        for size in graph.unsure
+        if size.axis in kept
+    }
 
 
 def scale_keeps(graph: ChannelGraph, kept: Mapping[AxisKey, IntArray]) -> tuple[ScaleKeep, ...]:
