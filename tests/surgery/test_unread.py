@@ -132,7 +132,9 @@ def test_what_only_the_constructor_reads_is_of_no_interest():
 
 
 class Read(nn.Module):
-    """The forward pass reads ``limit``, which is no width, and another method does, too."""
+    """The forward pass reads ``hidden``, which is no width, and another method does, too."""
+
+    anchors = torch.empty(0)  # class attributes may be anything
 
     def __init__(self):
         super().__init__()

@@ -39,8 +39,10 @@ def recurrent(call: Call) -> Made:
         for dim in (0, 1)
     )
     if not whole:
-        computed = "the weights of this recurrent layer are computed, not parameters themselves"
-        call.fix_all(computed + advice(call))
+        reason = "the weights of this recurrent layer are computed, not parameters themselves"
+        reason += advice(call)
+        call.fix_all(reason)
+        call.refuse(layers[0].from_hidden.shape[1], reason)
         _count(call, layers)
         return call.unlabelled()
     for value in call.inputs[:1]:

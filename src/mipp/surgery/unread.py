@@ -134,9 +134,8 @@ def _names_read(kind: type[nn.Module]) -> set[str]:
             continue
         for name, value in vars(base).items():
             function = value.fget if isinstance(value, property) else value
-            code = getattr(inspect.unwrap(function), "__code__", None) if function else None
-            if isinstance(code, CodeType):
-                functions[name] = code
+            if inspect.isfunction(function):
+                functions[name] = inspect.unwrap(function).__code__
     reads = {name: set(_of_self(code)) for name, code in functions.items()}
     building, new = {"extra_repr", "__repr__", "reset_parameters"}, {"__init__"}
     while new:
@@ -245,9 +244,9 @@ def _other_forwards(module: nn.Module) -> dict[str, set[str]]:
     kind = type(module)
     functions = {n: getattr(kind, n) for n in dir(kind) if re.match(r"_?forward(_|$)", n)}
     return {
-        name: set(_of_self(function.__code__))
+        name: set(_of_self(inspect.unwrap(function).__code__))
         for name, function in functions.items()
-        if name != "forward" and isinstance(getattr(function, "__code__", None), CodeType)
+        if name != "forward" and inspect.isfunction(function)
     }
 
 

@@ -122,6 +122,8 @@ def find_layers(
     for name in [*calls, *(name for name in parameters if name not in calls)]:
         parameter = parameters[name]
         reason = _unusable(parameter, calls.get(name, []), watch.uses[name])
+        if reason is not None and (name.endswith(("_orig", "_g", "_v")) or _PARAMETRIZED in name):
+            reason += "; make the weight that it computes plain with mipp.folded(model)"
         if reason is None:
             bias = names.get(id(calls[name][0].bias))
             own = bias is not None and watch.uses[bias].total() == len(calls[name])
@@ -179,6 +181,10 @@ def without_protected(layers: Sequence[Layer], patterns: Iterable[str]) -> tuple
     if not left:
         raise InputError(f"protect={patterns} names all layers; leave one to be pruned.")
     return left
+
+
+_PARAMETRIZED = "parametrizations."
+"""In the names of what `torch.nn.utils.parametrize` computes weights from."""
 
 
 def _named(layer: Layer, pattern: str) -> bool:
