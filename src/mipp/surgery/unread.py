@@ -157,8 +157,10 @@ def _of_self(code: CodeType) -> Iterator[str]:
     for step in dis.get_instructions(code):
         if step.opname in ("LOAD_ATTR", "LOAD_METHOD") and own and before == own:
             yield str(step.argval)
-        loaded = step.argval[-1] if isinstance(step.argval, tuple) else step.argval
-        before = loaded if step.opname.startswith(("LOAD_FAST", "LOAD_DEREF")) else None
+        before = None
+        if step.opname.startswith(("LOAD_FAST", "LOAD_DEREF")):
+            # later versions of Python load two at once
+            before = step.argval[-1] if isinstance(step.argval, tuple) else step.argval
     for constant in code.co_consts:  # lambdas and comprehensions
         if isinstance(constant, CodeType) and own in constant.co_freevars:
             yield from (n for n in constant.co_names)
