@@ -1,10 +1,12 @@
 """Running somebody's model without a trace: it is as it was afterwards, also after an error."""
 
 import copy
+import sys
 from collections import OrderedDict, defaultdict, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from enum import Enum
+from types import SimpleNamespace
 from typing import Any, TypeVar
 
 import torch
@@ -183,13 +185,21 @@ class _Held:
             inside = list(value)
         elif isinstance(value, tuple | set | frozenset):
             inside = list(value)
-        elif isinstance(getattr(value, "__dict__", None), dict) and not callable(value):
+        elif _is_simple(value):
             self._dicts.append((vars(value), dict(vars(value))))
             inside = list(vars(value).values())
         else:
             return
         for item in inside:
             self._note(item, depth + 1)
+
+
+def _is_simple(value: Any) -> bool:
+    """Whether a value is an object of somebody's own class that is there to hold something."""
+    package = type(value).__module__.partition(".")[0]
+    others = package in sys.stdlib_module_names or package in ("torch", "numpy")
+    own = not others or isinstance(value, SimpleNamespace)
+    return own and isinstance(getattr(value, "__dict__", None), dict) and not callable(value)
 
 
 _PLAIN = (Tensor, str, bytes, int, float, complex, type(None), type, Enum, torch.dtype)

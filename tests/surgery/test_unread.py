@@ -119,7 +119,7 @@ def test_what_is_not_known_stays_and_is_named(model):
     if not prunable:
         plan.apply()
         return
-    assert f"not changed: {model.reading} = 16, as wide as something that was pruned" in str(plan)
+    assert f"not changed: {model.reading} = 16, as wide as what was pruned; not read" in str(plan)
     again = mipp.Plan.from_json(plan.to_json(), model)
     for one in (plan, again):
         with pytest.warns(UserWarning, match=rf"{model.reading} = 16: as wide.*set it on the pru"):

@@ -26,12 +26,11 @@ from mipp.surgery.plan import (
     installed_version,
     kept_indices,
     scale_keeps,
-    unsure_sizes,
     with_placeholders,
 )
 from mipp.surgery.refit import Refit, once_for_all, refit
 from mipp.surgery.scores import settled
-from mipp.surgery.unread import with_unread_sizes
+from mipp.surgery.unread import unsure_sizes, with_unread_sizes
 from mipp.surgery.unstacking import Expert, Experts, restacked, unstacked
 from mipp.surgery.weights import read_weights
 

@@ -121,8 +121,7 @@ class PlanRecord:
     data differ, relative to their size, from those of the model whose norms see all units.
 
     ``trails``: what the choice was made from, for reports; nothing is computed with it.
-    ``unsure``: attributes of modules -> their value, which is a width that changes; whether they
-    count it is not known, and they stay.
+    ``unsure``: attributes that stay, since it is not known whether they count what changes.
     """
 
     keep: Mapping[str, tuple[int, ...]]
@@ -231,11 +230,8 @@ class PlanRecord:
             f"{difference:.2%}"
             for name, difference in self.inexact.items()
         ]
-        lines += [
-            f"not changed: {name} = {value}, as wide as something that was pruned, and not read "
-            f"by the forward pass"
-            for name, value in self.unsure.items()
-        ]
+        note = "as wide as what was pruned; not read by forward"
+        lines += [f"not changed: {name} = {value}, {note}" for name, value in self.unsure.items()]
         lines += [f"collapsed: {name} has no unit left" for name in self.collapsed]
         return lines + [f"refused: {r.name} ({r.n_units} units): {r.reason}" for r in self.refused]
 
@@ -314,15 +310,6 @@ def attribute_keeps(
     )
 
 
-def unsure_sizes(graph: ChannelGraph, kept: Mapping[AxisKey, IntArray]) -> dict[str, int]:
-    """Attributes that may have to change when only the indices in ``kept`` stay, and do not."""
-    return {
-        f"{size.module}.{size.name}".lstrip("."): size.size
-        for size in graph.unsure
-        if size.axis in kept
-    }
-
-
 def scale_keeps(graph: ChannelGraph, kept: Mapping[AxisKey, IntArray]) -> tuple[ScaleKeep, ...]:
     """What keeps the scale of products that sum over less when only the indices in ``kept`` stay.
 
@@ -391,11 +378,8 @@ def first_problem(error: ValidationError) -> str:
 
 
 def _information(before: float, after: float) -> str:
-    return (
-        ""
-        if np.isnan(before) or np.isnan(after)
-        else f", {_share(before, after)} of {before:.4g} nats"
-    )
+    known = not (np.isnan(before) or np.isnan(after))
+    return f", {_share(before, after)} of {before:.4g} nats" if known else ""
 
 
 def _latency(before: float | None, after: float | None, how: object) -> list[str]:

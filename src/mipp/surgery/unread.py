@@ -13,11 +13,12 @@ from dataclasses import dataclass, replace
 from types import CodeType
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
 from mipp.guards import as_it_was, duplicate
-from mipp.records import KEPT, AxisKey, ChannelGraph, SizeAttribute
+from mipp.records import KEPT, Axis, AxisKey, ChannelGraph, IntArray, SizeAttribute
 from mipp.surgery.apply import slice_graph
 from mipp.surgery.check import trial_keep
 from mipp.surgery.outputs import compare, map_tensors, tensors_in
@@ -72,36 +73,49 @@ def with_unread_sizes(
 
 
 def _candidates(model: nn.Module, graph: ChannelGraph) -> Iterator[_Attribute]:
+    held = list(_read_beside(model, {axis.size for axis in graph.axes.values()}))
     known = {(size.module, size.name) for size in graph.sizes}
-    by_size: dict[int, list[tuple[AxisKey, Units | None]]] = {}
-    for name, shape in graph.shapes.items():
-        for dim, size in enumerate(shape):
-            axis = graph.axes.get(AxisKey(name, dim))
-            units = None if axis is None else _units(axis.group.tolist(), axis.unit.tolist())
-            by_size.setdefault(size, []).append((AxisKey(name, dim), units))
-    inside = _modules_of_groups(graph)
+    wanted = {size for path, name, size in held if (path, name) not in known}
+    by_size: dict[int, list[tuple[AxisKey, Units | None]]] = {size: [] for size in wanted}
+    for tensor, shape in graph.shapes.items():
+        for dim, length in enumerate(shape):
+            if length in wanted:
+                axis = graph.axes.get(AxisKey(tensor, dim))
+                units = None if axis is None else _units(axis)
+                by_size[length].append((AxisKey(tensor, dim), units))
+    inside = _modules_of_groups(graph) if wanted else {}
+    for path, name, size in held:
+        kinds: dict[Units | None, AxisKey] = {}
+        for key, units in by_size[size] if (path, name) not in known else ():
+            # units that live inside one of its modules are none of this module's business
+            mine = units is None or not all(
+                group == KEPT or _in(inside[group], path, below=True) for group, _ in units
+            )
+            if mine and _in(key.tensor, path):
+                kinds.setdefault(units, key)
+        alone = len(kinds) == 1
+        kinds.pop(None, None)
+        if kinds:
+            yield _Attribute(path, name, size, tuple(kinds.values()), alone)
+
+
+def _read_beside(model: nn.Module, sizes: set[int]) -> Iterator[tuple[str, str, int]]:
+    """Paths, names and values of integers as large as one of ``sizes`` that some method reads."""
+    names: dict[type[nn.Module], set[str]] = {}
     for path, module in model.named_modules():
-        if type(module).__module__.startswith("torch."):
+        kind = type(module)
+        if kind.__module__.startswith("torch."):
             continue  # their sizes follow their weights
-        held = {n: v for n, v in vars(module).items() if type(v) is int and not n.startswith("_")}
-        names = held.keys() & _names_read(type(module)) if held else set()
-        for name in sorted(names):
-            near = [o for o in by_size.get(held[name], ()) if _in(o[0].tensor, path)]
-            kinds: dict[Units | None, AxisKey] = {}
-            for key, units in near:
-                # units that live inside one of its modules are none of this module's business
-                if units is None or not all(
-                    group == KEPT or _in(inside[group], path, below=True) for group, _ in units
-                ):
-                    kinds.setdefault(units, key)
-            alone = len(kinds) == 1
-            kinds.pop(None, None)
-            if kinds and (path, name) not in known:
-                yield _Attribute(path, name, held[name], tuple(kinds.values()), alone)
+        for name, value in list(vars(module).items()):
+            if type(value) is int and value in sizes and not name.startswith("_"):
+                if kind not in names:
+                    names[kind] = _names_read(kind)
+                if name in names[kind]:
+                    yield path, name, value
 
 
-def _units(group: Iterable[int], unit: Iterable[int]) -> Units:
-    return tuple(sorted(zip(group, unit, strict=True)))
+def _units(axis: Axis) -> Units:
+    return tuple(sorted(zip(axis.group.tolist(), axis.unit.tolist(), strict=True)))
 
 
 def _in(name: str, path: str, *, below: bool = False) -> bool:
@@ -116,11 +130,20 @@ def _modules_of_groups(graph: ChannelGraph) -> dict[int, str]:
     paths: dict[int, list[str]] = {}
     for key, axis in graph.axes.items():
         module = key.tensor.rpartition(".")[0].split(".")
-        for group in {int(g) for g in axis.group} - {KEPT}:
+        for group in set(np.unique(axis.group).tolist()) - {KEPT}:
             common = paths.setdefault(group, module)
             same = [a == b for a, b in zip(common, module, strict=False)]
             paths[group] = common[: same.index(False) if False in same else len(same)]
     return {group: ".".join(path) for group, path in paths.items()}
+
+
+def unsure_sizes(graph: ChannelGraph, kept: Mapping[AxisKey, IntArray]) -> dict[str, int]:
+    """Attributes that may have to change when only the indices in ``kept`` stay, and do not."""
+    return {
+        f"{size.module}.{size.name}".lstrip("."): size.size
+        for size in graph.unsure
+        if size.axis in kept
+    }
 
 
 # ---- what code reads
