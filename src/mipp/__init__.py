@@ -14,6 +14,7 @@ from mipp.capture import CaptureConfig
 from mipp.errors import (
     BudgetError,
     CalibrationError,
+    CalibrationWarning,
     FileError,
     GraphError,
     InputError,
@@ -57,6 +58,7 @@ __all__ = [
     "Budget",
     "BudgetError",
     "CalibrationError",
+    "CalibrationWarning",
     "CaptureConfig",
     "Confidence",
     "FeatureSelection",

@@ -20,6 +20,10 @@ class CalibrationError(MippError):
     """The activations cannot be measured: no batches, NaN or infinite values, changing shapes."""
 
 
+class CalibrationWarning(UserWarning):
+    """There are fewer calibration examples than what is measured on them asks for."""
+
+
 class BudgetError(MippError, ValueError):
     """The budget cannot be read, or cannot be reached; the text names the smallest reachable."""
 

@@ -289,7 +289,7 @@ def _windows(
     )
     picked: tuple[Tensor | slice, ...] = (where[0], slice(None), *where[1:])
     rows = view[picked]
-    return _wide(rows.reshape(len(pick), -1))
+    return _wide(rows.flatten(1))
 
 
 def _wide(values: Tensor) -> Tensor:

@@ -49,6 +49,50 @@ def all_batches():
     return [torch.randn(32, 1, 8, 8, generator=generator) for _ in range(6)]
 
 
+class Reader(nn.Module):
+    """A number for each token."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(1)
+        self.embedding, self.wide, self.narrow = (
+            nn.Embedding(9, 4),
+            nn.Linear(4, 8),
+            nn.Linear(8, 2),
+        )
+
+    def forward(self, input_ids, attention_mask):
+        return self.narrow(self.wide(self.embedding(input_ids)).relu())
+
+
+def text_batches():
+    """The longest text is in the second batch, which is that of the second process."""
+    generator = torch.Generator().manual_seed(4)
+    lengths = ((3, 4), (5, 7), (2, 5), (6, 1), (4, 4))
+    return [
+        {
+            "input_ids": torch.randint(0, 9, (2, max(pair)), generator=generator),
+            "attention_mask": (torch.arange(max(pair)) < torch.tensor(pair)[:, None]).long(),
+        }
+        for pair in lengths
+    ]
+
+
+OF_ONE = {
+    # three batches for the first process, two for the second
+    "units of texts": (lambda: Reader().eval(), text_batches, {"budget": "units=50%"}),
+    "weights": (net, all_batches, {"budget": "params=30%", "granularity": "weight"}),
+    "weights of texts": (
+        lambda: Reader().eval(), text_batches, {"budget": "params=70%", "granularity": "weight"}
+    ),
+    "weights by wanda": (
+        net, lambda: all_batches()[:5],
+        {"budget": "params=30%", "granularity": "weight", "method": "wanda"},
+    ),
+}  # fmt: skip
+"""Plans that two processes and one make alike, whatever share each has; all rows are used."""
+
+
 def work(rank, address, out):
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", init_method=address, rank=rank, world_size=2)
@@ -62,6 +106,9 @@ def work(rank, address, out):
         (out / f"snip {rank}.json").write_text(plan.to_json())
         plan = mipp.plan(Routed().eval(), routed_batches()[rank], "macs=60%", noise=0.1)
         (out / f"routed {rank}.json").write_text(plan.to_json())
+        for name, (model, batches, options) in OF_ONE.items():
+            plan = mipp.plan(model(), batches()[rank::2], **options)
+            (out / f"{name} {rank}.json").write_text(plan.to_json())
         # gloo aborts a process whose peer is gone while its threads still run
         torch.distributed.barrier()
     finally:
@@ -81,5 +128,12 @@ def test_two_processes_make_the_plan_of_one_and_agree_on_the_scores_of_a_method(
         assert json.loads(read.to_json())["after"] == json.loads(alone.to_json())["after"]
     snip = [json.loads((tmp_path / f"snip {rank}.json").read_text()) for rank in (0, 1)]
     assert snip[0] == snip[1]
+    for name, (model, batches, options) in OF_ONE.items():
+        alone = json.loads(mipp.plan(model(), batches(), **options).to_json())
+        two = [json.loads((tmp_path / f"{name} {rank}.json").read_text()) for rank in (0, 1)]
+        chosen = "masks" if "granularity" in options else "keep"
+        assert two[0] == two[1], name
+        assert two[0][chosen] == alone[chosen], name
+        assert two[0]["after"] == alone["after"], name
     routed = [json.loads((tmp_path / f"routed {rank}.json").read_text()) for rank in (0, 1)]
     assert routed[0] == routed[1]

@@ -8,6 +8,7 @@ import mipp
 from mipp import graph, surgery
 from mipp.methods.thinet import scales
 from mipp.surgery import Refit
+from mipp.surgery.ridge import Regression, Ridge, chosen_strength
 
 
 def refitted(model, x, keep, config):
@@ -59,7 +60,7 @@ def inputs(name):
 @pytest.mark.parametrize("name", MODELS)
 def test_factors_are_in_between_nothing_and_all_weights(name):
     model, x, keep = MODELS[name](), inputs(name), [0, 2, 3]
-    exact = {"ridge": 1e-10, "rows_per_feature": 1e9}
+    exact = {"ridge": 1e-10, "rows_per_feature": 1e9, "few_rows": 0.0}
 
     def error(small):
         return float((small(x) - model(x).detach()).square().mean())
@@ -175,3 +176,92 @@ def test_the_methods_own_update_is_asked_for_by_name():
 def test_what_is_not_known_to_fit_is_an_error():
     with pytest.raises(mipp.InputError, match="fits='gate'; expected one of 'weights', 'scale'"):
         Refit(fits="gate")
+
+
+def regression(n, d=12, m=3, bias=True, toward="old", seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(n, d, generator=generator).double() + 0.5
+    old = torch.randn(m, d, generator=generator).double()
+    y = x @ (old + 0.3 * torch.randn(m, d, generator=generator)).T + 1.0
+    own = torch.randn(m, generator=generator).double() if bias else None
+    return Regression(x, y, old, own, toward, centred=bias)
+
+
+@pytest.mark.parametrize("toward", ["old", "zero"])
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("strength", [1e-6, 0.1, 30.0])
+def test_row_space_and_feature_space_have_one_solution(toward, bias, strength):
+    """Ten rows of twelve features; beside them two more rows of zeros' worth: all rows twice."""
+    few = regression(10, bias=bias, toward=toward)
+    twice = Regression(
+        few.x.repeat(2, 1), few.y.repeat(2, 1), few.old, few.bias, toward, centred=bias
+    )
+    a, b = Ridge(few), Ridge(twice)
+    assert a._kernel is not None
+    assert b._kernel is None
+    torch.testing.assert_close(a.solution(strength), b.solution(strength), rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.parametrize("toward", ["old", "zero"])
+def test_the_ridge_solution_is_that_of_the_augmented_least_squares_problem(toward):
+    problem, strength = regression(10, bias=False, toward=toward), 0.3
+    pull = problem.x.square().mean(0)
+    anchor = problem.old if toward == "old" else torch.zeros_like(problem.old)
+    penalty = (strength * (pull + 1e-8 * pull.mean())).sqrt()
+    left = torch.cat([problem.x / 10**0.5, penalty.diag()])
+    right = torch.cat([problem.y / 10**0.5, penalty.unsqueeze(1) * anchor.T])
+    expected = torch.linalg.lstsq(left, right).solution.T
+    torch.testing.assert_close(Ridge(problem).solution(strength), expected)
+
+
+def test_held_out_rows_choose_a_weak_ridge_for_what_can_be_fitted_and_none_for_noise():
+    x = torch.randn(60, 20, generator=torch.Generator().manual_seed(0)).double()
+    old, change = torch.randn(2, 3, 20, generator=torch.Generator().manual_seed(1)).double()
+    noise = torch.randn(60, 3, generator=torch.Generator().manual_seed(2)).double()
+    example = torch.arange(60)
+
+    def chosen(y):
+        problem = Regression(x, y, old, torch.zeros(3).double(), "old", centred=True)
+        return chosen_strength(problem, 1e-3, example)
+
+    assert chosen(x @ (old + change).T + 0.01 * noise) == 1e-3
+    assert chosen(x @ old.T + 5 * noise) is None
+    between = chosen(x @ (old + 0.3 * change).T + 2 * noise)
+    assert between is not None
+    assert between > 1e-3
+
+
+def test_rows_of_one_example_are_held_out_together():
+    """Twenty rows each of four examples: what holds within an example does not hold beyond it."""
+    generator = torch.Generator().manual_seed(0)
+    example = torch.arange(4).repeat_interleave(20)
+    x = torch.randn(4, 30, generator=generator).double()[example]
+    x = x + 1e-3 * torch.randn(80, 30, generator=generator).double()
+    y = torch.randn(4, 2, generator=generator).double()[example]
+    old = torch.zeros(2, 30).double()
+    problem = Regression(x, y, old, torch.zeros(2).double(), "old", centred=True)
+    assert chosen_strength(problem, 1e-3, example) is None
+    assert chosen_strength(problem, 1e-3, torch.arange(80)) is not None
+
+
+@pytest.mark.parametrize("n", [2, 4, 8, 16])
+def test_a_refit_on_few_examples_does_no_more_harm_than_none(n):
+    worst = 0.0
+    for seed in range(3):
+        torch.manual_seed(seed)
+        net = nn.Sequential(
+            nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 64), nn.ReLU(), nn.Linear(64, 10)
+        ).eval()
+        plan = mipp.plan(net, [torch.randn(n, 64)], budget="macs=25%")
+        x = torch.randn(512, 64)
+        with torch.no_grad():
+            whole, bare, fitted = net(x), plan.apply(refit=False)(x), plan.apply()(x)
+        worst = max(worst, float((fitted - whole).norm() / (bare - whole).norm()))
+    assert worst <= 1.05
+
+
+def test_a_layer_with_hardly_a_row_stays_as_it_is():
+    model, x = linear(), inputs("linear")[:7]
+    small = refitted(model, x, [0, 2, 3], Refit())
+    torch.testing.assert_close(small[2].weight, model[2].weight[:, [0, 2, 3]])
+    torch.testing.assert_close(small[2].bias, model[2].bias)

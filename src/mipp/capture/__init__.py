@@ -1,6 +1,6 @@
 """What each consumer takes in, and how finely its output matters."""
 
-from mipp.capture.batches import Batch, read_batch, read_batches
+from mipp.capture.batches import Batch, agreed, read_batch, read_batches
 from mipp.capture.capture import CaptureConfig, Statistics, capture, chunks
 from mipp.capture.loss import Loss, floating_outputs
 from mipp.capture.rows import Rows, answers, collect_rows
@@ -11,6 +11,7 @@ __all__ = [
     "Loss",
     "Rows",
     "Statistics",
+    "agreed",
     "answers",
     "capture",
     "chunks",

@@ -5,9 +5,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from mipp import processes
 from mipp.errors import CalibrationError
 
 IGNORED = -100
@@ -137,12 +138,29 @@ def read_batches(batches: Any, samples: int | None = None) -> list[Batch]:
     return _padded(read)
 
 
-def _padded(batches: list[Batch]) -> list[Batch]:
+def agreed(model: nn.Module, batches: list[Batch]) -> list[Batch]:
+    """The batches, once all ranks are found to have the same model and the same kind of batches.
+
+    Texts are padded to the longest of all ranks, so that all trace the same sizes.
+
+    Raises:
+        InputError: they have not.
+    """
+    if processes.rank_and_size()[1] == 1:
+        return batches
+    inputs = _shapes(batches[0])
+    processes.agree("the inputs of one example", [_spell([each]) for each in inputs])
+    processes.same_model(model)
+    longest = max((n for n in map(_length, batches) if n is not None), default=0)
+    return _padded(batches, processes.largest("the length of the texts", longest))
+
+
+def _padded(batches: list[Batch], longest: int | None = None) -> list[Batch]:
     """All batches in the length of the longest, where they have a mask of tokens."""
     lengths = [_length(batch) for batch in batches]
-    if len(set(lengths)) == 1:
+    if len({*lengths, longest} - {None, 0}) < 2:
         return batches
-    longest = max(length for length in lengths if length is not None)
+    longest = longest or max(length for length in lengths if length is not None)
 
     def filled(batch: Batch, length: int | None, leaf: Any, value: int) -> Any:
         if length is None or not isinstance(leaf, Tensor) or leaf.shape[:2] != (len(batch), length):

@@ -7,9 +7,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from mipp import processes
 from mipp.capture.batches import Batch
 from mipp.capture.loss import Loss, sampled_loss, settle
 from mipp.capture.moments import Moments
+from mipp.covariance import Covariance, dense
 from mipp.errors import CalibrationError
 from mipp.records import Consumer
 from mipp.taps import (
@@ -44,7 +46,8 @@ class CaptureConfig:
 class Statistics:
     """What was measured at one consumer.
 
-    ``covariance`` (d, d) and ``mean`` (d,) of its input ``X``; ``fisher`` (m, m): Fisher
+    ``covariance`` (d, d; as a `Factor` where there are far fewer rows than features) and ``mean``
+    (d,) of its input ``X``; ``fisher`` (m, m): Fisher
     information of the loss about its output ``Y`` at one position, in nats, or None when it was not
     asked for.
     ``rows``: how many rows went into the covariance.
@@ -52,7 +55,7 @@ class Statistics:
 
     rows: int
     mean: Float[Tensor, " d"]
-    covariance: Float[Tensor, "d d"]
+    covariance: Covariance
     fisher: Float[Tensor, "m m"] | None
 
 
@@ -120,6 +123,7 @@ class _Recorder:
         return call.weight[0].numel()
 
 
+@processes.raises_on_all_ranks
 def capture(
     model: nn.Module,
     consumers: Mapping[int, Consumer],
@@ -140,7 +144,8 @@ def capture(
 
     Under ``torch.distributed`` each process gives its own batches, and the sums are merged; batch
     ``i`` of rank ``r`` draws its positions and labels as batch ``i * world_size + r``, so a round-
-    robin split gives what one process would measure on all batches.
+    robin split gives what one process would measure on all batches. What is raised in one process
+    is raised in all.
 
     Padding that a keyword ``attention_mask`` of shape (batch, length) marks is not measured, in
     layers that run on every token.
@@ -148,8 +153,8 @@ def capture(
     Returns the statistics by consumer index, and in words which loss was used.
     """
     config = config or CaptureConfig()
-    rank, world = _rank_and_world()
-    n_samples = sum(len(batch) for batch in batches) * world
+    rank, world = processes.rank_and_size()
+    n_samples = processes.total("the number of examples", sum(len(batch) for batch in batches))
     by_key = {
         (c.weight, c.call): _Recorder(i, config, seed, n_samples) for i, c in consumers.items()
     }
@@ -190,23 +195,20 @@ def capture(
             if advance:
                 advance()
     for consumer in consumers.values():
-        _check_seen(consumer, by_key[consumer.weight, consumer.call], loss is not None, device)
+        recorder = by_key[consumer.weight, consumer.call]
+        _check_seen(consumer, recorder, loss is not None)
+        if recorder.fisher is not None:  # before it is merged, so that the rank is known
+            _check_finite(recorder.fisher.mean, consumer.name)
+    processes.agree("the loss", [how])
     return {
         index: _finish(by_key[consumer.weight, consumer.call], consumer.name, loss is not None)
         for index, consumer in consumers.items()
     }, how
 
 
-def _check_seen(
-    consumer: Consumer, recorder: _Recorder, with_fisher: bool, device: torch.device
-) -> None:
-    """Raises on all processes where one of them has seen nothing."""
-    rows = torch.tensor(0 if recorder.moments is None else recorder.moments.count)
-    gradients = torch.tensor(0 if recorder.fisher is None else recorder.fisher.count)
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        both = torch.stack([rows, gradients]).to(device)
-        torch.distributed.all_reduce(both, torch.distributed.ReduceOp.MIN)
-        rows, gradients = both
+def _check_seen(consumer: Consumer, recorder: _Recorder, with_fisher: bool) -> None:
+    rows = 0 if recorder.moments is None else recorder.moments.count
+    gradients = 0 if recorder.fisher is None else recorder.fisher.count
     if consumer.routed and (rows == 0 or (with_fisher and gradients == 0)):
         raise CalibrationError(
             f"No token of the calibration batches reaches {consumer.name}, as can be with the "
@@ -224,28 +226,24 @@ def _check_seen(
         )
 
 
+def _check_finite(gradient: Float[Tensor, "..."], name: str) -> None:
+    if not bool(torch.isfinite(gradient).all()):
+        raise CalibrationError(
+            f"The gradient at the output of {name} has NaN or infinite values. Run "
+            "the model in float32 or bfloat16, or use noise=0.1, which needs no gradient."
+        )
+
+
 def _finish(recorder: _Recorder, name: str, with_fisher: bool) -> Statistics:
-    assert recorder.moments is not None
-    recorder.moments.all_reduce()
-    fisher = None
+    moments, gradient, fisher = recorder.moments, recorder.fisher, None
+    assert moments is not None
+    moments.all_reduce(f"what {name} takes in")
     if with_fisher:
-        assert recorder.fisher is not None
-        recorder.fisher.all_reduce()
-        gradient = recorder.fisher
-        fisher = gradient.covariance() + torch.outer(gradient.mean, gradient.mean)
-        if not bool(torch.isfinite(fisher).all()):
-            raise CalibrationError(
-                f"The gradient at the output of {name} has NaN or infinite values. Run "
-                "the model in float32 or bfloat16, or use noise=0.1, which needs no gradient."
-            )
-    moments = recorder.moments
+        assert gradient is not None
+        gradient.all_reduce(f"the gradient at the output of {name}")
+        fisher = dense(gradient.covariance()) + torch.outer(gradient.mean, gradient.mean)
+        _check_finite(fisher, name)
     return Statistics(moments.count, moments.mean, moments.covariance(), fisher)
-
-
-def _rank_and_world() -> tuple[int, int]:
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        return torch.distributed.get_rank(), torch.distributed.get_world_size()
-    return 0, 1
 
 
 def chunks(sizes: Iterable[tuple[int, int]], memory: int) -> list[list[int]]:

@@ -20,10 +20,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from mipp.covariance import centred
 from mipp.errors import InputError
-from mipp.information.downdate import cholesky
 from mipp.information.estimator import Observations
 from mipp.information.observed import example_of, real_targets
+from mipp.information.standardised import cholesky
 from mipp.records import FloatArray, IntArray
 
 N_FOLDS = 5
@@ -68,7 +69,7 @@ class CrossValidated:
     ) -> None:
         self._uses = view.uses
         stays = ~torch.isin(view.unit, torch.as_tensor(gone, device=view.unit.device))
-        x = _standardised(view.inputs[:, stays].double())
+        x = _standardised(view.inputs[:, stays])
         y = real_targets(view)
         if view.noise > 0:
             drawn = torch.Generator().manual_seed((seed * 1_000_003 + consumer) % 2**63)
@@ -224,9 +225,9 @@ class _Fold:
 
 def _standardised(values: Float[Tensor, "rows d"]) -> Float[Tensor, "rows d"]:
     """Centred, and of unit variance where there is any; over all folds, for the ridge alone."""
-    centred = values - values.mean(0)
-    scale = centred.square().mean(0).sqrt()
-    return centred / torch.where(scale > 0, scale, torch.ones_like(scale))
+    varying = centred(values)
+    scale = varying.square().mean(0).sqrt()
+    return varying / torch.where(scale > 0, scale, torch.ones_like(scale))
 
 
 def _folds(example: Int[Tensor, " rows"], seed: int) -> Int[Tensor, " rows"]:

@@ -5,8 +5,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from mipp.errors import InputError
-from mipp.information.estimator import ConsumerView
+from mipp.information.standardised import FeatureSpace, cholesky
 from mipp.records import FloatArray
 
 
@@ -21,71 +20,41 @@ class State:
 
     def __init__(
         self,
-        view: ConsumerView,
-        n_units: int,
-        noise: float | str,
-        ridge: float,
-        dtype: torch.dtype,
+        P: Float[Tensor, "uk uk"],
+        B: Float[Tensor, "r uk"],
+        Z: Float[Tensor, "r uk"],
+        k: int,
+        uses: float | int,
     ) -> None:
-        self.uses = view.uses
-        self._view, self._n_units, self._noise, self._ridge = view, n_units, noise, ridge
-        columns, self.k = _unit_major(view.unit, n_units)
-        corr, weight = self._standardised()
-        explained = weight @ corr @ weight.T
-        self.total = 0.5 * view.uses * _logdet_eye_plus(explained)
-        precision = torch.cholesky_inverse(cholesky(corr))
-        pad = columns < 0
-        real = columns.clamp_min(0)
-        self.P = precision[real][:, real].to(dtype)
+        self.P, self.B, self.Z, self.k, self.uses = P, B, Z, k, uses
+        self._slots = torch.arange(len(P) // k, device=P.device)
+
+    @classmethod
+    def of_all(
+        cls,
+        space: FeatureSpace,
+        weight: Float[Tensor, "r d"],
+        columns: Int[Tensor, "u k"],
+        uses: float | int,
+        dtype: torch.dtype,
+    ) -> "State":
+        """Nothing removed yet. ``columns``: of each unit, -1 where it has fewer than ``k``."""
+        precision = torch.cholesky_inverse(cholesky(space.matrix))
+        k, flat = columns.shape[1], columns.flatten()
+        pad, real = flat < 0, flat.clamp_min(0)
+        P = precision[real][:, real].to(dtype)
+        B = weight[:, real].to(dtype)
         if bool(pad.any()):
-            self.P[pad] = 0
-            self.P[:, pad] = 0
-            self.P[pad, pad] = 1
-        self.B = weight[:, real].to(dtype)
-        self.B[:, pad] = 0
-        self.Z = self.B.clone()
-        self._slots = torch.arange(n_units, device=self.P.device)
+            P[pad] = 0
+            P[:, pad] = 0
+            P[pad, pad] = 1
+            B[:, pad] = 0
+        return cls(P, B, B.clone(), k, uses)
 
-    def _standardised(self) -> tuple[Float[Tensor, "d d"], Float[Tensor, "r d"]]:
-        """Correlations with the ridge, and the weight of the standardised features, whitened."""
-        cov = self._view.covariance.double()
-        scale = cov.diagonal().clamp_min(0).sqrt()
-        # a constant feature has no variance left but the ridge
-        scale = torch.where(scale > 0, scale, torch.ones_like(scale))
-        weight = whitened(self._view.weight.double() * scale, self._view, cov, scale, self._noise)
-        corr = cov / scale
-        corr /= scale.unsqueeze(1)
-        corr.diagonal().add_(self._ridge)
-        return corr, weight
-
-    def solo(self) -> Float[Tensor, " units"]:
-        """Nats that each unit of the full group transfers on its own."""
-        corr, weight = self._standardised()
-        columns, _ = _unit_major(self._view.unit, self._n_units)
-        explained = weight @ corr
-        noisy = explained @ weight.T
-        noisy.diagonal().add_(1)
-        solved = torch.linalg.solve(noisy, explained)
-        pad = columns.view(-1, self.k) < 0
-        real = columns.clamp_min(0).view(-1, self.k)
-        before = corr[real.unsqueeze(2), real.unsqueeze(1)]
-        gain = torch.einsum("rui,ruj->uij", explained[:, real], solved[:, real])
-        hole = pad.unsqueeze(2) | pad.unsqueeze(1)
-        eye = torch.eye(self.k, dtype=corr.dtype, device=corr.device)
-        before = torch.where(hole, eye, before)
-        after = torch.where(hole, eye, before - gain)
-        return 0.5 * self.uses * (torch.logdet(before) - torch.logdet(after)).clamp_min(0)
-
-    def transfers(self, units: Int[Tensor, " u"]) -> float:
-        """Nats that the units ``units`` of the full group transfer together, others as given."""
-        corr, weight = self._standardised()
-        owner = self._view.unit
-        s = torch.isin(owner, units) | (owner < 0)
-        across = weight @ corr[:, s]
-        explained = across @ torch.linalg.solve(corr[s][:, s], across.T)
-        whole = _logdet_eye_plus(weight @ corr @ weight.T)
-        left = _logdet_eye_plus(weight @ corr @ weight.T - explained)
-        return max(0.0, 0.5 * self.uses * (whole - left))
+    @property
+    def device(self) -> torch.device:
+        """Where the matrices are."""
+        return self.P.device
 
     def _columns(self, units: Int[Tensor, " u"]) -> Int[Tensor, " uk"]:
         steps = torch.arange(self.k, device=self.P.device)
@@ -101,8 +70,8 @@ class State:
             r = torch.einsum("rui,ruj->uij", self.B.view(-1, n, k), self.Z.view(-1, n, k))
         return p[self._slots], r[self._slots]
 
-    def downdate(self, gone: Int[Tensor, " u"]) -> None:
-        """Removes the units ``gone``."""
+    def downdate(self, gone: Int[Tensor, " u"]) -> "State":
+        """Removes the units ``gone``; the state to go on with, which is this one."""
         i = self._columns(gone)
         p_i = self.P[i]
         b_i, z_i = self.B[:, i], self.Z[:, i]
@@ -120,6 +89,7 @@ class State:
             self.P = self.P[left][:, left]
             self.B, self.Z = self.B[:, left], self.Z[:, left]
             self._slots = torch.arange(len(self._slots), device=self.P.device)
+        return self
 
     def candidate(self, chosen: Int[Tensor, " u"]) -> "Candidates":
         """P and M = P + R of the chosen units alone, in float64."""
@@ -167,38 +137,8 @@ class Candidates:
             x[i, i] = torch.eye(self.k, dtype=x.dtype)
 
 
-def whitened(
-    weight: Float[Tensor, "m d"],
-    view: ConsumerView,
-    covariance: Float[Tensor, "d d"],
-    scale: Float[Tensor, " d"],
-    noise: float | str,
-) -> Float[Tensor, "r d"]:
-    """``weight`` (of the standardised features) in units in which the noise is the identity.
-
-    ``r`` is at most ``min(m, d)``: directions that no noise-free loss sees are dropped.
-    """
-    if noise == "fisher":
-        if view.fisher is None:
-            raise InputError("noise='fisher' needs Fisher matrices, and none were captured.")
-        fisher = view.fisher.to(weight.dtype)
-        wide = weight.shape[0] > weight.shape[1]
-        # the smaller of F and W^T F W is decomposed
-        values, vectors = torch.linalg.eigh(weight.T @ fisher @ weight if wide else fisher)
-        seen = values > values[-1:].clamp_min(0) * 1e-12
-        white = (vectors[:, seen] * values[seen].sqrt()).T
-        return white if wide else white @ weight
-    plain = weight / scale
-    variance = torch.einsum("md,de,me->m", plain, covariance, plain)
-    seen = variance > 0
-    white = weight[seen] / (float(noise) * variance[seen]).sqrt().unsqueeze(1)
-    if white.shape[0] > white.shape[1]:
-        white = torch.linalg.qr(white, mode="r").R
-    return white
-
-
-def _unit_major(unit: Int[Tensor, " d"], n_units: int) -> tuple[Int[Tensor, " uk"], int]:
-    """Columns in the order of units, ``k`` each, -1 where a unit has fewer; and ``k``."""
+def unit_columns(unit: Int[Tensor, " d"], n_units: int) -> Int[Tensor, "u k"]:
+    """Columns of each unit, ``k`` at the most, -1 where a unit has fewer."""
     counts = torch.bincount(unit[unit >= 0], minlength=n_units)
     k = max(1, int(counts.max()))
     columns = torch.full((n_units, k), -1, dtype=torch.int64, device=unit.device)
@@ -207,20 +147,7 @@ def _unit_major(unit: Int[Tensor, " d"], n_units: int) -> tuple[Int[Tensor, " uk
     owner = unit[order]
     first = torch.cumsum(counts, 0) - counts
     columns[owner, torch.arange(len(order), device=unit.device) - first[owner]] = order
-    return columns.flatten(), k
-
-
-def cholesky(corr: Float[Tensor, "d d"]) -> Float[Tensor, "d d"]:
-    """Lower Cholesky factor of a correlation matrix, with as much more ridge as it takes."""
-    extra = 0.0
-    for _ in range(12):
-        root, fault = torch.linalg.cholesky_ex(corr)
-        if int(fault) == 0:
-            return root
-        more = max(10 * extra, 1e-8)
-        corr.diagonal().add_(more - extra)
-        extra = more
-    raise InputError("The second moments are not positive semidefinite. Check the activations.")
+    return columns
 
 
 def delta(p: Float[Tensor, "u k k"], r: Float[Tensor, "u k k"]) -> Float[Tensor, " u"]:
@@ -241,10 +168,3 @@ def delta(p: Float[Tensor, "u k k"], r: Float[Tensor, "u k k"]) -> Float[Tensor,
 def _block_logdet(blocks: Float[Tensor, "u k k"]) -> Float[Tensor, " u"]:
     root = torch.linalg.cholesky_ex(blocks)[0]
     return 2 * root.diagonal(dim1=1, dim2=2).log().sum(1)
-
-
-def _logdet_eye_plus(matrix: Float[Tensor, "r r"]) -> float:
-    root = torch.linalg.cholesky(
-        (matrix + matrix.T) / 2 + torch.eye(len(matrix), dtype=matrix.dtype, device=matrix.device)
-    )
-    return 2 * float(root.diagonal().log().sum())

@@ -10,6 +10,7 @@ from typing import Literal, Protocol, runtime_checkable
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from mipp.covariance import Covariance
 from mipp.records import Scorer
 
 Reads = Literal["moments", "rows"]
@@ -24,13 +25,13 @@ RowShape = Literal["maps", "positions"]
 class ConsumerView:
     """One consumer as one group sees it.
 
-    ``covariance`` (d, d): of the features ``X`` it takes in. ``weight`` (m, d): rows of the outputs
+    ``covariance`` (d, d): of the features ``X`` it takes in, as a matrix or a `Factor`. ``weight`` (m, d): rows of the outputs
     that are kept. ``fisher`` (m, m): Fisher information about those outputs at one position, or
     None. ``unit`` (d,): the group's unit that each feature belongs to, -1 for the features of other
     groups, which are taken as given. ``uses``: positions per example; nats are multiplied by it.
     """
 
-    covariance: Float[Tensor, "d d"]
+    covariance: Covariance
     weight: Float[Tensor, "m d"]
     fisher: Float[Tensor, "m m"] | None
     unit: Int[Tensor, " d"]

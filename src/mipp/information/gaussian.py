@@ -18,9 +18,12 @@ import torch
 
 from mipp.errors import InputError
 from mipp.information.crossvalidated import CrossValidated
-from mipp.information.downdate import State, delta
+from mipp.information.downdate import State, delta, unit_columns
 from mipp.information.estimator import Observations, Reads, RowShape, View
 from mipp.information.observed import second_moments
+from mipp.information.row_state import RowState
+from mipp.information.standardised import RowSpace
+from mipp.information.whole import Whole, total
 from mipp.records import FloatArray, IntArray
 
 
@@ -83,29 +86,41 @@ class GaussianScorer:
     ) -> None:
         self.n_units = n_units
         self._config = config
-        self._states = [self._state(view) for view in views]
+        self._wholes = [self._whole(view) for view in views]
+        made = [self._state(whole) for whole in self._wholes]
+        self._states, self._totals = [state for state, _ in made], [nats for _, nats in made]
         self._alive = np.arange(n_units)
         self._views, self._seed = views, seed
         self._folds: list[CrossValidated] | None = None
 
-    def _state(self, view: View) -> State:
+    def _whole(self, view: View) -> Whole:
         # the noise of observed targets is what the regression leaves over
         noise = "fisher" if isinstance(view, Observations) else self._config.noise
         seen = second_moments(view) if isinstance(view, Observations) else view
-        return State(seen, self.n_units, noise, self._config.ridge, self._dtype(len(view.unit)))
+        return Whole(seen, self.n_units, noise, self._config.ridge)
+
+    def _state(self, whole: Whole) -> tuple[State | RowState, float]:
+        """The elimination before anything is removed, and the nats of all units."""
+        view = whole.view
+        space, weight = whole.standardised()
+        columns, dtype = unit_columns(view.unit, self.n_units), self._dtype(len(view.unit))
+        nats = total(space, weight, view.uses)
+        if isinstance(space, RowSpace):
+            return RowState(space, weight, columns, view.uses, dtype), nats
+        return State.of_all(space, weight, columns, view.uses, dtype), nats
 
     def _dtype(self, n_features: int) -> torch.dtype:
         return torch.float64 if n_features <= self._config.single_above else torch.float32
 
     def total(self) -> FloatArray:
         """Nats that all units together transfer, per consumer, shape ``(n_consumers,)``."""
-        return np.array([state.total for state in self._states])
+        return np.array(self._totals)
 
     def solo(self) -> FloatArray:
         """Nats that each unit transfers on its own, over all consumers, shape ``(n_units,)``."""
         out = np.zeros(self.n_units)
-        for state in self._states:
-            out += state.solo().cpu().numpy()
+        for whole in self._wholes:
+            out += whole.solo().cpu().numpy()
         return out
 
     def scores(self) -> FloatArray:
@@ -127,8 +142,9 @@ class GaussianScorer:
 
     def transfers(self, units: IntArray) -> FloatArray:
         """Nats that these units transfer together, shape ``(n_consumers,)``."""
-        chosen = [torch.as_tensor(units, device=s.P.device) for s in self._states]
-        return np.array([state.transfers(u) for state, u in zip(self._states, chosen, strict=True)])
+        return np.array(
+            [w.transfers(torch.as_tensor(units, device=w.view.unit.device)) for w in self._wholes]
+        )
 
     def estimates(self, unit: int) -> FloatArray:
         """Nats lost with this unit as five folds of the rows see it, ``(5, n_consumers)``.
@@ -167,7 +183,7 @@ class GaussianScorer:
 
     def _nats_at(self, where: np.ndarray) -> FloatArray:
         return np.concatenate(
-            [s.candidate(torch.as_tensor(where, device=s.P.device)).nats() for s in self._states]
+            [s.candidate(torch.as_tensor(where, device=s.device)).nats() for s in self._states]
         )
 
     def remove_least(self, count: int) -> list[tuple[int, FloatArray]]:
@@ -183,7 +199,7 @@ class GaussianScorer:
 
     def _round(self, chosen: np.ndarray, n: int) -> list[tuple[int, FloatArray]]:
         """Removes the ``n`` least of the chosen, each choice made after the one before."""
-        device = self._states[0].P.device
+        device = self._states[0].device
         small = [s.candidate(torch.as_tensor(chosen, device=device)) for s in self._states]
         left = np.ones(len(chosen), dtype=bool)
         out: list[tuple[int, FloatArray]] = []
@@ -200,8 +216,9 @@ class GaussianScorer:
         return out
 
     def _commit(self, where: np.ndarray) -> None:
-        for state in self._states:
-            state.downdate(torch.as_tensor(where, device=state.P.device))
+        self._states = [
+            state.downdate(torch.as_tensor(where, device=state.device)) for state in self._states
+        ]
         for folds in self._folds or ():
             for unit in self._alive[where]:
                 folds.remove(int(unit))

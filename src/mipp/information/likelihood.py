@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from mipp.covariance import centred
 from mipp.information.estimator import Observations
 
 Measure = Literal["nats", "squared"]
@@ -58,10 +59,9 @@ class Goal:
             self.values = view.targets.long()
             self.n_outputs = int(self.values.max()) + 1
             return
-        y = view.targets.double()
-        y = y - y.mean(0)
+        y = centred(view.targets)
         deviation = y.square().mean(0).sqrt()
-        y = y / view.noise**0.5 if view.noise > 0 else (y / deviation)[:, deviation > 1e-12]
+        y = y / view.noise**0.5 if view.noise > 0 else (y / deviation)[:, deviation > 0]
         if y.shape[1] == 0:
             # nothing varies and nothing can be told
             y = torch.zeros(len(y), 1, dtype=y.dtype, device=y.device)

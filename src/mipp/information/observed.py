@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from mipp.covariance import centred
 from mipp.errors import InputError
 from mipp.information.estimator import ConsumerView, Observations
 
@@ -80,8 +81,7 @@ def second_moments(view: Observations) -> ConsumerView:
 
     The noise is the view's own and what the regression leaves of the targets.
     """
-    x, y = view.inputs.double(), real_targets(view)
-    x, y = x - x.mean(0), y - y.mean(0)
+    x, y = centred(view.inputs), centred(real_targets(view))
     covariance = x.T @ x / len(x)
     across = x.T @ y / len(x)
     ridged = covariance.clone()

@@ -5,6 +5,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from mipp.covariance import Covariance, submatrix
 from mipp.information.estimator import ConsumerView
 from mipp.records import AxisKey, ChannelGraph, Consumer, Group, IntArray, Keep
 from mipp.taps import weight_matrix
@@ -15,7 +16,7 @@ def consumer_view(
     group: Group,
     consumer: Consumer,
     weight: Tensor,
-    covariance: Float[Tensor, "d d"],
+    covariance: Covariance,
     fisher: Float[Tensor, "m m"] | None,
     keep: Keep,
 ) -> ConsumerView:
@@ -33,7 +34,7 @@ def consumer_view(
     row = torch.as_tensor(_rows(graph, consumer, keep, matrix.shape[0]), device=device)
     column = torch.as_tensor(columns, device=device)
     return ConsumerView(
-        covariance=covariance[column][:, column],
+        covariance=submatrix(covariance, column),
         weight=matrix[row][:, column],
         fisher=None if fisher is None else fisher[row][:, row],
         unit=torch.as_tensor(unit[columns], device=device),

@@ -4,6 +4,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from mipp.covariance import varies
+
 
 def fisher_whitening(fisher: Float[Tensor, "m m"]) -> Float[Tensor, "r m"]:
     """The matrix ``A`` for which noise of covariance ``inverse(fisher)`` is the identity.
@@ -21,5 +23,5 @@ def in_units_of_noise(y: Float[Tensor, "rows m"], share: float | int) -> Float[T
     Outputs that never vary are dropped.
     """
     variance = y.var(0, correction=0)
-    seen = variance > 0
+    seen = varies(variance, y.mean(0), y.dtype)
     return y[:, seen] / (float(share) * variance[seen]).sqrt()

@@ -8,6 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from mipp.capture import Batch, Statistics, capture
+from mipp.covariance import dense, submatrix
 from mipp.methods.method import Question
 from mipp.records import ChannelGraph, Consumer, Group, IntArray
 from mipp.taps import weight_matrix
@@ -54,7 +55,7 @@ def readers(question: Question, group: Group, statistics: dict[int, Statistics])
         found.append(
             Reader(
                 consumer, columns, torch.from_numpy(unit).to(chosen.device), matrix[:, chosen],
-                seen.mean[chosen], seen.covariance[chosen][:, chosen],
+                seen.mean[chosen], dense(submatrix(seen.covariance, chosen)),
             )
         )  # fmt: skip
     return found

@@ -105,10 +105,10 @@ class Layer:
         damping: float | int,
     ) -> None:
         moment = second_moment.double().clone()
-        weight = weight.double()
-        # features that are always zero cost nothing, but must not make H singular
-        floor = moment.diagonal().mean() * max(damping, 1e-12) + 1e-30
-        moment.diagonal().add_(floor)
+        # a feature that is always zero costs nothing: no weight, and any place in H
+        dead = moment.diagonal() == 0
+        weight = torch.where(dead, 0.0, weight.double())
+        moment.diagonal().add_(moment.diagonal().mean() * max(damping, 1e-12) + dead)
         root, fault = torch.linalg.cholesky_ex(moment)
         if int(fault) != 0:
             raise CalibrationError(

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils import _pytree as pytree
 
-from mipp import surgery
+from mipp import processes, surgery
 from mipp.capture import Batch
 from mipp.errors import CalibrationError, InputError
 from mipp.methods.method import (
@@ -51,35 +51,42 @@ def in_rounds(
 
 def ask(method: ScoringMethod, question: Question) -> Scores:
     """The scores of one round. ``question``: about the caller's own model, as in `in_rounds`."""
+    with processes.together(question.model):
+        return averaged(_own_scores(method, question), question)
+
+
+def _own_scores(method: ScoringMethod, question: Question) -> Scores:
+    """From the examples of this process alone."""
     check_labels(method, question)
     with undisturbed(question):
         copied = surgery.mask_model(question.model, question.graph, question.keep)
         live = live_entries(question, copied)
         own = method.score(workable(replace(question, model=copied, live=live)))
-        scores = averaged(own, question.model)
     for group in question.graph.groups:
-        if group.index not in scores:
+        if group.index not in own:
             continue
         mask = question.keep.get(group.index, np.ones(group.n_units, dtype=bool))
-        if not np.isfinite(scores[group.index][mask]).all():
+        if not np.isfinite(own[group.index][mask]).all():
             raise CalibrationError(
                 f"method={method.name!r} gave scores of group {group.name} that are not finite. "
                 "Check weights and batches for infinite values, or use a model in float64."
             )
-    return scores
+    return own
 
 
-def averaged(scores: Scores, model: nn.Module) -> Scores:
-    """The mean over all processes, when ``torch.distributed`` is initialised."""
-    distributed = torch.distributed
-    if not (distributed.is_available() and distributed.is_initialized()):
+def averaged(scores: Scores, question: Question) -> Scores:
+    """The mean over all ranks, in a `mipp.processes.together` block."""
+    size = processes.rank_and_size()[1]
+    if size == 1:
         return scores
-    device = next(model.parameters()).device
+    device = next(question.model.parameters()).device
+    groups = [group for group in question.graph.groups if group.index in scores]
+    processes.agree("the groups with scores", [group.name for group in groups])
     merged = {}
-    for index in sorted(scores):
-        values = torch.tensor(scores[index], device=device)
-        distributed.all_reduce(values)
-        merged[index] = values.cpu().numpy() / distributed.get_world_size()
+    for group in groups:
+        values = torch.tensor(scores[group.index], device=device)
+        processes.all_reduce(f"the scores of group {group.name}", values)
+        merged[group.index] = values.cpu().numpy() / size
     return merged
 
 

@@ -7,6 +7,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
+from mipp import processes
 from mipp.capture import Loss, read_batches
 from mipp.errors import CalibrationError, InputError
 from mipp.guards import duplicate
@@ -71,8 +72,19 @@ def weight_masks(
                     f"method={method.name!r} gave scores of {name} that are not finite. Check "
                     "weights and batches for infinite values, or use a model in float64."
                 )
+        scores = {name: _averaged(name, scores[name]) for name in masks}
         masks = (choose or _best)(scores, masks, density ** (number / method.rounds))
     return masks
+
+
+def _averaged(name: str, scores: Tensor) -> Tensor:
+    """The mean over all ranks, in a `mipp.processes.together` block."""
+    size = processes.rank_and_size()[1]
+    if size == 1:
+        return scores
+    merged = scores.detach().clone()
+    processes.all_reduce(f"the scores of {name}", merged)
+    return merged / size
 
 
 def _masked(model: nn.Module, masks: Mapping[str, Tensor]) -> nn.Module:

@@ -6,8 +6,9 @@ from functools import partial
 from typing import Any, Literal, overload
 
 import numpy as np
+from torch import nn
 
-from mipp import capture, graph, methods, selection, surgery
+from mipp import capture, graph, methods, processes, selection, surgery
 from mipp.errors import InputError
 from mipp.guards import check_ordinary, gradients_enabled
 from mipp.pipeline import presets
@@ -86,6 +87,7 @@ def plan(
 ) -> WeightPlan[Model]: ...
 
 
+@processes.raises_on_all_ranks
 @gradients_enabled()
 def plan(
     model: Model,
@@ -105,7 +107,8 @@ def plan(
         batches: iterable of what the model takes: tensors, ``(input, target)`` pairs or dicts, all
             of one shape and dtype but for the number of examples. Targets only tell that the model
             is a classifier, unless ``loss=`` or ``method=`` uses them. Under
-            ``torch.distributed`` each process gives its own.
+            ``torch.distributed`` each process gives its own; whatever goes wrong in one process is
+            raised in all of them, with its rank.
         budget: ``"macs=50%"``, ``"params=300k"``, ``"units=20%"``, ``"latency=50%"`` or
             ``"latency=3ms"`` (of a forward pass here and now, see `mipp.Latency`),
             ``"information=99%"`` (keep that share of every consumer's information) or several with
@@ -214,6 +217,7 @@ def plans(
 ) -> list[WeightPlan[Model]]: ...
 
 
+@processes.raises_on_all_ranks
 @gradients_enabled()
 def plans(
     model: Model,
@@ -321,7 +325,7 @@ def _opened(
     """The user's own module inside of wrappers, how it is seen (``outputs``), and the batches."""
     own: Model = graph.unwrap(model)  # type: ignore[assignment] # of the model, or inside
     check_ordinary(own)
-    data = capture.read_batches(batches, settings.samples)
+    data = _read(own, batches, settings)
     return own, answering(own, settings.outputs, example(own, data)), data
 
 
@@ -333,6 +337,20 @@ def _spent(
     budget: selection.Budget,
 ) -> dict[int, BoolArray]:
     return spent(made, traced, budget, settings, speed=speed)
+
+
+def _read(
+    model: nn.Module, batches: Iterable[Any], settings: Options | WeightOptions
+) -> list[capture.Batch]:
+    """The batches, of a kind and for a model that all ranks have in common."""
+    rounds = settings.rounds if isinstance(settings, Options) and settings.method == "mipp" else 1
+    if rounds > 1 and settings.refit is not None and processes.rank_and_size()[1] > 1:
+        raise InputError(
+            f"rounds={rounds} refits the model between rounds, and a refit is not merged "
+            "over processes, so that every rank would go on with another model. Use refit=None, "
+            "or plan in one process."
+        )
+    return capture.agreed(model, capture.read_batches(batches, settings.samples))
 
 
 def _silent(_stage: str, _done: int, _total: int) -> None:

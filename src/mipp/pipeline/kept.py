@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from mipp import capture, graph
+from mipp import capture, graph, processes
 from mipp.errors import InputError
 from mipp.guards import check_ordinary, gradients_enabled
 from mipp.pipeline.clock import Clock
@@ -69,6 +69,7 @@ def information_kept(
     return information_kept_by(model, batches, [keep], progress=progress, **options)[0]
 
 
+@processes.raises_on_all_ranks
 @gradients_enabled()
 def information_kept_by(
     model: nn.Module,
@@ -85,7 +86,7 @@ def information_kept_by(
     settings = read_options(**options)
     own = graph.unwrap(model)
     check_ordinary(own)
-    data = capture.read_batches(batches, settings.samples)
+    data = capture.agreed(own, capture.read_batches(batches, settings.samples))
     original = answering(own, settings.outputs, example(own, data))
     traced = usable_graph(original, data, **settings.wider)
     chosen = [dict(keep.keep) if isinstance(keep, Plan) else dict(keep) for keep in keeps]

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from mipp import capture, information
+from mipp import capture, information, processes
 from mipp.errors import InputError
 from mipp.pipeline.options import Options
 from mipp.records import AxisKey, ChannelGraph, Group, Keep
@@ -23,7 +23,7 @@ class Observer:
         batches: Sequence[capture.Batch],
         options: Options,
     ) -> None:
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
+        if processes.rank_and_size()[1] > 1:
             raise InputError(
                 "Rows of observations are not merged over processes. Use estimator='gaussian' "
                 "without stop= and target=, or plan in one process."

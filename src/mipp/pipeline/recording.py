@@ -8,6 +8,7 @@ import numpy as np
 from torch import nn
 
 from mipp import capture, graph, surgery
+from mipp.pipeline.few_rows import few_rows, of_consumers
 from mipp.pipeline.latency import Speed
 from mipp.pipeline.shift import shifts
 from mipp.records import BoolArray, ChannelGraph, Curve, GroupSummary, Keep, Trail
@@ -71,6 +72,7 @@ def made_record(
                 params_after=after.params,
             )
         )
+    options = {**options, **few_rows(of_consumers(traced), data)}
     before, after = whole.cost(), pruned.cost()
     if speed is not None and speed.checked is not None:
         before = replace(before, latency=speed.full.ms)

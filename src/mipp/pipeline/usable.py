@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mipp import capture, graph, surgery
+from mipp import capture, graph, processes, surgery
 from mipp.errors import GraphError, InputError
 from mipp.pipeline.plan import example
 from mipp.records import ChannelGraph
@@ -38,6 +38,8 @@ def usable_graph(
         for group in surgery.probe(model, traced, args, kwargs):
             broken.setdefault(group.index, group.reason)
     left = graph.without(traced, broken) if broken else traced
+    found = [f"group {g.name} of {g.n_units} units" for g in left.groups]
+    processes.agree("the groups found", found)
     if not left.groups:
         reasons = "\n".join(f"  {r.name}: {r.reason}" for r in left.refused)
         raise GraphError(f"Nothing in {type(model).__name__} can be pruned:\n{reasons}")
@@ -80,8 +82,8 @@ def _positions(
         [*(positions[n] for n in names), *(calls[n] for n in names), seen, passes],
         dtype=torch.float64, device=device,
     )  # fmt: skip
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        torch.distributed.all_reduce(counted)  # every process makes the same plan
+    # every rank makes the same plan
+    processes.all_reduce(f"the positions of {', '.join(names)}", counted)
     *both, seen_by_all, passes_of_all = counted.tolist()
     found = dict(zip(names, zip(both[: len(names)], both[len(names) :], strict=True), strict=True))
     # what none of the examples reaches is counted as if one position had

@@ -6,11 +6,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mipp import capture, methods, selection, surgery, weights
+from mipp import capture, methods, processes, selection, surgery, weights
 from mipp.errors import BudgetError
 from mipp.information.rows import Rows, errors_left
 from mipp.pipeline.clock import Clock
 from mipp.pipeline.curves import check_finite
+from mipp.pipeline.few_rows import few_rows, of_weights
 from mipp.pipeline.options import Progress
 from mipp.pipeline.plan import Model, example
 from mipp.pipeline.trails import trail_of
@@ -36,6 +37,7 @@ def plan_weights(
     layers, refused = weights.find_layers(model, capture.Batch(args, kwargs), data)
     layers, uneven = _even(layers, options)
     layers = weights.without_protected(layers, options.protect)
+    processes.agree("the layers found", [f"{l.name} {l.shape}" for l in layers])
     clock.lap("capture")
     work = _Work(model, layers, data, options, progress, clock)
     others = sum(p.numel() for p in model.parameters()) - sum(m.numel() for m in work.live.values())
@@ -45,6 +47,7 @@ def plan_weights(
         budgets, work.found([_Target.of(b, before, others) for b in budgets]), strict=True
     ):
         words = spelled_weights(options, budget) | {"loss": work.loss}
+        words |= few_rows(of_weights(layers, work.uses), data)
         record = _record(model, work, masks, nats, words, (*refused, *uneven), others)
         clock.lap("plan")
         plans.append(WeightPlan(record, model, data, options.refit, own, dict(clock.seconds)))
@@ -90,6 +93,7 @@ class _Work:
         self.live = {l.name: model.get_parameter(l.name).detach() != 0 for l in layers}
         self.n_live = sum(int(live.sum()) for live in self.live.values())
         self.loss = ""
+        self.uses: dict[str, float] = {}
         self.trails: tuple[Trail, ...] = ()
 
     def found(self, targets: Sequence[_Target]) -> Iterator[Found]:
@@ -183,6 +187,7 @@ class _Work:
             config=self.options.calibration, seed=self.options.seed, advance=self._advance(),
         )  # fmt: skip
         self.loss = self.loss or how
+        self.uses |= {name: one.uses for name, one in seen.items()}
         self.clock.lap("capture")
         return seen
 
@@ -204,8 +209,10 @@ class _Work:
             stays, made = [], []
             for block, weight in enumerate(layer.blocks(stop.call.weight.detach())):
                 x = stop.x[:, block][:, order].double()
+                moment, rows = x.T @ x, torch.tensor(float(len(x)), device=x.device)
+                processes.all_reduce(f"what {layer.module} takes in", moment, rows)
                 mask, new = method.prune(
-                    weight[:, order].double(), x.T @ x / len(x), share, spread,
+                    weight[:, order].double(), moment / rows, share, spread,
                     self.options.pattern,
                 )  # fmt: skip
                 stays.append(mask)

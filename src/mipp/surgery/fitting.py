@@ -6,6 +6,7 @@ from torch import Tensor
 
 from mipp.errors import SurgeryError
 from mipp.records import Consumer
+from mipp.surgery.ridge import FEWEST, Regression, Ridge, chosen_strength, pull_of
 from mipp.taps import Call, weight_matrix
 
 
@@ -35,21 +36,31 @@ class LeastSquares:
         self.ridge, self.toward = ridge, toward
         self.old = weight_matrix(call.kind, call.weight).double()
 
-    def fit_weights(self) -> None:
-        """All weights, and the bias (or the BatchNorm behind) such that the mean is kept."""
+    def fit_weights(self, few: float, example: Int[Tensor, " rows"]) -> None:
+        """All weights, and the bias (or the BatchNorm behind) such that the mean is kept.
+
+        Args:
+            few: rows for each feature below which held-out rows choose a stronger ridge, or to
+                leave the layer as it is.
+            example: which example each row is from.
+        """
         # a transposed convolution is fitted on what each position adds, which has no bias in it
         centred = self.call.kind != "conv_transpose" and (
             self.bias is not None or self.consumer.norm_after
         )
-        x_mean = self.x.double().mean(0) if centred else torch.zeros_like(self.old[0])
-        y_mean = self.y.double().mean(0) if centred else torch.zeros_like(self.old[:, 0])
-        xc = self.x - x_mean.to(self.x.dtype)
-        yc = self.y - y_mean.to(self.y.dtype)
-        gram = (xc.T @ xc).double() / len(self.x)
-        cross = (xc.T @ yc).double() / len(self.x)
-        new = self._solved(gram, cross, self.old.T).T
+        bias = None if self.bias is None else self.bias.detach()
+        problem = Regression(self.x, self.y, self.old, bias, self.toward, centred)
+        strength: float | None = self.ridge
+        if len(self.x) < few * self.x.shape[1]:
+            if len(self.x) < FEWEST:
+                return
+            strength = chosen_strength(problem, self.ridge, example)
+        if strength is None:
+            return
+        fitted = Ridge(problem)
+        new = self._checked(fitted.solution(strength))
         if self.bias is not None:
-            self.bias.data.copy_(y_mean - new @ x_mean)
+            self.bias.data.copy_(fitted.y_mean - new @ fitted.x_mean)
         if self.call.kind in ("conv_transpose", "matmul"):
             new = new.T
         self.call.weight.data.copy_(new.reshape(self.call.weight.shape))
@@ -69,7 +80,13 @@ class LeastSquares:
         gram = of.T @ ((x.T @ x) * (self.old.T @ self.old)) @ of / len(x)
         cross = of.T @ ((x.T @ target) * self.old.T).sum(1, keepdim=True) / len(x)
         ones = torch.ones_like(cross)
-        factors = self._solved(gram, cross, ones).squeeze(1)[channels].to(self.call.weight.dtype)
+        pull = self.ridge * pull_of(gram.diagonal())
+        gram.diagonal().add_(pull)
+        if self.toward == "old":
+            cross = cross + pull.unsqueeze(1) * ones
+        root, fault = torch.linalg.cholesky_ex(gram)
+        solved = torch.cholesky_solve(cross, root) if int(fault) == 0 else None
+        factors = self._checked(solved).squeeze(1)[channels].to(self.call.weight.dtype)
         shape = [1] * self.call.weight.dim()
         shape[self.consumer.in_dim] = -1
         self.call.weight.data.mul_(factors.view(shape))
@@ -80,17 +97,8 @@ class LeastSquares:
             means = self.y.double().mean(0) - self.old @ self.x.double().mean(0)
             self.bias.data.copy_(means)
 
-    def _solved(
-        self, gram: Float[Tensor, "d d"], cross: Float[Tensor, "d m"], old: Float[Tensor, "d m"]
-    ) -> Float[Tensor, "d m"]:
-        # a feature that never varies keeps a finite pull towards its old weight
-        pull = self.ridge * (gram.diagonal() + 1e-8 * gram.diagonal().mean() + 1e-30)
-        gram.diagonal().add_(pull)
-        if self.toward == "old":
-            cross = cross + pull.unsqueeze(1) * old
-        root, fault = torch.linalg.cholesky_ex(gram)
-        new = torch.cholesky_solve(cross, root)
-        if int(fault) != 0 or not bool(torch.isfinite(new).all()):
+    def _checked(self, new: Float[Tensor, "a b"] | None) -> Float[Tensor, "a b"]:
+        if new is None or not bool(torch.isfinite(new).all()):
             raise SurgeryError(
                 f"The refit of {self.consumer.name} gave weights that are not finite. Check the "
                 "activations for infinite values, raise the ridge (mipp.Refit(ridge=0.01)), or "

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from mipp.errors import FileError, InputError
 from mipp.records import BoolArray, Refusal, Trail
 from mipp.surgery.apply import named_tensors, slice_model, state_shapes
-from mipp.surgery.plan import fingerprint, first_problem
+from mipp.surgery.plan import few_rows_lines, fingerprint, first_problem
 
 FORMAT = 1
 """Version of the JSON form of a plan of single weights."""
@@ -145,7 +145,7 @@ class MaskRecord:
             ("params", self.before.params, self.after.params),
         ):
             lines.append(f"{what}: {before:,} -> {after:,} ({after / max(before, 1):.1%} left)")
-        return lines + [
+        return [*lines, *few_rows_lines(self.options)] + [
             f"refused: {r.name} ({r.n_units} weights): {r.reason}" for r in self.refused
         ]
 

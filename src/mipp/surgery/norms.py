@@ -2,9 +2,11 @@
 
 from dataclasses import dataclass
 
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from mipp.covariance import varies
 from mipp.taps import NormCall
 
 
@@ -49,5 +51,7 @@ def follow(
     if how == "full":
         old_var = before.square[chosen] / before.count - old_mean.square()
         new_var = after.square / after.count - new_mean.square()
-        ratio = (new_var.clamp_min(0) + 1e-12) / (old_var.clamp_min(0) + 1e-12)
+        # a channel that never varied on these examples says nothing of its variance on others
+        varied = varies(old_var, old_mean, call.input.dtype)
+        ratio = torch.where(varied, new_var.clamp_min(0) / old_var, 1.0)
         call.running_var.mul_(ratio.to(call.running_var.dtype))

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib import metadata
 from itertools import pairwise
@@ -232,6 +232,7 @@ class PlanRecord:
         ]
         note = "as wide as what was pruned; not read by forward"
         lines += [f"not changed: {name} = {value}, {note}" for name, value in self.unsure.items()]
+        lines += few_rows_lines(self.options)
         lines += [f"collapsed: {name} has no unit left" for name in self.collapsed]
         return lines + [f"refused: {r.name} ({r.n_units} units): {r.reason}" for r in self.refused]
 
@@ -380,6 +381,18 @@ def first_problem(error: ValidationError) -> str:
 def _information(before: float, after: float) -> str:
     known = not (np.isnan(before) or np.isnan(after))
     return f", {_share(before, after)} of {before:.4g} nats" if known else ""
+
+
+def few_rows_lines(options: Mapping[str, Any]) -> list[str]:
+    """A line of the layers that had fewer rows than features, or none."""
+    found = options.get("few_rows")
+    pairs = found.items() if isinstance(found, Mapping) else ()
+    listed = [f"{name} ({' for '.join(map(str, pair))})" for name, pair in pairs
+              if isinstance(pair, Sequence)]  # fmt: skip
+    if not listed:
+        return []
+    more = f" and {len(listed) - 3} more" if len(listed) > 3 else ""
+    return [f"too few examples, rows for features: {', '.join(listed[:3])}{more}"]
 
 
 def _latency(before: float | None, after: float | None, how: object) -> list[str]:

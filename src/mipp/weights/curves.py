@@ -85,13 +85,18 @@ def rows_of(
             assert seen.fisher is not None
             known = seen.fisher.to(dtype)
             # an output that the loss never depends on is seen through noise without end
-            variance = 1 / known[block].clamp_min(float(known.max()) * 1e-12 + 1e-30)
+            variance = 1 / known[block].clamp_min(_floor(known))
         else:
             power = ((mine @ covariance) * mine).sum(1)
-            variance = float(noise) * power.clamp_min(float(power.max()) * 1e-12 + 1e-30)
+            variance = float(noise) * power.clamp_min(_floor(power))
         uses = seen.uses if layer.routed else max(1, round(seen.uses))
         made.append(Rows(covariance, mine, variance, uses, ridge))
     return made
+
+
+def _floor(values: Float[Tensor, "*m"]) -> float:
+    """A share of the largest below which a value is taken for zero; 1 where all are."""
+    return float(values.max()) * 1e-12 or 1.0
 
 
 def curves_of(

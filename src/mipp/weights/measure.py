@@ -9,14 +9,25 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from mipp import processes
 from mipp.capture import Batch, CaptureConfig, Loss
 from mipp.capture.loss import sampled_loss, settle
 from mipp.capture.moments import Moments
+from mipp.covariance import dense, varies
 from mipp.errors import CalibrationError
-from mipp.taps import Call, Taps, input_rows, measuring, n_positions, output_rows
+from mipp.taps import (
+    Call,
+    Taps,
+    counted,
+    input_rows,
+    measuring,
+    n_positions,
+    output_rows,
+    token_mask,
+)
 from mipp.weights.layers import Layer
 
 
@@ -47,6 +58,7 @@ def n_bytes(layer: Layer, config: CaptureConfig) -> int:
     return layer.groups * d * d * torch.empty((), dtype=config.dtype).element_size()
 
 
+@processes.raises_on_all_ranks
 def measure(
     model: nn.Module,
     layers: Sequence[Layer],
@@ -60,14 +72,15 @@ def measure(
     """Measures the layers by name; and says in words which loss was used.
 
     ``loss``: as for `mipp.capture.capture`, None for no Fisher information and no backward pass.
-    Under ``torch.distributed`` each process gives its own batches, and the sums are merged.
+    Under ``torch.distributed`` each process gives its own batches, and the sums are merged. What is
+    raised in one process is raised in all. Padding does not count, as for units.
 
     Raises:
         CalibrationError: values that are not finite, or a layer that never ran or that the loss
             does not depend on.
     """
-    rank, world = _rank_and_world()
-    n_samples = sum(len(batch) for batch in batches) * world
+    rank, world = processes.rank_and_size()
+    n_samples = processes.total("the number of examples", sum(len(batch) for batch in batches))
     recorders = {layer.name: _Recorder(layer, n, config, seed, n_samples)
                  for n, layer in enumerate(layers)}  # fmt: skip
     wanted_fisher = config.fisher_samples / world if loss is not None else 0.0
@@ -80,17 +93,18 @@ def measure(
             backward = loss is not None and seen < wanted_fisher
             seen += len(batch)
             anchor = torch.zeros((), device=device, requires_grad=True)
+            mask = token_mask(batch.kwargs)
 
             def after(
                 call: Call, output: Tensor, number: int = number, backward: bool = backward,
-                anchor: Tensor = anchor,
+                anchor: Tensor = anchor, mask: Tensor | None = mask,
             ) -> Tensor:  # fmt: skip
                 recorder = recorders.get(call.name)
                 if recorder is None:
                     return output
                 if backward:
                     output = output + anchor.to(output.dtype)
-                recorder.see(call, output, number, backward)
+                recorder.see(call, output, number, backward, mask)
                 return output
 
             with torch.set_grad_enabled(backward), Taps(model, after=after, grouped=True):
@@ -102,8 +116,10 @@ def measure(
                 generator = torch.Generator().manual_seed((seed * 7_919 + number) % 2**63)
                 sampled_loss(settled, output, batch, generator).backward()
             advance()
-    return {n: r.finished(n_samples, with_fisher=loss is not None)
-            for n, r in recorders.items()}, how  # fmt: skip
+    for recorder in recorders.values():
+        recorder.check(with_fisher=loss is not None)
+    processes.agree("the loss", [how])
+    return {n: r.finished(n_samples) for n, r in recorders.items()}, how
 
 
 class _Recorder:
@@ -118,11 +134,18 @@ class _Recorder:
         self.squares: Float[Tensor, "g m"] | None = None
         self.gradient_rows = self.positions = 0
 
-    def see(self, call: Call, output: Tensor, batch_number: int, with_fisher: bool) -> None:
-        total = n_positions(call, output)
-        self.positions += total
+    def see(
+        self,
+        call: Call,
+        output: Tensor,
+        batch_number: int,
+        with_fisher: bool,
+        mask: Tensor | None,
+    ) -> None:
+        real = counted(call, output, mask)
+        self.positions += n_positions(call, output) if real is None else len(real)
         numbers = (self.seed, batch_number, self.index, call.call)
-        pick = picked(self.layer, call, output, self.config, self.n_samples, numbers)
+        pick = picked(self.layer, call, output, self.config, self.n_samples, numbers, mask)
         with torch.no_grad():
             rows = in_blocks(self.layer, input_rows(call, output, pick))
         if not bool(torch.isfinite(rows).all()):
@@ -147,38 +170,48 @@ class _Recorder:
 
             output.register_hook(keep_gradient)
 
-    def finished(self, n_samples: int, *, with_fisher: bool) -> Seen:
+    def check(self, *, with_fisher: bool) -> None:
+        """Raises where nothing was seen, or values that are not finite."""
         nothing = self.positions == 0 or (with_fisher and self.gradient_rows == 0)
         if self.layer.routed and nothing:
             raise CalibrationError(
                 f"No token of the calibration batches reaches {self.layer.module}, as can be with "
                 "the experts of a mixture. Give more batches, or name it in protect=."
             )
-        if self.moments is None:
+        if self.positions == 0:
             raise CalibrationError(
                 f"{self.layer.module} ran on the first example but never on the calibration "
                 "batches. Give batches of the kind that the model always takes."
             )
-        if with_fisher and self.squares is None:
+        if with_fisher and self.gradient_rows == 0:
             raise CalibrationError(
                 f"No gradient reached {self.layer.module}: the loss does not depend on it. Use "
                 "noise=0.1, which needs no gradient, or a loss that covers all outputs."
             )
-        self.moments.all_reduce()
-        counts = self.moments.mean.new_tensor([self.positions, self.gradient_rows])
-        _all_reduce(counts)
+        if self.squares is not None and not bool(torch.isfinite(self.squares).all()):
+            raise CalibrationError(
+                f"The gradient at the output of {self.layer.module} has NaN or infinite "
+                "values. Run the model in float32 or bfloat16, or use noise=0.1, which needs "
+                "no gradient."
+            )
+
+    def finished(self, n_samples: int) -> Seen:
+        """What was seen, by all ranks together."""
+        assert self.moments is not None
+        name = self.layer.module
+        self.moments.all_reduce(f"what {name} takes in")
+        counts = torch.tensor(
+            [self.positions, self.gradient_rows],
+            dtype=torch.float64, device=self.moments.mean.device,
+        )  # fmt: skip
+        processes.all_reduce(f"the positions of {name}", counts)
         fisher = None
         if self.squares is not None:
-            _all_reduce(self.squares)
+            processes.all_reduce(f"the gradient at the output of {name}", self.squares)
             fisher = self.squares / float(counts[1])
-            if not bool(torch.isfinite(fisher).all()):
-                raise CalibrationError(
-                    f"The gradient at the output of {self.layer.module} has NaN or infinite "
-                    "values. Run the model in float32 or bfloat16, or use noise=0.1, which needs "
-                    "no gradient."
-                )
         g, (_, d) = self.layer.groups, self.layer.block
-        mean, covariance = self.moments.mean, self.moments.covariance()
+        mean, found = self.moments.mean, self.moments
+        covariance = dense(found.covariance()) if isinstance(found, Moments) else found.covariance()
         return Seen(float(counts[0]) / n_samples, mean.view(g, d), covariance.view(g, d, d), fisher)
 
 
@@ -188,10 +221,14 @@ class BlockMoments:
     def __init__(self, g: int, d: int, device: torch.device, dtype: torch.dtype) -> None:
         self.count = 0
         self.mean: Float[Tensor, "g d"] = torch.zeros(g, d, dtype=dtype, device=device)
+        self._measured = dtype
         self.scatter: Float[Tensor, "g d d"] = torch.zeros(g, d, d, dtype=dtype, device=device)
 
     def update(self, rows: Float[Tensor, "n g d"]) -> None:
         """Adds ``n`` rows."""
+        if len(rows) == 0:  # an expert that no token of this batch came to
+            return
+        self._measured = rows.dtype
         mean = rows.mean(0)
         centred = (rows - mean).movedim(1, 0)
         self.scatter += centred.mT @ centred
@@ -204,21 +241,25 @@ class BlockMoments:
         self.mean += delta * (n / total)
         self.count = total
 
-    def all_reduce(self) -> None:
-        """Merges the moments of all processes, when ``torch.distributed`` is initialised."""
+    def all_reduce(self, what: str) -> None:
+        """Merges the moments of all ranks; see `Moments.all_reduce`."""
+        if processes.rank_and_size()[1] == 1:
+            return
         count = torch.tensor(float(self.count), dtype=torch.float64, device=self.mean.device)
         weighted = self.mean * self.count
-        _all_reduce(count)
-        _all_reduce(weighted)
+        processes.all_reduce(f"the mean of {what}", count, weighted)
         mean = weighted / count
         delta = self.mean - mean
         self.scatter += delta.unsqueeze(2) * delta.unsqueeze(1) * float(self.count)
-        _all_reduce(self.scatter)
+        processes.all_reduce(f"the scatter of {what}", self.scatter)
         self.mean, self.count = mean, int(count)
 
     def covariance(self) -> Float[Tensor, "g d d"]:
-        """The scatter divided by the count."""
-        return self.scatter / max(self.count, 1)
+        """The scatter over the count; features that never vary have exactly 0."""
+        full = self.scatter / max(self.count, 1)
+        variance = full.diagonal(dim1=1, dim2=2)
+        stays = varies(variance.flatten(), self.mean.flatten(), self._measured).view_as(variance)
+        return full * (stays.unsqueeze(2) & stays.unsqueeze(1))
 
 
 def picked(
@@ -228,34 +269,29 @@ def picked(
     config: CaptureConfig,
     n_samples: int,
     numbers: Sequence[int],
+    mask: Bool[Tensor, "batch length"] | None = None,
 ) -> Int[Tensor, " rows"]:
-    """Positions of a call that are looked at, rising; the numbers seed the draw."""
-    total = n_positions(call, output)
+    """Positions of a call that are looked at, rising; the numbers seed the draw.
+
+    ``mask``: of the tokens that are no padding, see `mipp.taps.token_mask`.
+    """
+    real = counted(call, output, mask)
+    total = n_positions(call, output) if real is None else len(real)
     if total == 0:
         return torch.arange(0, device=output.device)
     examples = call.input.shape[0] if call.input.dim() > 1 else 1
     wanted = max(config.rows_per_feature * layer.block[1], config.min_rows)
     n_rows = max(1, round(min(1.0, wanted * examples / (total * n_samples)) * total))
     if n_rows >= total:
-        return torch.arange(total, device=output.device)
+        return (torch.arange(total) if real is None else real).to(output.device)
     mixed = 0
     for number in numbers:
         mixed = (mixed * 1_000_003 + number) % 2**63
     generator = torch.Generator().manual_seed(mixed)
-    return torch.randperm(total, generator=generator)[:n_rows].sort().values.to(output.device)
+    pick = torch.randperm(total, generator=generator)[:n_rows].sort().values
+    return (pick if real is None else real[pick]).to(output.device)
 
 
 def in_blocks(layer: Layer, rows: Float[Tensor, "n f"]) -> Float[Tensor, "n g d"]:
     """Rows of all inputs, cut into what each block takes in."""
     return rows.view(len(rows), layer.groups, layer.block[1])
-
-
-def _all_reduce(values: Tensor) -> None:
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        torch.distributed.all_reduce(values)
-
-
-def _rank_and_world() -> tuple[int, int]:
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        return torch.distributed.get_rank(), torch.distributed.get_world_size()
-    return 0, 1

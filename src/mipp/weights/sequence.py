@@ -14,9 +14,19 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from mipp import processes
 from mipp.capture import Batch, CaptureConfig
 from mipp.surgery import NormStatistics, follow_norm, once_for_all
-from mipp.taps import Call, NormCall, Taps, input_rows, measuring, n_positions, output_rows
+from mipp.taps import (
+    Call,
+    NormCall,
+    Taps,
+    input_rows,
+    measuring,
+    n_positions,
+    output_rows,
+    token_mask,
+)
 from mipp.weights.layers import Layer
 from mipp.weights.measure import in_blocks, picked
 
@@ -61,8 +71,9 @@ def in_order(
     """Visits every layer of ``changed`` in the order in which it runs.
 
     ``config``: how many rows are looked at. ``norm``: how BatchNorm statistics of ``changed``
-    follow, see `mipp.Refit`. ``dense``: ``x`` is what the original takes in. Not merged over
-    processes.
+    follow, see `mipp.Refit`. ``dense``: ``x`` is what the original takes in. Padding does not
+    count. In a `mipp.processes.together` block each rank draws rows as its share of all batches;
+    merging what it sees of them is left to ``visit``.
     """
     if not layers:
         visit = _nothing
@@ -70,19 +81,23 @@ def in_order(
     norms: list[NormStatistics] = []
     device = next((p.device for p in original.parameters()), torch.device("cpu"))
     moved = [batch.to(device) for batch in batches]
-    n_samples = sum(len(batch) for batch in moved)
+    rank, world = processes.rank_and_size()
+    n_samples = processes.total("the number of examples", sum(len(batch) for batch in moved))
     # a changed net may send other positions to a routed layer than the original does
     kept_x = {l.name for l in layers if dense or l.routed or l.calls > 1}
     by_name = {layer.name: (number, layer) for number, layer in enumerate(layers)}
     with torch.no_grad(), measuring(original), measuring(changed, values=False):
-        for number, batch in enumerate(moved):
-            at = itertools.count()
+        for i, batch in enumerate(moved):
+            number = i * world + rank
+            at, mask = itertools.count(), token_mask(batch.kwargs)
 
-            def note(call: Call, output: Tensor, number: int = number) -> Tensor:
+            def note(
+                call: Call, output: Tensor, number: int = number, mask: Tensor | None = mask
+            ) -> Tensor:
                 if call.name in by_name:
                     place, layer = by_name[call.name]
                     pick = picked(layer, call, output, config, n_samples,
-                                  (seed, number, place, call.call))  # fmt: skip
+                                  (seed, number, place, call.call), mask)  # fmt: skip
                     _note(noted[call.name], layer, call, output, pick, call.name in kept_x)
                 return output
 

@@ -1,0 +1,67 @@
+"""A word where there are too few examples for what is measured on them."""
+
+import math
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from mipp import capture, weights
+from mipp.errors import CalibrationWarning
+from mipp.records import ChannelGraph
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """One layer: ``rows`` (positions an example) of ``features`` that it takes in."""
+
+    name: str
+    rows: float
+    features: int
+
+
+def of_consumers(graph: ChannelGraph) -> list[Sampled]:
+    """The layers that read a group."""
+    found = []
+    for consumer in graph.consumers:
+        shape = graph.shapes[consumer.weight]
+        cells = int(np.prod(shape)) // (shape[consumer.in_dim] * shape[consumer.out_dim])
+        # of a transposed convolution, kernel cells belong to its outputs
+        features = shape[consumer.in_dim] * (1 if consumer.kind == "conv_transpose" else cells)
+        found.append(Sampled(consumer.name, float(consumer.uses), features))
+    return found
+
+
+def of_weights(layers: Sequence[weights.Layer], uses: Mapping[str, float]) -> list[Sampled]:
+    """The layers whose positions were counted, by the name of their weight."""
+    return [Sampled(l.module, uses[l.name], l.block[1]) for l in layers if l.name in uses]
+
+
+def few_rows(layers: Iterable[Sampled], data: Sequence[capture.Batch]) -> dict[str, Any]:
+    """Layer -> its rows and features where there are fewer of those, for the options of a plan.
+
+    Warns (`mipp.CalibrationWarning`) if there are any.
+    """
+    distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
+    world = torch.distributed.get_world_size() if distributed else 1
+    examples = sum(len(batch) for batch in data) * world
+    every = list(layers)
+    short = [layer for layer in every if examples * layer.rows < layer.features]
+    if not short or not examples:
+        return {}
+    worst = min(short, key=lambda layer: layer.rows / layer.features)
+    enough = math.ceil(worst.features / max(worst.rows, 1e-9))
+    warnings.warn(
+        f"{examples} examples give {len(short)} of {len(every)} layers fewer rows than features: "
+        f"{worst.name} has {examples * worst.rows:.0f} rows for {worst.features} features. What is "
+        "measured, and what a refit learns, then follows the accidents of these examples. Give at "
+        f"least {enough} examples, better {4 * enough}.",
+        CalibrationWarning,
+        stacklevel=4,
+    )
+    return {
+        "few_rows": {layer.name: [round(examples * layer.rows), layer.features] for layer in short}
+    }
