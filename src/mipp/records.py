@@ -204,6 +204,8 @@ class ChannelGraph:
     ``sizes`` are the attributes of modules that have to follow when an axis gets shorter.
     ``products``: those that sum over removable units. ``norms``: what norms across removable units
     take in, each under the path of its module, with the dimension that is normed as -1.
+    ``unsure``: attributes as large as an axis, of which it is not known whether they have to
+    follow; one entry for each axis that it may be.
     """
 
     groups: tuple[Group, ...]
@@ -216,6 +218,7 @@ class ChannelGraph:
     sizes: tuple[SizeAttribute, ...] = ()
     products: tuple[DotProduct, ...] = ()
     norms: tuple[Axis, ...] = ()
+    unsure: tuple[SizeAttribute, ...] = ()
 
     @property
     def inexact(self) -> frozenset[int]:

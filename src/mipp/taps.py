@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from mipp.attention import attention_forward, written_out
+from mipp.guards import as_it_was
 from mipp.records import Kind
 
 LINEAR: tuple[Kind, ...] = ("linear", "matmul")
@@ -296,23 +297,13 @@ def _wide(values: Tensor) -> Tensor:
 
 
 @contextmanager
-def measuring(model: nn.Module):  # type: ignore[no-untyped-def]
+def measuring(model: nn.Module, *, values: bool = True):  # type: ignore[no-untyped-def]
     """Evaluation mode and frozen parameters for the time of the block, all put back after it.
 
-    Restores, also after an error: the mode of every module, ``requires_grad`` of every parameter
-    and the state of torch's random generators.
+    Attributes, buffers and torch's random generators are put back, too; see
+    `mipp.guards.as_it_was`, also for ``values``.
     """
-    modes = [(module, module.training) for module in model.modules()]
-    grads = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
-    devices = sorted({p.device.index or 0 for p, _ in grads if p.is_cuda})
-    with torch.random.fork_rng(devices=devices):
-        try:
-            model.eval()
-            for parameter, _ in grads:
-                parameter.requires_grad_(False)
-            yield model
-        finally:
-            for module, mode in modes:
-                module.training = mode
-            for parameter, grad in grads:
-                parameter.requires_grad_(grad)
+    with as_it_was(model, values=values):
+        for parameter in model.parameters():
+            parameter.requires_grad_(False)
+        yield model

@@ -26,6 +26,8 @@ def batches():
             yield x, x[:, :3].argmax(1)
     return some(8), some(2)  # to be had only once, and of unknown length
 
+def whole(output): return output
+def first_of_none(output): return output["logits"]
 def fails(): raise RuntimeError("out of paper")
 def wrong(): return 7
 def half(): return [], 3
@@ -59,6 +61,21 @@ def test_train_prune_and_eval_of_an_own_model_on_own_data(mipp, own):
     found = mipp("eval", "-m", "own_net:Net", *both, "-w", "small.safetensors", "--json").json
     assert found["accuracy"] == pruned.json["accuracy"]["retrained"]
     assert found["n_samples"] == 64
+
+
+def test_which_outputs_matter(mipp, own):
+    wanted = (
+        "prune", "-m", "own_net:Net", "--data", "own_net:batches", "-b", "units=50%", "--json"
+    )  # fmt: skip
+    all_of_it = mipp(*wanted, "--outputs", "own_net:whole", "--plan", "plan.json")
+    assert all_of_it.code == 0, all_of_it.err
+    assert '"outputs": "own_net:whole"' in (own / "plan.json").read_text()
+    done = mipp(*wanted, "--outputs", "own_net:first_of_none")
+    assert done.code == 1
+    assert "outputs=own_net:first_of_none failed with" in done.err
+    done = mipp(*wanted, "--outputs", "own_net:number")
+    assert done.code == 1
+    assert "outputs=3; expected a function" in done.err
 
 
 def test_plain_and_pickled_tensors_are_read(mipp, own):

@@ -2,6 +2,7 @@
 
 import copy
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,7 +11,8 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import mipp
-from mipp import models
+from mipp import models, selection
+from mipp.errors import CalibrationError
 
 
 class Residual(nn.Module):
@@ -357,3 +359,17 @@ def test_several_budgets_from_one_measurement_are_the_plans_of_each():
 def test_several_budgets_need_a_measurement_that_does_not_depend_on_them(options):
     with pytest.raises(mipp.InputError, match=r"depends on the budget\. Call mipp.plan for each"):
         mipp.plans(Residual(), batches(), ["information=90%"], **options)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_information_that_is_not_finite_is_an_error_where_it_arises(monkeypatch, value):
+    whole = selection.eliminate
+
+    def broken(*args):
+        curve = whole(*args)
+        return replace(curve, nats_lost=np.append(curve.nats_lost[:-1], value))
+
+    monkeypatch.setattr(selection, "eliminate", broken)
+    model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 2))
+    with pytest.raises(CalibrationError, match=r"that 0 transfers is not a finite.*noise=0\.1"):
+        mipp.plan(model, [torch.randn(32, 6)], budget="units=50%")

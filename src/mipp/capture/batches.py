@@ -99,7 +99,7 @@ def read_batch(item: Any) -> Batch:
     ``labels`` are its target and still handed to the model.
     """
     if isinstance(item, Batch):
-        return item
+        return _plain(item)
     if isinstance(item, Tensor):
         batch = Batch((item,))
     elif isinstance(item, Mapping):
@@ -123,7 +123,22 @@ def read_batch(item: Any) -> Batch:
         raise CalibrationError(
             "A batch holds no tensor with a batch dimension. Give tensors of shape (batch, ...)."
         )
-    return batch
+    return _plain(batch)
+
+
+def _plain(batch: Batch) -> Batch:
+    """The batch with tensors that gradients can be taken with, and that have none of their own."""
+
+    def plain(tensor: Tensor) -> Tensor:
+        # what was made under torch.inference_mode cannot be saved for a backward pass
+        return tensor.clone() if tensor.is_inference() else tensor.detach()
+
+    leaves = pytree.tree_leaves((batch.args, dict(batch.kwargs), batch.target))
+    if not any(isinstance(t, Tensor) and (t.is_inference() or t.requires_grad) for t in leaves):
+        return batch
+    return Batch(
+        *pytree.tree_map_only(Tensor, plain, (batch.args, dict(batch.kwargs), batch.target))
+    )
 
 
 def read_batches(batches: Any, samples: int | None = None) -> list[Batch]:

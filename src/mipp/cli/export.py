@@ -1,6 +1,5 @@
 """``mipp export``: an ONNX file of a model with its weights, pruned or not, and what it gains."""
 
-import copy
 import tempfile
 from pathlib import Path
 from typing import Annotated, Any
@@ -19,6 +18,7 @@ from mipp.cli.networks import find_network
 from mipp.cli.opening import Wanted, check_weights, open_model
 from mipp.cli.output import open_output
 from mipp.cli.targets import check_target
+from mipp.guards import duplicate
 from mipp.surgery import state_shapes
 
 
@@ -118,7 +118,7 @@ def _times(
             file = path
             if name != "model":
                 file = Path(folder) / f"{name}.onnx"
-                shipping.export_onnx(copy.deepcopy(model), batch, file, dynamic_batch=not fixed)
+                shipping.export_onnx(duplicate(model), batch, file, dynamic_batch=not fixed)
             works.append(shipping.OnnxSession(file).work(*tensors))
         found: list[Any] = measure.latency_ms(list(models.values()), [example], works)
     count = len(models)

@@ -1,6 +1,5 @@
 """What a model costs: multiply-accumulates, parameters, time."""
 
-import copy
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -10,6 +9,7 @@ from torch import nn
 
 from mipp import capture, graph, timing
 from mipp.errors import GraphError
+from mipp.guards import duplicate
 from mipp.pipeline.usable import with_routes
 from mipp.records import Cost
 
@@ -27,7 +27,7 @@ def latency_ms(
     """
     cpu = torch.device("cpu")
     example = capture.read_batches(batches, 1)[0].to(cpu)
-    works = [_work(copy.deepcopy(model).cpu().eval(), example) for model in models]
+    works = [_work(duplicate(model).cpu().eval(), example) for model in models]
     works += others
     runs = timing.take_turns(works, seconds=LONGEST * len(works), fewest=FEWEST, device=cpu)
     return [float(np.median(mine)) for mine in runs]

@@ -12,6 +12,7 @@ from mipp import information, methods, pipeline, retrain, selection, surgery
 from mipp.cli import arguments as arg
 from mipp.cli.datasets import Source, find_source
 from mipp.cli.guard import readable_errors
+from mipp.cli.imported import find
 from mipp.cli.networks import Network, find_network
 from mipp.cli.opening import Wanted, check_fit, check_weights, open_model
 from mipp.cli.outcome import Outcome
@@ -187,6 +188,13 @@ def prune(
             help="That measurements may take; beyond it they are made in several passes.",
         ),
     ] = None,
+    outputs: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODULE:NAME", rich_help_panel=_PLANNING, show_default="all",
+            help="A function of yours that picks from what the model returns what matters.",
+        ),
+    ] = None,
     train_epochs: Annotated[
         int | None,
         typer.Option(
@@ -259,6 +267,7 @@ def prune(
             refit="none" if no_refit else refit, protect=protect, min_units=min_units,
             round_to=round_to, memory=memory, head_dims=head_dims or None,
             residual=residual or None,
+            outputs=None if outputs is None else find(outputs, "--outputs"),
         )  # fmt: skip
         if preset is not None:
             options = pipeline.presets.change(pipeline.presets.paper(), options)

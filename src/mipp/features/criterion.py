@@ -20,6 +20,7 @@ from mipp.features.rule import (
     read_rule,
 )
 from mipp.features.shape import units_of
+from mipp.guards import gradients_enabled
 from mipp.records import IntArray
 
 
@@ -75,6 +76,7 @@ def terc(
     return _run(view, unit, estimator, order, rules, CRITERION, seed)
 
 
+@gradients_enabled()
 def select_features(
     X: Any,
     Y: Any,

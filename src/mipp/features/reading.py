@@ -165,4 +165,6 @@ def as_examples(model: nn.Module, X: object) -> Float[Tensor, "n ..."]:
     if not bool(torch.isfinite(x).all()):
         raise InputError("X has NaN or infinite values. Clean the data first.")
     first = next(model.parameters(), None)
-    return x.detach() if first is None else x.detach().to(first.device, first.dtype)
+    # what was made under torch.inference_mode cannot be saved for a backward pass
+    x = x.clone() if x.is_inference() else x.detach()
+    return x if first is None else x.to(first.device, first.dtype)

@@ -25,6 +25,7 @@ from torch.utils import _pytree as pytree
 
 from mipp.errors import GraphError, InputError
 from mipp.graph.spelled import Watch, remembering
+from mipp.guards import as_it_was
 
 N_EXAMPLES = 2
 """Examples in the traced batch, cut from the given one or repeated out of it, where that works."""
@@ -85,20 +86,6 @@ def _compiled(what: str, maker: str) -> InputError:
     )
 
 
-@contextmanager
-def untouched(model: nn.Module) -> Iterator[None]:
-    """Eval mode inside; every module's train / eval flag and the random state as before after."""
-    flags = {module: module.training for module in model.modules()}
-    devices = {tensor.device.index or 0 for tensor in model.parameters() if tensor.is_cuda}
-    with torch.random.fork_rng(devices=sorted(devices)):
-        try:
-            model.eval()
-            yield
-        finally:
-            for module, training in flags.items():
-                module.training = training
-
-
 def export(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Exported:
     """Export an unwrapped model; `GraphError` with the cause where torch.export cannot."""
     batch = _batch_size(args, kwargs)
@@ -109,7 +96,7 @@ def export(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -
     causes: list[Exception] = []
     for own_args, own_kwargs, size in tries:
         try:
-            with untouched(model), _quiet():
+            with as_it_was(model), _quiet():
                 program, calls = _export(model, own_args, own_kwargs)
         except Exception as cause:  # noqa: BLE001  # torch.export raises what forward raises
             causes.append(cause)

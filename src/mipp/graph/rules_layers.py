@@ -83,7 +83,7 @@ def dense(call: Call, layer: Dense) -> Labels:
     loose = bias is not None and parameter_axis(bias, 0) is None and bias.labels[0] is None
     if computed or loose:
         what = "weight" if computed else "bias"
-        reason = f"the {what} of this layer is computed, not a parameter itself{_advice(call)}"
+        reason = f"the {what} of this layer is computed, not a parameter itself{advice(call)}"
         call.fix(x.labels[layer.channel], reason)
         call.fix_dims(weight, range(len(weight.shape)), reason)
         call.tie_vector(bias, None)
@@ -106,11 +106,11 @@ def dense(call: Call, layer: Dense) -> Labels:
     return weight.labels[layer.out_dim]
 
 
-def _advice(call: Call) -> str:
-    """What to do about a weight that a weight or spectral norm computes, new style or old."""
-    own = f"{module_path(call.node)}."
-    normed = ("parametrizations.", "weight_g", "weight_orig")
-    if any(key.tensor.startswith(tuple(own + name for name in normed)) for key in call.flow.sizes):
+def advice(call: Call) -> str:
+    """What to do about a weight that a weight or spectral norm or a pruning mask computes."""
+    own = f"{module_path(call.node)}.".lstrip(".")
+    names = [k.tensor.removeprefix(own) for k in call.flow.sizes if k.tensor.startswith(own)]
+    if any(n.startswith("parametrizations.") or n.endswith(("_g", "_orig")) for n in names):
         return "; make it plain with mipp.folded(model)"
     return ""
 

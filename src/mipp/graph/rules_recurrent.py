@@ -12,7 +12,7 @@ import numpy as np
 from mipp.graph.flow import Extent, Labels
 from mipp.graph.labels import Value
 from mipp.graph.rules import Call, Made, rule
-from mipp.graph.rules_layers import parameter_axis, produce
+from mipp.graph.rules_layers import advice, parameter_axis, produce
 from mipp.records import IntArray
 
 INSIDE = "a recurrent layer reads it in its kernel, where nothing is measured"
@@ -39,7 +39,10 @@ def recurrent(call: Call) -> Made:
         for dim in (0, 1)
     )
     if not whole:
-        call.fix_all("the weights of this recurrent layer are computed, not parameters themselves")
+        reason = "the weights of this recurrent layer are computed, not parameters themselves"
+        reason += advice(call)
+        call.fix_all(reason)
+        call.refuse(layers[0].from_hidden.shape[1], reason)
         _count(call, layers)
         return call.unlabelled()
     for value in call.inputs[:1]:

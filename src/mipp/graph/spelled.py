@@ -6,7 +6,6 @@ is noted with the call. A unit that is removed then tells which attribute of whi
 follow (`mipp.records.SizeAttribute`).
 """
 
-import copy
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -18,7 +17,8 @@ from torch.overrides import TorchFunctionMode
 
 from mipp.attention import attention_forward, written_out
 from mipp.forms import has_form, take_form
-from mipp.held import change_all, forget_cached, last_name
+from mipp.guards import duplicate
+from mipp.held import change_all, last_name
 
 Attribute = tuple[str, str]
 """Path of a module, and the place of an integer that it holds (see `mipp.held`)."""
@@ -162,7 +162,7 @@ def remembering(model: nn.Module) -> nn.Module:
     Modules for which a forward for pruned ones is registered run that, see `mipp.forms`.
     """
     tensors = {id(t): t for t in [*model.parameters(), *model.buffers()]}
-    twin = forget_cached(copy.deepcopy(model, dict(tensors)))
+    twin = duplicate(model, tensors)
     for path, module in twin.named_modules():
         own = type(module).__module__.startswith("torch.nn.modules.")
         if own and not isinstance(module, nn.MultiheadAttention):

@@ -4,7 +4,6 @@ Frankle & Carbin 2019, "The lottery ticket hypothesis" (arXiv 1803.03635), with 
 weights of a unit (Li et al. 2017, arXiv 1608.08710) in place of single weights.
 """
 
-import copy
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -13,6 +12,7 @@ from torch import nn
 
 from mipp import retrain, surgery
 from mipp.errors import InputError
+from mipp.guards import duplicate
 from mipp.methods.aggregate import Aggregation
 from mipp.methods.magnitude import L1
 from mipp.methods.method import Question, Scores, Spend, Trained, Training, TrainingMethod
@@ -73,7 +73,7 @@ class IMP(TrainingMethod):
         rewinds = self.rewind != "none"
         n_trainings = self.rounds - (not rewinds) + self.last_training
         trainer = Trainer(question, training, n_trainings * recipe.epochs)
-        start, model, keep = question.model, copy.deepcopy(question.model), question.keep
+        start, model, keep = question.model, duplicate(question.model), question.keep
         for number in range(1, self.rounds + 1):
             if rewinds:
                 early = self.rewind == "early" and number == 1
@@ -83,7 +83,7 @@ class IMP(TrainingMethod):
                 self._norms(replace(question, keep=keep), model), keep, number / self.rounds
             )
             if rewinds:
-                model = copy.deepcopy(start)
+                model = duplicate(start)
             elif number < self.rounds:
                 trainer.train(model, keep, recipe)
         if self.last_training:

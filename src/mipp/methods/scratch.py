@@ -4,7 +4,6 @@ Liu et al. 2019, "Rethinking the value of network pruning" (arXiv 1810.05270), c
 (as many epochs as the net that was pruned) and Scratch-B (as much computation).
 """
 
-import copy
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Literal, TypeVar
@@ -15,6 +14,7 @@ from torch import nn
 
 from mipp import graph, selection
 from mipp.errors import InputError
+from mipp.guards import duplicate
 from mipp.methods.rounds import curves
 from mipp.records import BoolArray, ChannelGraph, Cost
 from mipp.retrain import Recipe
@@ -39,7 +39,7 @@ def fresh(model: Module, seed: int = 0, initialise: Initialise | None = None) ->
     Raises:
         InputError: weights that nothing gives new values to.
     """
-    made = copy.deepcopy(model)
+    made = duplicate(model)
     devices = sorted({p.device.index or 0 for p in made.parameters() if p.is_cuda})
     with torch.random.fork_rng(devices=devices), torch.no_grad():
         torch.manual_seed(seed)

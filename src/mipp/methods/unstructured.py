@@ -1,6 +1,5 @@
 """Single weights instead of units, to set the scores beside published figures."""
 
-import copy
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Protocol, runtime_checkable
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 from mipp import processes
 from mipp.capture import Loss, read_batches
 from mipp.errors import CalibrationError, InputError
+from mipp.guards import duplicate
 from mipp.methods.gradients import prunable_weights
 from mipp.methods.method import Method, Question
 from mipp.methods.rounds import check_labels, undisturbed, workable
@@ -88,7 +88,7 @@ def _averaged(name: str, scores: Tensor) -> Tensor:
 
 
 def _masked(model: nn.Module, masks: Mapping[str, Tensor]) -> nn.Module:
-    copied = copy.deepcopy(model)
+    copied = duplicate(model)
     with torch.no_grad():
         for name, parameter in copied.named_parameters():
             if name in masks:

@@ -10,6 +10,7 @@ from torch import nn
 
 from mipp import capture, graph, methods, processes, selection, surgery
 from mipp.errors import InputError
+from mipp.guards import check_ordinary, gradients_enabled
 from mipp.pipeline import presets
 from mipp.pipeline.clock import Clock
 from mipp.pipeline.competing import plan_by_method, plans_by_method
@@ -24,7 +25,8 @@ from mipp.pipeline.options import (
     spelled,
     wanted_budget,
 )
-from mipp.pipeline.plan import Model, Plan, calibration, fit
+from mipp.pipeline.picking import answering, for_model
+from mipp.pipeline.plan import Model, Plan, calibration, example, fit
 from mipp.pipeline.recording import count_nats, made_record, masks
 from mipp.pipeline.scratch import scratch
 from mipp.pipeline.selecting import part_way, select, spent
@@ -87,6 +89,7 @@ def plan(
 
 
 @processes.raises_on_all_ranks
+@gradients_enabled()
 def plan(
     model: Model,
     batches: Iterable[Any],
@@ -136,8 +139,7 @@ def plan(
     wanted = wanted_budget(budget, settings)
     report = progress or _silent
     clock = Clock()
-    original: Model = graph.unwrap(model)  # type: ignore[assignment] # of the model, or inside
-    data = _read(original, batches, settings)
+    own, original, data = _opened(model, batches, settings)
     traced = usable_graph(original, data, **settings.wider)
     clock.lap("capture")
     check_patterns(traced, settings.protect)
@@ -145,7 +147,8 @@ def plan(
     check_parts(traced, wanted.parts)
     speed = timed(original, traced, data, [wanted], settings, clock)
     if isinstance(settings.method, methods.Method):
-        return plan_by_method(original, traced, data, wanted, settings, report, clock, speed)
+        made = plan_by_method(original, traced, data, wanted, settings, report, clock, speed)
+        return for_model(made, own, settings.outputs)
 
     full = graph.cost(traced) if speed is None else speed.whole
     targets = wanted.limits(full)
@@ -188,7 +191,7 @@ def plan(
             clock.lap("capture")
     words = spelled(settings, str(wanted)) | {"loss": how}
     record = made_record(original, traced, keep, nats, words, trails.trails(), speed, data)
-    return Plan(record, original, traced, data, settings.refit, clock.seconds)
+    return Plan(record, own, traced, data, settings.refit, clock.seconds, settings.outputs)
 
 
 @overload
@@ -216,6 +219,7 @@ def plans(
 
 
 @processes.raises_on_all_ranks
+@gradients_enabled()
 def plans(
     model: Model,
     batches: Iterable[Any],
@@ -247,8 +251,7 @@ def plans(
             "mipp.plan for each."
         )
     clock = Clock()
-    original: Model = graph.unwrap(model)  # type: ignore[assignment] # of the model, or inside
-    data = _read(original, batches, settings)
+    own, original, data = _opened(model, batches, settings)
     traced = usable_graph(original, data, **settings.wider)
     clock.lap("capture")
     check_patterns(traced, settings.protect)
@@ -256,9 +259,10 @@ def plans(
         check_parts(traced, one.parts)
     speed = timed(original, traced, data, wanted, settings, clock)
     if isinstance(settings.method, methods.Method):
-        return plans_by_method(
+        by_method = plans_by_method(
             original, traced, data, wanted, settings, progress or _silent, clock, speed
         )
+        return [for_model(one, own, settings.outputs) for one in by_method]
     curves = Curves(original, traced, data, settings, progress or _silent, clock)
     made = curves.make({}, None)
     found = []
@@ -277,10 +281,12 @@ def plans(
         words = spelled(settings, str(budget)) | {"loss": curves.loss}
         clocked = speed if "latency" in budget.bounds else None
         record = made_record(original, traced, keep, nats, words, trails.trails(), clocked, data)
-        found.append(Plan(record, original, traced, data, settings.refit, dict(clock.seconds)))
+        seconds = dict(clock.seconds)
+        found.append(Plan(record, own, traced, data, settings.refit, seconds, settings.outputs))
     return found
 
 
+@gradients_enabled()
 def prune(
     model: Model,
     batches: Iterable[Any],
@@ -309,9 +315,19 @@ def _weights(
     settings = read_weight_options(granularity, options)
     wanted = [weight_budget(budget, settings) for budget in budgets]
     clock = Clock()
-    original: Model = graph.unwrap(model)  # type: ignore[assignment] # of the model, or inside
-    data = _read(original, batches, settings)
-    return plan_weights(original, data, wanted, settings, progress or _silent, clock)
+    own, original, data = _opened(model, batches, settings)
+    found = plan_weights(original, data, wanted, settings, progress or _silent, clock)
+    return [for_model(one, own, settings.outputs) for one in found]
+
+
+def _opened(
+    model: Model, batches: Iterable[Any], settings: Options | WeightOptions
+) -> tuple[Model, Model, list[capture.Batch]]:
+    """The user's own module inside of wrappers, how it is seen (``outputs``), and the batches."""
+    own: Model = graph.unwrap(model)  # type: ignore[assignment] # of the model, or inside
+    check_ordinary(own)
+    data = _read(own, batches, settings)
+    return own, answering(own, settings.outputs, example(own, data)), data
 
 
 def _spent(

@@ -138,4 +138,5 @@ def _plan(
     words = spelled(settings, str(budget)) | {"loss": ""} | dict(more or {})
     record = made_record(model, traced, by_name, nats, words, trails, speed, data)
     clock.lap("plan")
-    return Plan(record, model, traced, data, settings.refit, dict(clock.seconds))
+    seconds = dict(clock.seconds)
+    return Plan(record, model, traced, data, settings.refit, seconds, settings.outputs)

@@ -7,11 +7,23 @@ import numpy as np
 from torch import nn
 
 from mipp import capture, selection
+from mipp.errors import CalibrationError
 from mipp.pipeline.clock import Clock
 from mipp.pipeline.options import Options, Progress
 from mipp.pipeline.usable import protected
 from mipp.pipeline.views import Views
 from mipp.records import ChannelGraph, Curve, Group, Keep, Scorer
+
+
+def check_finite(name: str, *nats: float) -> None:
+    """Raise `CalibrationError` for information that is NaN or infinite."""
+    if not np.isfinite(nats).all():
+        raise CalibrationError(
+            f"The information that {name} transfers is not a finite number (it starts at "
+            f"{nats[0]} nats); expected finite nats. Check the model's weights and its activations "
+            "on the batches for extreme values, give the model in float64, use noise=0.1, or name "
+            "the layer in protect=."
+        )
 
 
 @dataclass(eq=False)
@@ -62,9 +74,11 @@ class Curves:
                 )
                 if group.index in spared:
                     curves[group.index] = selection.untouched(scorer)
+                    check_finite(group.name, curves[group.index].total)
                     advance(group.n_units)
                     continue
                 curve = curves[group.index] = self._curve(scorer, share, advance)
+                check_finite(group.name, curve.total, *curve.nats_lost)
                 if self.options.next_layer == "pruned":
                     stays = np.ones(group.n_units, dtype=bool)
                     stays[curve.order[: self._goes(group, curve, share)]] = False

@@ -7,11 +7,13 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from mipp import capture, graph, processes
+from mipp import graph, processes
 from mipp.errors import InputError
+from mipp.guards import check_ordinary, gradients_enabled
 from mipp.pipeline.clock import Clock
 from mipp.pipeline.options import Progress, read_options
-from mipp.pipeline.plan import Plan, calibration
+from mipp.pipeline.picking import answering
+from mipp.pipeline.plan import Plan, calibration, example
 from mipp.pipeline.recording import masks
 from mipp.pipeline.usable import usable_graph
 from mipp.pipeline.views import Views
@@ -57,7 +59,7 @@ def information_kept(
         keep: a plan, or group name -> indices of the units that stay; groups that are absent keep
             all of theirs.
         options: of `mipp.plan`, of which ``estimator``, ``noise``, ``target``, ``next_layer``,
-            ``samples``, ``calibration``, ``loss``, ``memory`` and ``seed`` count.
+            ``samples``, ``calibration``, ``loss``, ``outputs``, ``memory`` and ``seed`` count.
             ``next_layer="pruned"`` measures only what is told about the outputs that stay.
 
     Raises:
@@ -68,6 +70,7 @@ def information_kept(
 
 
 @processes.raises_on_all_ranks
+@gradients_enabled()
 def information_kept_by(
     model: nn.Module,
     batches: Iterable[Any],
@@ -81,8 +84,10 @@ def information_kept_by(
     With the whole next layer that is nearly everything, learned estimators included.
     """
     settings = read_options(**options)
-    original = graph.unwrap(model)
-    data = calibration(original, batches, settings.samples)
+    own = graph.unwrap(model)
+    check_ordinary(own)
+    data = calibration(own, batches, settings.samples)
+    original = answering(own, settings.outputs, example(own, data))
     traced = usable_graph(original, data, **settings.wider)
     chosen = [dict(keep.keep) if isinstance(keep, Plan) else dict(keep) for keep in keeps]
     for one in chosen:

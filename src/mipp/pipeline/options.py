@@ -7,6 +7,7 @@ from typing import Any, Literal, get_args
 
 from mipp import capture, information, methods, selection, surgery, timing
 from mipp.errors import InputError
+from mipp.pipeline.picking import Outputs, function_name, read_outputs
 
 Target = Literal["activations", "outputs", "labels"]
 
@@ -54,7 +55,9 @@ class Options:
     ``head_dims``: inside attention the units are not whole heads but features of heads, each taken
     from all heads at once. ``residual``: what layer norms and RMS norms go across (the residual
     stream of a transformer) can be pruned, too, which is not exact (`Plan.record.inexact`).
-    ``seed``: of everything that is drawn.
+    ``outputs``: a function that picks from what the model returns what matters, such as
+    ``lambda output: output[0]``; the loss is that of what it picks, and what is read by nothing
+    else can be pruned. None: all of it. ``seed``: of everything that is drawn.
     """
 
     method: str | methods.Method = "mipp"
@@ -79,6 +82,7 @@ class Options:
     latency: timing.Latency = field(default_factory=timing.Latency)
     head_dims: bool = False
     residual: bool = False
+    outputs: Outputs | None = None
     seed: int = 0
 
     @property
@@ -144,6 +148,7 @@ def read_options(**given: Any) -> Options:
     for name in ("head_dims", "residual"):
         if not isinstance(given.get(name, False), bool):
             raise InputError(f"{name}={given[name]!r}; expected True or False.")
+    read_outputs(given.get("outputs"))
     given |= read_method(given.pop("method", "mipp"), given.get("rounds"), given.get("training"))
     if "refit" in given:
         given["refit"] = read_refit(given["refit"], given["method"])
@@ -254,6 +259,7 @@ def spelled(options: Options, budget: str) -> dict[str, Any]:
     """The options as plain JSON values, for the record of a plan."""
     refit, method = options.refit, options.method
     named: dict[str, Any] = {name: True for name, asked in options.wider.items() if asked}
+    named |= {} if options.outputs is None else {"outputs": function_name(options.outputs)}
     named |= {} if isinstance(method, str) else {"method_options": asdict(method)}
     return named | {
         "method": method if isinstance(method, str) else method.name,

@@ -1,6 +1,7 @@
 """A plan: what would go, what stays, what is refused and why; and the model that it makes."""
 
 import platform
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,8 +12,10 @@ from torch import nn
 
 from mipp import capture, graph, surgery
 from mipp.errors import InputError
+from mipp.guards import gradients_enabled
 from mipp.pipeline.composing import composed
 from mipp.pipeline.options import read_refit
+from mipp.pipeline.picking import Outputs, answering, check_same_outputs
 from mipp.pipeline.recording import masks
 from mipp.records import AxisKey, ChannelGraph, Cost, GroupSummary, IntArray, Keep, Refusal
 from mipp.report import Measured, plan_page, write
@@ -31,7 +34,8 @@ class Plan(Generic[Model]):
     with are held for `apply` and `mask`; a plan read with `from_json` takes them from the caller.
     Printed, it has a line for each group, the totals, and what is refused and why.
     ``seconds``: how long it took to ``capture`` (passes through the model) and ``plan`` (scoring
-    and selection), and to ``train`` where the method does that.
+    and selection), and to ``train`` where the method does that. ``outputs``: as in
+    `mipp.Options`.
     """
 
     record: surgery.PlanRecord
@@ -40,6 +44,7 @@ class Plan(Generic[Model]):
     batches: Sequence[capture.Batch] = ()
     refit: surgery.Refit | None = None
     seconds: Mapping[str, float] | None = None
+    outputs: Outputs | None = None
 
     @property
     def keep(self) -> Mapping[str, tuple[int, ...]]:
@@ -87,12 +92,22 @@ class Plan(Generic[Model]):
         return self.record.to_json()
 
     @classmethod
+    @gradients_enabled()
     def from_json(
-        cls, text: str, model: Model | None = None, batches: Iterable[Any] | None = None
+        cls,
+        text: str,
+        model: Model | None = None,
+        batches: Iterable[Any] | None = None,
+        outputs: Outputs | None = None,
     ) -> "Plan[Model]":
         """Reads a plan. ``batches`` are needed only for `mask` and for a refit.
 
+        ``outputs``: the function that the plan was made with, if there was one; needed with
+        ``batches``.
+
         Raises:
+            InputError: batches without ``outputs`` for a plan that was made with them, or the
+                reverse.
             FileError: when the text is damaged.
             CalibrationError: when the batches cannot be used.
         """
@@ -110,12 +125,15 @@ class Plan(Generic[Model]):
         if read:
             wider = {n: record.options.get(n) is True for n in ("head_dims", "residual")}
             args, kwargs = example(model, read)
-            traced = graph.trace(model, args, kwargs, **wider)
-            traced = surgery.settled(model, traced, args, kwargs)
+            check_same_outputs(record.options.get("outputs"), outputs)
+            seen = answering(model, outputs, (args, kwargs))
+            traced = graph.trace(seen, args, kwargs, **wider)
+            traced = surgery.settled(seen, traced, args, kwargs)
         settings = record.options.get("refit")
         refit = surgery.Refit(**settings) if isinstance(settings, dict) else None
-        return cls(record, model, traced, read, refit)
+        return cls(record, model, traced, read, refit, outputs=outputs)
 
+    @gradients_enabled()
     def apply(self, refit: "surgery.Refit | str | bool | None" = True) -> Model:
         """The smaller model: a new one, the original is untouched.
 
@@ -129,6 +147,8 @@ class Plan(Generic[Model]):
         """
         model = self._model()
         small = surgery.apply_plan(model, self.record)
+        if self.record.unsure:
+            warnings.warn(_not_changed(self.record.unsure), stacklevel=3)
         config = self.refit if refit is True else read_refit(refit)
         if config is not None and self.record.axes:
             if self.traced is None or not self.batches:
@@ -142,6 +162,7 @@ class Plan(Generic[Model]):
             )  # fmt: skip
         return small
 
+    @gradients_enabled()
     def mask(self) -> Model:
         """A copy of the same size that computes what ``apply(refit=False)`` computes.
 
@@ -156,6 +177,7 @@ class Plan(Generic[Model]):
             )
         return surgery.mask_model(model, self.traced, self._keep())
 
+    @gradients_enabled()
     def remap(self, optimizer: torch.optim.Optimizer, small: nn.Module) -> torch.optim.Optimizer:
         """A new optimizer for the small model, with the state of what stays; the old is untouched.
 
@@ -170,6 +192,7 @@ class Plan(Generic[Model]):
             optimizer, self._model(), graph.unwrap(small), self.record.kept(), aliases
         )
 
+    @gradients_enabled()
     def then(self, later: "Plan[Model]") -> "Plan[Model]":
         """Both plans as one, for this plan's model and in its numbering.
 
@@ -184,8 +207,11 @@ class Plan(Generic[Model]):
                 "Plans are put together on the traced model. Read the first one with "
                 "mipp.Plan.from_json(text, model, batches)."
             )
-        record = composed(self._model(), self.traced, self.record, later.record, self.batches)
-        return Plan(record, self.model, self.traced, self.batches, later.refit)
+        seen = answering(self._model(), self.outputs)
+        record = composed(seen, self.traced, self.record, later.record, self.batches)
+        return Plan(
+            record, self.model, self.traced, self.batches, later.refit, outputs=self.outputs
+        )
 
     def report(self, path: "str | Path", measured: "Measured | None" = None) -> None:
         """Writes one HTML file: what goes and what that loses, widths, costs, refusals, options.
@@ -216,6 +242,15 @@ class Plan(Generic[Model]):
     def _keep(self) -> Keep:
         assert self.traced is not None
         return masks(self.traced, self.keep)
+
+
+def _not_changed(unsure: Mapping[str, int]) -> str:
+    named = ", ".join(f"{name} = {value}" for name, value in unsure.items())
+    return (
+        f"{named}: as wide as something that was pruned, and left as it is, since the forward pass "
+        "does not read it and what it counts is not known. Code that reads it, such as another "
+        "forward for an export, may need the new width: set it on the pruned model."
+    )
 
 
 def example(

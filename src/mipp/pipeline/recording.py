@@ -94,4 +94,5 @@ def made_record(
         scales=surgery.scale_keeps(traced, kept),
         inexact=shifts(model, traced, keep, data),
         trails=trails,
+        unsure=surgery.unsure_sizes(traced, kept),
     )

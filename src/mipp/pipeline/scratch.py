@@ -4,10 +4,12 @@ from typing import Literal
 
 from mipp import methods, selection, surgery
 from mipp.errors import InputError
+from mipp.guards import gradients_enabled
 from mipp.pipeline.plan import Model, Plan
 from mipp.pipeline.usable import protected
 
 
+@gradients_enabled()
 def scratch(
     plan: Plan[Model],
     seed: int = 0,

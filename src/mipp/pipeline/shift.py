@@ -42,7 +42,9 @@ def shifts(
                     for net in (whole, narrow)
                 ]
                 for first, second in zip(*made, strict=True):
-                    moved += float((first - second).square().sum())
-                    size += float(first.square().sum())
+                    # such as the minus infinity of what a mask hides
+                    finite = first.isfinite() & second.isfinite()
+                    moved += float((first - second)[finite].square().sum())
+                    size += float(first[finite].square().sum())
         found[group.name] = (moved / size) ** 0.5 if size else 0.0
     return found

@@ -43,7 +43,7 @@ def usable_graph(
     if not left.groups:
         reasons = "\n".join(f"  {r.name}: {r.reason}" for r in left.refused)
         raise GraphError(f"Nothing in {type(model).__name__} can be pruned:\n{reasons}")
-    return left
+    return surgery.with_unread_sizes(model, left, args, kwargs)
 
 
 def with_routes(

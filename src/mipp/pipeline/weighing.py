@@ -10,6 +10,7 @@ from mipp import capture, methods, processes, selection, surgery, weights
 from mipp.errors import BudgetError
 from mipp.information.rows import Rows, errors_left
 from mipp.pipeline.clock import Clock
+from mipp.pipeline.curves import check_finite
 from mipp.pipeline.few_rows import few_rows, of_weights
 from mipp.pipeline.options import Progress
 from mipp.pipeline.plan import Model, example
@@ -159,6 +160,7 @@ class _Work:
         masks = weights.chosen(blocks, self._allowed(layer), curves, wanted, self.options.pattern)
         lost = sum(float(r.nats(errors_left(r, m)).sum())
                    for r, m in zip(blocks, masks, strict=True))  # fmt: skip
+        check_finite(layer.module, curves.total, lost)
         return self._whole(layer, masks), (curves.total, lost)
 
     def _rows(self, layer: weights.Layer, seen: weights.Seen, dtype: torch.dtype) -> list[Rows]:

@@ -8,6 +8,7 @@ from mipp import capture, methods, selection, surgery, weights
 from mipp.errors import InputError
 from mipp.information.rows import Pattern
 from mipp.pipeline.options import Options, Wanted, read_memory, read_refit
+from mipp.pipeline.picking import Outputs, function_name, read_outputs
 
 Granularity = Literal["unit", "weight", "2:4", "4:8"]
 """What goes as a whole: units (filters, neurons, heads), or single weights; of these any, or so
@@ -30,8 +31,9 @@ class WeightOptions:
     `mipp.Gaussian`. ``ridge``: added to every input's variance, as a share of it. ``allocation``:
     ``"priced"`` (fewest nats per weight, over all rows of all layers, for ``"mipp"``), ``"global"``
     (the highest scores of all layers, for methods that score), ``"uniform"`` (every layer keeps the
-    same share) or ``"rows"`` (every output does); None is the method's own. ``loss``, ``protect``
-    (names of layers), ``samples``, ``calibration``, ``memory``, ``seed``: as in `mipp.Options`.
+    same share) or ``"rows"`` (every output does); None is the method's own. ``loss``,
+    ``outputs``, ``protect`` (names of layers), ``samples``, ``calibration``, ``memory``, ``seed``:
+    as in `mipp.Options`.
     ``refit``: how the weights that stay take over, ``"own"`` for what the method's source does;
     only ``mode``, ``ridge``, ``norm`` and the rows of a `mipp.Refit` are used.
     """
@@ -42,6 +44,7 @@ class WeightOptions:
     ridge: float | int = 1e-4
     allocation: WeightAllocation | None = None
     loss: capture.Loss | str = "auto"
+    outputs: Outputs | None = None
     protect: tuple[str, ...] = ()
     samples: int | None = 5120
     refit: surgery.Refit | Literal["own"] | None = field(default_factory=surgery.Refit)
@@ -92,6 +95,7 @@ def read_weight_options(granularity: str, given: Mapping[str, Any]) -> WeightOpt
     read["method"] = read_weight_method(read.get("method", "mipp"))
     protect = read.get("protect") or ()
     read["protect"] = (protect,) if isinstance(protect, str) else tuple(protect)
+    read_outputs(read.get("outputs"))
     if read.get("memory") is not None:
         read["memory"] = read_memory(read["memory"])
     if "refit" in read and read["refit"] != "own":
@@ -213,7 +217,8 @@ def check_refit(refit: "surgery.Refit | str | None") -> None:
 def spelled_weights(options: WeightOptions, budget: selection.Budget | None) -> dict[str, Any]:
     """The options as plain JSON values, for the record of a plan."""
     method = options.method
-    named = {"method_options": asdict(method)} if is_dataclass(method) else {}
+    named: dict[str, Any] = {"method_options": asdict(method)} if is_dataclass(method) else {}
+    named |= {} if options.outputs is None else {"outputs": function_name(options.outputs)}
     refit = options.refit
     return named | {
         "granularity": options.granularity,

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from mipp import capture, graph, report, retrain, surgery, weights
 from mipp.errors import InputError
+from mipp.guards import gradients_enabled
 from mipp.pipeline.options import read_refit
 from mipp.pipeline.plan import Model, calibration, example
 from mipp.pipeline.weight_options import check_refit
@@ -79,6 +80,7 @@ class WeightPlan(Generic[Model]):
         return self.record.to_json()
 
     @classmethod
+    @gradients_enabled()
     def from_json(
         cls, text: str, model: Model | None = None, batches: Iterable[Any] | None = None
     ) -> "WeightPlan[Model]":
@@ -101,6 +103,7 @@ class WeightPlan(Generic[Model]):
         refit = surgery.Refit(**settings) if isinstance(settings, dict) else settings
         return cls(record, model, read, refit)
 
+    @gradients_enabled()
     def apply(self, refit: "surgery.Refit | str | bool | None" = True) -> Model:
         """A copy with the zeros, an ordinary module; the original is untouched.
 

@@ -15,6 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor, nn
 
 from mipp.errors import InputError, TrainingError
+from mipp.guards import gradients_enabled
 from mipp.retrain.checkpoint import load_checkpoint, save_checkpoint
 from mipp.retrain.history import EpochRecord, Evaluation, History
 from mipp.retrain.recipes import Recipe
@@ -78,7 +79,7 @@ def train(
     device = _device(model)
     path = None if checkpoint is None else Path(checkpoint)
     with ExitStack() as stack:
-        stack.enter_context(torch.enable_grad())
+        stack.enter_context(gradients_enabled())
         stack.enter_context(modes_kept(model))
         stack.enter_context(generators_kept(device))
         stack.enter_context(laid_out(model, enabled=recipe.channels_last))

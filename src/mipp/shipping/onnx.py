@@ -99,7 +99,7 @@ def export_onnx(
     flat = Flat(inner, arguments)
     tensors = tensors_of(arguments)
     sizes = SIZES if dynamic_batch else (len(given),)
-    with _at_rest(inner):
+    with measuring(inner), torch.no_grad():
         examples = [some_examples(tensors, size) for size in sizes]
         if dynamic_length:
             examples += [shortened(tensors) for tensors in examples]
@@ -129,20 +129,6 @@ def _check_size(model: nn.Module) -> None:
             f"the weights take {size:,} bytes, and an ONNX file holds {LARGEST:,} at most. Export "
             "it with torch.onnx.export(..., external_data=True), which writes several files."
         )
-
-
-@contextmanager
-def _at_rest(model: nn.Module) -> Iterator[None]:
-    """Eval mode; modes, buffers and random state are put back, also after an error."""
-    buffers = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
-    try:
-        with measuring(model), torch.no_grad():
-            yield
-    finally:
-        with torch.no_grad():
-            for buffer, before in buffers:
-                if not torch.equal(buffer, before):
-                    buffer.copy_(before)
 
 
 def _output_names(model: nn.Module, arguments: tuple[Any, Any]) -> list[str]:

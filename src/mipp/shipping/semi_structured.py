@@ -1,6 +1,5 @@
 """Weights of the pattern 2:4 for the sparse tensor cores of graphics cards."""
 
-import copy
 from typing import TypeVar
 
 import torch
@@ -8,6 +7,7 @@ from jaxtyping import Shaped
 from torch import Tensor, nn
 
 from mipp.errors import InputError
+from mipp.guards import duplicate
 
 CAPABILITY = (8, 0)
 """Of the first cards with sparse tensor cores (Ampere)."""
@@ -39,7 +39,7 @@ def to_semi_structured(model: Module) -> Module:
             f"of compute capability {CAPABILITY[0]}.{CAPABILITY[1]} or more. Move the model there, "
             "with model.half().cuda(), or go on with its zeros, which compute the same."
         )
-    sparse = copy.deepcopy(model)
+    sparse = duplicate(model)
     for name in names:
         layer = sparse.get_submodule(name)
         dense = layer.get_parameter("weight").detach()

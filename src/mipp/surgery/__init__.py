@@ -30,6 +30,7 @@ from mipp.surgery.plan import (
 )
 from mipp.surgery.refit import Refit, once_for_all, refit
 from mipp.surgery.scores import settled
+from mipp.surgery.unread import unsure_sizes, with_unread_sizes
 from mipp.surgery.unstacking import Expert, Experts, restacked, unstacked
 from mipp.surgery.weights import read_weights
 
@@ -67,7 +68,9 @@ __all__ = [
     "slice_model",
     "state_shapes",
     "unstacked",
+    "unsure_sizes",
     "with_placeholders",
+    "with_unread_sizes",
     "zero_placeholders",
     "zeroed_axes",
 ]

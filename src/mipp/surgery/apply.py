@@ -1,6 +1,5 @@
 """Removing units from a model. This is the only module that changes weights, and on a copy."""
 
-import copy
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
@@ -15,7 +14,8 @@ from torch.nn.parameter import is_lazy
 from mipp.attention import PrunedAttention
 from mipp.errors import InputError, SurgeryError
 from mipp.forms import has_form, take_form
-from mipp.held import forget_cached, integers, put
+from mipp.guards import duplicate
+from mipp.held import integers, put
 from mipp.records import AxisKey, ChannelGraph, IntArray, Keep
 from mipp.surgery.attributes import ZERO_IS_SAFE, fit_attributes
 from mipp.surgery.narrow_norms import drop_narrow_norms, narrow_norms
@@ -247,12 +247,24 @@ def own_tensors(module: nn.Module) -> dict[str, Tensor]:
 
 
 def take(tensor: Shaped[Tensor, "..."], cuts: Mapping[int, IntArray]) -> Shaped[Tensor, "..."]:
-    """A copy of the tensor with the given indices along each given dimension, contiguous."""
+    """A copy of the tensor with the given indices along each given dimension.
+
+    It is contiguous, or in the memory format ``channels_last`` (of three dimensions, too) if the
+    tensor is.
+    """
     with torch.no_grad():
         chosen = tensor.clone() if not cuts else tensor
         for dim, indices in cuts.items():
             chosen = chosen.index_select(dim, torch.as_tensor(indices, device=tensor.device))
-        return chosen
+        return chosen.contiguous(memory_format=_memory_format(tensor)) if cuts else chosen
+
+
+def _memory_format(tensor: Tensor) -> torch.memory_format:
+    for dims, layout in ((4, torch.channels_last), (5, torch.channels_last_3d)):
+        if tensor.dim() == dims and tensor.is_contiguous(memory_format=layout):
+            # with one channel, or one pixel, a tensor is in both formats: the plain one is usual
+            return torch.contiguous_format if tensor.is_contiguous() else layout
+    return torch.contiguous_format
 
 
 def cuts_by_tensor(
@@ -316,12 +328,11 @@ def _sliced(tensor: Tensor, cuts: Mapping[int, IntArray]) -> Tensor:
 def deep_copy(model: Module, stand_ins: Mapping[int, Tensor]) -> Module:
     """A deep copy, with ``stand_ins`` by ``id`` of a tensor instead of copies of these."""
     try:
-        return forget_cached(copy.deepcopy(model, dict(stand_ins)))
+        return duplicate(model, stand_ins)
     except (RuntimeError, TypeError) as error:
         raise SurgeryError(
             f"{type(model).__name__} cannot be copied: {error}. A module may hold something that "
-            f"cannot be copied, such as an activation kept from a forward pass, an open file or an "
-            f"old-style weight norm; delete it (or call remove_weight_norm) and try again."
+            f"cannot be copied, such as an open file or a lock; delete it and try again."
         ) from error
 
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from mipp.errors import InputError, SurgeryError
+from mipp.guards import as_it_was
 from mipp.records import BoolArray, ChannelGraph, Keep
 from mipp.surgery.apply import mask_model, named_tensors, slice_graph, vary_constants
 from mipp.surgery.outputs import Comparison, batches_like, compare, map_tensors, tensors_in
@@ -195,9 +196,7 @@ def _conflict(
 
 @contextmanager
 def restored(*models: nn.Module) -> Iterator[Callable[[], None]]:
-    """Eval mode inside; modes, buffers and RNG as before after it. Gives what rewinds the RNG."""
-    modes = [(module, module.training) for model in models for module in model.modules()]
-    buffers = [(b, b.detach().clone()) for model in models for b in model.buffers()]
+    """`mipp.guards.as_it_was`, which gives what rewinds the random generators."""
     devices = {t.device for model in models for t in named_tensors(model).values()}
     gpus = [device for device in devices if device.type == "cuda"]
     state = torch.get_rng_state(), [torch.cuda.get_rng_state(gpu) for gpu in gpus]
@@ -207,18 +206,8 @@ def restored(*models: nn.Module) -> Iterator[Callable[[], None]]:
         for gpu, gpu_state in zip(gpus, state[1], strict=True):
             torch.cuda.set_rng_state(gpu_state, gpu)
 
-    try:
-        for model in models:
-            model.eval()
+    with as_it_was(*models):
         yield rewind
-    finally:
-        rewind()
-        for module, training in modes:
-            module.training = training
-        with torch.no_grad():
-            for buffer, before in buffers:
-                if not torch.equal(buffer, before):
-                    buffer.copy_(before)
 
 
 def failure(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:

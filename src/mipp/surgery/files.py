@@ -23,6 +23,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from mipp.errors import FileError, InputError, SurgeryError
+from mipp.guards import gradients_enabled
 from mipp.surgery.apply import (
     check_sizes,
     recorded_axes,
@@ -121,6 +122,7 @@ def save(
     _write(Path(path), stored, {KEY: text})
 
 
+@gradients_enabled()
 def load(model: nn.Module | Callable[[], nn.Module], path: str | Path) -> nn.Module:
     """The model that was saved, as a new module; the one given is left exactly as it is.
 

@@ -1,24 +1,26 @@
-"""Weight and spectral norms folded into the weights that they compute."""
+"""Weight and spectral norms, and pruning masks, folded into the weights that they compute."""
 
-import copy
 from typing import TypeVar
 
 import torch
 from torch import nn
-from torch.nn.utils import parametrize, remove_spectral_norm, remove_weight_norm
+from torch.nn.utils import parametrize, prune, remove_spectral_norm, remove_weight_norm
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
 from mipp.errors import SurgeryError
+from mipp.guards import duplicate, gradients_enabled
 
 Module = TypeVar("Module", bound=nn.Module)
 
 
+@gradients_enabled()
 def folded(model: Module) -> Module:
     """A copy of a model in which every parametrized weight is a plain parameter again.
 
     It computes what the model computes in evaluation mode. Weight norm and spectral norm go, of
-    `torch.nn.utils.parametrizations` and the older ones of `torch.nn.utils`, and so does any other
+    `torch.nn.utils.parametrizations` and the older ones of `torch.nn.utils`, masks of
+    `torch.nn.utils.prune`, whose zeros are zeros of the weight then, and any other
     parametrization: with weights that are computed nothing can be cut, since a norm is taken over
     the very weights that would go. Put them back on the small model, such as with
     ``weight_norm(small.conv)``, before training on. The model itself is not changed.
@@ -27,19 +29,12 @@ def folded(model: Module) -> Module:
     ------
     SurgeryError: the model cannot be copied, or a parametrization cannot be undone.
     """
-    # old-style norms leave the computed weight on the module, which cannot be copied as it is
-    computed = {
-        id(tensor): tensor.detach().clone()
-        for module in model.modules()
-        for tensor in vars(module).values()
-        if isinstance(tensor, torch.Tensor) and not tensor.is_leaf
-    }
     try:
-        plain = copy.deepcopy(model, dict(computed))
+        plain = duplicate(model)
         modes = {module: module.training for module in plain.modules()}
         plain.eval()
         for module in modes:
-            _fold(module)
+            _fold(module, plain)
     except (RuntimeError, TypeError, ValueError, NotImplementedError) as error:
         raise SurgeryError(
             f"{type(model).__name__} cannot be made plain: {error}. Take its parametrizations off "
@@ -50,7 +45,7 @@ def folded(model: Module) -> Module:
     return plain
 
 
-def _fold(module: nn.Module) -> None:
+def _fold(module: nn.Module, model: nn.Module) -> None:
     if parametrize.is_parametrized(module):
         _unparametrize(module)
     for hook in list(module._forward_pre_hooks.values()):  # noqa: SLF001 # as torch finds them
@@ -58,6 +53,19 @@ def _fold(module: nn.Module) -> None:
             remove_weight_norm(module, hook.name)
         elif isinstance(hook, SpectralNorm):
             remove_spectral_norm(module, hook.name)
+        elif isinstance(hook, prune.BasePruningMethod):
+            _fold_mask(module, hook._tensor_name, model)  # noqa: SLF001 # it has no other name
+
+
+def _fold_mask(module: nn.Module, name: str, model: nn.Module) -> None:
+    """As torch does it, but a weight that other modules use, too, stays what it is for them."""
+    own = f"{name}_orig"
+    weight = module.get_parameter(own)
+    names = [n for n, p in model.named_parameters(remove_duplicate=False) if p is weight]
+    if len(names) > 1:
+        apart = nn.Parameter(weight.detach().clone(), requires_grad=weight.requires_grad)
+        module.register_parameter(own, apart)
+    prune.remove(module, name)
 
 
 def _unparametrize(module: nn.Module) -> None:

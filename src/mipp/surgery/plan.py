@@ -121,6 +121,7 @@ class PlanRecord:
     data differ, relative to their size, from those of the model whose norms see all units.
 
     ``trails``: what the choice was made from, for reports; nothing is computed with it.
+    ``unsure``: attributes that stay, since it is not known whether they count what changes.
     """
 
     keep: Mapping[str, tuple[int, ...]]
@@ -137,6 +138,7 @@ class PlanRecord:
     scales: tuple[ScaleKeep, ...] = ()
     inexact: Mapping[str, float] = field(default_factory=dict)
     trails: tuple[Trail, ...] = ()
+    unsure: Mapping[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name, units in self.keep.items():
@@ -159,7 +161,7 @@ class PlanRecord:
     def to_json(self) -> str:
         """The plan as JSON text; NaN is written as null."""
         content = {"format": FORMAT} | asdict(self)
-        for name in ("zeroed", "sizes", "scales", "inexact", "trails"):
+        for name in ("zeroed", "sizes", "scales", "inexact", "trails", "unsure"):
             if not content[name]:
                 del content[name]
         for cost in (content["before"], content["after"]):
@@ -228,6 +230,8 @@ class PlanRecord:
             f"{difference:.2%}"
             for name, difference in self.inexact.items()
         ]
+        note = "as wide as what was pruned; not read by forward"
+        lines += [f"not changed: {name} = {value}, {note}" for name, value in self.unsure.items()]
         lines += few_rows_lines(self.options)
         lines += [f"collapsed: {name} has no unit left" for name in self.collapsed]
         return lines + [f"refused: {r.name} ({r.n_units} units): {r.reason}" for r in self.refused]
@@ -375,11 +379,8 @@ def first_problem(error: ValidationError) -> str:
 
 
 def _information(before: float, after: float) -> str:
-    return (
-        ""
-        if np.isnan(before) or np.isnan(after)
-        else f", {_share(before, after)} of {before:.4g} nats"
-    )
+    known = not (np.isnan(before) or np.isnan(after))
+    return f", {_share(before, after)} of {before:.4g} nats" if known else ""
 
 
 def few_rows_lines(options: Mapping[str, Any]) -> list[str]:

@@ -307,7 +307,7 @@ def refit(
         if (key := AxisKey(graph.aliases.get(name, name), 0)) in kept
     }
     fit = _Fit(graph, kept, norm_channels, n_samples, config, seed)
-    with torch.no_grad(), measuring(original), measuring(small):
+    with torch.no_grad(), measuring(original), measuring(small, values=False):
         fit.observe(original, batches)
         fit.correct(small, *joined, hold)
 

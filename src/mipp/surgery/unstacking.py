@@ -16,6 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from mipp.errors import SurgeryError
+from mipp.guards import duplicate, gradients_enabled
 from mipp.surgery.apply import deep_copy
 
 Module = TypeVar("Module", bound=nn.Module)
@@ -65,6 +66,7 @@ class Experts(nn.ModuleList):
         return made
 
 
+@gradients_enabled()
 def unstacked(model: Module) -> Module:
     """A copy of a model whose experts, stacked in one parameter, are linear layers of their own.
 
@@ -96,6 +98,7 @@ def unstacked(model: Module) -> Module:
     return copied
 
 
+@gradients_enabled()
 def restacked(model: Module, like: nn.Module, round_to: int = 8) -> Module:
     """A copy of a model from `unstacked`, pruned since or not, with its experts in one parameter.
 
@@ -267,7 +270,7 @@ def _together(experts: Experts, like: nn.Module, round_to: int, model: nn.Module
         configs = (getattr(m, "config", None) for m in model.modules())
         same = next((c for c in configs if type(c) is type(config)), None)
         spared |= {} if same is None else {id(config): same}
-    module = copy.deepcopy(like, spared)
+    module = duplicate(like, spared)
     widest = max(expert.down.in_features for expert in _all(experts))
     whole = _width(like)
     rounded = -(-widest // round_to) * round_to

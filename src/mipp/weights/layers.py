@@ -7,7 +7,7 @@ them.
 
 import itertools
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatch
 from typing import Any
@@ -122,6 +122,8 @@ def find_layers(
     for name in [*calls, *(name for name in parameters if name not in calls)]:
         parameter = parameters[name]
         reason = _unusable(parameter, calls.get(name, []), watch.uses[name])
+        if reason is not None and _computes(name, parameters):
+            reason += "; make the weight that it computes plain with mipp.folded(model)"
         if reason is None:
             bias = names.get(id(calls[name][0].bias))
             own = bias is not None and watch.uses[bias].total() == len(calls[name])
@@ -179,6 +181,13 @@ def without_protected(layers: Sequence[Layer], patterns: Iterable[str]) -> tuple
     if not left:
         raise InputError(f"protect={patterns} names all layers; leave one to be pruned.")
     return left
+
+
+def _computes(name: str, parameters: Collection[str]) -> bool:
+    """Whether torch computes a weight from the parameter: a norm, a mask, a parametrization."""
+    base = name[:-2]
+    normed = name in (f"{base}_g", f"{base}_v") and {f"{base}_g", f"{base}_v"} <= set(parameters)
+    return normed or name.endswith("_orig") or "parametrizations." in name
 
 
 def _named(layer: Layer, pattern: str) -> bool:
