@@ -97,7 +97,7 @@ class Product(nn.Module):
 
 PRODUCTS = {
     "w @ x": (lambda w, x: w @ x, (4, 5, 6)),
-    "w @ x, one example": (lambda w, x: torch.mm(w, x), (5, 6)),
+    "w @ x, one example": (torch.mm, (5, 6)),
     "w @ x, four dimensions": (lambda w, x: torch.matmul(w, other=x), (2, 3, 5, 6)),
     "expanded": (lambda w, x: torch.bmm(w[None].expand(len(x), -1, -1), x), (4, 5, 6)),
     "added to": (lambda w, x: torch.addmm(torch.ones(3, 1), w, x) - 1, (5, 6)),

@@ -65,7 +65,8 @@ def einsum_form(subscripts: Sequence[str], made: str, weight: int) -> LinearForm
     matrix, x = subscripts[weight], subscripts[1 - weight]
     if len(subscripts) != 2 or len(matrix) != 2 or repeats([*subscripts, made]):
         return None
-    for in_dim, (read, new) in enumerate((matrix, matrix[::-1])):
+    for in_dim in (0, 1):
+        read, new = matrix[in_dim], matrix[1 - in_dim]
         others = x.replace(read, "")
         if read in x and new not in x and sorted(made) == sorted(others + new):
             return LinearForm(

@@ -204,6 +204,7 @@ class ChannelGraph:
     ``sizes`` are the attributes of modules that have to follow when an axis gets shorter.
     ``products``: those that sum over removable units. ``norms``: what norms across removable units
     take in, each under the path of its module, with the dimension that is normed as -1.
+    ``uncounted``: ops whose multiply-accumulates are not in ``macs``, with their source lines.
     """
 
     groups: tuple[Group, ...]
@@ -216,6 +217,7 @@ class ChannelGraph:
     sizes: tuple[SizeAttribute, ...] = ()
     products: tuple[DotProduct, ...] = ()
     norms: tuple[Axis, ...] = ()
+    uncounted: tuple[str, ...] = ()
 
     @property
     def inexact(self) -> frozenset[int]:

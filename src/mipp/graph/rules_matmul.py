@@ -168,7 +168,8 @@ def _sum_of_products(call: Call, operands: list[tuple[str, Value]], made: str) -
             if size > 1:
                 labels.setdefault(letter, atoms)
             sizes[letter] = max(size, sizes.get(letter, 1))
-    if len(operands) > 1:
+    # where nothing is summed over, numbers are multiplied one by one
+    if len(operands) > 1 and set(sizes) - set(made):
         whole = Value(tuple(sizes.values()), tuple(labels.get(k) for k in sizes), call.batched)
         scale, positions = call.positions(whole)
         call.count(call.op, scale, *positions)

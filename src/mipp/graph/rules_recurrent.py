@@ -1,4 +1,4 @@
-"""Rules of recurrent layers.
+"""Rules of recurrent layers, and of their cells.
 
 One hidden size holds for all layers and both directions of such a module, so hidden feature ``i``
 of all of them is one unit, with its rows in every gate. What is read inside the kernel cannot be
@@ -16,6 +16,7 @@ from mipp.graph.rules_layers import parameter_axis, produce
 from mipp.records import IntArray
 
 INSIDE = "a recurrent layer reads it in its kernel, where nothing is measured"
+COMPUTED = "the weights of this recurrent layer are computed, not parameters themselves"
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,14 +33,8 @@ class _Layer:
 def recurrent(call: Call) -> Made:
     """Hidden features are units; with a projection (``proj_size``) its outputs are."""
     layers = _layers(call)
-    whole = all(
-        parameter_axis(value, dim) is not None
-        for layer in layers
-        for value in (layer.from_input, layer.from_hidden)
-        for dim in (0, 1)
-    )
-    if not whole:
-        call.fix_all("the weights of this recurrent layer are computed, not parameters themselves")
+    if not all(map(_whole, layers)):
+        call.fix_all(COMPUTED)
         _count(call, layers)
         return call.unlabelled()
     for value in call.inputs[:1]:
@@ -59,6 +54,41 @@ def recurrent(call: Call) -> Made:
     _initial(call, made, projected=layers[0].projection is not None)
     _count(call, layers)
     return _outputs(call, made, n_directions, projected=layers[0].projection is not None)
+
+
+@rule("lstm_cell", "gru_cell", "rnn_tanh_cell", "rnn_relu_cell")
+def cell(call: Call) -> Made:
+    """One step: hidden features are units, tied to those of the state that it is given."""
+    biases = (call.maybe_tensor(name) for name in ("b_ih", "b_hh"))
+    layer = _Layer(
+        call.tensor("w_ih"), call.tensor("w_hh"), tuple(b for b in biases if b is not None), None
+    )
+    call.fix(call.tensor("input").labels[-1], INSIDE)
+    call.fix(layer.from_input.labels[1], INSIDE)
+    _count_step(call, layer)
+    if not _whole(layer):
+        call.fix_all(COMPUTED)
+        return call.unlabelled()
+    made = _hidden(call, layer)
+    call.tie(layer.from_hidden.labels[1], made)
+    _initial(call, made, projected=False)
+    return call.each([*call.tensor("input").labels[:-1], made])
+
+
+def _count_step(call: Call, layer: _Layer) -> None:
+    """Both matrices for each row of the input."""
+    rows, positions = call.positions(call.tensor("input"), -1)
+    for matrix in (layer.from_input, layer.from_hidden):
+        call.count(_name(call, matrix), rows, *_sides(matrix), *positions)
+
+
+def _whole(layer: _Layer) -> bool:
+    """Whether the weights are parameters themselves."""
+    return all(
+        parameter_axis(value, dim) is not None
+        for value in (layer.from_input, layer.from_hidden)
+        for dim in (0, 1)
+    )
 
 
 def _layers(call: Call) -> list[_Layer]:
@@ -130,8 +160,15 @@ def _count(call: Call, layers: list[_Layer]) -> None:
     for layer in layers:
         for matrix in (layer.from_input, layer.from_hidden, layer.projection):
             if matrix is not None:
-                sides = (
-                    Extent(size, matrix.labels[dim], parameter_axis(matrix, dim))
-                    for dim, size in enumerate(matrix.shape)
-                )
-                call.count(matrix.source.tensor if matrix.source else call.op, steps, *sides)
+                call.count(_name(call, matrix), steps, *_sides(matrix))
+
+
+def _name(call: Call, matrix: Value) -> str:
+    return matrix.source.tensor if matrix.source else call.op
+
+
+def _sides(matrix: Value) -> list[Extent]:
+    return [
+        Extent(size, matrix.labels[dim], parameter_axis(matrix, dim))
+        for dim, size in enumerate(matrix.shape)
+    ]

@@ -92,4 +92,5 @@ def made_record(
         scales=surgery.scale_keeps(traced, kept),
         inexact=shifts(model, traced, keep, data),
         trails=trails,
+        uncounted=traced.uncounted,
     )

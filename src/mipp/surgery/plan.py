@@ -121,6 +121,7 @@ class PlanRecord:
     data differ, relative to their size, from those of the model whose norms see all units.
 
     ``trails``: what the choice was made from, for reports; nothing is computed with it.
+    ``uncounted``: ops that ``before`` and ``after`` leave out, since nobody knows their cost.
     """
 
     keep: Mapping[str, tuple[int, ...]]
@@ -137,6 +138,7 @@ class PlanRecord:
     scales: tuple[ScaleKeep, ...] = ()
     inexact: Mapping[str, float] = field(default_factory=dict)
     trails: tuple[Trail, ...] = ()
+    uncounted: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for name, units in self.keep.items():
@@ -159,7 +161,7 @@ class PlanRecord:
     def to_json(self) -> str:
         """The plan as JSON text; NaN is written as null."""
         content = {"format": FORMAT} | asdict(self)
-        for name in ("zeroed", "sizes", "scales", "inexact", "trails"):
+        for name in ("zeroed", "sizes", "scales", "inexact", "trails", "uncounted"):
             if not content[name]:
                 del content[name]
         for cost in (content["before"], content["after"]):
@@ -228,6 +230,7 @@ class PlanRecord:
             f"{difference:.2%}"
             for name, difference in self.inexact.items()
         ]
+        lines += [f"not counted in MACs: {op}" for op in self.uncounted]
         lines += [f"collapsed: {name} has no unit left" for name in self.collapsed]
         return lines + [f"refused: {r.name} ({r.n_units} units): {r.reason}" for r in self.refused]
 
