@@ -87,7 +87,7 @@ def _macs(call: Call) -> float | None:
     assert isinstance(op, OpOverload)
     formula = _FORMULAS.get(call.op)
     if formula is not None and isinstance(made, Tensor):
-        return formula(call, call.shape)
+        return float(formula(call, call.shape))
     known = _by_torch(call)
     if known:
         return known
@@ -96,7 +96,7 @@ def _macs(call: Call) -> float | None:
 
 
 def _by_torch(call: Call) -> float | None:
-    """What PyTorch's counter says, with ops made of others taken apart; 0 if it knows of nothing."""
+    """What PyTorch's counter says, which takes ops apart that are made of others; 0 for none."""
 
     def traced(node: Any) -> Any:
         return node.meta.get("val")

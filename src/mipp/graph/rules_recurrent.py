@@ -127,13 +127,17 @@ def _hidden(call: Call, layer: _Layer) -> IntArray:
 
 
 def _initial(call: Call, made: IntArray, *, projected: bool) -> None:
-    """Initial states: zeros that PyTorch makes have the new size, others are tied."""
+    """Initial states: others are tied, zeros are taken to have the new size.
+
+    PyTorch's own have, and so have those of the size that the layer says; of those that are not the
+    sliced model is refused when it is tried.
+    """
     given = call.get("hx")
     states = list(given) if isinstance(given, list | tuple) else [given]
     nodes = call.node.args[1 if call.get("batch_sizes") is None else 2]
     made_here = nodes if isinstance(nodes, list | tuple) else [nodes]
     for index, (state, node) in enumerate(zip(states, made_here, strict=True)):
-        zeros = str(getattr(node, "target", "")).startswith("aten.zeros.")
+        zeros = str(getattr(node, "target", "")).startswith(("aten.zeros.", "aten.new_zeros."))
         hidden = projected and index == 1
         if isinstance(state, Value) and not (zeros and state.labels[-1] is None):
             call.tie(state.labels[-1], None if hidden else made)
