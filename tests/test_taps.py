@@ -109,6 +109,7 @@ PRODUCTS = {
     "einsum of a list": (lambda w, x: torch.einsum("...i, oi -> ...o", [x, w]), (4, 6, 5)),
     "einsum, other order": (lambda w, x: torch.einsum("bil,oi->lbo", x, w), (4, 5, 6)),
     "x @ w": (lambda w, x: x @ w, (4, 6, 3)),
+    "vector @ w": (lambda w, x: x @ w, (3,)),
     "x @ w, expanded": (lambda w, x: x @ w.expand(len(x), -1, -1), (4, 6, 3)),
 }  # fmt: skip
 
@@ -124,6 +125,15 @@ def test_a_product_with_a_weight_is_a_linear_layer_whose_features_are_last(name)
     made = output_rows(call, output, torch.arange(n_positions(call, output)))
     torch.testing.assert_close(rows @ weight_matrix(call.kind, layer.weight).T, made)
     torch.testing.assert_close(call.run(), output)
+
+
+def test_products_of_tensors_without_storage_are_passed_by():
+    def attend(w, x):
+        return w @ torch.vmap(lambda q: q @ q.mT)(x)
+
+    layer, x = Product(attend, (3, 4)), torch.randn(2, 4, 5)
+    call, output = tapped(layer, x)
+    assert (call.name, output.shape) == ("weight", (2, 4, 3))
 
 
 @pytest.mark.parametrize("name", PRODUCTS)

@@ -118,12 +118,13 @@ def form_of(
         return None
     if func is torch.functional.einsum:
         return _form_of_einsum(args[0], factors, at)
-    lead = x.shape[x.dim() - weight.dim() : -2] if x.dim() >= weight.dim() else None
-    # a repeated weight must not repeat x
-    if x.dim() < 2 or lead is None or any(
-        n not in (1, m) for n, m in zip(weight.shape[:-2], lead, strict=True)
-    ):  # fmt: skip
+    if x.dim() == 1 and at == 1 and weight.dim() == 2:
+        return weight_on_the_right(1)
+    if x.dim() < max(2, weight.dim()):
         return None
+    lead = x.shape[x.dim() - weight.dim() : -2]
+    if any(n not in (1, m) for n, m in zip(weight.shape[:-2], lead, strict=True)):
+        return None  # the repeated weight repeats x
     return weight_on_the_left(x.dim()) if at == 0 else weight_on_the_right(x.dim())
 
 

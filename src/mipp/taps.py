@@ -100,7 +100,8 @@ class Taps(TorchFunctionMode):
     ) -> None:
         super().__init__()
         self._names = {id(p): name for name, p in model.named_parameters()}
-        self._places = {p.data_ptr(): p for p in model.parameters() if p.dim() == 2}
+        self._places = {_place(p): p for p in model.parameters() if p.dim() == 2}
+        self._places.pop(0, None)
         self._counts: dict[str, int] = {}
         self._after, self._on_norm, self._grouped = after, on_norm, grouped
 
@@ -184,15 +185,25 @@ class Taps(TorchFunctionMode):
             return None, False
         if id(value) in self._names:
             return (value, False) if value.dim() == 2 else (None, False)
-        own = self._places.get(value.data_ptr())
+        own = self._places.get(_place(value))
+        if own is None:
+            return None, False
         repeats = zip(value.shape[:-2], value.stride()[:-2], strict=True)
-        if own is None or any(size > 1 and step > 0 for size, step in repeats):
+        if any(size > 1 and step > 0 for size, step in repeats):
             return None, False
         look, as_own = (value.shape[-2:], value.stride()[-2:]), (own.shape, own.stride())
         if look == as_own:
             return own, False
         turned = tuple(part[::-1] for part in as_own)
         return (own, True) if look == turned else (None, False)
+
+
+def _place(value: Tensor) -> int:
+    """Where the numbers of a tensor begin; 0 for one without storage, as inside of `torch.vmap`."""
+    try:
+        return value.data_ptr()
+    except RuntimeError:
+        return 0
 
 
 def _call(

@@ -91,7 +91,11 @@ def _macs(call: Call) -> float | None:
     known = _by_torch(call)
     if known:
         return known
-    foreign = "::" in call.op and not call.op.startswith(("prims::", "torchvision::"))
+    foreign = (
+        bool(call.inputs)
+        and "::" in call.op
+        and not call.op.startswith(("prims::", "torchvision::"))
+    )
     return None if known is None or foreign or call.op.startswith(_MULTIPLIES) else 0.0
 
 
