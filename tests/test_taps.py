@@ -84,6 +84,89 @@ def test_functional_and_repeated_calls_are_seen_by_their_parameter():
     assert seen == [("w", 0), ("w", 1)]
 
 
+class Product(nn.Module):
+    """A matrix and what is multiplied with it."""
+
+    def __init__(self, multiply, shape=(3, 5)):
+        super().__init__()
+        self.weight, self.multiply = nn.Parameter(torch.randn(shape)), multiply
+
+    def forward(self, x):
+        return self.multiply(self.weight, x)
+
+
+PRODUCTS = {
+    "w @ x": (lambda w, x: w @ x, (4, 5, 6)),
+    "w @ x, one example": (torch.mm, (5, 6)),
+    "w @ x, four dimensions": (lambda w, x: torch.matmul(w, other=x), (2, 3, 5, 6)),
+    "expanded": (lambda w, x: torch.bmm(w[None].expand(len(x), -1, -1), x), (4, 5, 6)),
+    "added to": (lambda w, x: torch.addmm(torch.ones(3, 1), w, x) - 1, (5, 6)),
+    "batches added to": (
+        lambda w, x: torch.baddbmm(torch.ones(1), w.expand(4, 3, 5), x) - 1, (4, 5, 6),
+    ),
+    "transposed": (lambda w, x: w.mT @ x, (4, 3, 6)),
+    "einsum": (lambda w, x: torch.einsum("oi,bil->bol", w, x), (4, 5, 6)),
+    "einsum of a list": (lambda w, x: torch.einsum("...i, oi -> ...o", [x, w]), (4, 6, 5)),
+    "einsum, other order": (lambda w, x: torch.einsum("bil,oi->lbo", x, w), (4, 5, 6)),
+    "x @ w": (lambda w, x: x @ w, (4, 6, 3)),
+    "vector @ w": (lambda w, x: x @ w, (3,)),
+    "x @ w, expanded": (lambda w, x: x @ w.expand(len(x), -1, -1), (4, 6, 3)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PRODUCTS)
+def test_a_product_with_a_weight_is_a_linear_layer_whose_features_are_last(name):
+    multiply, shape = PRODUCTS[name]
+    layer, x = Product(multiply), torch.randn(shape)
+    call, output = tapped(layer, x)
+    assert (call.name, call.weight is layer.weight) == ("weight", True)
+    assert call.input.shape[:-1] == output.shape[:-1]
+    rows = input_rows(call, output, torch.arange(n_positions(call, output)))
+    made = output_rows(call, output, torch.arange(n_positions(call, output)))
+    torch.testing.assert_close(rows @ weight_matrix(call.kind, layer.weight).T, made)
+    torch.testing.assert_close(call.run(), output)
+
+
+def test_products_of_tensors_without_storage_are_passed_by():
+    def attend(w, x):
+        return w @ torch.vmap(lambda q: q @ q.mT)(x)
+
+    layer, x = Product(attend, (3, 4)), torch.randn(2, 4, 5)
+    call, output = tapped(layer, x)
+    assert (call.name, output.shape) == ("weight", (2, 4, 3))
+
+
+@pytest.mark.parametrize("name", PRODUCTS)
+def test_what_after_returns_has_the_place_of_such_a_product(name):
+    multiply, shape = PRODUCTS[name]
+    layer, x = Product(multiply), torch.randn(shape)
+    with Taps(layer, after=lambda call, output: output * 2):
+        doubled = layer(x)
+    plus = 1 if "added" in name else 0  # is no part of the product
+    torch.testing.assert_close(doubled + plus, (layer(x) + plus) * 2 - plus)
+
+
+@pytest.mark.parametrize(
+    "multiply",
+    [
+        lambda w, x: w.expand(2, -1, -1) @ x[0],
+        lambda w, x: torch.einsum("oi,bil->bl", w, x),
+        lambda w, x: torch.einsum("oi,bil->oil", w, x),
+        lambda w, x: torch.einsum("oi,bil", w, x),
+        lambda w, x: torch.addmm(torch.ones(3, 1), w, x[0], alpha=2),
+        lambda w, x: (w * 2) @ x,
+        lambda w, x: w @ x[0, :, 0],
+    ],
+)
+def test_other_products_are_passed_by(multiply):
+    layer, x = Product(multiply), torch.randn(4, 5, 6)
+    seen = []
+    with Taps(layer, after=lambda call, output: seen.append(call) or output):
+        made = layer(x)
+    assert seen == []
+    torch.testing.assert_close(made, layer(x))
+
+
 def test_the_output_that_after_returns_is_what_the_model_goes_on_with():
     model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 2))
     with Taps(model, after=lambda call, output: output * 0):

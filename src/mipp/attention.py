@@ -105,7 +105,9 @@ def attention_forward(
         query, key, value = (moved[id(x)] for x in (query, key, value))
         key_padding_mask = None if key_padding_mask is None else key_padding_mask.unsqueeze(0)
     separate = (q_proj_weight, k_proj_weight, v_proj_weight) if use_separate_proj_weight else ()
-    q, k, v = _projected((query, key, value), in_proj_weight, separate, in_proj_bias)
+    # beside separate weights callers give an empty packed one, which counts for nothing
+    packed = None if use_separate_proj_weight else in_proj_weight
+    q, k, v = _projected((query, key, value), packed, separate, in_proj_bias)
     n_examples = query.shape[1]
     if bias_k is not None and bias_v is not None:
         k = torch.cat([k, bias_k.expand(-1, n_examples, -1)])

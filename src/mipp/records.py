@@ -206,6 +206,7 @@ class ChannelGraph:
     take in, each under the path of its module, with the dimension that is normed as -1.
     ``unsure``: attributes as large as an axis, of which it is not known whether they have to
     follow; one entry for each axis that it may be.
+    ``uncounted``: ops whose multiply-accumulates are not in ``macs``, with their source lines.
     """
 
     groups: tuple[Group, ...]
@@ -219,6 +220,7 @@ class ChannelGraph:
     products: tuple[DotProduct, ...] = ()
     norms: tuple[Axis, ...] = ()
     unsure: tuple[SizeAttribute, ...] = ()
+    uncounted: tuple[str, ...] = ()
 
     @property
     def inexact(self) -> frozenset[int]:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from mipp.attention import attention_forward, written_out
+from mipp.contractions import PRODUCTS, SUMS, factors_of, form_of
 from mipp.guards import as_it_was
 from mipp.records import Kind
 
@@ -28,8 +29,6 @@ _TRANSPOSE_ARGUMENTS = (
     "input", "weight", "bias", "stride", "padding", "output_padding", "groups", "dilation",
 )  # fmt: skip
 _LINEAR_ARGUMENTS = ("input", "weight", "bias")
-_MATMUL_ARGUMENTS = ("input", "weight")
-_ADDMM_ARGUMENTS = ("bias", "input", "weight")
 _NORM_ARGUMENTS = ("input", "running_mean", "running_var")
 _RAW_NORM_ARGUMENTS = (
     "input", "weight", "bias", "running_mean", "running_var",
@@ -43,11 +42,6 @@ _SIGNATURES: dict[Any, tuple[Kind | Literal["norm"], tuple[str, ...]]] = {
     torch.conv_transpose2d: ("conv_transpose", _TRANSPOSE_ARGUMENTS),
     torch.conv_transpose3d: ("conv_transpose", _TRANSPOSE_ARGUMENTS),
     torch.nn.functional.linear: ("linear", _LINEAR_ARGUMENTS),
-    **dict.fromkeys(
-        (torch.matmul, torch.mm, Tensor.matmul, Tensor.mm, Tensor.__matmul__),
-        ("matmul", _MATMUL_ARGUMENTS),
-    ),
-    torch.addmm: ("matmul", _ADDMM_ARGUMENTS),
     torch.nn.functional.batch_norm: ("norm", _NORM_ARGUMENTS),
     torch.batch_norm: ("norm", _RAW_NORM_ARGUMENTS),
 }
@@ -58,8 +52,9 @@ class Call:
     """One call of a convolution or linear layer, before it runs.
 
     ``name`` is the weight's parameter name and ``call`` counts its calls in this forward pass.
-    ``input`` has shape (batch, channels, *space) or (*batch, features). ``groups``: of a
-    convolution. ``run`` makes the output, with the weight as it is then.
+    ``input`` has shape (batch, channels, *space) or (*batch, features), and so has what ``run``
+    makes, with the weight as it is then: of `weight @ x` both have their features moved last.
+    ``groups``: of a convolution.
     """
 
     name: str
@@ -106,7 +101,8 @@ class Taps(TorchFunctionMode):
     ) -> None:
         super().__init__()
         self._names = {id(p): name for name, p in model.named_parameters()}
-        self._places = {p.data_ptr(): p for p in model.parameters() if p.dim() == 2}
+        self._places = {_place(p): p for p in model.parameters() if p.dim() == 2}
+        self._places.pop(0, None)
         self._counts: dict[str, int] = {}
         self._after, self._on_norm, self._grouped = after, on_norm, grouped
 
@@ -122,6 +118,10 @@ class Taps(TorchFunctionMode):
         if func is torch.nn.functional.multi_head_attention_forward and written_out(dict(kwargs)):
             with self:
                 return attention_forward(*args, **kwargs)
+        if func in PRODUCTS:
+            return self._product(func, args, kwargs)
+        if func in SUMS:
+            return self._sum(func, args, kwargs)
         kind, names = _SIGNATURES.get(func, (None, ()))
         if kind is None:
             return func(*args, **kwargs)
@@ -130,28 +130,81 @@ class Taps(TorchFunctionMode):
             if self._on_norm and given.get("running_mean") is not None:
                 self._on_norm(NormCall(given["input"], given["running_mean"], given["running_var"]))
             return func(*args, **kwargs)
-        if kind in LINEAR:
-            kind, given = self._untransposed(kind, given)
-        name = self._names.get(id(given.get("weight")))
-        other = given.get("groups", 1) != 1 and not self._grouped
-        other |= kind == "matmul" and given["weight"].dim() != 2
-        if name is None or other:
+        if kind == "linear":
+            weight, transposed = self._matrix(given.get("weight"))
+            if weight is not None:
+                kind, given = "matmul" if transposed else "linear", given | {"weight": weight}
+        if given.get("groups", 1) != 1 and not self._grouped:
             return func(*args, **kwargs)
+        return self._seen(kind, given, lambda: func(*args, **kwargs))
+
+    def _seen(self, kind: Kind, given: Mapping[str, Any], run: Callable[[], Tensor]) -> Tensor:
+        """Runs a call, seen by the callback if its weight is a parameter."""
+        name = self._names.get(id(given.get("weight")))
+        if name is None:
+            return run()
         count = self._counts.get(name, 0)
         self._counts[name] = count + 1
-        call = _call(name, count, kind, given, lambda: func(*args, **kwargs))
+        call = _call(name, count, kind, given, run)
         output = call.run()
         return self._after(call, output) if self._after else output
 
-    def _untransposed(self, kind: Kind, given: dict[str, Any]) -> tuple[Kind, dict[str, Any]]:
-        """The same product with the parameter itself, where ``weight`` is that, transposed."""
-        weight = given.get("weight")
-        if not isinstance(weight, Tensor) or weight.dim() != 2 or id(weight) in self._names:
-            return kind, given
-        own = self._places.get(weight.data_ptr())
-        if own is None or (own.shape, own.stride()) != (weight.mT.shape, weight.mT.stride()):
-            return kind, given
-        return ("matmul" if kind == "linear" else "linear"), given | {"weight": own}
+    def _product(self, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Tensor:
+        """A product of tensors; of two with a weight among them it is a linear layer."""
+        factors = factors_of(func, args, kwargs)
+        found = [self._matrix(factor) for factor in factors]
+        at = max((at for at, (own, _) in enumerate(found) if own is not None), default=None)
+        form = None if at is None else form_of(func, args, factors, at)
+        if at is None or form is None:
+            made: Tensor = func(*args, **kwargs)
+            return made
+        weight, transposed = found[at]
+        given = {"input": factors[1 - at].permute(form.x_order), "weight": weight}
+        kind: Kind = "linear" if (form.in_dim == 1) != transposed else "matmul"
+        seen = self._seen(kind, given, lambda: func(*args, **kwargs).permute(form.y_order))
+        return seen.permute(form.back)
+
+    def _sum(self, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Tensor:
+        """``added + left @ right``: a linear layer with a bias, or a product and a sum."""
+        names, product = SUMS[func]
+        given = dict(zip(names, args, strict=False)) | dict(kwargs)
+        scaled = len(args) > 3 or bool(given.keys() - set(names))
+        added, left, right = (given.get(name) for name in names)
+        (weight, transposed), on_the_left = self._matrix(right), self._matrix(left)[0]
+        if scaled or added is None or (weight is None and on_the_left is None):
+            made: Tensor = func(*args, **kwargs)
+            return made
+        if weight is not None and on_the_left is None and added.dim() == 1:
+            kind: Kind = "linear" if transposed else "matmul"
+            layer = {"input": left, "weight": weight, "bias": added}
+            return self._seen(kind, layer, lambda: func(*args, **kwargs))
+        return added + self._product(product, (left, right), {})
+
+    def _matrix(self, value: object) -> tuple[Tensor | None, bool]:
+        """The parameter that a matrix is, repeated or not, and whether it is seen transposed."""
+        if not isinstance(value, Tensor) or value.dim() < 2:
+            return None, False
+        if id(value) in self._names:
+            return (value, False) if value.dim() == 2 else (None, False)
+        own = self._places.get(_place(value))
+        if own is None:
+            return None, False
+        repeats = zip(value.shape[:-2], value.stride()[:-2], strict=True)
+        if any(size > 1 and step > 0 for size, step in repeats):
+            return None, False
+        look, as_own = (value.shape[-2:], value.stride()[-2:]), (own.shape, own.stride())
+        if look == as_own:
+            return own, False
+        turned = tuple(part[::-1] for part in as_own)
+        return (own, True) if look == turned else (None, False)
+
+
+def _place(value: Tensor) -> int:
+    """Where the numbers of a tensor begin; 0 for one without storage, as inside of `torch.vmap`."""
+    try:
+        return value.data_ptr()
+    except RuntimeError:
+        return 0
 
 
 def _call(

@@ -28,6 +28,10 @@ def batches():
 
 def whole(output): return output
 def first_of_none(output): return output["logits"]
+class Spectral(Net):
+    def forward(self, x):
+        return super().forward(x + torch.fft.fft(x).real)
+
 def fails(): raise RuntimeError("out of paper")
 def wrong(): return 7
 def half(): return [], 3
@@ -111,6 +115,14 @@ def test_inspect_needs_the_shape_of_the_inputs(mipp, own):
         "params": 128, "exact": True,
     }  # fmt: skip
     assert mipp("inspect", "-m", "own_net:Net", "--input", "six").code == 1
+
+
+def test_inspect_lists_what_is_not_counted(mipp, own):
+    arguments = ("inspect", "-m", "own_net:Spectral", "--input", "6")
+    ((op),) = mipp(*arguments, "--json").json["uncounted"]
+    assert op.startswith("aten.fft_fft at own_net.py:")
+    assert f"not counted in MACs: {op[:20]}" in mipp(*arguments).out
+    assert mipp("inspect", "-m", "own_net:Net", "--input", "6", "--json").json["uncounted"] == []
 
 
 @pytest.mark.parametrize(

@@ -225,3 +225,42 @@ def test_attention_written_out_is_that_of_torch(mask, need_weights):
         want = layer(*inputs, need_weights=need_weights, average_attn_weights=False, **options)
         have = ours(*inputs, need_weights=need_weights, average_attn_weights=False, **options)
         torch.testing.assert_close(have, want)
+
+
+class Apart(nn.Module):
+    """The functional form with three weights, and an empty one where all three would be in one."""
+
+    def __init__(self, **names):
+        super().__init__()
+        torch.manual_seed(0)
+        self.embed = nn.Embedding(9, WIDTH)
+        self.q, self.k, self.v, self.o = (nn.Linear(WIDTH, WIDTH) for _ in range(4))
+        self.hidden, self.out = nn.Linear(WIDTH, 10), nn.Linear(10, 3)
+        self.num_heads = HEADS
+        self.names = names
+
+    def forward(self, tokens):
+        x = self.embed(tokens).transpose(0, 1)
+        biases = torch.cat([layer.bias for layer in (self.q, self.k, self.v)])
+        made, _ = F.multi_head_attention_forward(
+            x, x, x, WIDTH, self.num_heads, x.new_empty(0), biases, None, None, False, 0.0,
+            self.o.weight, self.o.bias, training=False, use_separate_proj_weight=True,
+            q_proj_weight=self.q.weight, k_proj_weight=self.k.weight, v_proj_weight=self.v.weight,
+            **self.names,
+        )  # fmt: skip
+        return self.out(F.relu(self.hidden(made.transpose(0, 1))))
+
+
+@pytest.mark.parametrize("need_weights", [True, False])
+def test_projections_given_apart_beside_an_empty_weight_are_taken(need_weights):
+    model = Apart(need_weights=need_weights).eval()
+    graph = usable(model)
+    assert [group.name for group in graph.groups] == ["hidden", "o"]
+    reasons = {refusal.name: refusal.reason for refusal in graph.refused}
+    # PyTorch's own function, which the small model calls, takes all heads or none
+    assert "F.multi_head_attention_forward(" in reasons["q"]
+    plan = mipp.plan(model, [TOKENS], budget="units=50%", noise=0.1)
+    small = plan.apply(refit=False)
+    torch.testing.assert_close(plan.mask()(TOKENS), small(TOKENS))
+    assert plan.after.macs < plan.before.macs
+    plan.apply()

@@ -126,7 +126,8 @@ def test_a_product_with_a_parameter_is_a_linear_layer(multiply):
     [
         lambda x, w: x @ (w * 2),
         lambda x, w: torch.addmm(torch.ones(5).double(), x, w, alpha=2),
-        lambda x, w: (w.mT[None] @ x[..., None])[..., 0],
+        lambda x, w: torch.addmm(torch.ones(5, 1).double(), w.mT, x.mT, beta=2).mT,
+        lambda x, w: (w.mT.expand(3, -1, -1) @ x.mT).sum(0).mT,  # the weight repeats x
         lambda x, w: x @ w[:, 0, None].expand(-1, 5),
         lambda x, w: (x @ w[:, 0])[:, None] + w[0],
     ],
@@ -144,3 +145,40 @@ def test_any_other_product_is_a_boundary(multiply):
     graph = traced(Net(), torch.randn(2, 3))
     assert list(groups(graph)) == ["b"]
     assert refusals(graph)["a"][0][0] == 6
+
+
+def on_the_left(multiply):
+    """A network on maps (batch, features, length) whose second layer is ``multiply(x, weight)``."""
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            torch.manual_seed(0)
+            self.a, self.out = nn.Conv1d(3, 6, 1), nn.Conv1d(5, 2, 1)
+            self.w = nn.Parameter(torch.randn(5, 6))
+
+        def forward(self, x):
+            return self.out(F.relu(multiply(F.relu(self.a(x)), self.w)))
+
+    return Net()
+
+
+LEFT = {
+    "@": lambda x, w: w @ x,
+    "matmul": lambda x, w: torch.matmul(w, x),
+    "expanded": lambda x, w: torch.bmm(w.unsqueeze(0).expand(len(x), -1, -1), x),
+    "one for all": lambda x, w: w[None] @ x,
+    "with a sum": lambda x, w: torch.baddbmm(x.new_ones(1, 1, 1), w.expand(len(x), -1, -1), x),
+    "einsum": lambda x, w: torch.einsum("oi,bil->bol", w, x),
+    "einsum, weight last": lambda x, w: torch.einsum("...il,oi->...ol", x, w),
+    "einsum, other order": lambda x, w: torch.einsum("bil,oi->lbo", x, w).permute(1, 2, 0),
+}
+
+
+@pytest.mark.parametrize("name", LEFT)
+def test_a_weight_on_the_left_is_a_linear_layer_over_the_last_dimension_but_one(name):
+    # at a width of 1 einsum multiplies and sums, which is not counted as a product
+    graph = traced(on_the_left(LEFT[name]), torch.randn(2, 3, 4), shares=(1.0, 0.8))
+    assert list(groups(graph)) == ["w", "a"]
+    readers = [consumer for consumer in graph.consumers if consumer.weight == "w"]
+    assert {(c.kind, c.in_dim, c.out_dim, c.uses) for c in readers} == {("linear", 1, 0, 4)}

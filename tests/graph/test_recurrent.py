@@ -118,3 +118,87 @@ def test_a_start_that_is_given_keeps_the_hidden_features():
     graph = trace(Given(nn.GRU), (X, torch.zeros(1, 4, 7)))
     assert list(groups(graph)) == ["a"]
     assert refusals(graph)["rnn.weight_ih_l0"][0][0] == 21
+
+
+class Cells(nn.Module):
+    """Cells in a loop, and how their states begin."""
+
+    def __init__(self, *cells, start=lambda net, cell, x: None):
+        super().__init__()
+        self.embed, self.cells = nn.Linear(5, 6), nn.ModuleList(cells)
+        self.a, self.out, self.start = nn.Linear(7, 8), nn.Linear(8, 2), start
+        self.begin = nn.Parameter(torch.randn(7))
+
+    def forward(self, x):
+        states = [self.start(self, cell, x) for cell in self.cells]
+        for t in range(x.shape[1]):
+            y = F.relu(self.embed(x[:, t]))
+            for i, cell in enumerate(self.cells):
+                states[i] = cell(y, states[i])
+                y = states[i][0] if isinstance(states[i], tuple) else states[i]
+        return self.out(F.relu(self.a(y)))
+
+
+CELLS = {
+    "LSTM": lambda: Cells(nn.LSTMCell(6, 7)),
+    "GRU": lambda: Cells(nn.GRUCell(6, 7)),
+    "RNN": lambda: Cells(nn.RNNCell(6, 7)),
+    "RNN of ReLUs": lambda: Cells(nn.RNNCell(6, 7, bias=False, nonlinearity="relu")),
+    "two": lambda: Cells(nn.GRUCell(6, 7), nn.LSTMCell(7, 7)),
+    "zeros of the layer's size": lambda: Cells(
+        nn.GRUCell(6, 7), start=lambda net, cell, x: x.new_zeros(len(x), cell.hidden_size)
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_hidden_features_of_a_cell_go_in_every_gate_and_masked_is_sliced(name):
+    model = CELLS[name]().double().eval()
+    graph = usable_graph(model, capture.read_batches([X.double()], None))
+    weight = f"cells.{len(model.cells) - 1}.weight_ih"
+    (group,) = (group for group in graph.groups if group.name == weight)
+    assert (group.n_units, [graph.consumers[c].name for c in group.consumers]) == (7, ["a"])
+    for share in (0.7, 0.3):
+        keep = random_keep(graph, random.Random(3), share)
+        small = surgery.slice_model(model, surgery.kept_indices(graph, keep), graph.aliases, ())
+        assert small.cells[-1].hidden_size == int(keep[group.index].sum())
+        same = surgery.same_outputs(surgery.mask_model(model, graph, keep), small, (X.double(),))
+        assert (same.ok, same.message, same.difference < 1e-12) == (True, "", True)
+        now = cost(graph, keep)
+        assert (now.macs, now.params) == counted(small, X.double())
+
+
+def test_a_start_that_is_learned_goes_with_the_hidden_features_of_a_cell():
+    model = Cells(nn.GRUCell(6, 7), start=lambda net, cell, x: net.begin.expand(len(x), -1))
+    model.double().eval()
+    graph = usable_graph(model, capture.read_batches([X.double()], None))
+    assert units(graph, "begin", 0) == " ".join(f"cells.0.weight_ih.{unit}" for unit in range(7))
+
+
+def test_zeros_of_a_size_in_numbers_keep_the_hidden_features_of_a_cell():
+    model = Cells(nn.GRUCell(6, 7), start=lambda net, cell, x: x.new_zeros(len(x), 7)).eval()
+    graph = usable_graph(model, capture.read_batches([X], None))
+    assert list(groups(graph)) == ["a"]
+    ((n_units, reason),) = refusals(graph)["cells.0.weight_ih"]
+    assert n_units == 7
+    assert reason.startswith("RuntimeError: hidden0 has inconsistent hidden_size")
+
+
+def test_a_cell_whose_weights_are_computed_is_refused_and_counted():
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embed, self.cell, self.a = nn.Linear(5, 6), nn.GRUCell(6, 7), nn.Linear(7, 8)
+            self.out = nn.Linear(8, 2)
+
+        def forward(self, x):
+            state = x.new_zeros(len(x), 7)
+            for t in range(x.shape[1]):
+                w = (self.cell.weight_ih * 2, self.cell.weight_hh * 2)
+                state = torch.gru_cell(self.embed(x[:, t]), state, *w)
+            return self.out(F.relu(self.a(state)))
+
+    model = Twice().double().eval()
+    graph = trace(model, (X.double(),))
+    assert list(groups(graph)) == ["a"]
+    assert cost(graph).macs == counted(model, X.double())[0]

@@ -1,6 +1,7 @@
 """The page of one plan, and the few points of its curves that a plan keeps."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -98,6 +99,13 @@ def test_scores_are_kept_in_the_order_in_which_units_go():
     assert trail.measure == "score"
     assert trail.removed == (1, 2, 3, 4)
     assert trail.values == (1, 2, 30, 40)
+
+
+def test_the_page_names_what_is_not_counted(plan):
+    assert "Not counted" not in Page(plan_page(plan.record)).text
+    op = "aten.fft_rfft at net.py:7 `f = rfft(x < 1)`"
+    page = Page(plan_page(replace(plan.record, uncounted=(op,))))
+    assert f"Not counted in multiply-accumulates: {op}." in page.text
 
 
 @pytest.mark.parametrize("method", ["l2", "synflow", "snip"])

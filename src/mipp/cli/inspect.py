@@ -50,6 +50,8 @@ def inspect(
         output.show(tables.groups_of(traced, costs))
         if traced.refused:
             output.show(tables.refusals(traced.refused))
+        for op in traced.uncounted:
+            output.say(f"not counted in MACs: {op}")
         output.say(
             f"{model}: {tables.exact(full.macs)} MACs, {tables.exact(full.params)} parameters, "
             f"{tables.exact(full.units)} units in {len(traced.groups)} groups"
@@ -77,4 +79,5 @@ def _described(traced: ChannelGraph, costs: Sequence[Cost], full: Cost) -> dict[
         "units": full.units,
         "groups": groups,
         "refused": refused,
+        "uncounted": list(traced.uncounted),
     }

@@ -82,7 +82,7 @@ class Flow:
     attributes that spell their number; ``makers`` the weight and bias of each layer call.
     ``reads``: how many ops compute with each parameter. ``residual``: norms let removable units
     pass; ``norms`` has the atoms that each module norms. ``idle``: nodes whose results are not
-    read.
+    read. ``uncounted``: ops that multiply in a way that is not counted.
     """
 
     batch: int
@@ -105,6 +105,7 @@ class Flow:
     residual: bool = False
     norms: dict[str, IntArray] = field(default_factory=dict)
     idle: frozenset[Node] = frozenset()
+    uncounted: list[str] = field(default_factory=list)
 
     def tensor(self, name: str, shape: Sequence[int], is_parameter: bool) -> Value:
         """The value of a parameter or buffer, with atoms of its own along each dimension."""

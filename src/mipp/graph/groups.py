@@ -50,6 +50,7 @@ def build(
         refused=refused,
         sizes=_attributes(flow, solution, shapes)[0],
         aliases={name: first for name, first in first_names.items() if name != first},
+        uncounted=tuple(flow.uncounted),
         norms=tuple(
             Axis(AxisKey(path, -1), place[solution.group_of[labels]], solution.unit_of[labels])
             for path, labels in flow.norms.items()

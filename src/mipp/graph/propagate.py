@@ -22,6 +22,7 @@ from mipp.graph import (
     rules_shape,
 )
 from mipp.graph.export import Exported
+from mipp.graph.fixed_cost import count_fixed, list_uncounted
 from mipp.graph.flow import Flow
 from mipp.graph.labels import Value
 from mipp.graph.rules import Call, Made, Rule, find_rule, schema
@@ -145,6 +146,7 @@ def _visit(flow: Flow, node: Node, args: Sequence[Any], kwargs: dict[str, Any]) 
         if rule is None:
             call.fix_all(f"mipp has no rule for {node.target}")
             call.refuse_weights(f"mipp has no rule for {node.target}, which reads a weight")
+            count_fixed(call)
         made = call.unlabelled() if rule is None or _is_number(call) else _ruled(rule, call)
         _count_reads(flow, call, made)
         return made if rule is None or _is_number(call) else _outputs(node, made)
@@ -201,4 +203,5 @@ def _unknown(flow: Flow, node: Node, args: Sequence[Any], kwargs: dict[str, Any]
     call = Call(flow, node, {str(i): arg for i, arg in enumerate([*args, *kwargs.values()])})
     call.op = str(getattr(node.target, "__name__", node.target))
     call.fix_all(f"mipp has no rule for {call.op}")
+    list_uncounted(call)
     return call.unlabelled()

@@ -50,11 +50,21 @@ def embedding(call: Call) -> Value:
 
 def dense_linear(call: Call, x: Value, weight: Value, bias: Value | None, in_dim: int) -> Value:
     """``x`` times a matrix of which ``in_dim`` (0 or 1) is summed over."""
+    return call.out(dense_labels(call, x, weight, bias, in_dim))
+
+
+def dense_labels(
+    call: Call, x: Value, weight: Value, bias: Value | None, in_dim: int, made_dim: int = -1
+) -> list[Labels]:
+    """Labels of ``x`` times a matrix, features last; ``made_dim``: where the output has them."""
     kind: Kind = "linear" if in_dim == 1 else "matmul"
     layer = Dense(kind, x, weight, bias, in_dim, 1 - in_dim, len(x.shape) - 1)
-    out = call.out([*x.labels[:-1], dense(call, layer)])
-    record(call, layer, kernel=1, counted=x)
-    return out
+    labels = [*x.labels[:-1], dense(call, layer)]
+    record(call, layer, kernel=1, counted=x, made_dim=made_dim)
+    if made_dim % len(x.shape) != layer.channel:
+        # products that sum over features inside heads look for these in the last dimension
+        call.flow.makers.pop(call.node, None)
+    return labels
 
 
 def parameter_axis(value: Value, dim: int) -> AxisKey | None:
@@ -115,8 +125,13 @@ def advice(call: Call) -> str:
     return ""
 
 
-def record(call: Call, layer: Dense, kernel: int, counted: Value) -> None:
-    """Count the cost of a dense layer and remember it as a possible consumer."""
+def record(
+    call: Call, layer: Dense, kernel: int, counted: Value, made_dim: int | None = None
+) -> None:
+    """Count the cost of a dense layer and remember it as a possible consumer.
+
+    ``made_dim``: the dimension of the output that it makes, if not that which it reads.
+    """
     weight = layer.weight
     in_key, out_key = parameter_axis(weight, layer.in_dim), parameter_axis(weight, layer.out_dim)
     scale, positions = call.positions(counted, layer.channel)
@@ -147,17 +162,19 @@ def record(call: Call, layer: Dense, kernel: int, counted: Value) -> None:
             in_dim=in_key.dim,
             out_dim=out_key.dim,
             uses=uses,
-            norm_after=_norm_after(call),
+            norm_after=_norm_after(call, layer.channel if made_dim is None else made_dim),
             idle=call.node in call.flow.idle,
             routed=routed,
         )
     )
 
 
-def _norm_after(call: Call) -> bool:
+def _norm_after(call: Call, made_dim: int) -> bool:
+    """Whether the output goes to a BatchNorm over the dimension that is made, and nowhere else."""
     users = list(call.node.users)
     return (
         len(users) == 1
+        and made_dim % len(call.shape) == 1
         and str(users[0].target).startswith("aten.batch_norm.")
         and users[0].args[0] is call.node
     )

@@ -1,35 +1,56 @@
 """Rules of matrix products: with a parameter like a linear layer, else between activations."""
 
 from collections.abc import Sequence
-from string import ascii_letters
+from dataclasses import replace
 
 import numpy as np
 from torch.fx import Node
 
+from mipp.contractions import (
+    LinearForm,
+    einsum_form,
+    repeats,
+    spelled_out,
+    weight_on_the_left,
+    weight_on_the_right,
+)
 from mipp.graph.flow import Extent, Labels
 from mipp.graph.labels import Value
 from mipp.graph.products import SUMMED, summed_over
 from mipp.graph.rules import Call, rule
-from mipp.graph.rules_layers import dense_linear, parameter_axis
+from mipp.graph.rules_layers import dense_labels, dense_linear, parameter_axis
 from mipp.graph.rules_pointwise import tie_broadcast
 
 NO_LAYER = "mipp sees no layer in this product with a weight"
 
 
-def is_weight(value: Value) -> bool:
-    """Whether a value is a matrix that is one parameter, seen from either side."""
-    return len(value.shape) == 2 and None not in (
-        parameter_axis(value, 0),
-        parameter_axis(value, 1),
+def as_weight(value: Value) -> Value | None:
+    """The matrix that a value is, if that is one parameter, seen from either side.
+
+    It may be repeated along dimensions in front, as ``weight.expand(n, -1, -1)`` is.
+    """
+    source = value.source
+    if source is None or len(value.shape) < 2 or any(d is not None for d in source.dims[:-2]):
+        return None
+    matrix = Value(
+        value.shape[-2:], value.labels[-2:], source=replace(source, dims=source.dims[-2:])
     )
+    axes = parameter_axis(matrix, 0), parameter_axis(matrix, 1)
+    return None if None in axes else matrix
+
+
+def is_weight(value: Value) -> bool:
+    """Whether a value is a matrix that is one parameter, or that repeated."""
+    return as_weight(value) is not None
 
 
 @rule("matmul", "mm", "bmm", "mv", "dot")
 def matmul(call: Call) -> Value:
     """``left @ right``; products with a vector are not counted, nor does PyTorch count them."""
     left, right = call.inputs
-    if is_weight(right) and not is_weight(left) and len(left.shape) > 1:
-        return dense_linear(call, left, right, None, in_dim=0)
+    made = _layer(call, left, right, call.shape)
+    if made is not None:
+        return made
     if len(left.shape) < 2 or len(right.shape) < 2:
         call.fix_all("it multiplies with a vector")
         return call.out([None] * len(call.shape))
@@ -38,21 +59,50 @@ def matmul(call: Call) -> Value:
 
 @rule("addmm")
 def addmm(call: Call) -> Value:
-    """``bias + left @ weight``."""
-    bias, left, right = call.tensor("self"), call.tensor("mat1"), call.tensor("mat2")
-    scaled = call.get("alpha") not in (None, 1) or call.get("beta") not in (None, 1)
-    if is_weight(right) and not is_weight(left) and len(bias.shape) == 1 and not scaled:
-        return dense_linear(call, left, right, bias, in_dim=0)
-    summed = product(call, left, right, call.node.all_input_nodes[-2:])
-    return call.out(tie_broadcast(call, [bias, summed], call.shape))
+    """``bias + left @ right``, of which one may be a weight."""
+    return _added(call, "self", "mat1", "mat2")
 
 
 @rule("baddbmm")
 def baddbmm(call: Call) -> Value:
     """``added + left @ right`` for each item of the batch."""
-    summed = product(call, call.tensor("batch1"), call.tensor("batch2"),
-                     call.node.all_input_nodes[-2:])  # fmt: skip
-    return call.out(tie_broadcast(call, [call.tensor("self"), summed], call.shape))
+    return _added(call, "self", "batch1", "batch2")
+
+
+def _added(call: Call, added: str, left_name: str, right_name: str) -> Value:
+    bias, left, right = (call.tensor(name) for name in (added, left_name, right_name))
+    scaled = call.get("alpha") not in (None, 1) or call.get("beta") not in (None, 1)
+    if is_weight(right) and not is_weight(left) and len(bias.shape) == 1 and not scaled:
+        return dense_linear(call, left, right, bias, in_dim=0)
+    summed = None if scaled else _layer(call, left, right, call.shape)
+    if summed is None:
+        summed = product(call, left, right, call.node.all_input_nodes[-2:])
+    return call.out(tie_broadcast(call, [bias, summed], call.shape))
+
+
+def _layer(call: Call, left: Value, right: Value, shape: tuple[int, ...]) -> Value | None:
+    """``left @ right`` as a linear layer; None unless one side is a weight that repeats nothing."""
+    weights = as_weight(left), as_weight(right)
+    if (weights[0] is None) == (weights[1] is None):
+        return None
+    x, weight = (right, weights[0]) if weights[0] is not None else (left, weights[1])
+    if weight is None or len(x.shape) < 2 or len(x.shape) != len(shape):
+        return None
+    if x.shape[:-2] != shape[:-2]:  # the repeated weight repeats x
+        return None
+    form = (weight_on_the_right if weights[0] is None else weight_on_the_left)(len(shape))
+    return _contracted(call, x, weight, form)
+
+
+def _contracted(call: Call, x: Value, weight: Value, form: LinearForm) -> Value:
+    """A product with a weight as a linear layer."""
+    turned = Value(
+        tuple(x.shape[dim] for dim in form.x_order),
+        tuple(x.labels[dim] for dim in form.x_order),
+        x.batched,
+    )
+    labels = dense_labels(call, turned, weight, None, form.in_dim, form.y_order[-1])
+    return call.out([labels[dim] for dim in form.back])
 
 
 def product(call: Call, left: Value, right: Value, nodes: Sequence[Node]) -> Value:
@@ -70,35 +120,28 @@ def product(call: Call, left: Value, right: Value, nodes: Sequence[Node]) -> Val
 @rule("einsum")
 def einsum(call: Call) -> Value:
     """A sum of products, such as ``bnc,cd->bnd``; with a parameter it may be a linear layer."""
-    terms, _, made = str(call.get("equation")).replace(" ", "").partition("->")
-    ranks = [len(value.shape) for value in call.inputs]
-    made, *subscripts = _without_dots(made, terms.split(","), ranks)
-    operands = list(zip(subscripts, call.inputs, strict=True))
-    if "->" not in call.get("equation") or any(len(set(s)) != len(s) for s in subscripts):
+    equation = str(call.get("equation"))
+    spelled = spelled_out(equation, [len(value.shape) for value in call.inputs])
+    if spelled is None or repeats(spelled[0]):
         call.fix_all("mipp reads no einsum without an output or with a diagonal")
         return call.out([None] * len(call.shape))
-    if len(operands) == 2:
-        for (letters, x), (matrix, weight) in (operands, operands[::-1]):
-            summed = letters[-1]
-            if (
-                is_weight(weight)
-                and not is_weight(x)
-                and summed in matrix
-                and made == letters[:-1] + matrix.replace(summed, "")
-            ):
-                return dense_linear(call, x, weight, None, in_dim=matrix.index(summed))
-    return _sum_of_products(call, operands, made)
+    subscripts, made = spelled
+    if len(subscripts) == 2 and is_weight(call.inputs[0]) != is_weight(call.inputs[1]):
+        at = 0 if is_weight(call.inputs[0]) else 1
+        x, weight = call.inputs[1 - at], call.inputs[at]
+        form = einsum_form(subscripts, made, at)
+        if form is not None and len(weight.shape) == 2 and not _broadcasts(subscripts, call.inputs):
+            return _contracted(call, x, weight, form)
+    return _sum_of_products(call, list(zip(subscripts, call.inputs, strict=True)), made)
 
 
-def _without_dots(made: str, terms: list[str], ranks: list[int]) -> list[str]:
-    """The output and the operands of an einsum, with a letter for each dimension of the dots."""
-    free = [letter for letter in ascii_letters if letter not in made + "".join(terms)]
-    n_dots = [rank - len(term.replace(".", "")) for term, rank in zip(terms, ranks, strict=True)]
-    written = [made, *terms]
-    return [
-        text.replace("...", "".join(free[:n][::-1]))
-        for text, n in zip(written, [max(n_dots), *n_dots], strict=True)
-    ]
+def _broadcasts(subscripts: Sequence[str], values: Sequence[Value]) -> bool:
+    """Whether a letter stands for different sizes: einsum repeats what has size 1."""
+    sizes: dict[str, set[int]] = {}
+    for letters, value in zip(subscripts, values, strict=True):
+        for letter, size in zip(letters, value.shape, strict=True):
+            sizes.setdefault(letter, set()).add(size)
+    return any(len(found) > 1 for found in sizes.values())
 
 
 def _sum_of_products(call: Call, operands: list[tuple[str, Value]], made: str) -> Value:
@@ -125,7 +168,8 @@ def _sum_of_products(call: Call, operands: list[tuple[str, Value]], made: str) -
             if size > 1:
                 labels.setdefault(letter, atoms)
             sizes[letter] = max(size, sizes.get(letter, 1))
-    if len(operands) > 1:
+    # where nothing is summed over, numbers are multiplied one by one
+    if len(operands) > 1 and set(sizes) - set(made):
         whole = Value(tuple(sizes.values()), tuple(labels.get(k) for k in sizes), call.batched)
         scale, positions = call.positions(whole)
         call.count(call.op, scale, *positions)

@@ -1,4 +1,4 @@
-"""Rules of recurrent layers.
+"""Rules of recurrent layers, and of their cells.
 
 One hidden size holds for all layers and both directions of such a module, so hidden feature ``i``
 of all of them is one unit, with its rows in every gate. What is read inside the kernel cannot be
@@ -16,6 +16,7 @@ from mipp.graph.rules_layers import advice, parameter_axis, produce
 from mipp.records import IntArray
 
 INSIDE = "a recurrent layer reads it in its kernel, where nothing is measured"
+COMPUTED = "the weights of this recurrent layer are computed, not parameters themselves"
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,15 +33,8 @@ class _Layer:
 def recurrent(call: Call) -> Made:
     """Hidden features are units; with a projection (``proj_size``) its outputs are."""
     layers = _layers(call)
-    whole = all(
-        parameter_axis(value, dim) is not None
-        for layer in layers
-        for value in (layer.from_input, layer.from_hidden)
-        for dim in (0, 1)
-    )
-    if not whole:
-        reason = "the weights of this recurrent layer are computed, not parameters themselves"
-        reason += advice(call)
+    if not all(map(_whole, layers)):
+        reason = COMPUTED + advice(call)
         call.fix_all(reason)
         call.refuse(layers[0].from_hidden.shape[1], reason)
         _count(call, layers)
@@ -62,6 +56,41 @@ def recurrent(call: Call) -> Made:
     _initial(call, made, projected=layers[0].projection is not None)
     _count(call, layers)
     return _outputs(call, made, n_directions, projected=layers[0].projection is not None)
+
+
+@rule("lstm_cell", "gru_cell", "rnn_tanh_cell", "rnn_relu_cell")
+def cell(call: Call) -> Made:
+    """One step: hidden features are units, tied to those of the state that it is given."""
+    biases = (call.maybe_tensor(name) for name in ("b_ih", "b_hh"))
+    layer = _Layer(
+        call.tensor("w_ih"), call.tensor("w_hh"), tuple(b for b in biases if b is not None), None
+    )
+    call.fix(call.tensor("input").labels[-1], INSIDE)
+    call.fix(layer.from_input.labels[1], INSIDE)
+    _count_step(call, layer)
+    if not _whole(layer):
+        call.fix_all(COMPUTED + advice(call))
+        return call.unlabelled()
+    made = _hidden(call, layer)
+    call.tie(layer.from_hidden.labels[1], made)
+    _initial(call, made, projected=False)
+    return call.each([*call.tensor("input").labels[:-1], made])
+
+
+def _count_step(call: Call, layer: _Layer) -> None:
+    """Both matrices for each row of the input."""
+    rows, positions = call.positions(call.tensor("input"), -1)
+    for matrix in (layer.from_input, layer.from_hidden):
+        call.count(_name(call, matrix), rows, *_sides(matrix), *positions)
+
+
+def _whole(layer: _Layer) -> bool:
+    """Whether the weights are parameters themselves."""
+    return all(
+        parameter_axis(value, dim) is not None
+        for value in (layer.from_input, layer.from_hidden)
+        for dim in (0, 1)
+    )
 
 
 def _layers(call: Call) -> list[_Layer]:
@@ -100,13 +129,17 @@ def _hidden(call: Call, layer: _Layer) -> IntArray:
 
 
 def _initial(call: Call, made: IntArray, *, projected: bool) -> None:
-    """Initial states: zeros that PyTorch makes have the new size, others are tied."""
+    """Initial states: others are tied, zeros are taken to have the new size.
+
+    PyTorch's own have, and so have those of the size that the layer says; of those that are not the
+    sliced model is refused when it is tried.
+    """
     given = call.get("hx")
     states = list(given) if isinstance(given, list | tuple) else [given]
     nodes = call.node.args[1 if call.get("batch_sizes") is None else 2]
     made_here = nodes if isinstance(nodes, list | tuple) else [nodes]
     for index, (state, node) in enumerate(zip(states, made_here, strict=True)):
-        zeros = str(getattr(node, "target", "")).startswith("aten.zeros.")
+        zeros = str(getattr(node, "target", "")).startswith(("aten.zeros.", "aten.new_zeros."))
         hidden = projected and index == 1
         if isinstance(state, Value) and not (zeros and state.labels[-1] is None):
             call.tie(state.labels[-1], None if hidden else made)
@@ -133,8 +166,15 @@ def _count(call: Call, layers: list[_Layer]) -> None:
     for layer in layers:
         for matrix in (layer.from_input, layer.from_hidden, layer.projection):
             if matrix is not None:
-                sides = (
-                    Extent(size, matrix.labels[dim], parameter_axis(matrix, dim))
-                    for dim, size in enumerate(matrix.shape)
-                )
-                call.count(matrix.source.tensor if matrix.source else call.op, steps, *sides)
+                call.count(_name(call, matrix), steps, *_sides(matrix))
+
+
+def _name(call: Call, matrix: Value) -> str:
+    return matrix.source.tensor if matrix.source else call.op
+
+
+def _sides(matrix: Value) -> list[Extent]:
+    return [
+        Extent(size, matrix.labels[dim], parameter_axis(matrix, dim))
+        for dim, size in enumerate(matrix.shape)
+    ]

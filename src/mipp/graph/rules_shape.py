@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from mipp.graph.flow import Labels
-from mipp.graph.labels import FIXED, Value
+from mipp.graph.labels import FIXED, Source, Value
 from mipp.graph.rules import Call, rule
 from mipp.graph.rules_pointwise import tie_broadcast
 from mipp.graph.spelled import Spelled
@@ -109,7 +109,20 @@ def expand(call: Call) -> Value:
             labels[dim] = call.flow.ties.fresh(call.shape[dim])
         if call.shape[dim] > 1:
             call.spells(size, labels[dim])
-    return _for_all_examples(call, call.out(labels), spelled=bool(sizes) and sizes[0] is not None)
+    made = replace(call.out(labels), source=_repeated(call, missing))
+    return _for_all_examples(call, made, spelled=bool(sizes) and sizes[0] is not None)
+
+
+def _repeated(call: Call, missing: int) -> Source | None:
+    """The parameter that is repeated along new dimensions or ones of size 1, which are not its."""
+    x = call.first
+    if x.source is None:
+        return None
+    kept = (
+        own if size == call.shape[missing + dim] else None
+        for dim, (own, size) in enumerate(zip(x.source.dims, x.shape, strict=True))
+    )
+    return replace(x.source, dims=(*[None] * missing, *kept))
 
 
 def _for_all_examples(call: Call, made: Value, *, spelled: bool = False) -> Value:

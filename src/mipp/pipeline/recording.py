@@ -95,4 +95,5 @@ def made_record(
         inexact=shifts(model, traced, keep, data),
         trails=trails,
         unsure=surgery.unsure_sizes(traced, kept),
+        uncounted=traced.uncounted,
     )

@@ -65,6 +65,8 @@ def plan_page(
         )
     if record.collapsed:
         lead += f"\n\nNothing is left of {', '.join(record.collapsed)}."
+    if record.uncounted:
+        lead += f"\n\nNot counted in multiply-accumulates: {'; '.join(record.uncounted)}."
     sections = [
         Section("Before and after", "", (outcome_facts(_changes(record), known), _widths(record))),
         _curves(record),

@@ -122,6 +122,7 @@ class PlanRecord:
 
     ``trails``: what the choice was made from, for reports; nothing is computed with it.
     ``unsure``: attributes that stay, since it is not known whether they count what changes.
+    ``uncounted``: ops that ``before`` and ``after`` leave out, since nobody knows their cost.
     """
 
     keep: Mapping[str, tuple[int, ...]]
@@ -139,6 +140,7 @@ class PlanRecord:
     inexact: Mapping[str, float] = field(default_factory=dict)
     trails: tuple[Trail, ...] = ()
     unsure: Mapping[str, int] = field(default_factory=dict)
+    uncounted: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for name, units in self.keep.items():
@@ -161,7 +163,7 @@ class PlanRecord:
     def to_json(self) -> str:
         """The plan as JSON text; NaN is written as null."""
         content = {"format": FORMAT} | asdict(self)
-        for name in ("zeroed", "sizes", "scales", "inexact", "trails", "unsure"):
+        for name in ("zeroed", "sizes", "scales", "inexact", "trails", "unsure", "uncounted"):
             if not content[name]:
                 del content[name]
         for cost in (content["before"], content["after"]):
@@ -233,6 +235,7 @@ class PlanRecord:
         note = "as wide as what was pruned; not read by forward"
         lines += [f"not changed: {name} = {value}, {note}" for name, value in self.unsure.items()]
         lines += few_rows_lines(self.options)
+        lines += [f"not counted in MACs: {op}" for op in self.uncounted]
         lines += [f"collapsed: {name} has no unit left" for name in self.collapsed]
         return lines + [f"refused: {r.name} ({r.n_units} units): {r.reason}" for r in self.refused]
 
