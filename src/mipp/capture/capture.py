@@ -1,5 +1,6 @@
 """One pass over the calibration batches: what each consumer takes in, and how finely it matters."""
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -10,7 +11,8 @@ from torch import Tensor, nn
 from mipp.capture.batches import Batch
 from mipp.capture.loss import Loss, sampled_loss, settle
 from mipp.capture.moments import Moments
-from mipp.errors import CalibrationError
+from mipp.checks import check_fields
+from mipp.errors import CalibrationError, InputError
 from mipp.records import Consumer
 from mipp.taps import (
     LINEAR,
@@ -38,6 +40,16 @@ class CaptureConfig:
     min_rows: int = 4096
     fisher_samples: int = 2048
     dtype: torch.dtype = torch.float64
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        for name in ("rows_per_feature", "min_rows", "fisher_samples"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise InputError(
+                    f"CaptureConfig({name}={getattr(self, name)}); expected a number above 0."
+                )
+        if not self.dtype.is_floating_point:
+            raise InputError(f"CaptureConfig(dtype={self.dtype}); expected torch.float64.")
 
 
 @dataclass(frozen=True, eq=False)

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 from torch.utils import _pytree as pytree
 
+from mipp.checks import check_module
 from mipp.errors import GraphError, InputError
 from mipp.graph.spelled import Watch, remembering
 
@@ -42,7 +43,12 @@ class Exported:
 
 
 def unwrap(model: nn.Module) -> nn.Module:
-    """The user's module inside of `torch.compile`, DistributedDataParallel or DataParallel."""
+    """The user's module inside of `torch.compile`, DistributedDataParallel or DataParallel.
+
+    Raises:
+        InputError: it is no module at all.
+    """
+    check_module(model)
     while True:
         compiled = getattr(model, "_orig_mod", None)
         if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from mipp.checks import check_fields
 from mipp.errors import InputError
 from mipp.information.crossvalidated import CrossValidated
 from mipp.information.downdate import State, delta
@@ -49,6 +50,7 @@ class Gaussian:
     single_above: int = 1024
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if self.noise != "fisher" and (isinstance(self.noise, str) or not self.noise > 0):
             raise InputError(
                 f"noise={self.noise!r}; expected 'fisher' or a positive number such as 0.1, the "

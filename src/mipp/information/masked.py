@@ -11,6 +11,7 @@ from torch import Tensor
 
 from mipp.information.estimator import Observations, Reads, RowShape, View
 from mipp.information.learned import (
+    check_settings,
     FOLDS,
     LearnedScorer,
     draws,
@@ -67,6 +68,9 @@ class Masked:
     row_shape: RowShape = "maps"
     measure: Measure = "nats"
     max_targets: int = 128
+
+    def __post_init__(self) -> None:
+        check_settings(self)
 
     @property
     def name(self) -> str:

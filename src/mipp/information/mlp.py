@@ -10,6 +10,7 @@ from torch import Tensor
 
 from mipp.information.estimator import Observations, Reads, RowShape, View
 from mipp.information.learned import (
+    check_settings,
     FOLDS,
     LearnedScorer,
     draws,
@@ -69,6 +70,9 @@ class Mlp:
     row_shape: RowShape = "maps"
     measure: Measure = "nats"
     max_targets: int = 128
+
+    def __post_init__(self) -> None:
+        check_settings(self)
 
     @property
     def name(self) -> str:

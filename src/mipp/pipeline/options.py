@@ -6,7 +6,9 @@ from numbers import Integral
 from typing import Any, Literal, get_args
 
 from mipp import capture, information, methods, selection, surgery, timing
+from mipp.checks import check_fields, shown
 from mipp.errors import InputError
+from mipp.pipeline.keywords import check_ranges, read_memory, read_protect
 
 Target = Literal["activations", "outputs", "labels"]
 
@@ -81,6 +83,10 @@ class Options:
     residual: bool = False
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        check_fields(self, owner="")
+        check_ranges(self)
+
     @property
     def wider(self) -> dict[str, bool]:
         """What is asked for beyond the usual units, as `mipp.graph.trace` takes it."""
@@ -126,12 +132,11 @@ def read_options(**given: Any) -> Options:
             f"mipp.plan has no option {', '.join(unknown)}; expected some of "
             f"{', '.join(sorted(known | {'noise', 'confidence'}))}."
         )
-    for name, read in (("widths", read_widths), ("memory", read_memory)):
-        if given.get(name) is not None:
-            given[name] = read(given[name])
-    if isinstance(given.get("protect"), str):
-        given["protect"] = (given["protect"],)
-    given["protect"] = tuple(given.get("protect", ()))
+    if given.get("widths") is not None:
+        given["widths"] = read_widths(given["widths"])
+    if "memory" in given:
+        given["memory"] = read_memory(given["memory"])
+    given["protect"] = read_protect(given.get("protect", ()))
     for name, choices in _CHOICES.items():
         if name in given and given[name] not in (*choices, *_NONE.get(name, ())):
             raise InputError(
@@ -159,6 +164,11 @@ def read_method(
         InputError: an unknown name; a method that trains without ``training``, or the reverse.
     """
     found = methods.get(method) if isinstance(method, str) and method != "mipp" else method
+    if found != "mipp" and not isinstance(found, methods.Method):
+        raise InputError(
+            f"method={shown(method)}; expected one of {', '.join(methods.names())}, or a record "
+            "such as mipp.methods.SynFlow()."
+        )
     trains = isinstance(found, methods.TrainingMethod)
     if trains != (training is not None):
         name = found if isinstance(found, str) else found.name
@@ -184,6 +194,11 @@ def _estimator(given: dict[str, Any], *, sure: bool) -> information.Estimator:
     noise = given.pop("noise")
     if noise is None:
         raise InputError("noise=None; expected 'fisher' or a positive number such as 0.1.")
+    if not is_dataclass(estimator):
+        raise InputError(
+            f"noise={noise!r} was given with {shown(estimator)}, whose noise is not a field that "
+            "can be replaced. Leave noise= out, and set it in the estimator."
+        )
     return replace(estimator, noise=noise)  # type: ignore[type-var]
 
 
@@ -216,6 +231,11 @@ def read_refit(
         return surgery.Refit()
     if isinstance(refit, str):
         return surgery.Refit(mode=refit)
+    if not isinstance(refit, surgery.Refit):
+        raise InputError(
+            f"refit={shown(refit)}; expected True, False, a mode such as 'sequential', or a record "
+            "such as mipp.Refit(ridge=1e-3)."
+        )
     return refit
 
 
@@ -233,21 +253,6 @@ def read_widths(widths: Any) -> dict[str, int]:
         if isinstance(width, bool) or not isinstance(width, Integral):
             raise InputError(f"widths= gives group {name} {width!r}; expected a number of units.")
     return {name: int(width) for name, width in found.items()}
-
-
-def read_memory(memory: int | str) -> int:
-    """Bytes from a number or from text such as ``"4GiB"``."""
-    if isinstance(memory, int):
-        return memory
-    if not isinstance(memory, str):
-        raise InputError(f"memory={memory!r}; expected bytes or text such as '4GiB' or '500MB'.")
-    for suffix, factor in (("GiB", 2**30), ("MiB", 2**20), ("GB", 10**9), ("MB", 10**6)):
-        if memory.endswith(suffix):
-            try:
-                return int(float(memory.removesuffix(suffix)) * factor)
-            except ValueError:
-                break
-    raise InputError(f"memory={memory!r}; expected bytes or text such as '4GiB' or '500MB'.")
 
 
 def spelled(options: Options, budget: str) -> dict[str, Any]:

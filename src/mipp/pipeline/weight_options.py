@@ -5,9 +5,11 @@ from dataclasses import asdict, dataclass, field, is_dataclass
 from typing import Any, Literal, get_args
 
 from mipp import capture, methods, selection, surgery, weights
+from mipp.checks import check_fields, shown
 from mipp.errors import InputError
 from mipp.information.rows import Pattern
-from mipp.pipeline.options import Options, Wanted, read_memory, read_refit
+from mipp.pipeline.keywords import check_ranges, read_memory, read_protect
+from mipp.pipeline.options import Options, Wanted, read_refit
 
 Granularity = Literal["unit", "weight", "2:4", "4:8"]
 """What goes as a whole: units (filters, neurons, heads), or single weights; of these any, or so
@@ -48,6 +50,10 @@ class WeightOptions:
     calibration: capture.CaptureConfig = field(default_factory=capture.CaptureConfig)
     memory: int = 4 * 2**30
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_fields(self, owner="")
+        check_ranges(self)
 
     @property
     def pattern(self) -> Pattern | None:
@@ -90,9 +96,8 @@ def read_weight_options(granularity: str, given: Mapping[str, Any]) -> WeightOpt
         )
     read = dict(given)
     read["method"] = read_weight_method(read.get("method", "mipp"))
-    protect = read.get("protect") or ()
-    read["protect"] = (protect,) if isinstance(protect, str) else tuple(protect)
-    if read.get("memory") is not None:
+    read["protect"] = read_protect(read.get("protect", ()))
+    if "memory" in read:
         read["memory"] = read_memory(read["memory"])
     if "refit" in read and read["refit"] != "own":
         read["refit"] = read_refit(read["refit"])
@@ -111,14 +116,19 @@ def read_weight_method(method: "str | WeightScorer") -> WeightScorer:
     """
     if isinstance(method, weights.Layerwise) or method == "mipp":
         return method
-    if method in weights.LAYERWISE:
-        return weights.LAYERWISE[str(method)]()
+    if isinstance(method, str) and method in weights.LAYERWISE:
+        return weights.LAYERWISE[method]()
     if isinstance(method, str) and method not in methods.names():
         raise InputError(
             f"method={method!r} is not known; single weights are chosen by "
             f"{', '.join(weight_methods())}."
         )
     found = methods.get(method) if isinstance(method, str) else method
+    if not isinstance(found, methods.Method):
+        raise InputError(
+            f"method={shown(method)}; expected one of {', '.join(weight_methods())}, or a record "
+            "such as mipp.methods.SynFlow()."
+        )
     if not isinstance(found, methods.ScoresWeights):
         raise InputError(
             f"method={found.name!r} chooses units, not single weights; expected one of "

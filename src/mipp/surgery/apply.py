@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from mipp.attention import PrunedAttention
+from mipp.checks import check_module
 from mipp.errors import InputError, SurgeryError
 from mipp.forms import has_form, take_form
 from mipp.held import forget_cached, integers, put
@@ -219,6 +220,7 @@ def original_indices(model: nn.Module) -> dict[tuple[str, int], tuple[int, ...]]
 
 def unwrapped(model: nn.Module) -> nn.Module:
     """The module in what `torch.compile` or a wrapper for several processes makes of it."""
+    check_module(model)
     if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
         return unwrapped(model.module)
     compiled = getattr(model, "_orig_mod", None)

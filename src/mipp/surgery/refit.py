@@ -11,6 +11,7 @@ gradient step, no labels.
 """
 
 import itertools
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,6 +21,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from mipp.checks import check_fields
 from mipp.errors import InputError, SurgeryError
 from mipp.records import KEPT, AxisKey, ChannelGraph, Consumer, IntArray
 from mipp.surgery.fitting import LeastSquares
@@ -71,14 +73,20 @@ class Refit:
     min_rows: int = 8192
 
     def __post_init__(self) -> None:
+        check_fields(self)
         for name, choices in _CHOICES.items():
             if getattr(self, name) not in choices:
                 raise InputError(
                     f"Refit has {name}={getattr(self, name)!r}; expected one of "
                     f"{', '.join(map(repr, choices))}."
                 )
-        if not self.ridge > 0:
+        if not 0 < self.ridge < math.inf:
             raise InputError(f"Refit has ridge={self.ridge}; expected a number above 0.")
+        if not 0 < self.rows_per_feature < math.inf or self.min_rows < 1:
+            raise InputError(
+                f"Refit has rows_per_feature={self.rows_per_feature} and min_rows={self.min_rows}; "
+                "expected a number above 0, such as 24, and at least one row."
+            )
 
 
 @dataclass(eq=False)

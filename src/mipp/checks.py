@@ -1,0 +1,124 @@
+"""Whether the fields of a record hold what they are declared to hold."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import MISSING, Field, fields
+from functools import cache
+from numbers import Integral, Real
+from os import PathLike, fspath
+from pathlib import Path
+from textwrap import shorten
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+import numpy as np
+from torch import nn
+
+from mipp.errors import InputError
+
+
+def check_fields(record: Any, *, owner: str | None = None) -> None:
+    """Raise `InputError` for the first field of a dataclass whose value is not of its type.
+
+    Numbers of numpy become Python's, so that JSON can hold them. Lists pass for tuples; truth
+    values are no numbers.
+
+    ``owner``: what the text calls the record, its class by default; an empty one for keywords.
+    """
+    kind = type(record)
+    owner = kind.__name__ if owner is None else owner
+    hints = _hints(kind)
+    for one in fields(record):
+        value, hint = getattr(record, one.name), hints[one.name]
+        if isinstance(value, np.number):
+            value = value.item()
+            object.__setattr__(record, one.name, value)
+        if not fits(value, hint):
+            given = f"{one.name}={shown(value)}"
+            raise InputError(
+                f"{f'{owner}({given})' if owner else given} was given, of type "
+                f"{type(value).__name__}; expected {' or '.join(_words(hint))}{_such_as(one)}."
+            )
+
+
+def check_module(model: object) -> None:
+    """Raise `InputError` unless the model is a module, not a class of them or a plain function."""
+    if not isinstance(model, nn.Module):
+        what = f"the class {model.__name__}" if isinstance(model, type) else shown(model)
+        raise InputError(
+            f"The model is {what}; expected a torch.nn.Module, such as torchvision.models.resnet18()"
+            f"{'. Call the class to make one' if isinstance(model, type) else ''}."
+        )
+
+
+def check_path(path: object) -> Path:
+    """A path from text or a path; raises `InputError` for anything else."""
+    if not isinstance(path, str | PathLike) or not isinstance(fspath(path), str):
+        raise InputError(
+            f"The path is {shown(path)}, of type {type(path).__name__}; expected text or a "
+            "pathlib.Path, such as 'small.safetensors'."
+        )
+    return Path(path)
+
+
+def shown(value: object) -> str:
+    """A value in an error's text, in one short line."""
+    return shorten(repr(value), 80, placeholder=" ...")
+
+
+def fits(value: object, hint: Any) -> bool:
+    """Whether the value is of the type that a hint declares, elements included."""
+    origin, inner = get_origin(hint), get_args(hint)
+    if hint is Any:
+        return True
+    if origin in (Union, UnionType):
+        return any(fits(value, one) for one in inner)
+    if origin is Literal:
+        return any(type(value) is type(one) and value == one for one in inner)
+    if hint in (int, float):
+        number = Integral if hint is int else Real
+        return isinstance(value, number) and not isinstance(value, bool)
+    if origin is tuple and inner[-1] is not Ellipsis:
+        alike = isinstance(value, tuple | list) and len(value) == len(inner)
+        return alike and all(fits(one, part) for one, part in zip(value, inner, strict=True))
+    if origin in (tuple, Sequence):
+        return isinstance(value, tuple | list) and all(fits(one, inner[0]) for one in value)
+    if origin is Mapping:
+        return isinstance(value, Mapping) and all(
+            fits(key, inner[0]) and fits(one, inner[1]) for key, one in value.items()
+        )
+    if origin is Callable or hint is Callable:
+        return callable(value)
+    # a class has the attributes that a protocol asks of its instances
+    return isinstance(value, origin or hint) and not isinstance(value, type)
+
+
+@cache
+def _hints(kind: type) -> dict[str, Any]:
+    return get_type_hints(kind)
+
+
+def _words(hint: Any) -> list[str]:
+    """What a hint takes, in words, each once."""
+    origin, inner = get_origin(hint), get_args(hint)
+    if origin in (Union, UnionType):
+        found = [word for one in inner for word in _words(one)]
+        if "a number" in found:
+            found = [word for word in found if word != "a whole number"]
+        return list(dict.fromkeys(found))
+    if origin is Literal:
+        return [repr(one) for one in inner]
+    if origin in (tuple, Sequence):
+        return [f"a tuple, each of it {' or '.join(_words(inner[0]))}"]
+    if origin is Mapping:
+        return [f"a mapping to {' or '.join(_words(inner[1]))}"]
+    if origin is Callable:
+        return ["a function"]
+    plain = {bool: "True or False", int: "a whole number", float: "a number", str: "text",
+             NoneType: "None"}  # fmt: skip
+    return [plain.get(hint) or f"a {hint.__name__}"]
+
+
+def _such_as(one: "Field[Any]") -> str:
+    """The default, where it is a plain value."""
+    plain = one.default is not MISSING and one.default is not None and not callable(one.default)
+    return f", such as {one.default!r}" if plain else ""
