@@ -1,19 +1,30 @@
 """Whether the fields of a record hold what they are declared to hold."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import MISSING, Field, fields
-from functools import cache
+from functools import cache, wraps
+from inspect import Parameter, signature
 from numbers import Integral, Real
-from os import PathLike, fspath
-from pathlib import Path
 from textwrap import shorten
 from types import NoneType, UnionType
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import (
+    Any,
+    Literal,
+    ParamSpec,
+    TypeVar,
+    Union,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
 import numpy as np
 from torch import nn
 
 from mipp.errors import InputError
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 def check_fields(record: Any, *, owner: str | None = None) -> None:
@@ -38,6 +49,12 @@ def check_fields(record: Any, *, owner: str | None = None) -> None:
                 f"{f'{owner}({given})' if owner else given} was given, of type "
                 f"{type(value).__name__}; expected {' or '.join(_words(hint))}{_such_as(one)}."
             )
+        if isinstance(value, int) and abs(value) >= 2**63:
+            what = f"{one.name} of {owner}" if owner else one.name
+            raise InputError(
+                f"{what} is a number of {len(str(value))} digits; expected one "
+                "below 2**63. Give a smaller one."
+            )
 
 
 def check_module(model: object) -> None:
@@ -50,14 +67,35 @@ def check_module(model: object) -> None:
         )
 
 
-def check_path(path: object) -> Path:
-    """A path from text or a path; raises `InputError` for anything else."""
-    if not isinstance(path, str | PathLike) or not isinstance(fspath(path), str):
-        raise InputError(
-            f"The path is {shown(path)}, of type {type(path).__name__}; expected text or a "
-            "pathlib.Path, such as 'small.safetensors'."
-        )
-    return Path(path)
+def checked(function: Callable[P, R]) -> Callable[P, R]:
+    """Refuse arguments that are not of the types in the signature, with an `InputError`.
+
+    For functions that users call. What is annotated `Any` is left to the function, and so are text
+    and `Path` in place of one another.
+    """
+    takes = signature(function)
+
+    @wraps(function)
+    def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
+        hints, given = _hints(function), takes.bind(*args, **kwargs)
+        for name, value in given.arguments.items():
+            if takes.parameters[name].kind is Parameter.VAR_KEYWORD:
+                continue
+            if isinstance(value, np.number):
+                value = given.arguments[name] = value.item()
+            hint = hints.get(name, Any)
+            if name != "self" and not fits(value, hint):
+                default = takes.parameters[name].default
+                such = "" if default in (Parameter.empty, None) else f", such as {default!r}"
+                raise InputError(
+                    f"{function.__qualname__}({name}={shown(value)}) was given, of type "
+                    f"{type(value).__name__}; expected {' or '.join(_words(hint))}{such}."
+                )
+            if name == "seed" and not 0 <= value < 2**63:
+                raise InputError(f"seed={value}; expected a whole number from 0 up to 2**63.")
+        return function(*given.args, **given.kwargs)
+
+    return wrapper
 
 
 def shown(value: object) -> str:
@@ -68,6 +106,8 @@ def shown(value: object) -> str:
 def fits(value: object, hint: Any) -> bool:
     """Whether the value is of the type that a hint declares, elements included."""
     origin, inner = get_origin(hint), get_args(hint)
+    if isinstance(hint, TypeVar):
+        return hint.__bound__ is None or fits(value, hint.__bound__)
     if hint is Any:
         return True
     if origin in (Union, UnionType):
@@ -80,8 +120,11 @@ def fits(value: object, hint: Any) -> bool:
     if origin is tuple and inner[-1] is not Ellipsis:
         alike = isinstance(value, tuple | list) and len(value) == len(inner)
         return alike and all(fits(one, part) for one, part in zip(value, inner, strict=True))
-    if origin in (tuple, Sequence):
+    if origin is tuple:
         return isinstance(value, tuple | list) and all(fits(one, inner[0]) for one in value)
+    if origin is Sequence:
+        several = isinstance(value, Sequence | np.ndarray) and not isinstance(value, str | bytes)
+        return several and all(fits(one, inner[0]) for one in value)
     if origin is Mapping:
         return isinstance(value, Mapping) and all(
             fits(key, inner[0]) and fits(one, inner[1]) for key, one in value.items()
@@ -93,7 +136,7 @@ def fits(value: object, hint: Any) -> bool:
 
 
 @cache
-def _hints(kind: type) -> dict[str, Any]:
+def _hints(kind: Any) -> dict[str, Any]:
     return get_type_hints(kind)
 
 
@@ -107,12 +150,16 @@ def _words(hint: Any) -> list[str]:
         return list(dict.fromkeys(found))
     if origin is Literal:
         return [repr(one) for one in inner]
-    if origin in (tuple, Sequence):
+    if origin is tuple:
         return [f"a tuple, each of it {' or '.join(_words(inner[0]))}"]
     if origin is Mapping:
         return [f"a mapping to {' or '.join(_words(inner[1]))}"]
     if origin is Callable:
         return ["a function"]
+    if isinstance(hint, TypeVar):
+        return _words(hint.__bound__)
+    if origin in (Sequence, Iterable):
+        return ["a list"]
     plain = {bool: "True or False", int: "a whole number", float: "a number", str: "text",
              NoneType: "None"}  # fmt: skip
     return [plain.get(hint) or f"a {hint.__name__}"]

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from mipp import information, selection
 from mipp.capture import Loss
+from mipp.checks import checked
 from mipp.errors import InputError
 from mipp.features.reading import as_examples, targets
 from mipp.features.record import FeatureSelection
@@ -23,6 +24,7 @@ from mipp.features.shape import units_of
 from mipp.records import IntArray
 
 
+@checked
 def terc(
     X: Any,
     Y: Any,
@@ -75,6 +77,7 @@ def terc(
     return _run(view, unit, estimator, order, rules, CRITERION, seed)
 
 
+@checked
 def select_features(
     X: Any,
     Y: Any,

@@ -37,8 +37,11 @@ def check_settings(config: Any) -> None:
         value = getattr(config, name, least)
         if value < least:
             raise InputError(f"{kind}({name}={value}); expected at least {least}.")
-    if min(config.hidden, default=1) < 1:
-        raise InputError(f"{kind}(hidden={config.hidden}); expected widths of at least 1.")
+    if min(config.hidden, default=0) < 1:
+        raise InputError(
+            f"{kind}(hidden={config.hidden}); expected one or more widths of at least 1, such as "
+            "(64, 64)."
+        )
     for name, most in (
         ("learning_rate", math.inf), ("held_out", 0.9), ("share_per_round", 1.01)
     ):  # fmt: skip
@@ -47,7 +50,7 @@ def check_settings(config: Any) -> None:
             raise InputError(f"{kind}({name}={value}); expected a number above 0 below {most:g}.")
     if not 0 <= getattr(config, "full_share", 0) <= 1:
         raise InputError(f"{kind}(full_share={config.full_share}); expected a share from 0 to 1.")
-    if config.noise != "fisher" and (isinstance(config.noise, str) or not config.noise > 0):
+    if config.noise != "fisher" and (isinstance(config.noise, str) or not 0 < config.noise < math.inf):
         raise InputError(
             f"noise={config.noise!r}; expected 'fisher' or a positive number such as 0.1, the "
             "share of each output's variance that counts as noise."

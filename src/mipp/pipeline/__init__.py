@@ -14,6 +14,7 @@ from mipp.pipeline.clock import Clock
 from mipp.pipeline.competing import plan_by_method, plans_by_method
 from mipp.pipeline.curves import Curves
 from mipp.pipeline.kept import KeptInformation, information_kept, information_kept_by
+from mipp.pipeline.keywords import check_progress, read_budgets
 from mipp.pipeline.latency import Speed, timed, within
 from mipp.pipeline.options import (
     Options,
@@ -126,6 +127,7 @@ def plan(
         SurgeryError: the model cannot be copied, or computes something else in every call.
         InputError: an option that is not known or does not fit.
     """
+    check_progress(progress)
     if granularity != "unit":
         return _weights(model, batches, [budget], granularity, progress, options)[0]
     settings = read_options(**options)
@@ -228,8 +230,10 @@ def plans(
         InputError: with ``passes`` or ``rounds`` above 1, or an information budget in ``ordered``
             elimination or with ``next_layer="pruned"``, whose measurements depend on the budget.
     """
+    check_progress(progress)
+    budgets = read_budgets(budgets)
     if granularity != "unit":
-        return _weights(model, batches, list(budgets), granularity, progress, options)
+        return _weights(model, batches, budgets, granularity, progress, options)
     settings = read_options(**options)
     wanted = [wanted_budget(budget, settings) for budget in budgets]
     on_the_way = settings.order == "ordered" and any(b.information is not None for b in wanted)

@@ -8,6 +8,7 @@ import numpy as np
 from torch import nn
 
 from mipp import capture, graph
+from mipp.checks import checked
 from mipp.errors import InputError
 from mipp.pipeline.clock import Clock
 from mipp.pipeline.options import Progress, read_options
@@ -41,6 +42,7 @@ Choice = Plan[Any] | Mapping[str, Sequence[int]]
 """A plan, or group name -> units that stay; groups that are absent keep all of theirs."""
 
 
+@checked
 def information_kept(
     model: nn.Module,
     batches: Iterable[Any],
@@ -67,6 +69,7 @@ def information_kept(
     return information_kept_by(model, batches, [keep], progress=progress, **options)[0]
 
 
+@checked
 def information_kept_by(
     model: nn.Module,
     batches: Iterable[Any],

@@ -1,6 +1,6 @@
 """Single keywords of `mipp.plan`, from what users write to what the options hold."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from torch import nn
@@ -24,11 +24,10 @@ def read_protect(protect: Any) -> tuple[str, ...]:
     for name in names:
         if not isinstance(name, str):
             what = type(name).__name__
-            how = ", and here a module itself was given" if isinstance(name, nn.Module) else ""
             raise InputError(
                 f"protect= holds {shown(name)}, of type {what}; expected names of groups or "
-                f"modules, such as protect=['layer1.conv2', '*attention*']{how}. Names are those "
-                "of model.named_modules()."
+                "modules, such as protect=['layer1.conv2', '*attention*']. The name of a module is "
+                "the one that model.named_modules() gives it."
             )
         found.append(name)
     return tuple(found)
@@ -53,3 +52,22 @@ def read_memory(memory: int | str) -> int:
             except (ValueError, OverflowError):
                 break
     raise InputError(f"memory={shown(memory)}; expected bytes or text such as '4GiB' or '500MB'.")
+
+
+def read_budgets(budgets: Any) -> list[Any]:
+    """The budgets of `mipp.plans` as a list; raises `InputError` for one that is not in a list."""
+    if isinstance(budgets, str | bytes | Mapping) or not isinstance(budgets, Iterable):
+        raise InputError(
+            f"budgets is {shown(budgets)}; expected a list of budgets, such as ['macs=50%', "
+            "'macs=25%']. For a single one use mipp.plan."
+        )
+    return list(budgets)
+
+
+def check_progress(progress: Any) -> None:
+    """Raise `InputError` for something that cannot be called."""
+    if progress is not None and not callable(progress):
+        raise InputError(
+            f"progress={shown(progress)}; expected None, or a function that is called as "
+            "progress(stage, done, total), such as print."
+        )

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from mipp import capture, graph, surgery
+from mipp.checks import checked
 from mipp.errors import InputError
 from mipp.pipeline.composing import composed
 from mipp.pipeline.options import read_refit
@@ -154,6 +155,7 @@ class Plan(Generic[Model]):
             )
         return surgery.mask_model(model, self.traced, self._keep())
 
+    @checked
     def remap(self, optimizer: torch.optim.Optimizer, small: nn.Module) -> torch.optim.Optimizer:
         """A new optimizer for the small model, with the state of what stays; the old is untouched.
 
@@ -168,6 +170,7 @@ class Plan(Generic[Model]):
             optimizer, self._model(), graph.unwrap(small), self.record.kept(), aliases
         )
 
+    @checked
     def then(self, later: "Plan[Model]") -> "Plan[Model]":
         """Both plans as one, for this plan's model and in its numbering.
 
@@ -185,6 +188,7 @@ class Plan(Generic[Model]):
         record = composed(self._model(), self.traced, self.record, later.record, self.batches)
         return Plan(record, self.model, self.traced, self.batches, later.refit)
 
+    @checked
     def report(self, path: "str | Path", measured: "Measured | None" = None) -> None:
         """Writes one HTML file: what goes and what that loses, widths, costs, refusals, options.
 

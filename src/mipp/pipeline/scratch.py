@@ -3,11 +3,13 @@
 from typing import Literal
 
 from mipp import methods, selection, surgery
+from mipp.checks import checked
 from mipp.errors import InputError
 from mipp.pipeline.plan import Model, Plan
 from mipp.pipeline.usable import protected
 
 
+@checked
 def scratch(
     plan: Plan[Model],
     seed: int = 0,

@@ -1,5 +1,6 @@
 """Settings of a plan of single weights, in one frozen record."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, is_dataclass
 from typing import Any, Literal, get_args
@@ -200,14 +201,14 @@ def _check(options: WeightOptions) -> None:
         )
         raise InputError(f"allocation={spread!r}; expected {expected}.")
     noise = options.noise
-    known = noise == "fisher" or (not isinstance(noise, str | bool) and noise > 0)
+    known = noise == "fisher" or (not isinstance(noise, str | bool) and 0 < noise < math.inf)
     if not known:
         raise InputError(
             f"noise={noise!r}; expected 'fisher' or a positive number such as 0.1, the share of "
             "each output's variance that counts as noise."
         )
-    if not options.ridge > 0:
-        raise InputError(f"ridge={options.ridge}; expected a number above 0, such as 1e-4.")
+    if not 0 < options.ridge < 1e6:
+        raise InputError(f"ridge={options.ridge}; expected a share of the variance, such as 1e-4.")
     check_refit(options.refit)
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from mipp import capture, graph, report, retrain, surgery, weights
+from mipp.checks import checked
 from mipp.errors import InputError
 from mipp.pipeline.options import read_refit
 from mipp.pipeline.plan import Model, example
@@ -139,6 +140,7 @@ class WeightPlan(Generic[Model]):
         """A copy whose weights that go are zero and whose others are as they were."""
         return self.apply(refit=False)
 
+    @checked
     def report(self, path: "str | Path", measured: "report.Measured | None" = None) -> None:
         """Writes one HTML file: density and nats of every layer, refusals, options.
 
@@ -150,6 +152,7 @@ class WeightPlan(Generic[Model]):
         )
         report.write(Path(path), page)
 
+    @checked
     def hold(self, model: nn.Module) -> retrain.AnyStep:
         """A step for `mipp.retrain.train` that keeps what this plan removed at zero.
 

@@ -22,6 +22,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from mipp.checks import checked
 from mipp.errors import FileError, InputError, SurgeryError
 from mipp.surgery.apply import (
     check_sizes,
@@ -76,6 +77,7 @@ class FileRecord:
     packed: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
 
+@checked
 def save(
     model: nn.Module, path: str | Path, extra: Mapping[str, Any] = MappingProxyType({})
 ) -> None:
@@ -121,6 +123,7 @@ def save(
     _write(Path(path), stored, {KEY: text})
 
 
+@checked
 def load(model: nn.Module | Callable[[], nn.Module], path: str | Path) -> nn.Module:
     """The model that was saved, as a new module; the one given is left exactly as it is.
 
@@ -152,6 +155,7 @@ def load(model: nn.Module | Callable[[], nn.Module], path: str | Path) -> nn.Mod
     return small
 
 
+@checked
 def read_record(path: str | Path) -> FileRecord:
     """What a file written by `save` says beside the weights; raises `FileError` like `load`."""
     return _read(Path(path))[0]

@@ -9,11 +9,13 @@ from torch.nn.utils import parametrize, remove_spectral_norm, remove_weight_norm
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
+from mipp.checks import checked
 from mipp.errors import SurgeryError
 
 Module = TypeVar("Module", bound=nn.Module)
 
 
+@checked
 def folded(model: Module) -> Module:
     """A copy of a model in which every parametrized weight is a plain parameter again.
 

@@ -103,7 +103,7 @@ class MaskRecord:
         advice = "Make the plan again, or restore the file from a copy."
         try:
             content = json.loads(text)
-        except json.JSONDecodeError as error:
+        except (TypeError, ValueError, RecursionError) as error:
             raise FileError(f"not a plan: expected JSON text, got {error}. {advice}") from error
         found = content if isinstance(content, dict) else {}
         if (found.get("format"), found.get("kind")) != (FORMAT, KIND):

@@ -186,7 +186,7 @@ class PlanRecord:
         advice = "Make the plan again, or restore the file from a copy."
         try:
             content = json.loads(text)
-        except json.JSONDecodeError as error:
+        except (TypeError, ValueError, RecursionError) as error:
             raise FileError(f"not a plan: expected JSON text, got {error}. {advice}") from error
         found = content.get("format") if isinstance(content, dict) else None
         if found != FORMAT:
