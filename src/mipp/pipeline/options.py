@@ -7,7 +7,7 @@ from typing import Any, Literal, get_args
 
 from mipp import capture, information, methods, selection, surgery, timing
 from mipp.checks import check_fields, shown
-from mipp.errors import InputError
+from mipp.errors import FileError, InputError
 from mipp.pipeline.keywords import check_ranges, read_memory, read_protect
 
 Target = Literal["activations", "outputs", "labels"]
@@ -237,6 +237,25 @@ def read_refit(
             "such as mipp.Refit(ridge=1e-3)."
         )
     return refit
+
+
+def recorded_refit(options: Mapping[str, Any]) -> "surgery.Refit | None":
+    """The refit that a plan read from text was made with.
+
+    Raises:
+        FileError: options that no `mipp.Refit` has.
+    """
+    settings = options.get("refit")
+    try:
+        if settings is None or isinstance(settings, dict):
+            return None if settings is None else surgery.Refit(**settings)
+        problem = f"expected the fields of mipp.Refit, got {shown(settings)}"
+    except (TypeError, InputError) as error:
+        problem = str(error)
+    raise FileError(
+        f"damaged plan: its refit options cannot be read: {problem}. Make the plan again, or "
+        "restore the file from a copy."
+    )
 
 
 def read_widths(widths: Any) -> dict[str, int]:

@@ -14,7 +14,7 @@ from mipp import capture, graph, surgery
 from mipp.checks import checked
 from mipp.errors import InputError
 from mipp.pipeline.composing import composed
-from mipp.pipeline.options import read_refit
+from mipp.pipeline.options import read_refit, recorded_refit
 from mipp.pipeline.recording import masks
 from mipp.records import AxisKey, ChannelGraph, Cost, GroupSummary, IntArray, Keep, Refusal
 from mipp.report import Measured, plan_page, write
@@ -96,6 +96,7 @@ class Plan(Generic[Model]):
             CalibrationError: when the batches cannot be used.
         """
         record = surgery.PlanRecord.from_json(text)
+        refit = recorded_refit(record.options)
         if model is None:
             return cls(record)
         model = graph.unwrap(model)  # type: ignore[assignment] # of the model, or inside
@@ -111,8 +112,6 @@ class Plan(Generic[Model]):
             args, kwargs = example(model, read)
             traced = graph.trace(model, args, kwargs, **wider)
             traced = surgery.settled(model, traced, args, kwargs)
-        settings = record.options.get("refit")
-        refit = surgery.Refit(**settings) if isinstance(settings, dict) else None
         return cls(record, model, traced, read, refit)
 
     def apply(self, refit: "surgery.Refit | str | bool | None" = True) -> Model:

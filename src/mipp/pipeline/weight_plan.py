@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from mipp import capture, graph, report, retrain, surgery, weights
 from mipp.checks import checked
 from mipp.errors import InputError
-from mipp.pipeline.options import read_refit
+from mipp.pipeline.options import read_refit, recorded_refit
 from mipp.pipeline.plan import Model, example
 from mipp.pipeline.weight_options import check_refit
 from mipp.records import BoolArray, Refusal
@@ -90,6 +90,8 @@ class WeightPlan(Generic[Model]):
             CalibrationError: when the batches cannot be used.
         """
         record = MaskRecord.from_json(text)
+        own = record.options.get("refit") == "own"
+        refit = "own" if own else recorded_refit(record.options)
         if model is not None:
             model = graph.unwrap(model)  # type: ignore[assignment] # of the model, or inside
         samples = record.options.get("samples")
@@ -98,8 +100,6 @@ class WeightPlan(Generic[Model]):
             if batches is not None
             else []
         )
-        settings = record.options.get("refit")
-        refit = surgery.Refit(**settings) if isinstance(settings, dict) else settings
         return cls(record, model, read, refit)
 
     def apply(self, refit: "surgery.Refit | str | bool | None" = True) -> Model:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from mipp.errors import FileError, InputError
 from mipp.records import BoolArray, Refusal, Trail
 from mipp.surgery.apply import named_tensors, slice_model, state_shapes
-from mipp.surgery.plan import fingerprint, first_problem
+from mipp.surgery.plan import check_digest, digest_of, fingerprint, first_problem
 
 FORMAT = 1
 """Version of the JSON form of a plan of single weights."""
@@ -95,7 +95,7 @@ class MaskRecord:
         for row in content["summary"]:
             for name in ("nats_before", "nats_after"):
                 row[name] = None if np.isnan(row[name]) else row[name]
-        return json.dumps(content, indent=1, allow_nan=False)
+        return json.dumps(content | {"digest": digest_of(content)}, indent=1, allow_nan=False)
 
     @classmethod
     def from_json(cls, text: str) -> "MaskRecord":
@@ -112,8 +112,10 @@ class MaskRecord:
                 f"{KIND!r}, got {found.get('format')!r} of kind {found.get('kind')!r}. Plans of "
                 "units are read by mipp.Plan.from_json."
             )
-        fields = {n: value for n, value in found.items() if n not in ("format", "kind")}
-        for row in fields.get("summary") or ():
+        check_digest(found)
+        fields = {n: v for n, v in found.items() if n not in ("format", "kind", "digest")}
+        rows = fields.get("summary")
+        for row in rows if isinstance(rows, list) else ():
             for name in ("nats_before", "nats_after"):
                 if isinstance(row, dict) and row.get(name, 0) is None:
                     row[name] = np.nan
@@ -121,7 +123,8 @@ class MaskRecord:
             record: MaskRecord = TypeAdapter(cls).validate_json(json.dumps(fields), strict=True)
         except ValidationError as error:
             raise FileError(f"damaged plan: {first_problem(error)}. {advice}") from error
-        if json.loads(record.to_json()) != json.loads(text):
+        kept = {"digest": json.loads(text).get("digest")}
+        if json.loads(record.to_json()) | kept != json.loads(text) | kept:
             raise FileError(f"damaged plan: it holds fields that a plan does not have. {advice}")
         return record
 
