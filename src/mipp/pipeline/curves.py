@@ -57,14 +57,15 @@ class Curves:
         for part in self._views.parts():
             views_of = self._views.of(part)
             for group in part:
-                scorer = self.options.estimator.scorer(
-                    views_of(group, kept), group.n_units, self.options.seed
-                )
-                if group.index in spared:
-                    curves[group.index] = selection.untouched(scorer)
-                    advance(group.n_units)
-                    continue
-                curve = curves[group.index] = self._curve(scorer, share, advance)
+                with self._views.enough_memory("eliminating units read by", group.consumers):
+                    scorer = self.options.estimator.scorer(
+                        views_of(group, kept), group.n_units, self.options.seed
+                    )
+                    if group.index in spared:
+                        curves[group.index] = selection.untouched(scorer)
+                        advance(group.n_units)
+                        continue
+                    curve = curves[group.index] = self._curve(scorer, share, advance)
                 if self.options.next_layer == "pruned":
                     stays = np.ones(group.n_units, dtype=bool)
                     stays[curve.order[: self._goes(group, curve, share)]] = False
