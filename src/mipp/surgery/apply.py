@@ -372,13 +372,38 @@ def _composed(model: nn.Module, kept: Mapping[AxisKey, IntArray]) -> tuple[AxisK
 def write_record(
     model: nn.Module, axes: tuple[AxisKeep, ...], sizes: tuple[AttributeKeep, ...] = ()
 ) -> None:
-    """Note on the model what was kept; records of modules inside it are part of this one."""
-    for module in model.modules():
+    """Note on the model what was kept, and on each module inside it its own part of that.
+
+    A part is for whoever takes the module out and saves it alone; the outermost record is what
+    counts otherwise.
+    """
+    tensors = named_tensors(model)
+    names: dict[int, list[str]] = {}
+    for name, tensor in tensors.items():
+        names.setdefault(id(tensor), []).append(name)
+    for path, module in model.named_modules():
         vars(module).pop(RECORD, None)
         vars(module).pop(SIZES, None)
-    setattr(model, RECORD, axes)
-    if sizes:
-        setattr(model, SIZES, sizes)
+        prefix = f"{path}."
+        if path == "":
+            mine, counts = axes, sizes
+        else:
+            inside = [
+                (own, axis)
+                for axis in axes
+                for own in names.get(id(tensors.get(axis.tensor)), ())
+                if own.startswith(prefix)
+            ]
+            mine = tuple(replace(axis, tensor=own.removeprefix(prefix)) for own, axis in inside)
+            counts = tuple(
+                replace(size, module=f"{size.module}.".removeprefix(prefix).removesuffix("."))
+                for size in sizes
+                if f"{size.module}.".startswith(prefix)
+            )
+        if mine or path == "":
+            setattr(module, RECORD, mine)
+        if counts:
+            setattr(module, SIZES, counts)
 
 
 def check_sizes(model: nn.Module, sizes: Sequence[AttributeKeep], *, sliced: bool) -> None:

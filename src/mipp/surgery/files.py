@@ -83,6 +83,7 @@ def save(
 ) -> None:
     """Write a model, pruned or not, so that `load` can put it into a freshly built full-size one.
 
+    A module inside a pruned one can be saved alone, too (``mipp.save(small.backbone, path)``).
     Zeros take one bit each where there are enough of them to make the file smaller.
     The file appears as a whole or not at all: a failed write leaves the file that was there.
 
@@ -94,8 +95,16 @@ def save(
     ------
     InputError: the model's state holds something else than tensors, or no longer has the widths
         that it was sliced to, or ``extra`` is not JSON.
-    FileError: the file cannot be written.
+    FileError: the file cannot be written, or its name does not end in ``.safetensors``.
     """
+    path = Path(path)
+    if path.suffix != ".safetensors":
+        raise FileError(
+            f"{path} was given; expected a name that ends in .safetensors, which is what the file "
+            f"is, whatever its name. Save it as {path.with_suffix('.safetensors').name!r}."
+            if path.name
+            else f"{str(path)!r} is no name of a file; expected one that ends in .safetensors."
+        )
     model = unwrapped(model)
     tensors, aliases = _stored(model)
     axes = recorded_axes(model)
@@ -120,7 +129,7 @@ def save(
         text = json.dumps(content | {"digest": _digest(content, stored)}, allow_nan=False)
     except (TypeError, ValueError) as error:
         raise InputError(f"extra must be what JSON can hold: {error}") from error
-    _write(Path(path), stored, {KEY: text})
+    _write(path, stored, {KEY: text})
 
 
 @checked
