@@ -1,6 +1,7 @@
 """What each consumer takes in, and how finely its output matters."""
 
 from mipp.capture.batches import Batch, read_batch, read_batches
+from mipp.capture.calling import advised, check_call
 from mipp.capture.capture import CaptureConfig, Statistics, capture, chunks
 from mipp.capture.loss import Loss, floating_outputs
 from mipp.capture.rows import Rows, answers, collect_rows
@@ -11,8 +12,10 @@ __all__ = [
     "Loss",
     "Rows",
     "Statistics",
+    "advised",
     "answers",
     "capture",
+    "check_call",
     "chunks",
     "collect_rows",
     "floating_outputs",

@@ -34,8 +34,9 @@ class Guard:
         self.reading = False
 
     def code(self, error: MippError) -> int:
-        """The exit code: files that are missing or in the way are no wrong usage."""
-        wrong = self.reading and isinstance(error, InputError | BudgetError)
+        """The exit code. Files, and what failed in code that was called, are no wrong usage."""
+        plain = error.__cause__ is None and isinstance(error, InputError | BudgetError)
+        wrong = self.reading and plain
         return WRONG_USAGE if wrong else FAILED
 
 

@@ -110,7 +110,8 @@ class Plan(Generic[Model]):
         if read:
             wider = {n: record.options.get(n) is True for n in ("head_dims", "residual")}
             args, kwargs = example(model, read)
-            traced = graph.trace(model, args, kwargs, **wider)
+            with capture.advised(model, read[0]):
+                traced = graph.trace(model, args, kwargs, **wider)
             traced = surgery.settled(model, traced, args, kwargs)
         return cls(record, model, traced, read, refit)
 
@@ -222,7 +223,12 @@ class Plan(Generic[Model]):
 def example(
     model: nn.Module, batches: Sequence[capture.Batch]
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Arguments for tracing: a few examples of the first batch, on the model's device."""
+    """Arguments for tracing: a few examples of the first batch, on the model's device.
+
+    Raises:
+        CalibrationError: the model does not take such arguments.
+    """
+    capture.check_call(model, batches[0])
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     batch = batches[0].part(0, 4).to(device)
     return batch.args, dict(batch.kwargs)
