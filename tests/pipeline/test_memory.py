@@ -57,7 +57,10 @@ def test_while_gathering_rows(net, batches, monkeypatch):
     ("broken", "where"),
     [
         (("mipp.surgery.refit", "LeastSquares"), "refitting 2, which reads 3 features"),
-        (("mipp.surgery.refit", "input_rows"), "running all calibration examples .* 2, .* 6 features"),
+        (
+            ("mipp.surgery.refit", "input_rows"),
+            "running all calibration examples .* 2, .* 6 features",
+        ),
     ],
 )
 def test_while_refitting(net, batches, monkeypatch, broken, where):

@@ -55,7 +55,9 @@ def options() -> None:
         feed(f"plan: {name}", lambda v, n=name, q=quick: _used("units=50%", **q, **{n: v}))
     for one in fields(mipp.WeightOptions):
         given = {"granularity": "weight"}
-        feed(f"weights: {one.name}", lambda v, n=one.name, g=given: _used("params=50%", **g | {n: v}))
+        feed(
+            f"weights: {one.name}", lambda v, n=one.name, g=given: _used("params=50%", **g | {n: v})
+        )
     feed("plan: budget", lambda v: mipp.plan(NET, BATCHES, v))
     feed("plan: budget of a group", lambda v: mipp.plan(NET, BATCHES, {"0": v}))
     feed("plan: model", lambda v: mipp.plan(v, BATCHES, "units=50%"))
@@ -164,7 +166,7 @@ def texts() -> list[tuple[str, str]]:
     said = []
     for expression in sys.argv[2:]:
         try:
-            got = eval(expression, globals() | names)  # noqa: S307 - of the test's own
+            got = eval(expression, globals() | names)
         except Exception as error:
             got = error
         said.append((type(got).__name__, str(got)))

@@ -50,7 +50,9 @@ def check_settings(config: Any) -> None:
             raise InputError(f"{kind}({name}={value}); expected a number above 0 below {most:g}.")
     if not 0 <= getattr(config, "full_share", 0) <= 1:
         raise InputError(f"{kind}(full_share={config.full_share}); expected a share from 0 to 1.")
-    if config.noise != "fisher" and (isinstance(config.noise, str) or not 0 < config.noise < math.inf):
+    if config.noise != "fisher" and (
+        isinstance(config.noise, str) or not 0 < config.noise < math.inf
+    ):
         raise InputError(
             f"noise={config.noise!r}; expected 'fisher' or a positive number such as 0.1, the "
             "share of each output's variance that counts as noise."

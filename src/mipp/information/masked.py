@@ -11,9 +11,9 @@ from torch import Tensor
 
 from mipp.information.estimator import Observations, Reads, RowShape, View
 from mipp.information.learned import (
-    check_settings,
     FOLDS,
     LearnedScorer,
+    check_settings,
     draws,
     observed,
     parts,

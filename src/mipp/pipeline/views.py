@@ -74,9 +74,7 @@ class Views:
             observer.view(group, c, rows, fishers.get(c), keep) for c in group.consumers
         ]
 
-    def enough_memory(
-        self, doing: str, consumers: Sequence[int]
-    ) -> AbstractContextManager[None]:
+    def enough_memory(self, doing: str, consumers: Sequence[int]) -> AbstractContextManager[None]:
         """Says which of the consumers is the largest, should memory run out inside."""
         largest = max(consumers, key=self._bytes)
         consumer = self.graph.consumers[largest]
