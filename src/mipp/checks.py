@@ -62,7 +62,7 @@ def check_module(model: object) -> None:
     if not isinstance(model, nn.Module):
         what = f"the class {model.__name__}" if isinstance(model, type) else shown(model)
         raise InputError(
-            f"The model is {what}; expected a torch.nn.Module, such as torchvision.models.resnet18()"
+            f"The model is {what}; expected a torch.nn.Module, such as torch.nn.Linear(4, 2)"
             f"{'. Call the class to make one' if isinstance(model, type) else ''}."
         )
 
@@ -78,7 +78,8 @@ def checked(function: Callable[P, R]) -> Callable[P, R]:
     @wraps(function)
     def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
         hints, given = _hints(function), takes.bind(*args, **kwargs)
-        for name, value in given.arguments.items():
+        for name, argument in given.arguments.items():
+            value = argument
             if takes.parameters[name].kind is Parameter.VAR_KEYWORD:
                 continue
             if isinstance(value, np.number):
@@ -103,7 +104,7 @@ def shown(value: object) -> str:
     return shorten(repr(value), 80, placeholder=" ...")
 
 
-def fits(value: object, hint: Any) -> bool:
+def fits(value: object, hint: Any) -> bool:  # noqa: PLR0911 - one for each kind of hint
     """Whether the value is of the type that a hint declares, elements included."""
     origin, inner = get_origin(hint), get_args(hint)
     if isinstance(hint, TypeVar):

@@ -72,7 +72,7 @@ def test_two_inputs_in_a_pair_for_single_weights():
 )
 def test_lists_of_images_are_refused_with_a_way_out(batch):
     model = Detector()
-    with pytest.raises(mipp.CalibrationError, match="Lists of images are not supported.*backbone"):
+    with pytest.raises(mipp.CalibrationError, match=r"Lists of images are not supported.*backbone"):
         mipp.plan(model, [batch], **BUDGET)
     stacked = torch.stack(images(*[8] * 32))
     model.backbone = mipp.plan(model.backbone, [stacked], **BUDGET).apply()
@@ -87,7 +87,7 @@ def test_images_of_different_sizes_are_to_be_resized():
 
 
 def test_keywords_that_forward_does_not_have():
-    with pytest.raises(mipp.CalibrationError, match="called with z=: .*Give what forward takes"):
+    with pytest.raises(mipp.CalibrationError, match=r"called with z=: .*Give what forward takes"):
         mipp.plan(Both(), [{"z": torch.randn(8, 4)}], **BUDGET)
 
 

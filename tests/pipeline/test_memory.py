@@ -43,13 +43,13 @@ def test_while_measuring(net, batches, monkeypatch, error):
 
 def test_while_eliminating(net, batches, monkeypatch):
     monkeypatch.setattr(mipp.Gaussian, "scorer", _failing(SHORT[0]))
-    with pytest.raises(mipp.CalibrationError, match="eliminating units read by 2, .* 6 features"):
+    with pytest.raises(mipp.CalibrationError, match=r"eliminating units read by 2, .* 6 features"):
         mipp.plan(net, batches, "units=50%", noise=0.1)
 
 
 def test_while_gathering_rows(net, batches, monkeypatch):
     monkeypatch.setattr("mipp.capture.collect_rows", _failing(SHORT[0]))
-    with pytest.raises(mipp.CalibrationError, match="gathering rows for 2, .* memory="):
+    with pytest.raises(mipp.CalibrationError, match=r"gathering rows for 2, .* memory="):
         mipp.plan(net, batches, "units=50%", noise=0.1, estimator="masked")
 
 
@@ -90,11 +90,11 @@ def test_while_refitting_single_weights(net, batches, monkeypatch):
     plan = mipp.plan(net, batches, "params=50%", granularity="weight", noise=0.1)
     module = sys.modules["mipp.weights.update"]
     monkeypatch.setattr(module, "best_weights", _failing(SHORT[0]))
-    with pytest.raises(mipp.SurgeryError, match="while refitting 0, which reads 4 features"):
+    with pytest.raises(mipp.SurgeryError, match=r"while refitting 0, which reads 4 features"):
         plan.apply()
 
 
 def test_other_errors_pass_as_they_are(net, batches, monkeypatch):
     monkeypatch.setattr("mipp.capture.moments.Moments.update", _failing(RuntimeError("a bug")))
-    with pytest.raises(RuntimeError, match="^a bug$"):
+    with pytest.raises(RuntimeError, match=r"^a bug$"):
         mipp.plan(net, batches, "units=50%", noise=0.1)

@@ -44,7 +44,7 @@ def feed(label: str, call: Callable[[Any], object], values: list[Any] = VALUES) 
             found["taken"] += 1
         except mipp.MippError:
             found["refused"] += 1
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - whatever comes out
             found["raw"].append(f"{label}={value!r}: {type(error).__name__}: {error}"[:300])
 
 
@@ -167,7 +167,7 @@ def texts() -> list[tuple[str, str]]:
     for expression in sys.argv[2:]:
         try:
             got = eval(expression, globals() | names)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - whatever comes out
             got = error
         said.append((type(got).__name__, str(got)))
     return said

@@ -3,7 +3,6 @@
 import contextlib
 import json
 import random
-import re
 
 import pytest
 import torch
@@ -121,7 +120,5 @@ def test_refit_options_that_do_not_exist_are_said(texts, kind, refit):
     content = json.loads(texts[kind])
     content["options"]["refit"] = refit
     del content["digest"]
-    with pytest.raises(
-        mipp.FileError, match=re.compile("damaged plan: its refit.*Make the plan", re.S)
-    ):
+    with pytest.raises(mipp.FileError, match=r"(?s)damaged plan: its refit.*Make the plan"):
         _type(kind).from_json(json.dumps(content))

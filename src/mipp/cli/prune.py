@@ -300,9 +300,7 @@ def prune(
         output.say(
             f"pruned model in {out}" if out else "The model was not kept: no --out was given."
         )
-        for what, path in (("plan", plan), ("report", report)):
-            if path is not None:
-                output.say(f"{what} in {path}")
+        _say_where(output, plan=plan, report=report)
         output.result(
             {
                 "model": model,
@@ -320,6 +318,12 @@ def prune(
                 "versions": versions(),
             }
         )
+
+
+def _say_where(output: Output, **paths: Path | None) -> None:
+    for what, path in paths.items():
+        if path is not None:
+            output.say(f"{what} in {path}")
 
 
 def _text(path: Path | None) -> str | None:

@@ -21,7 +21,8 @@ def check_target(
 
     Raises:
         InputError: its name does not end in ``suffix``.
-        FileError: its folder is missing or cannot be written to, it is a folder, it is ``source``, which the work starts from, or it is there already.
+        FileError: its folder is missing or cannot be written to, it is a folder, it is ``source``,
+            which the work starts from, or it is there already.
     """
     if path is None:
         return

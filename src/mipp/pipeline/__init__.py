@@ -14,7 +14,7 @@ from mipp.pipeline.clock import Clock
 from mipp.pipeline.competing import plan_by_method, plans_by_method
 from mipp.pipeline.curves import Curves
 from mipp.pipeline.kept import KeptInformation, information_kept, information_kept_by
-from mipp.pipeline.keywords import check_progress, read_budgets
+from mipp.pipeline.keywords import read_budgets, read_progress
 from mipp.pipeline.latency import Speed, timed, within
 from mipp.pipeline.options import (
     Options,
@@ -127,12 +127,11 @@ def plan(
         SurgeryError: the model cannot be copied, or computes something else in every call.
         InputError: an option that is not known or does not fit.
     """
-    check_progress(progress)
     if granularity != "unit":
         return _weights(model, batches, [budget], granularity, progress, options)[0]
     settings = read_options(**options)
     wanted = wanted_budget(budget, settings)
-    report = progress or _silent
+    report = read_progress(progress)
     clock = Clock()
     original: Model = graph.unwrap(model)  # type: ignore[assignment] # of the model, or inside
     data = capture.read_batches(batches, settings.samples)
@@ -230,7 +229,6 @@ def plans(
         InputError: with ``passes`` or ``rounds`` above 1, or an information budget in ``ordered``
             elimination or with ``next_layer="pruned"``, whose measurements depend on the budget.
     """
-    check_progress(progress)
     budgets = read_budgets(budgets)
     if granularity != "unit":
         return _weights(model, batches, budgets, granularity, progress, options)
@@ -256,9 +254,9 @@ def plans(
     speed = timed(original, traced, data, wanted, settings, clock)
     if isinstance(settings.method, methods.Method):
         return plans_by_method(
-            original, traced, data, wanted, settings, progress or _silent, clock, speed
+            original, traced, data, wanted, settings, read_progress(progress), clock, speed
         )
-    curves = Curves(original, traced, data, settings, progress or _silent, clock)
+    curves = Curves(original, traced, data, settings, read_progress(progress), clock)
     made = curves.make({}, None)
     found = []
     for budget in wanted:
@@ -310,7 +308,7 @@ def _weights(
     clock = Clock()
     original: Model = graph.unwrap(model)  # type: ignore[assignment] # of the model, or inside
     data = capture.read_batches(batches, settings.samples)
-    return plan_weights(original, data, wanted, settings, progress or _silent, clock)
+    return plan_weights(original, data, wanted, settings, read_progress(progress), clock)
 
 
 def _spent(
@@ -321,7 +319,3 @@ def _spent(
     budget: selection.Budget,
 ) -> dict[int, BoolArray]:
     return spent(made, traced, budget, settings, speed=speed)
-
-
-def _silent(_stage: str, _done: int, _total: int) -> None:
-    """Shows no progress."""

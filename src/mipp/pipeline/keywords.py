@@ -1,6 +1,6 @@
 """Single keywords of `mipp.plan`, from what users write to what the options hold."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from torch import nn
@@ -64,10 +64,14 @@ def read_budgets(budgets: Any) -> list[Any]:
     return list(budgets)
 
 
-def check_progress(progress: Any) -> None:
-    """Raise `InputError` for something that cannot be called."""
-    if progress is not None and not callable(progress):
+def read_progress(progress: Any) -> Callable[[str, int, int], None]:
+    """What is called on the way; raises `InputError` for something that cannot be called."""
+    if progress is None:
+        return lambda _stage, _done, _total: None
+    if not callable(progress):
         raise InputError(
             f"progress={shown(progress)}; expected None, or a function that is called as "
             "progress(stage, done, total), such as print."
         )
+    called: Callable[[str, int, int], None] = progress
+    return called
