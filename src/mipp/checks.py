@@ -35,7 +35,7 @@ def check_fields(record: Any, *, owner: str | None = None) -> None:
 
     ``owner``: what the text calls the record, its class by default; an empty one for keywords.
     """
-    kind = type(record)
+    kind: Any = type(record)
     owner = kind.__name__ if owner is None else owner
     hints = _hints(kind)
     for one in fields(record):
@@ -104,7 +104,7 @@ def shown(value: object) -> str:
     return shorten(repr(value), 80, placeholder=" ...")
 
 
-def fits(value: object, hint: Any) -> bool:  # noqa: PLR0911 - one for each kind of hint
+def fits(value: Any, hint: Any) -> bool:  # noqa: PLR0911 - one for each kind of hint
     """Whether the value is of the type that a hint declares, elements included."""
     origin, inner = get_origin(hint), get_args(hint)
     if isinstance(hint, TypeVar):

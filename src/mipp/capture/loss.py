@@ -149,7 +149,7 @@ def called(loss: Callable[[Any, Any], Tensor], output: Any, target: Any) -> Tens
     Raises:
         InputError: it is not one number that a gradient can be taken of.
     """
-    given = loss(output, target)
+    given: Any = loss(output, target)
     if not isinstance(given, Tensor) or given.numel() != 1 or not given.requires_grad:
         raise InputError(
             f"The function given as loss= returned {shown(given)}; expected the sum over the batch "

@@ -199,7 +199,7 @@ def _estimator(given: dict[str, Any], *, sure: bool) -> information.Estimator:
             f"noise={noise!r} was given with {shown(estimator)}, whose noise is not a field that "
             "can be replaced. Leave noise= out, and set it in the estimator."
         )
-    return replace(estimator, noise=noise)  # type: ignore[type-var]
+    return replace(estimator, noise=noise)
 
 
 def read_stop(stop: Any, confidence: Any) -> "selection.Stop | None":

@@ -4,6 +4,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from mipp.checks import check_fields, shown
 from mipp.errors import BudgetError, InputError
@@ -166,7 +167,7 @@ def _of_the_whole(text: str) -> Budget:
     return Budget(bounds, information)
 
 
-def _in_parts(given: "Sequence[tuple[str, str | Budget]]") -> Budget:
+def _in_parts(given: Sequence[tuple[Any, Any]]) -> Budget:
     parts: dict[str, Budget] = {}
     for pattern, bound in given:
         if not isinstance(pattern, str) or not isinstance(bound, str | Budget):
