@@ -208,7 +208,7 @@ def _check(options: WeightOptions) -> None:
             "each output's variance that counts as noise."
         )
     if not 0 < options.ridge < 1e6:
-        raise InputError(f"ridge={options.ridge}; expected a share of the variance, such as 1e-4.")
+        raise InputError(f"ridge={options.ridge}; expected a number above 0, such as 1e-4.")
     check_refit(options.refit)
 
 

@@ -95,7 +95,13 @@ class MaskRecord:
         for row in content["summary"]:
             for name in ("nats_before", "nats_after"):
                 row[name] = None if np.isnan(row[name]) else row[name]
-        return json.dumps(content | {"digest": digest_of(content)}, indent=1, allow_nan=False)
+        try:
+            return json.dumps(content | {"digest": digest_of(content)}, indent=1, allow_nan=False)
+        except (TypeError, ValueError) as error:
+            raise InputError(
+                f"the plan holds what JSON cannot: {error}. Expected finite numbers, text, lists "
+                "and dicts of these; only the nats of a layer may be NaN (not measured)."
+            ) from error
 
     @classmethod
     def from_json(cls, text: str) -> "MaskRecord":
@@ -112,7 +118,6 @@ class MaskRecord:
                 f"{KIND!r}, got {found.get('format')!r} of kind {found.get('kind')!r}. Plans of "
                 "units are read by mipp.Plan.from_json."
             )
-        check_digest(found)
         fields = {n: v for n, v in found.items() if n not in ("format", "kind", "digest")}
         rows = fields.get("summary")
         for row in rows if isinstance(rows, list) else ():
@@ -126,6 +131,7 @@ class MaskRecord:
         kept = {"digest": json.loads(text).get("digest")}
         if json.loads(record.to_json()) | kept != json.loads(text) | kept:
             raise FileError(f"damaged plan: it holds fields that a plan does not have. {advice}")
+        check_digest(json.loads(text))  # as it was, without what stands for null
         return record
 
     def describe(self) -> list[str]:

@@ -194,7 +194,6 @@ class PlanRecord:
                 f"not a plan that this version reads: expected format {FORMAT}, got {found!r}. "
                 f"{advice}"
             )
-        check_digest(content)
         fields = {n: value for n, value in content.items() if n not in ("format", "digest")}
         try:
             record: PlanRecord = TypeAdapter(cls).validate_json(
@@ -206,6 +205,7 @@ class PlanRecord:
         kept = {"digest": content.get("digest")}
         if json.loads(record.to_json()) | kept != content | kept:
             raise FileError(f"damaged plan: it holds fields that a plan does not have. {advice}")
+        check_digest(content)
         return record
 
     def describe(self) -> list[str]:
