@@ -26,7 +26,11 @@ def test_export_of_a_pruned_model_checks_and_times_it(mipp, small_cnn, weights, 
 
 def test_export_refuses_before_any_work(mipp, small_cnn, tmp_path):
     done = mipp("export", *small_cnn, "--onnx", tmp_path / "net.bin")
+    assert done.code == 2
+    (tmp_path / "net.onnx").write_text("of another run")
+    done = mipp("export", *small_cnn, "--onnx", tmp_path / "net.onnx")
     assert done.code == 1
+    assert "or --force to replace it" in " ".join(done.err.split())
     assert ".onnx" in done.err
 
 

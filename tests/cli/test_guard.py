@@ -24,6 +24,17 @@ def test_help_and_version(mipp):
         ("train", "--model", "mlp", "--out", "x.safetensors", "--epochs", "0"),
         ("inspect", "--model", "mlp", "--seed", "-1"),
         ("inspect", "--model", "mlp", "--no-such-option"),
+        ("inspect", "--model", "no-such-model"),
+        ("inspect", "--model", "mlp", "--data", "no-such-data"),
+        ("eval", "--model", "no-such-model", "--weights", "x.safetensors"),
+        ("prune", "--model", "mlp", "--budget", "macs=lots"),
+        ("prune", "--model", "mlp", "--budget", "macs=0.5"),
+        ("prune", "--model", "mlp", "--budget", "macs=50%", "--method", "no-such-method"),
+        ("prune", "--model", "mlp", "--budget", "macs=50%", "--memory", "lots"),
+        ("prune", "--model", "mlp", "--budget", "macs=50%", "--out", "x.pt"),
+        ("export", "--model", "no-such-model", "--onnx", "x.onnx"),
+        ("export", "--model", "mlp", "--onnx", "x.pt"),
+        ("bench", "show", "no-such-suite"),
     ],
 )
 def test_wrong_usage_is_2(mipp, arguments):

@@ -57,26 +57,37 @@ def test_pruned_weights_are_trained_on_and_stay_pruned(mipp, small_cnn, weights,
 
 
 @pytest.mark.parametrize(
-    ("arguments", "text"),
+    ("arguments", "code", "text"),
     [
-        (("--model", "lenet6", "--out", "x.safetensors"), "Did you mean 'lenet5'?"),
-        (("--model", "digits_cnn", "--data", "digit", "--out", "x.safetensors"), "expected one of"),
-        (("--model", "digits_cnn", "--out", "x.pt"), "ends in .safetensors"),
-        (("--model", "digits_cnn", "--out", "no/x.safetensors"), "there is no folder"),
-        (("--model", "digits_cnn", "--out", "/proc/x.safetensors"), "nothing can be written"),
-        (("--model", "digits_cnn", "--out", "folder.safetensors"), "is a folder"),
-        (("--model", "lenet5", "--out", "x.safetensors"), "--data mnist"),
-        (("--model", "digits_cnn", "--classes", "5", "--out", "x.safetensors"), "does not fit"),
-        (("--model", "digits_cnn", "--width", "-1", "--out", "x.safetensors"), "width"),
-        (("--model", "digits_cnn", "--lr", "-1", "--out", "x.safetensors"), "above 0"),
-        (("--model", "digits_cnn", "--device", "abacus", "--out", "x.safetensors"), "--device"),
+        (("--model", "lenet6"), 2, "Did you mean 'lenet5'?"),
+        (("--model", "digits_cnn", "--data", "digit"), 2, "expected one of"),
+        (("--model", "digits_cnn", "--out", "x.pt"), 2, "ends in .safetensors"),
+        (("--model", "digits_cnn", "--lr", "-1"), 2, "above 0"),
+        (("--model", "digits_cnn", "--out", "no/x.safetensors"), 1, "there is no folder"),
+        (("--model", "digits_cnn", "--out", "/proc/x.safetensors"), 1, "nothing can be written"),
+        (("--model", "digits_cnn", "--out", "folder.safetensors"), 1, "is a folder"),
+        (("--model", "lenet5"), 1, "--data mnist"),
+        (("--model", "digits_cnn", "--classes", "5"), 1, "does not fit"),
+        (("--model", "digits_cnn", "--width", "-1"), 1, "width"),
+        (("--model", "digits_cnn", "--device", "abacus"), 1, "--device"),
     ],
 )
-def test_what_fails_before_any_training(mipp, monkeypatch, tmp_path, arguments, text):
+def test_what_fails_before_any_training(mipp, monkeypatch, tmp_path, arguments, code, text):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "folder.safetensors").mkdir()
     monkeypatch.setattr(library.retrain, "train", lambda *a, **k: pytest.fail("it trained"))
-    done = mipp("train", *arguments)
-    assert done.code == 1
+    done = mipp("train", "--out", "x.safetensors", *arguments)
+    assert done.code == code
     assert text in " ".join(done.err.split())
     assert [path.name for path in tmp_path.iterdir()] == ["folder.safetensors"]
+
+
+def test_a_file_that_is_there_is_replaced_by_force_alone(mipp, small_cnn, tmp_path):
+    out = tmp_path / "net.safetensors"
+    out.write_bytes(b"of another run")
+    refused = mipp("train", *small_cnn, "--out", out, *epochs(1))
+    assert refused.code == 1
+    assert "there is such a file already. Give another name, or --force" in refused.err
+    assert out.read_bytes() == b"of another run"
+    assert mipp("train", *small_cnn, "--out", out, *epochs(1), "--force").code == 0
+    assert out.read_bytes() != b"of another run"

@@ -394,10 +394,10 @@ def test_folder_that_cannot_be_written(tmp_path):
     for folder in ("nowhere", "file"):
         with pytest.raises(FileError, match="cannot be written"):
             save(case.model, tmp_path / folder / "small.safetensors")
-    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken.safetensors").mkdir()
     with pytest.raises(FileError, match="cannot be written"):
-        save(case.model, tmp_path / "taken")
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "taken"]
+        save(case.model, tmp_path / "taken.safetensors")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "taken.safetensors"]
 
 
 @pytest.mark.parametrize("step", ["save_file", "fsync", "replace"])
@@ -429,3 +429,74 @@ def test_interrupted_write_leaves_no_partial_file(saved, monkeypatch):
         save(saved[0].model, saved[1])
     assert saved[1].read_bytes() == before
     assert list(saved[1].parent.iterdir()) == [saved[1]]
+
+
+class _Detector(nn.Module):
+    """A network inside another, whose widths the outer one decides; one table has two names."""
+
+    def __init__(self):
+        super().__init__()
+        self.backbone = nn.Sequential(
+            nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(),
+            nn.Sequential(nn.Conv2d(8, 12, 3), nn.ReLU()),
+        )  # fmt: skip
+        self.attend = nn.TransformerEncoderLayer(12, 4, 16, batch_first=True)
+        self.head = nn.Linear(12, 5)
+
+    def forward(self, x):
+        found = self.backbone(x).flatten(2).transpose(1, 2)
+        return self.head(self.attend(found).mean(1))
+
+
+@pytest.mark.parametrize("part", ["backbone", "backbone.3", "backbone.3.0", "attend", "head"])
+@pytest.mark.parametrize("reloaded", [False, True])
+def test_a_module_inside_a_pruned_model_can_be_saved_alone(tmp_path, part, reloaded):
+    import mipp
+
+    full = _Detector().eval()
+    x = torch.randn(32, 3, 8, 8)
+    small = mipp.prune(
+        full, [x], "units=50%", noise=0.1, refit=False, allocation="uniform", residual=True
+    )
+    if reloaded:
+        save(small, tmp_path / "whole.safetensors")
+        small = load(_Detector().eval(), tmp_path / "whole.safetensors")
+    path = tmp_path / "part.safetensors"
+    inner = small.get_submodule(part)
+    save(inner, path)
+    again = load(_Detector().eval().get_submodule(part), path)
+    given = torch.randn(2, 3, 8, 8)
+    seen = []
+    hook = inner.register_forward_pre_hook(lambda _module, args: seen.append(args[0]))
+    small(given)
+    hook.remove()
+    assert torch.equal(again(seen[0]), inner(seen[0]))
+    assert any(
+        inner.state_dict()[n].shape != t.shape
+        for n, t in full.get_submodule(part).state_dict().items()
+    )
+
+
+def test_a_module_with_shared_weights_inside_a_pruned_model_can_be_saved_alone(tmp_path):
+    class Tied(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inside = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 4))
+            self.other = nn.ModuleList([self.inside[0], self.inside[2]])
+
+    full = Tied()
+    kept = {AxisKey("inside.0.weight", 0): np.array([0, 3]), AxisKey("inside.0.bias", 0):
+            np.array([0, 3]), AxisKey("inside.2.weight", 1): np.array([0, 3])}  # fmt: skip
+    small = slice_model(full, kept)
+    for part in ("inside", "other"):
+        path = tmp_path / f"{part}.safetensors"
+        save(small.get_submodule(part), path)
+        again = load(Tied().get_submodule(part), path)
+        assert again[0].weight.shape == (2, 6)
+
+
+@pytest.mark.parametrize("name", ["a.pt", "a.bin", "a", "a.onnx"])
+def test_names_that_promise_another_format_are_refused(tmp_path, name):
+    with pytest.raises(FileError, match=r"ends in \.safetensors.*Save it as 'a\.safetensors'"):
+        save(nn.Linear(2, 2), tmp_path / name)
+    assert not list(tmp_path.iterdir())

@@ -259,6 +259,7 @@ def _check_alike(batch: Batch, read: list[Batch], number: int) -> None:
         raise CalibrationError(
             f"Batch {number} has inputs {_spell(mine)} an example, the first batch "
             f"{_spell(first)}. All calibration batches need one shape and dtype: resize or pad "
+            "images to one size (torch.nn.functional.interpolate, torch.nn.functional.pad) "
             "(texts may differ in length if an attention_mask of shape (batch, length) is given)."
         )
 

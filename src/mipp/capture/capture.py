@@ -1,5 +1,6 @@
 """One pass over the calibration batches: what each consumer takes in, and how finely it matters."""
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -11,8 +12,9 @@ from mipp import processes
 from mipp.capture.batches import Batch, blaming
 from mipp.capture.loss import Loss, pass_back, settle
 from mipp.capture.moments import Moments
+from mipp.checks import check_fields
 from mipp.covariance import Covariance, dense
-from mipp.errors import CalibrationError
+from mipp.errors import CalibrationError, InputError
 from mipp.records import Consumer
 from mipp.taps import (
     LINEAR,
@@ -40,6 +42,16 @@ class CaptureConfig:
     min_rows: int = 4096
     fisher_samples: int = 2048
     dtype: torch.dtype = torch.float64
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        for name in ("rows_per_feature", "min_rows", "fisher_samples"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise InputError(
+                    f"CaptureConfig({name}={getattr(self, name)}); expected a number above 0."
+                )
+        if not self.dtype.is_floating_point:
+            raise InputError(f"CaptureConfig(dtype={self.dtype}); expected torch.float64.")
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from mipp.capture.batches import IGNORED, Batch
+from mipp.checks import shown
 from mipp.errors import CalibrationError, InputError
 from mipp.taps import token_mask
 
@@ -120,7 +121,7 @@ def sampled_loss(loss: Loss, output: Any, batch: Batch, generator: torch.Generat
     ``generator`` lives on the CPU, so that the draw is the same on every device.
     """
     if not isinstance(loss, str):
-        return loss(output, batch.target)
+        return called(loss, output, batch.target)
     if loss == "gaussian":
         outputs = answer_tensors(output)
         # d/dy of (y - t)^2 / 2 at t = y + e is -e: a random direction of unit variance
@@ -152,6 +153,22 @@ def pass_back(loss: Loss, output: Any, batch: Batch, generator: torch.Generator)
             "use noise=0.1, which needs no gradient."
         )
     total.backward()
+
+
+def called(loss: Callable[[Any, Any], Tensor], output: Any, target: Any) -> Tensor:
+    """What the caller's own loss gives.
+
+    Raises:
+        InputError: it is not one number that a gradient can be taken of.
+    """
+    given: Any = loss(output, target)
+    if not isinstance(given, Tensor) or given.numel() != 1 or not given.requires_grad:
+        raise InputError(
+            f"The function given as loss= returned {shown(given)}; expected the sum over the batch "
+            "of the loss in nats, a tensor of one number that has a gradient. Compute it with "
+            "torch's operations, from the output of the model."
+        )
+    return given
 
 
 def _asked(batch: Batch, shape: torch.Size) -> Tensor | None:

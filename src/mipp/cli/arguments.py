@@ -115,6 +115,10 @@ Json = Annotated[
         help="One JSON object as the last line of stdout; everything else goes to stderr.",
     ),
 ]
+Force = Annotated[
+    bool,
+    typer.Option("--force", "-f", rich_help_panel=_OUTPUT, help="Replace files that are there."),
+]
 Debug = Annotated[
     bool, typer.Option("--debug", rich_help_panel=_OUTPUT, help="Show the traceback of an error.")
 ]

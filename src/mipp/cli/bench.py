@@ -49,8 +49,9 @@ def list_suites(out: Out = RESULTS, json: arg.Json = False, debug: arg.Debug = F
 
     Hours are of one process, the mean of what is measured times the items; two processes take half.
     """
-    with readable_errors(debug):
+    with readable_errors(debug) as guard:
         output = open_output(json)
+        guard.arguments_read()
         rows = []
         for name in bench.names():
             suite = bench.load(name)
@@ -125,11 +126,9 @@ def run_suite(
 
     Records are appended to FOLDER/SUITE.jsonl as soon as each is measured.
     """
-    with readable_errors(debug):
+    with readable_errors(debug) as guard:
         output = open_output(json)
         check_target(report, "--report", suffix=".html")
-        if report is not None:
-            check_plotly()
         wanted = bench.load(suite, smoke=smoke)
         store = bench.Store(out, wanted.name)
         choice = bench.Choice(
@@ -141,6 +140,9 @@ def run_suite(
         )
         how = bench.How(jobs=jobs, dask=dask, device=device, command=_command())
         items = bench.todo(wanted, store, choice)
+        guard.arguments_read()
+        if report is not None:
+            check_plotly()
         if store.torn:
             output.say(
                 f"The last line of {store.path} is cut off: a run was killed while it wrote. "
@@ -185,9 +187,10 @@ def show_suite(
 
     Mean ± standard deviation over the n seeds; in brackets how many, where that differs.
     """
-    with readable_errors(debug):
+    with readable_errors(debug) as guard:
         output = open_output(json)
         wanted = bench.load(suite, smoke=smoke)
+        guard.arguments_read()
         store = bench.Store(out, wanted.name)
         records = store.records()
         items = bench.with_parents(bench.items(wanted))

@@ -38,9 +38,10 @@ def report_suites(
 
     Works while a suite runs: the report has what is measured so far, and says how much that is.
     """
-    with readable_errors(debug):
+    with readable_errors(debug) as guard:
         output = open_output(json)
         check_target(out, "--out", suffix=".html")
+        guard.arguments_read()
         shown = [_suite(name, records, smoke) for name in suites]
         output.result(write_page(output, shown, out))
 

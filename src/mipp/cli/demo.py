@@ -48,7 +48,8 @@ def demo(
 
     Needs no downloads and takes less than two minutes on two cores.
     """
-    with readable_errors(debug):
+    with readable_errors(debug) as guard:
+        guard.arguments_read()
         output = open_output(json)
         folder = Path(tempfile.mkdtemp(prefix="mipp-demo-")) if out is None else out
         if out is not None:

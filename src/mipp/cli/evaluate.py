@@ -28,12 +28,13 @@ def evaluate(
 
     Weights of a pruned model are read into the full-size model that --model names.
     """
-    with readable_errors(debug):
+    with readable_errors(debug) as guard:
         output = open_output(json)
         torch.manual_seed(seed)
         network = find_network(model)
         check_weights(weights)
         source = find_source(data, data_root)
+        guard.arguments_read()
         opened = open_model(network, Wanted(width, classes, weights, device, seed), source)
         check_fit(network, opened, source)
         with output.busy("evaluating"):

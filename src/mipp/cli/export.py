@@ -51,6 +51,7 @@ def export(
             help="For any length, too: the second dimension of inputs such as tokens and masks.",
         ),
     ] = False,
+    force: arg.Force = False,
     seed: arg.Seed = 0,
     json: arg.Json = False,
     debug: arg.Debug = False,
@@ -60,13 +61,14 @@ def export(
     Weights of a pruned model are read into the full-size model that --model names, which is then
     timed too. Needs the extra: pip install 'torch-mipp[onnx]'.
     """
-    with readable_errors(debug):
+    with readable_errors(debug) as guard:
         output = open_output(json)
         torch.manual_seed(seed)
         network = find_network(model)
         check_weights(weights)
-        check_target(onnx, "--onnx", suffix=".onnx", source=weights)
+        check_target(onnx, "--onnx", suffix=".onnx", source=weights, force=force)
         source = None if data is None else find_source(data, data_root)
+        guard.arguments_read()
         batches = examples(network, source, shape, seed)
         full = open_model(network, Wanted(width, classes, None, "cpu", seed), source)
         opened = full

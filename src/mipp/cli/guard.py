@@ -9,9 +9,10 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from mipp.errors import MippError
+from mipp.errors import BudgetError, InputError, MippError
 
 FAILED = 1
+WRONG_USAGE = 2
 BUG = 70
 """EX_SOFTWARE of sysexits.h."""
 INTERRUPTED = 130
@@ -23,16 +24,34 @@ EXIT_CODES = (
 )
 
 
+class Guard:
+    """Which errors are wrong usage: those about arguments, until these are read."""
+
+    def __init__(self) -> None:
+        self.reading = True
+
+    def arguments_read(self) -> None:
+        """From here on an error is one of the work."""
+        self.reading = False
+
+    def code(self, error: MippError) -> int:
+        """The exit code. Files, and what failed in code that was called, are no wrong usage."""
+        plain = error.__cause__ is None and isinstance(error, InputError | BudgetError)
+        wrong = self.reading and plain
+        return WRONG_USAGE if wrong else FAILED
+
+
 @contextmanager
-def readable_errors(debug: bool) -> Iterator[None]:
+def readable_errors(debug: bool) -> Iterator[Guard]:
     """Errors become a message on stderr and an exit code; with ``debug`` after a traceback."""
+    guard = Guard()
     try:
-        yield
+        yield guard
     except (typer.Exit, typer.Abort, typer.BadParameter):
         raise
     except MippError as error:
         _tell(str(error), debug)
-        raise typer.Exit(FAILED) from error
+        raise typer.Exit(guard.code(error)) from error
     except KeyboardInterrupt as error:
         _tell("interrupted", debug)
         raise typer.Exit(INTERRUPTED) from error

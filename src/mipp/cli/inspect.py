@@ -33,12 +33,13 @@ def inspect(
     debug: arg.Debug = False,
 ) -> None:
     """List the groups of units that can be pruned, outputs first, and what is refused and why."""
-    with readable_errors(debug):
+    with readable_errors(debug) as guard:
         output = open_output(json)
         torch.manual_seed(seed)
         network = find_network(model)
         check_weights(weights)
         source = None if data is None else find_source(data, data_root)
+        guard.arguments_read()
         wanted = Wanted(width, classes, weights, device, seed)
         batches = examples(network, source, shape, seed)
         with output.busy("tracing"):

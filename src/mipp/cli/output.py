@@ -1,12 +1,15 @@
 """Where a command speaks: text for people, one line of JSON for machines."""
 
 import json
+import platform
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib import metadata
 from typing import Any
 
 import rich
+import torch
 import typer
 from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -60,6 +63,15 @@ class Output:
         """The object as the last line of stdout, if it was asked for."""
         if self.as_json:
             typer.echo(json.dumps(content, allow_nan=False))
+
+
+def versions() -> dict[str, str]:
+    """Of what numbers depend on."""
+    return {
+        "mipp": metadata.version("torch-mipp"),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+    }
 
 
 def open_output(as_json: bool) -> Output:

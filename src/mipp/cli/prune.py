@@ -16,7 +16,7 @@ from mipp.cli.imported import find
 from mipp.cli.networks import Network, find_network
 from mipp.cli.opening import Wanted, check_fit, check_weights, open_model
 from mipp.cli.outcome import Outcome
-from mipp.cli.output import Output, open_output
+from mipp.cli.output import Output, open_output, versions
 from mipp.cli.pruning import FINE_TUNING, Task, fine_tuning, run
 from mipp.cli.targets import check_target, write_text
 from mipp.cli.weighing import WeightOutcome, WeightTask, check_unused, run_weights
@@ -248,12 +248,13 @@ def prune(
             help="Where a page on the plan goes: an .html file with curves, widths and costs.",
         ),
     ] = None,
+    force: arg.Force = False,
     seed: arg.Seed = 0,
     json: arg.Json = False,
     debug: arg.Debug = False,
 ) -> None:  # fmt: skip
     """Prune a model to a budget and show what is left of it: units, information, cost, accuracy."""
-    with readable_errors(debug):
+    with readable_errors(debug) as guard:
         _check_says_how_much(granularity, budget, confidence, preset)
         output = open_output(json)
         if no_refit and refit not in (None, "none"):
@@ -284,13 +285,14 @@ def prune(
             check_unused(preset=preset)
             task = WeightTask(granularity, wanted, options, retrain_by, seed)
         check_weights(weights)
-        check_target(out, "--out", suffix=".safetensors", source=weights)
-        check_target(plan, "--plan", suffix=".json")
-        check_target(report, "--report", suffix=".html")
-        if report is not None:
-            check_plotly()
+        check_target(out, "--out", suffix=".safetensors", source=weights, force=force)
+        check_target(plan, "--plan", suffix=".json", force=force)
+        check_target(report, "--report", suffix=".html", force=force)
         torch.manual_seed(seed)
         source = find_source(data, data_root)
+        guard.arguments_read()
+        if report is not None:
+            check_plotly()
         opened = open_model(network, Wanted(width, classes, weights, device, seed), source)
         check_fit(network, opened, source)
         small, outcome = _done(task, network, opened, source, output)
@@ -307,7 +309,34 @@ def prune(
         output.say(
             f"pruned model in {out}" if out else "The model was not kept: no --out was given."
         )
-        output.result(outcome.content())
+        _say_where(output, plan=plan, report=report)
+        output.result(
+            {
+                "model": model,
+                "weights": _text(weights),
+                "data": data,
+                "method": outcome.plan.record.options["method"],
+                "budget": budget,
+                "granularity": granularity,
+            }
+            | outcome.content()
+            | {
+                "out": _text(out),
+                "plan": _text(plan),
+                "report": _text(report),
+                "versions": versions(),
+            }
+        )
+
+
+def _say_where(output: Output, **paths: Path | None) -> None:
+    for what, path in paths.items():
+        if path is not None:
+            output.say(f"{what} in {path}")
+
+
+def _text(path: Path | None) -> str | None:
+    return None if path is None else str(path)
 
 
 def _check_says_how_much(granularity: str, *given: object) -> None:

@@ -4,22 +4,30 @@ import tempfile
 import uuid
 from pathlib import Path
 
-from mipp.errors import FileError
+from mipp.errors import FileError, InputError
 
 
 def check_target(
-    path: Path | None, option: str, *, suffix: str, source: Path | None = None
+    path: Path | None,
+    option: str,
+    *,
+    suffix: str,
+    source: Path | None = None,
+    force: bool = True,
 ) -> None:
     """Find out now whether ``path`` can be written.
 
+    ``force``: a file that is there may be replaced.
+
     Raises:
-        FileError: its folder is missing or cannot be written to, it is a folder, its name does not
-            end in ``suffix``, or it is ``source``, which the work starts from.
+        InputError: its name does not end in ``suffix``.
+        FileError: its folder is missing or cannot be written to, it is a folder, it is ``source``,
+            which the work starts from, or it is there already.
     """
     if path is None:
         return
     if path.suffix != suffix:
-        raise FileError(f"{option} {path}: expected a name that ends in {suffix}.")
+        raise InputError(f"{option} {path}: expected a name that ends in {suffix}.")
     if path.is_dir():
         raise FileError(f"{option} {path} is a folder; expected the name of a file.")
     if source is not None and path.resolve() == source.resolve():
@@ -28,6 +36,11 @@ def check_target(
             "Give another name."
         )
     check_folder(path.parent, option)
+    if path.exists() and not force:
+        raise FileError(
+            f"{option} {path}: there is such a file already. Give another name, or --force to "
+            "replace it."
+        )
 
 
 def check_folder(folder: Path, option: str) -> None:

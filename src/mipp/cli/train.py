@@ -75,6 +75,7 @@ def train(
             "A .safetensors file.",
         ),
     ] = None,
+    force: arg.Force = False,
     seed: arg.Seed = 0,
     json: arg.Json = False,
     debug: arg.Debug = False,
@@ -83,18 +84,20 @@ def train(
 
     Built-in networks have recipes that reach the accuracy of the literature, or near it.
     """
-    with readable_errors(debug):
+    with readable_errors(debug) as guard:
         output = open_output(json)
         torch.manual_seed(seed)
         network = find_network(model)
         check_weights(weights)
-        check_target(out, "--out", suffix=".safetensors")
+        going_on = resume is not None and resume.exists()  # --out is from the same run
+        check_target(out, "--out", suffix=".safetensors", force=force or going_on)
         check_target(resume, "--resume", suffix=".safetensors", source=out)
         recipe = changed(
             network.recipe, epochs=epochs, peak_lr=lr, batch_size=batch_size, precision=precision,
             augment=augment,
         )  # fmt: skip
         source = find_source(data, data_root)
+        guard.arguments_read()
         opened = open_model(network, Wanted(width, classes, weights, device, seed), source)
         check_fit(network, opened, source)
         start = time.perf_counter()

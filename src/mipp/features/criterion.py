@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from mipp import information, selection
 from mipp.capture import Loss
+from mipp.checks import checked
 from mipp.errors import InputError
 from mipp.features.reading import as_examples, targets
 from mipp.features.record import FeatureSelection
@@ -24,6 +25,7 @@ from mipp.guards import gradients_enabled
 from mipp.records import IntArray
 
 
+@checked
 def terc(
     X: Any,
     Y: Any,
@@ -77,6 +79,7 @@ def terc(
 
 
 @gradients_enabled()
+@checked
 def select_features(
     X: Any,
     Y: Any,

@@ -10,6 +10,7 @@ from sklearn.feature_selection import SelectorMixin
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
+from mipp.checks import shown
 from mipp.errors import InputError
 from mipp.features.criterion import terc
 from mipp.features.rule import read_keep
@@ -94,7 +95,13 @@ class FeatureSelector(SelectorMixin, BaseEstimator):
         )
         seed = self.random_state
         if not isinstance(seed, Integral):
-            seed = check_random_state(seed).randint(np.iinfo(np.int32).max)
+            try:
+                seed = check_random_state(seed).randint(np.iinfo(np.int32).max)
+            except ValueError as error:
+                raise InputError(
+                    f"random_state={shown(seed)}; expected None, a whole number such as 0, or a "
+                    "numpy.random.RandomState."
+                ) from error
         count = self.n_features_to_select
         if count is not None:
             count = read_keep(count, X.shape[1], "n_features_to_select")
@@ -114,9 +121,11 @@ class FeatureSelector(SelectorMixin, BaseEstimator):
 
     def _target(self, y: NDArray[Any]) -> NDArray[Any]:
         """Real numbers, or class indices from 0."""
-        if self.discrete_target not in ("auto", True, False):
+        if not isinstance(self.discrete_target, bool) and not (
+            isinstance(self.discrete_target, str) and self.discrete_target == "auto"
+        ):
             raise InputError(
-                f"discrete_target={self.discrete_target!r}; expected 'auto', True or False."
+                f"discrete_target={shown(self.discrete_target)}; expected 'auto', True or False."
             )
         classes = self.discrete_target
         if classes == "auto":

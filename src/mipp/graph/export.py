@@ -23,6 +23,7 @@ from torch.export import ExportedProgram
 from torch.fx import GraphModule
 from torch.utils import _pytree as pytree
 
+from mipp.checks import check_module
 from mipp.errors import GraphError, InputError
 from mipp.graph.spelled import Watch, remembering
 from mipp.guards import as_it_was
@@ -53,6 +54,9 @@ def unwrap(model: nn.Module) -> nn.Module:
     Raises:
         InputError: it is no module, or a compiled or exported program, or has one in it.
     """
+    if isinstance(model, ExportedProgram):
+        raise _compiled("model", "torch.export")
+    check_module(model)
     while True:
         compiled = getattr(model, "_orig_mod", None)
         if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
@@ -64,11 +68,7 @@ def unwrap(model: nn.Module) -> nn.Module:
             return model
 
 
-def _check_written_in_python(model: object) -> None:
-    if isinstance(model, ExportedProgram):
-        raise _compiled("model", "torch.export")
-    if not isinstance(model, nn.Module):
-        raise InputError(f"model is a {type(model).__name__}; a torch.nn.Module was expected.")
+def _check_written_in_python(model: nn.Module) -> None:
     for path, module in model.named_modules():
         what = f"model.{path}".rstrip(".")
         # torch.export takes train and eval away from the modules that it makes

@@ -3,11 +3,13 @@
 from collections.abc import Sequence
 from typing import Any
 
+from mipp.checks import checked
 from mipp.information.estimator import Estimator
 from mipp.information.observed import observations
 from mipp.information.registry import read
 
 
+@checked
 def mutual_information(
     X: Any,
     Y: Any,

@@ -10,12 +10,14 @@ covariance of ``Y`` that is left unexplained, noise included. After a removal al
 a low-rank correction (a Schur complement); nothing is estimated again. Derivation: docs/method.md.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
+from mipp.checks import check_fields
 from mipp.errors import InputError
 from mipp.information.crossvalidated import CrossValidated
 from mipp.information.downdate import State, delta, unit_columns
@@ -52,11 +54,23 @@ class Gaussian:
     single_above: int = 1024
 
     def __post_init__(self) -> None:
-        if self.noise != "fisher" and (isinstance(self.noise, str) or not self.noise > 0):
+        check_fields(self)
+        self._check_numbers()
+        if self.noise != "fisher" and (
+            isinstance(self.noise, str) or not 0 < self.noise < math.inf
+        ):
             raise InputError(
                 f"noise={self.noise!r}; expected 'fisher' or a positive number such as 0.1, the "
                 "share of each output's variance that counts as noise."
             )
+
+    def _check_numbers(self) -> None:
+        for name in ("ridge", "share_per_round"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise InputError(
+                    f"Gaussian({name}={getattr(self, name)}); expected a share, from 0 to "
+                    f"1, such as {getattr(Gaussian, name)}."
+                )
 
     @property
     def name(self) -> str:

@@ -1,14 +1,16 @@
 """The elimination over learned predictors: what `Mlp` and `Masked` have in common."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from mipp.checks import check_fields
 from mipp.errors import InputError
 from mipp.information.estimator import Observations, View
 from mipp.information.observed import example_of
@@ -19,6 +21,42 @@ FOLDS = 5
 
 MIN_EXAMPLES = 50
 """Ten in each of five folds, and as many again to fit to: below that a network learns nothing."""
+
+
+_LEAST = {
+    "epochs": 1, "patience": 1, "retrain_epochs": 0, "retrain_patience": 1, "batch_size": 1,
+    "estimates": 2, "max_targets": 1,
+}  # fmt: skip
+
+
+def check_settings(config: Any) -> None:
+    """Raise `InputError` for settings of a learned estimator that nothing could be learned with."""
+    check_fields(config)
+    kind = type(config).__name__
+    for name, least in _LEAST.items():
+        value = getattr(config, name, least)
+        if value < least:
+            raise InputError(f"{kind}({name}={value}); expected at least {least}.")
+    if min(config.hidden, default=0) < 1:
+        raise InputError(
+            f"{kind}(hidden={config.hidden}); expected one or more widths of at least 1, such as "
+            "(64, 64)."
+        )
+    for name, most in (
+        ("learning_rate", math.inf), ("held_out", 0.9), ("share_per_round", 1.01)
+    ):  # fmt: skip
+        value = getattr(config, name, 0.5)
+        if not 0 < value < most:
+            raise InputError(f"{kind}({name}={value}); expected a number above 0 below {most:g}.")
+    if not 0 <= getattr(config, "full_share", 0) <= 1:
+        raise InputError(f"{kind}(full_share={config.full_share}); expected a share from 0 to 1.")
+    if config.noise != "fisher" and (
+        isinstance(config.noise, str) or not 0 < config.noise < math.inf
+    ):
+        raise InputError(
+            f"noise={config.noise!r}; expected 'fisher' or a positive number such as 0.1, the "
+            "share of each output's variance that counts as noise."
+        )
 
 
 @runtime_checkable

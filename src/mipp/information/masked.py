@@ -13,6 +13,7 @@ from mipp.information.estimator import Observations, Reads, RowShape, View
 from mipp.information.learned import (
     FOLDS,
     LearnedScorer,
+    check_settings,
     draws,
     observed,
     parts,
@@ -67,6 +68,9 @@ class Masked:
     row_shape: RowShape = "maps"
     measure: Measure = "nats"
     max_targets: int = 128
+
+    def __post_init__(self) -> None:
+        check_settings(self)
 
     @property
     def name(self) -> str:

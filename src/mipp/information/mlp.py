@@ -12,6 +12,7 @@ from mipp.information.estimator import Observations, Reads, RowShape, View
 from mipp.information.learned import (
     FOLDS,
     LearnedScorer,
+    check_settings,
     draws,
     observed,
     parts,
@@ -69,6 +70,9 @@ class Mlp:
     row_shape: RowShape = "maps"
     measure: Measure = "nats"
     max_targets: int = 128
+
+    def __post_init__(self) -> None:
+        check_settings(self)
 
     @property
     def name(self) -> str:

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from mipp.capture import Batch
-from mipp.capture.loss import answer_tensors, class_scores, settle
+from mipp.capture.loss import answer_tensors, called, class_scores, settle
 from mipp.errors import InputError
 from mipp.methods.method import Question
 from mipp.surgery.attributes import (
@@ -53,7 +53,7 @@ def task_loss(
         InputError: targets that are not of the output's shape.
     """
     if not isinstance(question.loss, str):
-        return question.loss(output, batch.target) / len(batch)
+        return called(question.loss, output, batch.target) / len(batch)
     kind, _ = settle(question.loss, output, batch.target)
     own = output.get("loss") if isinstance(output, Mapping) else None
     if isinstance(own, Tensor) and own.dim() == 0 and temperature == 1.0:

@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Literal, get_args, get_origin, get_type_hints
 from torch import Tensor, nn
 
 from mipp.capture import Batch, Loss
+from mipp.checks import check_fields
 from mipp.errors import InputError
 from mipp.methods.aggregate import Aggregation, aggregate
 from mipp.records import ChannelGraph, FloatArray, Keep
@@ -70,6 +71,9 @@ class Training:
     recipe: Recipe
     progress: Callable[[int, int], None] | None = None
 
+    def __post_init__(self) -> None:
+        check_fields(self)
+
 
 @dataclass(frozen=True)
 class TrainingCost:
@@ -124,6 +128,7 @@ class Method(ABC):
 
     def __post_init__(self) -> None:
         """Refuse words that are no choice, and fewer than one round."""
+        check_fields(self)
         hints = get_type_hints(type(self))
         for option in fields(self):
             hint, value = hints[option.name], getattr(self, option.name)

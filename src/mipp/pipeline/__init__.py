@@ -16,6 +16,7 @@ from mipp.pipeline.clock import Clock
 from mipp.pipeline.competing import plan_by_method, plans_by_method
 from mipp.pipeline.curves import Curves
 from mipp.pipeline.kept import KeptInformation, information_kept, information_kept_by
+from mipp.pipeline.keywords import read_budgets, read_progress
 from mipp.pipeline.latency import Speed, timed, within
 from mipp.pipeline.options import (
     Options,
@@ -137,7 +138,7 @@ def plan(
         return _weights(model, batches, [budget], granularity, progress, options)[0]
     settings = read_options(**options)
     wanted = wanted_budget(budget, settings)
-    report = progress or _silent
+    report = read_progress(progress)
     clock = Clock()
     own, original, data = _opened(model, batches, settings)
     traced = usable_graph(original, data, **settings.wider)
@@ -237,8 +238,9 @@ def plans(
         InputError: with ``passes`` or ``rounds`` above 1, or an information budget in ``ordered``
             elimination or with ``next_layer="pruned"``, whose measurements depend on the budget.
     """
+    budgets = read_budgets(budgets)
     if granularity != "unit":
-        return _weights(model, batches, list(budgets), granularity, progress, options)
+        return _weights(model, batches, budgets, granularity, progress, options)
     settings = read_options(**options)
     wanted = [wanted_budget(budget, settings) for budget in budgets]
     on_the_way = settings.order == "ordered" and any(b.information is not None for b in wanted)
@@ -260,10 +262,10 @@ def plans(
     speed = timed(original, traced, data, wanted, settings, clock)
     if isinstance(settings.method, methods.Method):
         by_method = plans_by_method(
-            original, traced, data, wanted, settings, progress or _silent, clock, speed
+            original, traced, data, wanted, settings, read_progress(progress), clock, speed
         )
         return [for_model(one, own, settings.outputs) for one in by_method]
-    curves = Curves(original, traced, data, settings, progress or _silent, clock)
+    curves = Curves(original, traced, data, settings, read_progress(progress), clock)
     made = curves.make({}, None)
     found = []
     for budget in wanted:
@@ -316,7 +318,7 @@ def _weights(
     wanted = [weight_budget(budget, settings) for budget in budgets]
     clock = Clock()
     own, original, data = _opened(model, batches, settings)
-    found = plan_weights(original, data, wanted, settings, progress or _silent, clock)
+    found = plan_weights(original, data, wanted, settings, read_progress(progress), clock)
     return [for_model(one, own, settings.outputs) for one in found]
 
 
@@ -352,7 +354,3 @@ def _read(
             "or plan in one process."
         )
     return calibration(model, batches, settings.samples)
-
-
-def _silent(_stage: str, _done: int, _total: int) -> None:
-    """Shows no progress."""

@@ -69,16 +69,17 @@ class Curves:
         for part in self._views.parts():
             views_of = self._views.of(part)
             for group in part:
-                scorer = self.options.estimator.scorer(
-                    views_of(group, kept), group.n_units, self.options.seed
-                )
-                if group.index in spared:
-                    curves[group.index] = selection.untouched(scorer)
-                    check_finite(group.name, curves[group.index].total)
-                    advance(group.n_units)
-                    continue
-                curve = curves[group.index] = self._curve(scorer, share, advance)
-                check_finite(group.name, curve.total, *curve.nats_lost)
+                with self._views.enough_memory("eliminating units read by", group.consumers):
+                    scorer = self.options.estimator.scorer(
+                        views_of(group, kept), group.n_units, self.options.seed
+                    )
+                    if group.index in spared:
+                        curves[group.index] = selection.untouched(scorer)
+                        check_finite(group.name, curves[group.index].total)
+                        advance(group.n_units)
+                        continue
+                    curve = curves[group.index] = self._curve(scorer, share, advance)
+                    check_finite(group.name, curve.total, *curve.nats_lost)
                 if self.options.next_layer == "pruned":
                     stays = np.ones(group.n_units, dtype=bool)
                     stays[curve.order[: self._goes(group, curve, share)]] = False

@@ -8,6 +8,7 @@ import numpy as np
 from torch import nn
 
 from mipp import graph, processes
+from mipp.checks import checked
 from mipp.errors import InputError
 from mipp.guards import check_ordinary, gradients_enabled
 from mipp.pipeline.clock import Clock
@@ -43,6 +44,7 @@ Choice = Plan[Any] | Mapping[str, Sequence[int]]
 """A plan, or group name -> units that stay; groups that are absent keep all of theirs."""
 
 
+@checked
 def information_kept(
     model: nn.Module,
     batches: Iterable[Any],
@@ -71,6 +73,7 @@ def information_kept(
 
 @processes.raises_on_all_ranks
 @gradients_enabled()
+@checked
 def information_kept_by(
     model: nn.Module,
     batches: Iterable[Any],

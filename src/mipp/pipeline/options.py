@@ -6,7 +6,9 @@ from numbers import Integral
 from typing import Any, Literal, get_args
 
 from mipp import capture, information, methods, selection, surgery, timing
-from mipp.errors import InputError
+from mipp.checks import check_fields, shown
+from mipp.errors import FileError, InputError
+from mipp.pipeline.keywords import check_ranges, read_memory, read_protect
 from mipp.pipeline.picking import Outputs, function_name, read_outputs
 
 Target = Literal["activations", "outputs", "labels"]
@@ -85,6 +87,10 @@ class Options:
     outputs: Outputs | None = None
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        check_fields(self, owner="")
+        check_ranges(self)
+
     @property
     def wider(self) -> dict[str, bool]:
         """What is asked for beyond the usual units, as `mipp.graph.trace` takes it."""
@@ -130,12 +136,11 @@ def read_options(**given: Any) -> Options:
             f"mipp.plan has no option {', '.join(unknown)}; expected some of "
             f"{', '.join(sorted(known | {'noise', 'confidence'}))}."
         )
-    for name, read in (("widths", read_widths), ("memory", read_memory)):
-        if given.get(name) is not None:
-            given[name] = read(given[name])
-    if isinstance(given.get("protect"), str):
-        given["protect"] = (given["protect"],)
-    given["protect"] = tuple(given.get("protect", ()))
+    if given.get("widths") is not None:
+        given["widths"] = read_widths(given["widths"])
+    if "memory" in given:
+        given["memory"] = read_memory(given["memory"])
+    given["protect"] = read_protect(given.get("protect", ()))
     for name, choices in _CHOICES.items():
         if name in given and given[name] not in (*choices, *_NONE.get(name, ())):
             raise InputError(
@@ -164,6 +169,11 @@ def read_method(
         InputError: an unknown name; a method that trains without ``training``, or the reverse.
     """
     found = methods.get(method) if isinstance(method, str) and method != "mipp" else method
+    if found != "mipp" and not isinstance(found, methods.Method):
+        raise InputError(
+            f"method={shown(method)}; expected one of {', '.join(methods.names())}, or a record "
+            "such as mipp.methods.SynFlow()."
+        )
     trains = isinstance(found, methods.TrainingMethod)
     if trains != (training is not None):
         name = found if isinstance(found, str) else found.name
@@ -189,7 +199,12 @@ def _estimator(given: dict[str, Any], *, sure: bool) -> information.Estimator:
     noise = given.pop("noise")
     if noise is None:
         raise InputError("noise=None; expected 'fisher' or a positive number such as 0.1.")
-    return replace(estimator, noise=noise)  # type: ignore[type-var]
+    if not is_dataclass(estimator):
+        raise InputError(
+            f"noise={noise!r} was given with {shown(estimator)}, whose noise is not a field that "
+            "can be replaced. Leave noise= out, and set it in the estimator."
+        )
+    return replace(estimator, noise=noise)
 
 
 def read_stop(stop: Any, confidence: Any) -> "selection.Stop | None":
@@ -221,7 +236,31 @@ def read_refit(
         return surgery.Refit()
     if isinstance(refit, str):
         return surgery.Refit(mode=refit)
+    if not isinstance(refit, surgery.Refit):
+        raise InputError(
+            f"refit={shown(refit)}; expected True, False, a mode such as 'sequential', or a record "
+            "such as mipp.Refit(ridge=1e-3)."
+        )
     return refit
+
+
+def recorded_refit(options: Mapping[str, Any]) -> "surgery.Refit | None":
+    """The refit that a plan read from text was made with.
+
+    Raises:
+        FileError: options that no `mipp.Refit` has.
+    """
+    settings = options.get("refit")
+    try:
+        if settings is None or isinstance(settings, dict):
+            return None if settings is None else surgery.Refit(**settings)
+        problem = f"expected the fields of mipp.Refit, got {shown(settings)}"
+    except (TypeError, InputError) as error:
+        problem = str(error)
+    raise FileError(
+        f"damaged plan: its refit options cannot be read: {problem}. Make the plan again, or "
+        "restore the file from a copy."
+    )
 
 
 def read_widths(widths: Any) -> dict[str, int]:
@@ -238,21 +277,6 @@ def read_widths(widths: Any) -> dict[str, int]:
         if isinstance(width, bool) or not isinstance(width, Integral):
             raise InputError(f"widths= gives group {name} {width!r}; expected a number of units.")
     return {name: int(width) for name, width in found.items()}
-
-
-def read_memory(memory: int | str) -> int:
-    """Bytes from a number or from text such as ``"4GiB"``."""
-    if isinstance(memory, int):
-        return memory
-    if not isinstance(memory, str):
-        raise InputError(f"memory={memory!r}; expected bytes or text such as '4GiB' or '500MB'.")
-    for suffix, factor in (("GiB", 2**30), ("MiB", 2**20), ("GB", 10**9), ("MB", 10**6)):
-        if memory.endswith(suffix):
-            try:
-                return int(float(memory.removesuffix(suffix)) * factor)
-            except ValueError:
-                break
-    raise InputError(f"memory={memory!r}; expected bytes or text such as '4GiB' or '500MB'.")
 
 
 def spelled(options: Options, budget: str) -> dict[str, Any]:

@@ -11,10 +11,11 @@ import torch
 from torch import nn
 
 from mipp import capture, graph, surgery
+from mipp.checks import checked
 from mipp.errors import InputError
 from mipp.guards import gradients_enabled
 from mipp.pipeline.composing import composed
-from mipp.pipeline.options import read_refit
+from mipp.pipeline.options import read_refit, recorded_refit
 from mipp.pipeline.picking import Outputs, answering, check_same_outputs
 from mipp.pipeline.recording import masks
 from mipp.records import AxisKey, ChannelGraph, Cost, GroupSummary, IntArray, Keep, Refusal
@@ -112,6 +113,7 @@ class Plan(Generic[Model]):
             CalibrationError: when the batches cannot be used.
         """
         record = surgery.PlanRecord.from_json(text)
+        refit = recorded_refit(record.options)
         if model is None:
             return cls(record)
         model = graph.unwrap(model)  # type: ignore[assignment] # of the model, or inside
@@ -127,10 +129,9 @@ class Plan(Generic[Model]):
             args, kwargs = example(model, read)
             check_same_outputs(record.options.get("outputs"), outputs)
             seen = answering(model, outputs, (args, kwargs))
-            traced = graph.trace(seen, args, kwargs, **wider)
+            with capture.advised(model, read[0]):
+                traced = graph.trace(seen, args, kwargs, **wider)
             traced = surgery.settled(seen, traced, args, kwargs)
-        settings = record.options.get("refit")
-        refit = surgery.Refit(**settings) if isinstance(settings, dict) else None
         return cls(record, model, traced, read, refit, outputs=outputs)
 
     @gradients_enabled()
@@ -178,6 +179,7 @@ class Plan(Generic[Model]):
         return surgery.mask_model(model, self.traced, self._keep())
 
     @gradients_enabled()
+    @checked
     def remap(self, optimizer: torch.optim.Optimizer, small: nn.Module) -> torch.optim.Optimizer:
         """A new optimizer for the small model, with the state of what stays; the old is untouched.
 
@@ -193,6 +195,7 @@ class Plan(Generic[Model]):
         )
 
     @gradients_enabled()
+    @checked
     def then(self, later: "Plan[Model]") -> "Plan[Model]":
         """Both plans as one, for this plan's model and in its numbering.
 
@@ -213,6 +216,7 @@ class Plan(Generic[Model]):
             record, self.model, self.traced, self.batches, later.refit, outputs=self.outputs
         )
 
+    @checked
     def report(self, path: "str | Path", measured: "Measured | None" = None) -> None:
         """Writes one HTML file: what goes and what that loses, widths, costs, refusals, options.
 
@@ -278,6 +282,7 @@ def calibration(
     """
     data = capture.read_batches(batches, samples)
     if model is not None:
+        capture.check_call(model, data[0])
         data = capture.agreed(model, data)
     if model is not None and any(parameter.is_meta for parameter in model.parameters()):
         raise InputError(
@@ -287,10 +292,14 @@ def calibration(
     if model is None or not _fails(model, data[0].part(0, N_TRACED)):
         return data
     if why := _fails(model, data[0]):
+        usual = (
+            "Check that model(*args, **kwargs) runs in eval mode on what the batches hold: a "
+            "tensor is the only argument, a dict has keyword arguments, of a pair the first is "
+            "the input."
+        )
         raise InputError(
-            f"{type(model).__name__} fails on the first calibration batch: {why}. Check that "
-            "model(*args, **kwargs) runs in eval mode on what the batches hold: a tensor is the "
-            "only argument, a dict has keyword arguments, of a pair the first is the input."
+            f"{type(model).__name__} fails on the first calibration batch: {why}. "
+            f"{capture.advice(data[0]) or usual}"
         )
     return [replace(batch, whole=True) for batch in data]
 

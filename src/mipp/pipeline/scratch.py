@@ -3,6 +3,7 @@
 from typing import Literal
 
 from mipp import methods, selection, surgery
+from mipp.checks import checked
 from mipp.errors import InputError
 from mipp.guards import gradients_enabled
 from mipp.pipeline.plan import Model, Plan
@@ -10,6 +11,7 @@ from mipp.pipeline.usable import protected
 
 
 @gradients_enabled()
+@checked
 def scratch(
     plan: Plan[Model],
     seed: int = 0,

@@ -30,7 +30,8 @@ def usable_graph(
     ``head_dims``, ``residual``: units beyond the usual ones, see `mipp.graph.trace`.
     """
     args, kwargs = example(model, data)
-    traced = graph.trace(model, args, kwargs, head_dims=head_dims, residual=residual)
+    with capture.advised(model, data[0]):
+        traced = graph.trace(model, args, kwargs, head_dims=head_dims, residual=residual)
     traced = surgery.settled(model, traced, args, kwargs)
     traced = with_routes(model, traced, data)
     broken = _unmeasured(model, traced, args, kwargs)

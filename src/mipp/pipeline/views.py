@@ -1,12 +1,14 @@
 """What the consumers of each group take in, measured and shown as the group sees it."""
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import numpy as np
 from torch import Tensor, nn
 
-from mipp import capture, information
+from mipp import allocation, capture, information
+from mipp.errors import CalibrationError
 from mipp.pipeline.clock import Clock
 from mipp.pipeline.observe import Observer
 from mipp.pipeline.options import Options, Progress
@@ -64,11 +66,26 @@ class Views:
         with_fisher = self.options.target == "activations" and self._fisher_wanted()
         fishers = {c: s.fisher for c, s in self._measure(part).items()} if with_fisher else {}
         self.clock.lap("plan")
-        rows = observer.rows(sorted({c for group in part for c in group.consumers}))
+        read_by = sorted({c for group in part for c in group.consumers})
+        with self.enough_memory("gathering rows for", read_by):
+            rows = observer.rows(read_by)
         self.clock.lap("capture")
         return lambda group, keep: [
             observer.view(group, c, rows, fishers.get(c), keep) for c in group.consumers
         ]
+
+    def enough_memory(self, doing: str, consumers: Sequence[int]) -> AbstractContextManager[None]:
+        """Says which of the consumers is the largest, should memory run out inside."""
+        largest = max(consumers, key=self._bytes)
+        consumer = self.graph.consumers[largest]
+        shape = self.graph.shapes[consumer.weight]
+        features = int(np.prod(shape)) // shape[consumer.out_dim]
+        return allocation.enough_memory(
+            doing, consumer.name, features, self._bytes(largest), CalibrationError,
+            f"Lower memory= (now {self.options.memory:,} bytes), which holds fewer layers at a "
+            "time, give fewer samples=, name the layer in protect=, or take a method that needs no "
+            "moments, such as method='l2'.",
+        )  # fmt: skip
 
     def _fisher_wanted(self) -> bool:
         return self.options.estimator.noise == "fisher"
@@ -86,15 +103,16 @@ class Views:
         wanted = sorted({c for group in part for c in group.consumers})
         if any(c not in self._held for c in wanted):
             self.clock.lap("plan")
-            self._held, self.loss = capture.capture(
-                self.model,
-                {c: self.graph.consumers[c] for c in wanted},
-                self.batches,
-                loss=self.options.loss if self._fisher_wanted() else None,
-                config=self.options.calibration,
-                seed=self.options.seed,
-                advance=self._advance(),
-            )
+            with self.enough_memory("measuring", wanted):
+                self._held, self.loss = capture.capture(
+                    self.model,
+                    {c: self.graph.consumers[c] for c in wanted},
+                    self.batches,
+                    loss=self.options.loss if self._fisher_wanted() else None,
+                    config=self.options.calibration,
+                    seed=self.options.seed,
+                    advance=self._advance(),
+                )
             self.clock.lap("capture")
         return self._held
 

@@ -1,13 +1,14 @@
 """The way to a plan of single weights: find layers, measure, follow each row, spend, choose."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mipp import capture, methods, processes, selection, surgery, weights
-from mipp.errors import BudgetError
+from mipp import allocation, capture, methods, processes, selection, surgery, weights
+from mipp.errors import BudgetError, CalibrationError
 from mipp.information.rows import Rows, errors_left
 from mipp.pipeline.clock import Clock
 from mipp.pipeline.curves import check_finite
@@ -116,10 +117,11 @@ class _Work:
             seen = self._measured(part)
             for layer in part:
                 dtype = weights.precision(layer)
-                blocks = self._rows(layer, seen[layer.name], dtype)
-                curves[layer.name] = weights.curves_of(
-                    blocks, self._allowed(layer), self.options.pattern
-                )
+                with self._enough_memory("eliminating weights of", [layer]):
+                    blocks = self._rows(layer, seen[layer.name], dtype)
+                    curves[layer.name] = weights.curves_of(
+                        blocks, self._allowed(layer), self.options.pattern
+                    )
                 self.progress("score", len(curves), len(self.layers))
             if len(parts) == 1:
                 held.append((part, seen))
@@ -182,14 +184,29 @@ class _Work:
     ) -> dict[str, weights.Seen]:
         self.clock.lap("plan")
         fisher = self.options.method == "mipp" and self.options.noise == "fisher"
-        seen, how = weights.measure(
-            model or self.model, part, self.data, loss=self.options.loss if fisher else None,
-            config=self.options.calibration, seed=self.options.seed, advance=self._advance(),
-        )  # fmt: skip
+        with self._enough_memory("measuring", part):
+            seen, how = weights.measure(
+                model or self.model, part, self.data, loss=self.options.loss if fisher else None,
+                config=self.options.calibration, seed=self.options.seed, advance=self._advance(),
+            )  # fmt: skip
         self.loss = self.loss or how
         self.uses |= {name: one.uses for name, one in seen.items()}
         self.clock.lap("capture")
         return seen
+
+    def _enough_memory(
+        self, doing: str, layers: Sequence[weights.Layer]
+    ) -> AbstractContextManager[None]:
+        """Says which of the layers is the largest, should memory run out inside."""
+        config = self.options.calibration
+        largest = max(layers, key=lambda layer: weights.n_bytes(layer, config))
+        return allocation.enough_memory(
+            doing, largest.module, largest.block[1], weights.n_bytes(largest, config),
+            CalibrationError,
+            f"Lower memory= (now {self.options.memory:,} bytes), which holds fewer layers at a "
+            "time, give fewer samples=, name the layer in protect=, or take a method that needs no "
+            "moments, such as method='l2'.",
+        )  # fmt: skip
 
     def _advance(self) -> Callable[[], None]:
         count = iter(range(1, len(self.data) + 1))
@@ -223,10 +240,11 @@ class _Work:
             self.progress("score", len(masks), len(self.layers))
 
         changed = surgery.slice_model(self.model, {})
-        weights.in_order(
-            changed, self.model, self.layers, self.data, visit,
-            config=self.options.calibration, norm="keep", seed=self.options.seed,
-        )  # fmt: skip
+        with self._enough_memory("measuring", self.layers):
+            weights.in_order(
+                changed, self.model, self.layers, self.data, visit,
+                config=self.options.calibration, norm="keep", seed=self.options.seed,
+            )  # fmt: skip
         self.clock.lap("capture")
         return masks, _no_nats(masks), own
 

@@ -1,13 +1,16 @@
 """Settings of a plan of single weights, in one frozen record."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, is_dataclass
 from typing import Any, Literal, get_args
 
 from mipp import capture, methods, selection, surgery, weights
+from mipp.checks import check_fields, shown
 from mipp.errors import InputError
 from mipp.information.rows import Pattern
-from mipp.pipeline.options import Options, Wanted, read_memory, read_refit
+from mipp.pipeline.keywords import check_ranges, read_memory, read_protect
+from mipp.pipeline.options import Options, Wanted, read_refit
 from mipp.pipeline.picking import Outputs, function_name, read_outputs
 
 Granularity = Literal["unit", "weight", "2:4", "4:8"]
@@ -52,6 +55,10 @@ class WeightOptions:
     memory: int = 4 * 2**30
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        check_fields(self, owner="")
+        check_ranges(self)
+
     @property
     def pattern(self) -> Pattern | None:
         """That the weights of every row have to fit, if any."""
@@ -93,10 +100,9 @@ def read_weight_options(granularity: str, given: Mapping[str, Any]) -> WeightOpt
         )
     read = dict(given)
     read["method"] = read_weight_method(read.get("method", "mipp"))
-    protect = read.get("protect") or ()
-    read["protect"] = (protect,) if isinstance(protect, str) else tuple(protect)
+    read["protect"] = read_protect(read.get("protect", ()))
     read_outputs(read.get("outputs"))
-    if read.get("memory") is not None:
+    if "memory" in read:
         read["memory"] = read_memory(read["memory"])
     if "refit" in read and read["refit"] != "own":
         read["refit"] = read_refit(read["refit"])
@@ -115,14 +121,19 @@ def read_weight_method(method: "str | WeightScorer") -> WeightScorer:
     """
     if isinstance(method, weights.Layerwise) or method == "mipp":
         return method
-    if method in weights.LAYERWISE:
-        return weights.LAYERWISE[str(method)]()
+    if isinstance(method, str) and method in weights.LAYERWISE:
+        return weights.LAYERWISE[method]()
     if isinstance(method, str) and method not in methods.names():
         raise InputError(
             f"method={method!r} is not known; single weights are chosen by "
             f"{', '.join(weight_methods())}."
         )
     found = methods.get(method) if isinstance(method, str) else method
+    if not isinstance(found, methods.Method):
+        raise InputError(
+            f"method={shown(method)}; expected one of {', '.join(weight_methods())}, or a record "
+            "such as mipp.methods.SynFlow()."
+        )
     if not isinstance(found, methods.ScoresWeights):
         raise InputError(
             f"method={found.name!r} chooses units, not single weights; expected one of "
@@ -194,13 +205,13 @@ def _check(options: WeightOptions) -> None:
         )
         raise InputError(f"allocation={spread!r}; expected {expected}.")
     noise = options.noise
-    known = noise == "fisher" or (not isinstance(noise, str | bool) and noise > 0)
+    known = noise == "fisher" or (not isinstance(noise, str | bool) and 0 < noise < math.inf)
     if not known:
         raise InputError(
             f"noise={noise!r}; expected 'fisher' or a positive number such as 0.1, the share of "
             "each output's variance that counts as noise."
         )
-    if not options.ridge > 0:
+    if not 0 < options.ridge < 1e6:
         raise InputError(f"ridge={options.ridge}; expected a number above 0, such as 1e-4.")
     check_refit(options.refit)
 

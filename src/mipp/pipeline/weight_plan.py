@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from mipp import capture, graph, report, retrain, surgery, weights
+from mipp.checks import checked
 from mipp.errors import InputError
 from mipp.guards import gradients_enabled
-from mipp.pipeline.options import read_refit
+from mipp.pipeline.options import read_refit, recorded_refit
 from mipp.pipeline.plan import Model, calibration, example
 from mipp.pipeline.weight_options import check_refit
 from mipp.records import BoolArray, Refusal
@@ -91,6 +92,8 @@ class WeightPlan(Generic[Model]):
             CalibrationError: when the batches cannot be used.
         """
         record = MaskRecord.from_json(text)
+        own = record.options.get("refit") == "own"
+        refit = "own" if own else recorded_refit(record.options)
         if model is not None:
             model = graph.unwrap(model)  # type: ignore[assignment] # of the model, or inside
         samples = record.options.get("samples")
@@ -99,8 +102,6 @@ class WeightPlan(Generic[Model]):
             if batches is not None
             else []
         )
-        settings = record.options.get("refit")
-        refit = surgery.Refit(**settings) if isinstance(settings, dict) else settings
         return cls(record, model, read, refit)
 
     @gradients_enabled()
@@ -142,6 +143,7 @@ class WeightPlan(Generic[Model]):
         """A copy whose weights that go are zero and whose others are as they were."""
         return self.apply(refit=False)
 
+    @checked
     def report(self, path: "str | Path", measured: "report.Measured | None" = None) -> None:
         """Writes one HTML file: density and nats of every layer, refusals, options.
 
@@ -153,6 +155,7 @@ class WeightPlan(Generic[Model]):
         )
         report.write(Path(path), page)
 
+    @checked
     def hold(self, model: nn.Module) -> retrain.AnyStep:
         """A step for `mipp.retrain.train` that keeps what this plan removed at zero.
 

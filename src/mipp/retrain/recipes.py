@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Literal
 
+from mipp.checks import check_fields
 from mipp.errors import InputError
 
 START = 0.1
@@ -68,6 +69,7 @@ class Recipe:
 
     def __post_init__(self) -> None:
         """Refuse numbers out of range, naming the field."""
+        check_fields(self)
         positive = ("epochs", "peak_lr", "drop", "distill_temperature", "batch_size")
         optional = ("max_grad_norm", "patience")
         shares = ("momentum", "warmup", "label_smoothing", "distill_weight")

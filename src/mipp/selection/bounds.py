@@ -1,13 +1,17 @@
 """What a user asks for: bounds on resources, and what every group must keep."""
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+from mipp.checks import check_fields, shown
 from mipp.errors import BudgetError, InputError
 from mipp.records import Cost
 
 _SUFFIX = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12}
+_RESOURCES = ("macs", "params", "units", "latency")
 _MILLISECONDS = {"us": 1e-3, "ms": 1.0, "s": 1e3}
 
 
@@ -29,6 +33,15 @@ class Budget:
     information: float | None = None
     widths: Mapping[str, int] | None = None
     parts: "Mapping[str, Budget] | None" = None
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        unknown = sorted(set(self.bounds) - set(_RESOURCES))
+        if unknown:
+            raise BudgetError(
+                f"Budget(bounds=...) names {', '.join(unknown)}; expected some of "
+                f"{', '.join(_RESOURCES)}, as in Budget({{'macs': (0.5, True)}})."
+            )
 
     def limits(self, full: Cost) -> dict[str, float]:
         """Each bound as an amount, given the cost of the whole model."""
@@ -87,6 +100,14 @@ def parse_budget(text: "str | Mapping[str, str | Budget] | Budget") -> Budget:
     """
     if isinstance(text, Budget):
         return text
+    if not isinstance(text, str | Mapping):
+        share = isinstance(text, float) and 0 < text <= 1
+        meant = f"did you mean budget='macs={100 * text:.6g}%'?" if share else "write 'macs=50%'."
+        raise BudgetError(
+            f"The budget is {shown(text)}, of type {type(text).__name__}; expected text that names "
+            f"a resource (macs, params, units, latency or information) and a share or an amount: "
+            f"{meant}"
+        )
     if isinstance(text, Mapping):
         return _in_parts(list(text.items()))
     if ":" in text:
@@ -101,7 +122,7 @@ def _of_the_whole(text: str) -> Budget:
     for part in filter(None, (p.strip() for p in re.split(r"[,;]", text))):
         match = re.fullmatch(
             r"(macs|params|units|latency|information)\s*(?:=|<=)\s*"
-            r"([0-9.]+(?:e[+-]?[0-9]+)?)\s*([kmgt%]?|us|ms|s)",
+            r"((?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:e[+-]?[0-9]+)?)\s*([kmgt%]?|us|ms|s)",
             part,
             re.IGNORECASE,
         )
@@ -122,6 +143,13 @@ def _of_the_whole(text: str) -> Budget:
                 "latency=3ms (or us, s), and nothing else is."
             )
         value = value / 100 if share else value * (_SUFFIX | _MILLISECONDS)[suffix]
+        if value == math.inf:
+            raise BudgetError(f"The amount in {part!r} is not finite. Give a smaller one.")
+        if 0 < value < 1 and not share and name in ("macs", "params", "units"):
+            raise BudgetError(
+                f"{part!r} is less than one of the {name}; expected a share with a percent sign, "
+                f"or an amount such as {name}=300: did you mean {name}={100 * value:.6g}%?"
+            )
         if share and not 0 < value <= 1:
             raise BudgetError(f"The share in {part!r} must be above 0% and at most 100%.")
         if name == "information":
@@ -139,9 +167,14 @@ def _of_the_whole(text: str) -> Budget:
     return Budget(bounds, information)
 
 
-def _in_parts(given: "Sequence[tuple[str, str | Budget]]") -> Budget:
+def _in_parts(given: Sequence[tuple[Any, Any]]) -> Budget:
     parts: dict[str, Budget] = {}
     for pattern, bound in given:
+        if not isinstance(pattern, str) or not isinstance(bound, str | Budget):
+            raise BudgetError(
+                f"The budget of {shown(pattern)} is {shown(bound)}; expected a name or pattern of "
+                "groups and the share or number of their units, such as {'*.mlp*': 'units=50%'}."
+            )
         part = parse_budget(bound)
         if set(part.bounds) != {"units"} or part.information is not None:
             raise BudgetError(

@@ -6,6 +6,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from scipy import stats
 
+from mipp.checks import check_fields
 from mipp.errors import InputError
 from mipp.records import FloatArray, Scorer
 
@@ -31,6 +32,7 @@ class Share:
     share: float | int
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if not 0 < self.share <= 1:
             raise InputError(
                 f"Share(share={self.share}); expected above 0 and at most 1, such as 0.99."
@@ -63,6 +65,7 @@ class Confidence:
     level: float | int = 0.95
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if not 0.5 <= self.level < 1:
             raise InputError(
                 f"Confidence(level={self.level}); expected at least 0.5 and below 1, such as 0.95."

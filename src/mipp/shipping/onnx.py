@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from mipp import capture, graph, surgery
+from mipp.checks import checked
 from mipp.errors import FileError, InputError, SurgeryError
 from mipp.shipping.flat import (
     Flat,
@@ -52,6 +53,7 @@ class OnnxFile:
     size: int
 
 
+@checked
 def export_onnx(
     model: nn.Module,
     batch: Any,

@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Shaped
 from torch import Tensor, nn
 
+from mipp.checks import checked
 from mipp.errors import InputError
 from mipp.guards import duplicate
 
@@ -15,6 +16,7 @@ CAPABILITY = (8, 0)
 Module = TypeVar("Module", bound=nn.Module)
 
 
+@checked
 def to_semi_structured(model: Module) -> Module:
     """A copy whose linear layers of the pattern 2:4 hold PyTorch's semi-structured sparse tensors.
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from mipp.attention import PrunedAttention
+from mipp.checks import check_module
 from mipp.errors import InputError, SurgeryError
 from mipp.forms import has_form, take_form
 from mipp.guards import duplicate
@@ -219,6 +220,7 @@ def original_indices(model: nn.Module) -> dict[tuple[str, int], tuple[int, ...]]
 
 def unwrapped(model: nn.Module) -> nn.Module:
     """The module in what `torch.compile` or a wrapper for several processes makes of it."""
+    check_module(model)
     if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
         return unwrapped(model.module)
     compiled = getattr(model, "_orig_mod", None)
@@ -381,13 +383,38 @@ def _composed(model: nn.Module, kept: Mapping[AxisKey, IntArray]) -> tuple[AxisK
 def write_record(
     model: nn.Module, axes: tuple[AxisKeep, ...], sizes: tuple[AttributeKeep, ...] = ()
 ) -> None:
-    """Note on the model what was kept; records of modules inside it are part of this one."""
-    for module in model.modules():
+    """Note on the model what was kept, and on each module inside it its own part of that.
+
+    A part is for whoever takes the module out and saves it alone; the outermost record is what
+    counts otherwise.
+    """
+    tensors = named_tensors(model)
+    names: dict[int, list[str]] = {}
+    for name, tensor in tensors.items():
+        names.setdefault(id(tensor), []).append(name)
+    for path, module in model.named_modules():
         vars(module).pop(RECORD, None)
         vars(module).pop(SIZES, None)
-    setattr(model, RECORD, axes)
-    if sizes:
-        setattr(model, SIZES, sizes)
+        prefix = f"{path}."
+        if path == "":
+            mine, counts = axes, sizes
+        else:
+            inside = [
+                (own, axis)
+                for axis in axes
+                for own in names.get(id(tensors.get(axis.tensor)), ())
+                if own.startswith(prefix)
+            ]
+            mine = tuple(replace(axis, tensor=own.removeprefix(prefix)) for own, axis in inside)
+            counts = tuple(
+                replace(size, module=f"{size.module}.".removeprefix(prefix).removesuffix("."))
+                for size in sizes
+                if f"{size.module}.".startswith(prefix)
+            )
+        if mine or path == "":
+            setattr(module, RECORD, mine)
+        if counts:
+            setattr(module, SIZES, counts)
 
 
 def check_sizes(model: nn.Module, sizes: Sequence[AttributeKeep], *, sliced: bool) -> None:

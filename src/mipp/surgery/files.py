@@ -22,6 +22,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from mipp.checks import checked
 from mipp.errors import FileError, InputError, SurgeryError
 from mipp.guards import gradients_enabled
 from mipp.surgery.apply import (
@@ -77,11 +78,13 @@ class FileRecord:
     packed: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
 
+@checked
 def save(
     model: nn.Module, path: str | Path, extra: Mapping[str, Any] = MappingProxyType({})
 ) -> None:
     """Write a model, pruned or not, so that `load` can put it into a freshly built full-size one.
 
+    A module inside a pruned one can be saved alone, too (``mipp.save(small.backbone, path)``).
     Zeros take one bit each where there are enough of them to make the file smaller.
     The file appears as a whole or not at all: a failed write leaves the file that was there.
 
@@ -93,8 +96,16 @@ def save(
     ------
     InputError: the model's state holds something else than tensors, or no longer has the widths
         that it was sliced to, or ``extra`` is not JSON.
-    FileError: the file cannot be written.
+    FileError: the file cannot be written, or its name does not end in ``.safetensors``.
     """
+    path = Path(path)
+    if path.suffix != ".safetensors":
+        raise FileError(
+            f"{path} was given; expected a name that ends in .safetensors, which is what the file "
+            f"is, whatever its name. Save it as {path.with_suffix('.safetensors').name!r}."
+            if path.name
+            else f"{str(path)!r} is no name of a file; expected one that ends in .safetensors."
+        )
     model = unwrapped(model)
     tensors, aliases = _stored(model)
     axes = recorded_axes(model)
@@ -119,10 +130,11 @@ def save(
         text = json.dumps(content | {"digest": _digest(content, stored)}, allow_nan=False)
     except (TypeError, ValueError) as error:
         raise InputError(f"extra must be what JSON can hold: {error}") from error
-    _write(Path(path), stored, {KEY: text})
+    _write(path, stored, {KEY: text})
 
 
 @gradients_enabled()
+@checked
 def load(model: nn.Module | Callable[[], nn.Module], path: str | Path) -> nn.Module:
     """The model that was saved, as a new module; the one given is left exactly as it is.
 
@@ -154,6 +166,7 @@ def load(model: nn.Module | Callable[[], nn.Module], path: str | Path) -> nn.Mod
     return small
 
 
+@checked
 def read_record(path: str | Path) -> FileRecord:
     """What a file written by `save` says beside the weights; raises `FileError` like `load`."""
     return _read(Path(path))[0]

@@ -8,6 +8,7 @@ from torch.nn.utils import parametrize, prune, remove_spectral_norm, remove_weig
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
+from mipp.checks import checked
 from mipp.errors import SurgeryError
 from mipp.guards import duplicate, gradients_enabled
 
@@ -15,6 +16,7 @@ Module = TypeVar("Module", bound=nn.Module)
 
 
 @gradients_enabled()
+@checked
 def folded(model: Module) -> Module:
     """A copy of a model in which every parametrized weight is a plain parameter again.
 

@@ -15,7 +15,13 @@ from torch import Tensor, nn
 from mipp.errors import FileError, InputError
 from mipp.records import BoolArray, Refusal, Trail
 from mipp.surgery.apply import named_tensors, slice_model, state_shapes
-from mipp.surgery.plan import few_rows_lines, fingerprint, first_problem
+from mipp.surgery.plan import (
+    check_digest,
+    digest_of,
+    few_rows_lines,
+    fingerprint,
+    first_problem,
+)
 
 FORMAT = 1
 """Version of the JSON form of a plan of single weights."""
@@ -95,7 +101,13 @@ class MaskRecord:
         for row in content["summary"]:
             for name in ("nats_before", "nats_after"):
                 row[name] = None if np.isnan(row[name]) else row[name]
-        return json.dumps(content, indent=1, allow_nan=False)
+        try:
+            return json.dumps(content | {"digest": digest_of(content)}, indent=1, allow_nan=False)
+        except (TypeError, ValueError) as error:
+            raise InputError(
+                f"the plan holds what JSON cannot: {error}. Expected finite numbers, text, lists "
+                "and dicts of these; only the nats of a layer may be NaN (not measured)."
+            ) from error
 
     @classmethod
     def from_json(cls, text: str) -> "MaskRecord":
@@ -103,7 +115,7 @@ class MaskRecord:
         advice = "Make the plan again, or restore the file from a copy."
         try:
             content = json.loads(text)
-        except json.JSONDecodeError as error:
+        except (TypeError, ValueError, RecursionError) as error:
             raise FileError(f"not a plan: expected JSON text, got {error}. {advice}") from error
         found = content if isinstance(content, dict) else {}
         if (found.get("format"), found.get("kind")) != (FORMAT, KIND):
@@ -112,8 +124,9 @@ class MaskRecord:
                 f"{KIND!r}, got {found.get('format')!r} of kind {found.get('kind')!r}. Plans of "
                 "units are read by mipp.Plan.from_json."
             )
-        fields = {n: value for n, value in found.items() if n not in ("format", "kind")}
-        for row in fields.get("summary") or ():
+        fields = {n: v for n, v in found.items() if n not in ("format", "kind", "digest")}
+        rows = fields.get("summary")
+        for row in rows if isinstance(rows, list) else ():
             for name in ("nats_before", "nats_after"):
                 if isinstance(row, dict) and row.get(name, 0) is None:
                     row[name] = np.nan
@@ -121,8 +134,10 @@ class MaskRecord:
             record: MaskRecord = TypeAdapter(cls).validate_json(json.dumps(fields), strict=True)
         except ValidationError as error:
             raise FileError(f"damaged plan: {first_problem(error)}. {advice}") from error
-        if json.loads(record.to_json()) != json.loads(text):
+        kept = {"digest": json.loads(text).get("digest")}
+        if json.loads(record.to_json()) | kept != json.loads(text) | kept:
             raise FileError(f"damaged plan: it holds fields that a plan does not have. {advice}")
+        check_digest(json.loads(text))  # as it was, without what stands for null
         return record
 
     def describe(self) -> list[str]:

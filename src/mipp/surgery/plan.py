@@ -173,7 +173,7 @@ class PlanRecord:
             for name in ("nats_before", "nats_after"):
                 row[name] = None if np.isnan(row[name]) else row[name]
         try:
-            return json.dumps(content, indent=1, allow_nan=False)
+            return json.dumps(content | {"digest": digest_of(content)}, indent=1, allow_nan=False)
         except (TypeError, ValueError) as error:
             raise InputError(
                 f"the plan holds what JSON cannot: {error}. Expected finite numbers, text, lists "
@@ -190,7 +190,7 @@ class PlanRecord:
         advice = "Make the plan again, or restore the file from a copy."
         try:
             content = json.loads(text)
-        except json.JSONDecodeError as error:
+        except (TypeError, ValueError, RecursionError) as error:
             raise FileError(f"not a plan: expected JSON text, got {error}. {advice}") from error
         found = content.get("format") if isinstance(content, dict) else None
         if found != FORMAT:
@@ -198,7 +198,7 @@ class PlanRecord:
                 f"not a plan that this version reads: expected format {FORMAT}, got {found!r}. "
                 f"{advice}"
             )
-        fields = {name: value for name, value in content.items() if name != "format"}
+        fields = {n: value for n, value in content.items() if n not in ("format", "digest")}
         try:
             record: PlanRecord = TypeAdapter(cls).validate_json(
                 json.dumps(_with_nan(fields)), strict=True
@@ -206,8 +206,10 @@ class PlanRecord:
         except ValidationError as error:
             raise FileError(f"damaged plan: {first_problem(error)}. {advice}") from error
         # a field that the check above does not know is seen here, however deep it lies
-        if json.loads(record.to_json()) != content:
+        kept = {"digest": content.get("digest")}
+        if json.loads(record.to_json()) | kept != content | kept:
             raise FileError(f"damaged plan: it holds fields that a plan does not have. {advice}")
+        check_digest(content)
         return record
 
     def describe(self) -> list[str]:
@@ -238,6 +240,27 @@ class PlanRecord:
         lines += [f"not counted in MACs: {op}" for op in self.uncounted]
         lines += [f"collapsed: {name} has no unit left" for name in self.collapsed]
         return lines + [f"refused: {r.name} ({r.n_units} units): {r.reason}" for r in self.refused]
+
+
+def digest_of(content: Mapping[str, Any]) -> str:
+    """sha256 of a plan's content, without its digest, in hexadecimal."""
+    plain = {name: value for name, value in content.items() if name != "digest"}
+    return hashlib.sha256(json.dumps(plain, sort_keys=True, allow_nan=False).encode()).hexdigest()
+
+
+def check_digest(content: Mapping[str, Any]) -> None:
+    """Raise `FileError` if the content has another digest than it says; older plans have none."""
+    try:
+        found = digest_of(content)
+    except ValueError:  # NaN or an infinite number, which no plan holds
+        found = ""
+    written = content.get("digest", found)
+    if not found or written != found:
+        raise FileError(
+            f"damaged plan: it was changed after it was written: its digest should be "
+            f"{str(written)[:12]!r} and is {found[:12]!r}. Make the plan again, or restore the "
+            "file from a copy."
+        )
 
 
 def with_placeholders(graph: ChannelGraph, keep: Keep) -> dict[int, BoolArray]:

@@ -11,6 +11,7 @@ gradient step, no labels.
 """
 
 import itertools
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,6 +21,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from mipp.allocation import enough_memory
+from mipp.checks import check_fields
 from mipp.errors import InputError, SurgeryError
 from mipp.records import KEPT, AxisKey, ChannelGraph, Consumer, IntArray
 from mipp.surgery.fitting import LeastSquares
@@ -44,6 +47,11 @@ _CHOICES = {
     "toward": ("old", "zero"),
     "norm": ("mean", "full", "keep"),
 }
+_LESS = (
+    "Call apply(refit=False), or fit less: apply(refit='norm'), a smaller "
+    "mipp.Refit(rows_per_feature=, min_rows=), or a plan with fewer samples=, as memory= is that "
+    "of planning alone. A method that needs no refit is method='l2' with refit=False."
+)
 Inputs = tuple[tuple[Any, ...], Mapping[str, Any]]
 """Positional and keyword arguments of one call of the model."""
 
@@ -74,14 +82,20 @@ class Refit:
     few_rows: float = 4.0
 
     def __post_init__(self) -> None:
+        check_fields(self)
         for name, choices in _CHOICES.items():
             if getattr(self, name) not in choices:
                 raise InputError(
                     f"Refit has {name}={getattr(self, name)!r}; expected one of "
                     f"{', '.join(map(repr, choices))}."
                 )
-        if not self.ridge > 0:
+        if not 0 < self.ridge < math.inf:
             raise InputError(f"Refit has ridge={self.ridge}; expected a number above 0.")
+        if not 0 < self.rows_per_feature < math.inf or self.min_rows < 1:
+            raise InputError(
+                f"Refit has rows_per_feature={self.rows_per_feature} and min_rows={self.min_rows}; "
+                "expected a number above 0, such as 24, and at least one row."
+            )
 
 
 @dataclass(eq=False)
@@ -263,7 +277,10 @@ class _Fit:
                 if once_for_all(n_positions(call, output), target.positions, consumer.name):
                     pick, y, example = target.pick[0], target.y[0], target.example[0]
                 x = input_rows(call, output, pick)
-            self._solve(call, consumer, x, y, example)
+            with enough_memory(
+                "refitting", consumer.name, x.shape[1], 8 * x.shape[1] ** 2, SurgeryError, _LESS
+            ):
+                self._solve(call, consumer, x, y, example)
             hold()
             return call.run()
 
@@ -308,8 +325,19 @@ def refit(
     }
     fit = _Fit(graph, kept, norm_channels, n_samples, config, seed)
     with torch.no_grad(), measuring(original), measuring(small, values=False):
-        fit.observe(original, batches)
-        fit.correct(small, *joined, hold)
+        largest = max(graph.consumers, key=lambda c: _features(graph, c))
+        width = _features(graph, largest)
+        with enough_memory(
+            "running all calibration examples for the refit; the largest layer is", largest.name,
+            width, 8 * width**2, SurgeryError, _LESS,
+        ):  # fmt: skip
+            fit.observe(original, batches)
+            fit.correct(small, *joined, hold)
+
+
+def _features(graph: ChannelGraph, consumer: Consumer) -> int:
+    shape = graph.shapes[consumer.weight]
+    return int(np.prod(shape)) // shape[consumer.out_dim]
 
 
 def once_for_all(now: int, noted: Sequence[int], layer: str) -> bool:

@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from mipp.checks import checked
 from mipp.errors import SurgeryError
 from mipp.guards import duplicate, gradients_enabled
 from mipp.surgery.apply import deep_copy
@@ -67,6 +68,7 @@ class Experts(nn.ModuleList):
 
 
 @gradients_enabled()
+@checked
 def unstacked(model: Module) -> Module:
     """A copy of a model whose experts, stacked in one parameter, are linear layers of their own.
 
@@ -99,6 +101,7 @@ def unstacked(model: Module) -> Module:
 
 
 @gradients_enabled()
+@checked
 def restacked(model: Module, like: nn.Module, round_to: int = 8) -> Module:
     """A copy of a model from `unstacked`, pruned since or not, with its experts in one parameter.
 

@@ -1,7 +1,9 @@
 """How a budget of latency is measured."""
 
+import math
 from dataclasses import dataclass
 
+from mipp.checks import check_fields
 from mipp.errors import InputError
 from mipp.timing.stopwatch import Stopwatch, take_turns
 
@@ -29,6 +31,14 @@ class Latency:
     stopwatch: Stopwatch = take_turns
 
     def __post_init__(self) -> None:
+        check_fields(self)
+        for name in ("layer_seconds", "model_seconds"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise InputError(
+                    f"Latency({name}={getattr(self, name)}); expected seconds above 0, such as 1."
+                )
+        if not 0 <= self.slack < 1:
+            raise InputError(f"Latency(slack={self.slack}); expected a share, such as 0.03.")
         if self.batch < 1 or self.tries < 1:
             raise InputError(
                 f"Latency(batch={self.batch}, tries={self.tries}); expected at least 1 of each."

@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from mipp.checks import check_fields
 from mipp.errors import InputError
 from mipp.information.rows import Pattern
 from mipp.weights.spread import Spread
@@ -60,6 +61,7 @@ class SparseGPT:
     block: int = 128
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if not self.damping > 0 or self.block < 1:
             raise InputError(
                 f"SparseGPT has damping={self.damping} and block={self.block}; expected a share "

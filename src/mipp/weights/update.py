@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from mipp.allocation import enough_memory
 from mipp.capture import Batch, CaptureConfig
 from mipp.errors import SurgeryError
 from mipp.information.rows import Rows, best_weights
@@ -38,7 +39,14 @@ def update(
 
     def visit(stop: Stop) -> None:
         if not bool(masks[stop.layer.name].all()):
-            _fit(stop, original.get_parameter(stop.layer.name), masks[stop.layer.name], refit)
+            layer, width = stop.layer, stop.layer.block[1]
+            with enough_memory(
+                "refitting", layer.module, width, 8 * layer.groups * width**2, SurgeryError,
+                "Call apply(refit=False), or give a smaller mipp.Refit(rows_per_feature=, "
+                "min_rows=): memory= is that of planning alone. A method that needs no refit is "
+                "method='l2' with refit=False.",
+            ):  # fmt: skip
+                _fit(stop, original.get_parameter(layer.name), masks[layer.name], refit)
 
     in_order(
         changed, original, [] if refit.mode == "norm" else layers, batches, visit,
