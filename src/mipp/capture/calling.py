@@ -54,11 +54,10 @@ def advised(model: nn.Module, batch: Batch) -> Iterator[None]:
     try:
         yield
     except GraphError as error:
-        advice = advice(batch)
-        if not advice:
+        if not (what_to_do := advice(batch)):
             raise
         raise CalibrationError(
-            f"{error} {type(model).__name__} was called with {_given(batch)}. {advice}"
+            f"{error} {type(model).__name__} was called with {_given(batch)}. {what_to_do}"
         ) from error
 
 
