@@ -197,8 +197,8 @@ def test_row_space_and_feature_space_have_one_solution(toward, bias, strength):
         few.x.repeat(2, 1), few.y.repeat(2, 1), few.old, few.bias, toward, centred=bias
     )
     a, b = Ridge(few), Ridge(twice)
-    assert a._kernel is not None
-    assert b._kernel is None
+    assert a.in_rows
+    assert not b.in_rows
     torch.testing.assert_close(a.solution(strength), b.solution(strength), rtol=1e-6, atol=1e-8)
 
 
@@ -222,7 +222,7 @@ def test_held_out_rows_choose_a_weak_ridge_for_what_can_be_fitted_and_none_for_n
 
     def chosen(y):
         problem = Regression(x, y, old, torch.zeros(3).double(), "old", centred=True)
-        return chosen_strength(problem, 1e-3, example)
+        return chosen_strength(Ridge(problem), 1e-3, example)
 
     assert chosen(x @ (old + change).T + 0.01 * noise) == 1e-3
     assert chosen(x @ old.T + 5 * noise) is None
@@ -240,8 +240,8 @@ def test_rows_of_one_example_are_held_out_together():
     y = torch.randn(4, 2, generator=generator).double()[example]
     old = torch.zeros(2, 30).double()
     problem = Regression(x, y, old, torch.zeros(2).double(), "old", centred=True)
-    assert chosen_strength(problem, 1e-3, example) is None
-    assert chosen_strength(problem, 1e-3, torch.arange(80)) is not None
+    assert chosen_strength(Ridge(problem), 1e-3, example) is None
+    assert chosen_strength(Ridge(problem), 1e-3, torch.arange(80)) is not None
 
 
 @pytest.mark.parametrize("n", [2, 4, 8, 16])
@@ -265,3 +265,26 @@ def test_a_layer_with_hardly_a_row_stays_as_it_is():
     small = refitted(model, x, [0, 2, 3], Refit())
     torch.testing.assert_close(small[2].weight, model[2].weight[:, [0, 2, 3]])
     torch.testing.assert_close(small[2].bias, model[2].bias)
+
+
+@pytest.mark.parametrize("n", [20, 9])
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("toward", ["old", "zero"])
+def test_gains_are_those_of_fits_to_the_other_rows(n, bias, toward):
+    problem, fold = regression(n, bias=bias, toward=toward), torch.arange(n) % 3
+    found = Ridge(problem).gains([0.01, 1.0], fold)
+    for number in range(3):
+        own = fold == number
+        others = Regression(
+            problem.x[~own], problem.y[~own], problem.old, problem.bias, toward, centred=bias
+        )
+        bare = problem.y[own] - problem.x[own] @ problem.old.T
+        bare = (bare - problem.bias if bias else bare).square().sum(1)
+        for place, strength in enumerate([0.01, 1.0]):
+            fitted = Ridge(others)
+            # features are weighed by their variance over all rows
+            fitted._pull = Ridge(problem)._pull
+            weight = fitted.solution(strength)
+            x, y = problem.x[own] - fitted.x_mean, problem.y[own] - fitted.y_mean
+            left = (y - x @ weight.T).square().sum(1)
+            torch.testing.assert_close(found[place, own], bare - left, rtol=1e-6, atol=1e-8)

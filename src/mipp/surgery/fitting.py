@@ -6,7 +6,7 @@ from torch import Tensor
 
 from mipp.errors import SurgeryError
 from mipp.records import Consumer
-from mipp.surgery.ridge import FEWEST, Regression, Ridge, chosen_strength, pull_of
+from mipp.surgery.ridge import FEWEST, Regression, Ridge, chosen_strength
 from mipp.taps import Call, weight_matrix
 
 
@@ -51,13 +51,12 @@ class LeastSquares:
         bias = None if self.bias is None else self.bias.detach()
         problem = Regression(self.x, self.y, self.old, bias, self.toward, centred)
         strength: float | None = self.ridge
+        fitted = Ridge(problem)
         if len(self.x) < few * self.x.shape[1]:
-            if len(self.x) < FEWEST:
-                return
-            strength = chosen_strength(problem, self.ridge, example)
+            enough = len(self.x) >= FEWEST
+            strength = chosen_strength(fitted, self.ridge, example) if enough else None
         if strength is None:
             return
-        fitted = Ridge(problem)
         new = self._checked(fitted.solution(strength))
         if self.bias is not None:
             self.bias.data.copy_(fitted.y_mean - new @ fitted.x_mean)
@@ -80,7 +79,8 @@ class LeastSquares:
         gram = of.T @ ((x.T @ x) * (self.old.T @ self.old)) @ of / len(x)
         cross = of.T @ ((x.T @ target) * self.old.T).sum(1, keepdim=True) / len(x)
         ones = torch.ones_like(cross)
-        pull = self.ridge * pull_of(gram.diagonal())
+        pull = self.ridge * (gram.diagonal() + 1e-8 * gram.diagonal().mean())
+        pull = torch.where(pull > 0, pull, 1.0)
         gram.diagonal().add_(pull)
         if self.toward == "old":
             cross = cross + pull.unsqueeze(1) * ones

@@ -5,6 +5,7 @@ accidents and does more harm than good: then rows that had no part in the fit ch
 the ridge, or to leave the layer as it is.
 """
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -17,11 +18,11 @@ FEWEST = 8
 """Rows from which something can be fitted that others would confirm."""
 
 N_FOLDS = 8
-STRENGTHS = (1.0, 10.0, 100.0, 1e3, 1e4)
-"""Multiples of the ridge that was asked for which held-out rows choose from."""
+MANY = 64
+"""Examples from which half as many folds do."""
 
-DEVIATIONS = 1.0
-"""Standard errors by which held-out rows have to be met better with a fit than without."""
+STRENGTHS = (1.0, 30.0, 1000.0)
+"""Multiples of the ridge that was asked for which held-out rows choose from."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,119 +41,233 @@ class Regression:
     toward: str
     centred: bool
 
-    def rows(self, chosen: Bool[Tensor, " n"]) -> "Regression":
-        """The same layer on some of the rows."""
-        return Regression(
-            self.x[chosen], self.y[chosen], self.old, self.bias, self.toward, self.centred
-        )
-
-    def means(self) -> tuple[Float[Tensor, " d"], Float[Tensor, " m"]]:
-        """Of inputs and outputs; zero where nothing takes up a shift."""
-        if not self.centred:
-            return torch.zeros_like(self.old[0]), torch.zeros_like(self.old[:, 0])
-        return self.x.double().mean(0), self.y.double().mean(0)
+    @property
+    def anchor(self) -> Float[Tensor, "m d"]:
+        """The weights that the ridge pulls towards."""
+        return self.old if self.toward == "old" else torch.zeros_like(self.old)
 
 
 class Ridge:
     """Solutions of one regression for any strength of the ridge.
 
-        min_W  mean |y - W x|^2 + strength sum_j D_j |w_j - old_j|^2         D_j = Var x_j
+        min_W  mean |y - W x|^2 + strength sum_j D_j |w_j - anchor_j|^2        D_j = Var x_j
 
-    ``x`` and ``y`` about their means. A feature that never varies keeps its old weights.
+    ``x`` and ``y`` about their means where that is centred. A feature that never varies keeps its
+    old weights. In feature space the second moments of rows are solved with; with fewer rows than
+    features, in row space, their inner products (the dual form: Saunders, Gammerman and Vovk 1998,
+    "Ridge regression learning algorithm in dual variables").
     """
 
     def __init__(self, problem: Regression) -> None:
         self.problem = problem
-        self.x_mean, self.y_mean = problem.means()
-        x = problem.x - self.x_mean.to(problem.x.dtype)
-        y = problem.y - self.y_mean.to(problem.y.dtype)
+        self.x_mean = torch.zeros_like(problem.old[0])
+        self.y_mean = torch.zeros_like(problem.old[:, 0])
         if problem.centred:
-            variance = x.double().square().mean(0)
+            self.x_mean, self.y_mean = problem.x.double().mean(0), problem.y.double().mean(0)
+        self._x = problem.x - self.x_mean.to(problem.x.dtype)
+        self._y = problem.y - self.y_mean.to(problem.y.dtype)
+        variance = self._x.square().mean(0, dtype=torch.float64)
+        if problem.centred:
             constant = ~varies(variance, self.x_mean, problem.x.dtype)
-            x = torch.where(constant, torch.zeros_like(x), x)
-        self._kernel: tuple[Tensor, Tensor, Tensor] | None = None
-        if x.shape[0] < x.shape[1]:
-            self._in_row_space(x, y)
-        else:
-            n = len(x)
-            self._gram = (x.T @ x).double() / n
-            self._cross = (x.T @ y).double() / n
-            self._pull = pull_of(self._gram.diagonal())
-
-    def _in_row_space(self, x: Float[Tensor, "n d"], y: Float[Tensor, "n m"]) -> None:
-        wide = x.double()
-        self._pull = pull_of(wide.square().mean(0))
-        target = y.double()
-        if self.problem.toward == "old":
-            target = target - wide @ self.problem.old.T
-        scaled = wide / self._pull
-        values, vectors = torch.linalg.eigh(scaled @ wide.T / len(wide))
-        self._kernel = values.clamp_min(0), vectors, vectors.T @ target
-        self._scaled = scaled
+            variance[constant] = 0
+            self._x[:, constant] = 0
+        pull = variance + 1e-8 * variance.mean()
+        self._pull = torch.where(pull > 0, pull, 1.0)
+        self.in_rows = len(self._x) < self._x.shape[1]
+        self._all: _Rows | _Sums | None = None
 
     def solution(self, strength: float) -> Float[Tensor, "m d"] | None:
         """The weights; None where the equations cannot be solved."""
-        old = self.problem.old
-        if self._kernel is not None:
-            values, vectors, turned = self._kernel
-            dual = vectors @ (turned / (values + strength).unsqueeze(1)) / len(vectors)
-            change = (self._scaled.T @ dual).T
-            return old + change if self.problem.toward == "old" else change
-        gram = self._gram.clone()
-        pull = strength * self._pull
+        if self._all is None:
+            self._all = self._rows() if self.in_rows else self._sums(self._x, self._y)
+        return self._all.solution(strength)
+
+    def gains(
+        self, strengths: Sequence[float], fold: Int[Tensor, " n"]
+    ) -> Float[Tensor, "strengths n"]:
+        """By how much the squared error of each row falls when the other folds are fitted."""
+        found = self._pull.new_full((len(strengths), len(fold)), -torch.inf)
+        for mine, fitted in self._others(fold):
+            none = self._without(mine)
+            for place, strength in enumerate(strengths):
+                errors = fitted.errors(strength, mine)
+                if errors is not None:
+                    found[place, mine] = none - errors
+        return found
+
+    def _others(self, fold: Int[Tensor, " n"]) -> "Iterator[tuple[Bool[Tensor, ' n'], _Fitted]]":
+        """Each fold's rows, and what is fitted to the others."""
+        parts = [fold == number for number in range(int(fold.max()) + 1)]
+        if self.in_rows:
+            whole = self._rows()
+            for mine in parts:
+                yield mine, whole.without(mine)
+            return
+        sums = [self._sums(self._x[mine], self._y[mine]) for mine in parts]
+        self._all = total = _Sums.added(sums)
+        for mine, own in zip(parts, sums, strict=True):
+            yield mine, total.less(own).on(self._x, self._y)
+
+    def _without(self, rows: Bool[Tensor, " n"]) -> Float[Tensor, " r"]:
+        """Squared errors of the layer as it is; a norm behind it takes up what the mean shifts."""
+        problem = self.problem
+        left = problem.y[rows].double() - problem.x[rows].double() @ problem.old.T
+        if problem.bias is not None:
+            left = left - problem.bias.double()
+        elif problem.centred:
+            others = problem.y[~rows].double() - problem.x[~rows].double() @ problem.old.T
+            left = left - others.mean(0)
+        return left.square().sum(1)
+
+    def _sums(self, x: Float[Tensor, "r d"], y: Float[Tensor, "r m"]) -> "_Sums":
+        return _Sums(
+            len(x), x.sum(0, dtype=torch.float64), y.sum(0, dtype=torch.float64),
+            (x.T @ x).double(), (x.T @ y).double(), self._pull, self.problem,
+        )  # fmt: skip
+
+    def _rows(self) -> "_Rows":
+        x, anchor = self._x.double(), self.problem.anchor
+        scaled = x / self._pull
+        return _Rows(x @ scaled.T, self._y.double() - x @ anchor.T, scaled, self.problem)
+
+
+class _Sums:
+    """Sums over some rows, about the mean of all of them, and the solutions that they give."""
+
+    def __init__(
+        self,
+        n: int,
+        x: Float[Tensor, " d"],
+        y: Float[Tensor, " m"],
+        xx: Float[Tensor, "d d"],
+        xy: Float[Tensor, "d m"],
+        pull: Float[Tensor, " d"],
+        problem: Regression,
+    ) -> None:
+        self.n, self.x, self.y, self.xx, self.xy = n, x, y, xx, xy
+        self.pull, self.problem = pull, problem
+        self._rows: tuple[Tensor, Tensor] | None = None
+
+    @classmethod
+    def added(cls, parts: "Sequence[_Sums]") -> "_Sums":
+        """The sums over all parts."""
+        first = parts[0]
+        total = cls(first.n, first.x, first.y, first.xx, first.xy, first.pull, first.problem)
+        for part in parts[1:]:
+            total.n, total.x, total.y = total.n + part.n, total.x + part.x, total.y + part.y
+            total.xx, total.xy = total.xx + part.xx, total.xy + part.xy
+        return total
+
+    def less(self, part: "_Sums") -> "_Sums":
+        """The sums over the rows that are not in a part."""
+        return _Sums(
+            self.n - part.n, self.x - part.x, self.y - part.y, self.xx - part.xx,
+            self.xy - part.xy, self.pull, self.problem,
+        )  # fmt: skip
+
+    def on(self, x: Float[Tensor, "n d"], y: Float[Tensor, "n m"]) -> "_Sums":
+        """The same, to be judged by rows of these."""
+        self._rows = x, y
+        return self
+
+    def solution(self, strength: float) -> Float[Tensor, "m d"] | None:
+        """The weights; None where the equations cannot be solved."""
+        gram, cross = self.xx / self.n, self.xy / self.n
+        if self.problem.centred:
+            mean = self.x / self.n
+            gram -= torch.outer(mean, mean)
+            cross -= torch.outer(mean, self.y / self.n)
+        pull = strength * self.pull
         gram.diagonal().add_(pull)
-        cross = self._cross
-        if self.problem.toward == "old":
-            cross = cross + pull.unsqueeze(1) * old.T
+        cross += pull.unsqueeze(1) * self.problem.anchor.T
         root, fault = torch.linalg.cholesky_ex(gram)
         return torch.cholesky_solve(cross, root).T if int(fault) == 0 else None
 
-    def errors(self, weight: Float[Tensor, "m d"], held: Regression) -> Float[Tensor, " n"]:
-        """Squared error of each of some other rows, with means as they are here."""
-        x = held.x.double() - self.x_mean
-        return (held.y.double() - self.y_mean - x @ weight.T).square().sum(1)
+    def errors(self, strength: float, rows: Bool[Tensor, " n"]) -> Float[Tensor, " r"] | None:
+        """Squared error of each of the rows."""
+        weight = self.solution(strength)
+        if weight is None:
+            return None
+        assert self._rows is not None
+        x, y = self._rows[0][rows].double(), self._rows[1][rows].double()
+        if self.problem.centred:
+            x, y = x - self.x / self.n, y - self.y / self.n
+        return (y - x @ weight.T).square().sum(1)
 
 
-def pull_of(variance: Float[Tensor, " d"]) -> Float[Tensor, " d"]:
-    """What the ridge is a share of; never zero, or it would not pull at what never varies."""
-    pull = variance + 1e-8 * variance.mean()
-    return torch.where(pull > 0, pull, 1.0)
+class _Rows:
+    """Inner products of rows ``x D^-1 x'``, what the anchor leaves of ``y``, and ``x D^-1``."""
+
+    def __init__(
+        self,
+        kernel: Float[Tensor, "n n"],
+        left: Float[Tensor, "n m"],
+        scaled: Float[Tensor, "n d"],
+        problem: Regression,
+    ) -> None:
+        self._kernel, self._left, self._scaled, self.problem = kernel, left, scaled, problem
+        self._known = torch.ones(len(kernel), dtype=torch.bool, device=kernel.device)
+
+    def without(self, rows: Bool[Tensor, " n"]) -> "_Rows":
+        """The same, to be fitted to the other rows."""
+        made = _Rows(self._kernel, self._left, self._scaled, self.problem)
+        made._known = ~rows
+        return made
+
+    def _dual(self, strength: float) -> Float[Tensor, "r m"] | None:
+        """Weights of the known rows: their combination is what is added to the anchor."""
+        known = self._known
+        kernel, left = self._kernel[known][:, known].clone(), self._left[known]
+        if self.problem.centred:
+            left = left - left.mean(0)
+            kernel = kernel - kernel.mean(0)
+            kernel = kernel - kernel.mean(1, keepdim=True)
+        kernel.diagonal().add_(strength * len(left))
+        root, fault = torch.linalg.cholesky_ex(kernel)
+        return torch.cholesky_solve(left, root) if int(fault) == 0 else None
+
+    def solution(self, strength: float) -> Float[Tensor, "m d"] | None:
+        """The weights; None where the equations cannot be solved."""
+        dual = self._dual(strength)
+        return None if dual is None else self.problem.anchor + (self._scaled.T @ dual).T
+
+    def errors(self, strength: float, rows: Bool[Tensor, " n"]) -> Float[Tensor, " r"] | None:
+        """Squared error of each of the rows."""
+        dual = self._dual(strength)
+        if dual is None:
+            return None
+        known = self._known
+        across, left = self._kernel[rows][:, known], self._left[rows]
+        if self.problem.centred:
+            # rows about the mean of those that are known; the dual weights sum to zero
+            across = across - self._kernel[known][:, known].mean(0)
+            left = left - self._left[known].mean(0)
+        return (left - across @ dual).square().sum(1)
 
 
-def chosen_strength(problem: Regression, ridge: float, example: Int[Tensor, " n"]) -> float | None:
+_Fitted = _Sums | _Rows
+
+
+def chosen_strength(fitted: Ridge, ridge: float, example: Int[Tensor, " n"]) -> float | None:
     """The strength at which held-out rows are met best; None where no fit is surely better.
 
+    Surely: the sum over the examples of what a fit gains is above its standard error.
+
     Args:
-        problem: the layer, all rows.
+        fitted: the layer, all rows.
         ridge: the least strength.
         example: which example each row is from; rows of one are held out together, where there are
             several examples.
     """
     number = _numbers(example)
     n_examples = int(number.max()) + 1
-    fold = number * min(N_FOLDS, n_examples) // n_examples
+    n_folds = min(N_FOLDS if n_examples < MANY else N_FOLDS // 2, n_examples)
     strengths = [ridge * factor for factor in STRENGTHS]
-    gains = problem.old.new_zeros(len(strengths), n_examples)
-    for part in range(int(fold.max()) + 1):
-        mine = fold == part
-        held, fitted = problem.rows(mine), Ridge(problem.rows(~mine))
-        none = _without(fitted, held)
-        for place, strength in enumerate(strengths):
-            weight = fitted.solution(strength)
-            error = torch.inf if weight is None else fitted.errors(weight, held)
-            gains[place].index_add_(0, number[mine], none - error)
+    rows = fitted.gains(strengths, number * n_folds // n_examples)
+    gains = rows.new_zeros(len(strengths), n_examples).index_add_(1, number, rows)
     best = int(gains.sum(1).argmax())
-    spread = float(gains[best].std(correction=0)) * n_examples**0.5
-    return strengths[best] if float(gains[best].sum()) > DEVIATIONS * spread else None
-
-
-def _without(fitted: Ridge, held: Regression) -> Float[Tensor, " n"]:
-    """Squared errors of the layer as it is; a norm behind it takes up what the mean shifts."""
-    problem = fitted.problem
-    if problem.centred and problem.bias is None:
-        return fitted.errors(problem.old, held)
-    left = held.y.double() - held.x.double() @ problem.old.T
-    return (left if problem.bias is None else left - problem.bias.double()).square().sum(1)
+    error = float(gains[best].std(correction=0)) * n_examples**0.5
+    return strengths[best] if float(gains[best].sum()) > error else None
 
 
 def _numbers(example: Int[Tensor, " n"]) -> Int[Tensor, " n"]:
