@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from mipp.errors import InputError
 from mipp.information import ConsumerView, Gaussian
+from mipp.information.downdate import delta
 from mipp.information.reference import eliminate, gaussian_information
 
 NO_RIDGE = 1e-14
@@ -319,3 +320,37 @@ def test_a_variance_that_is_told_without_correlation_is_beyond_it():
     )
     assert Gaussian().scorer([view], 1).total()[0] < 1e-3
     assert torch.corrcoef(torch.cat([x.abs(), y], 1).T)[0, 1] > 0.5
+
+
+def alike(seed=0, n_units=4, k=288, n=1500):
+    """Units whose many features repeat each other, as the cells of smooth maps do."""
+    generator = torch.Generator().manual_seed(seed)
+    source = torch.randn(n, 40, generator=generator, dtype=torch.float64)
+    mix = torch.randn(40, n_units * k, generator=generator, dtype=torch.float64)
+    rows = source @ mix + 1e-3 * torch.randn(
+        n, n_units * k, generator=generator, dtype=torch.float64
+    )
+    weight = torch.randn(8, n_units * k, generator=generator, dtype=torch.float64) / 30
+    unit = torch.arange(n_units).repeat_interleave(k)
+    return ConsumerView(rows.T @ rows / n, weight, None, unit, 1)
+
+
+@pytest.mark.parametrize("single_above", [100, 1024, 100_000])
+def test_units_of_many_features_that_repeat_each_other_lose_what_there_is(single_above):
+    view = alike()
+    scorer = Gaussian(noise=0.1, single_above=single_above).scorer([view], 4)
+    total = scorer.total()[0]
+    lost = lost_by_all = sum(nats.sum() for _, nats in scorer.remove_least(4))
+    assert np.isfinite(lost)
+    assert lost_by_all == pytest.approx(total, rel=1e-6)
+
+
+@pytest.mark.parametrize("size", [1e-12, 1e-6, 1e-3, 1.0, 1e6])
+def test_nats_of_a_block_are_exact_from_tiny_to_huge(size):
+    generator = torch.Generator().manual_seed(0)
+    root = torch.randn(3, 5, 5, generator=generator, dtype=torch.float64)
+    other = torch.randn(3, 5, 2, generator=generator, dtype=torch.float64)
+    p = root @ root.mT + torch.eye(5, dtype=torch.float64)
+    r = size * other @ other.mT
+    values = torch.linalg.eigvals(torch.linalg.solve(p, r)).real.clamp_min(0)
+    torch.testing.assert_close(delta(p, r), 0.5 * values.log1p().sum(1), rtol=1e-6, atol=0)

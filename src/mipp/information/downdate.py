@@ -157,14 +157,36 @@ def delta(p: Float[Tensor, "u k k"], r: Float[Tensor, "u k k"]) -> Float[Tensor,
         return 0.5 * torch.log1p((r / p).flatten().clamp_min(0))
     root, fault = torch.linalg.cholesky_ex(p)
     if bool((fault > 0).any()):
-        jitter = 1e-6 * p.diagonal(dim1=1, dim2=2).mean(1)[:, None, None]
-        root = torch.linalg.cholesky_ex(p + jitter * torch.eye(p.shape[-1], dtype=p.dtype).to(p))[0]
+        root[fault > 0] = torch.linalg.cholesky_ex(_positive(p[fault > 0]))[0]
     half = torch.linalg.solve_triangular(root, r, upper=False)
     both = torch.linalg.solve_triangular(root, half.mT, upper=False)
-    values = torch.linalg.eigvalsh((both + both.mT) / 2)
-    return 0.5 * torch.log1p(values.clamp_min(0)).sum(1)
+    both = (both + both.mT) / 2
+    trace = both.diagonal(dim1=1, dim2=2).sum(1)
+    eye = torch.eye(p.shape[-1], dtype=p.dtype, device=p.device)
+    # near 1 a determinant has no digits left of what it differs by
+    square = both @ both
+    series = trace - square.diagonal(dim1=1, dim2=2).sum(1) / 2 + (square * both).sum((1, 2)) / 3
+    nats = torch.where(trace < SMALL, series, _block_logdet(eye + both))
+    return 0.5 * nats.clamp_min(0)
+
+
+SMALL = 1e-4
+"""Trace of a matrix A below which log det(I + A) is summed as a series: three terms are exact to
+a relative error of 1e-12."""
+
+RESOLUTION = 1e-7
+"""Share of the largest eigenvalue of a block below which float32 says nothing of the others."""
+
+
+def _positive(blocks: Float[Tensor, "u k k"]) -> Float[Tensor, "u k k"]:
+    """The blocks, with eigenvalues that rounding has made too small at what is resolved."""
+    values, vectors = torch.linalg.eigh((blocks + blocks.mT) / 2)
+    floor = (RESOLUTION * values[:, -1:]).clamp_min(torch.finfo(values.dtype).tiny)
+    return (vectors * torch.maximum(values, floor).unsqueeze(1)) @ vectors.mT
 
 
 def _block_logdet(blocks: Float[Tensor, "u k k"]) -> Float[Tensor, " u"]:
-    root = torch.linalg.cholesky_ex(blocks)[0]
+    root, fault = torch.linalg.cholesky_ex(blocks)
+    if bool((fault > 0).any()):
+        root[fault > 0] = torch.linalg.cholesky_ex(_positive(blocks[fault > 0]))[0]
     return 2 * root.diagonal(dim1=1, dim2=2).log().sum(1)

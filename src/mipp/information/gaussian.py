@@ -28,6 +28,9 @@ from mipp.information.standardised import RowSpace
 from mipp.information.whole import Whole, total
 from mipp.records import FloatArray, IntArray
 
+SINGLE_PER_UNIT = 32
+"""Features of a unit above which float32 resolves its block of the precision too badly."""
+
 
 @dataclass(frozen=True)
 class Gaussian:
@@ -45,7 +48,8 @@ class Gaussian:
     ``ridge``: added to every feature's variance, as a share of it; keeps duplicated units solvable.
     ``share_per_round``: largest share of the units left that is removed between two full
     re-scorings; within a round the candidates are still re-scored exactly after each removal.
-    ``single_above``: features above which float32 is used instead of float64.
+    ``single_above``: features above which float32 is used instead of float64 (eight times as many
+    where units have more than 32 of them, whose blocks float32 resolves badly).
     """
 
     noise: float | str = "fisher"
@@ -104,6 +108,7 @@ class GaussianScorer:
         made = [self._state(whole) for whole in self._wholes]
         self._states, self._totals = [state for state, _ in made], [nats for _, nats in made]
         self._alive = np.arange(n_units)
+        self._left = np.array(self._totals)
         self._views, self._seed = views, seed
         self._folds: list[CrossValidated] | None = None
 
@@ -117,14 +122,18 @@ class GaussianScorer:
         """The elimination before anything is removed, and the nats of all units."""
         view = whole.view
         space, weight = whole.standardised()
-        columns, dtype = unit_columns(view.unit, self.n_units), self._dtype(len(view.unit))
+        columns = unit_columns(view.unit, self.n_units)
+        dtype = self._dtype(len(view.unit), columns.shape[1])
         nats = total(space, weight, view.uses)
         if isinstance(space, RowSpace):
             return RowState(space, weight, columns, view.uses, dtype), nats
         return State.of_all(space, weight, columns, view.uses, dtype), nats
 
-    def _dtype(self, n_features: int) -> torch.dtype:
-        return torch.float64 if n_features <= self._config.single_above else torch.float32
+    def _dtype(self, n_features: int, per_unit: int) -> torch.dtype:
+        """float64, but for many features, in units of not too many that could repeat each other."""
+        above = self._config.single_above
+        large = n_features > (above if per_unit <= SINGLE_PER_UNIT else 8 * above)
+        return torch.float32 if large else torch.float64
 
     def total(self) -> FloatArray:
         """Nats that all units together transfer, per consumer, shape ``(n_consumers,)``."""
@@ -185,9 +194,15 @@ class GaussianScorer:
     def remove(self, unit: int) -> FloatArray:
         """Removes one unit; nats lost per consumer, shape ``(n_consumers,)``."""
         where = self._position(unit)
-        nats = self._nats_at(where)
+        nats = self._taken(self._nats_at(where))
         self._commit(where)
         return nats
+
+    def _taken(self, nats: FloatArray) -> FloatArray:
+        """Takes them off what is left of each consumer's; nobody loses more than there is."""
+        taken = np.minimum(nats, self._left)
+        self._left = self._left - taken
+        return taken
 
     def _position(self, unit: int) -> np.ndarray:
         where = np.flatnonzero(self._alive == unit)
@@ -222,7 +237,7 @@ class GaussianScorer:
             summed = np.where(left, nats.sum(0), np.inf)
             j = int(np.argmin(summed))
             left[j] = False
-            out.append((int(self._alive[chosen[j]]), nats[:, j]))
+            out.append((int(self._alive[chosen[j]]), self._taken(nats[:, j])))
             if step + 1 < n:
                 for s in small:
                     s.remove(j)

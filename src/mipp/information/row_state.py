@@ -47,7 +47,7 @@ class RowState:
         n, r = len(space.rows), len(weight)
         self._across = space.rows.new_zeros(r, n)
         self._removed = space.rows.new_zeros(r, r)
-        self._refresh()
+        self._gather()
 
     @property
     def device(self) -> torch.device:
@@ -58,29 +58,42 @@ class RowState:
         steps = torch.arange(self.k, device=self.device)
         return (self._left[units].unsqueeze(1) * self.k + steps).flatten()
 
+    def _everything(self) -> Int[Tensor, " uk"]:
+        return self._columns(torch.arange(len(self._left), device=self.device))
+
+    def _gather(self) -> None:
+        """Drops the columns of removed units, and sums K up from scratch."""
+        columns = self._everything()
+        self._rows, self._weight = self._rows[:, columns], self._weight[:, columns]
+        self._left = torch.arange(len(self._left), device=self.device)
+        # all units are scored in the precision that `State` has, candidates in double
+        self._rough = self._rows.to(self._dtype), self._weight.to(self._dtype)
+        self._gram = self._rows @ self._rows.T + self._others @ self._others.T
+        self._gram.diagonal().add_(self.ridge)
+        self._refresh()
+
     def _refresh(self) -> None:
-        """K of what is left, from scratch, and the factors of K and C."""
-        own = self._rows[:, self._columns(torch.arange(len(self._left), device=self.device))]
-        gram = own @ own.T + self._others @ self._others.T
-        gram.diagonal().add_(self.ridge)
-        self._root = cholesky(gram)
-        half = torch.linalg.solve_triangular(self._root, self._across.T, upper=False)
-        self._half = half
-        noisy = self.ridge * (self._removed + half.T @ half)
+        """The factors of K and C."""
+        self._root = cholesky(self._gram.clone())
+        self._half = torch.linalg.solve_triangular(self._root, self._across.T, upper=False)
+        noisy = self.ridge * (self._removed + self._half.T @ self._half)
         noisy.diagonal().add_(1)
         self._noise_root = cholesky(noisy)
 
     def _seen(
-        self, columns: Int[Tensor, " c"]
+        self, rows: Float[Tensor, "n c"], weight: Float[Tensor, "r c"]
     ) -> tuple[Float[Tensor, "n c"], Float[Tensor, "r c"], Float[Tensor, "r c"]]:
         """``V`` with ``P = (I - V^T V) / ridge``, ``B``, and ``U`` with ``U^T U = R``."""
-        v = torch.linalg.solve_triangular(self._root, self._rows[:, columns], upper=False)
-        b = self._weight[:, columns] + self._half.T @ v
-        return v, b, torch.linalg.solve_triangular(self._noise_root, b, upper=False)
+        v = _inverse(self._root).to(rows.dtype) @ rows
+        b = weight + self._half.T.to(rows.dtype) @ v
+        return v, b, _inverse(self._noise_root).to(rows.dtype) @ b
 
     def blocks(self) -> tuple[Float[Tensor, "u k k"], Float[Tensor, "u k k"]]:
         """Diagonal blocks of P and of R = B^T inverse(C) B, of the units that are left."""
-        v, _, u = self._seen(self._columns(torch.arange(len(self._left), device=self.device)))
+        columns = self._everything()
+        whole = len(columns) == self._rows.shape[1]
+        rows, weight = self._rough if whole else (x[:, columns] for x in self._rough)
+        v, _, u = self._seen(rows, weight)
         v = v.view(len(v), -1, self.k).movedim(1, 0)
         u = u.view(len(u), -1, self.k).movedim(1, 0)
         eye = torch.eye(self.k, dtype=v.dtype, device=v.device)
@@ -88,7 +101,8 @@ class RowState:
 
     def candidate(self, chosen: Int[Tensor, " u"]) -> Candidates:
         """P and M = P + R of the chosen units alone, in float64."""
-        v, _, u = self._seen(self._columns(chosen))
+        columns = self._columns(chosen)
+        v, _, u = self._seen(self._rows[:, columns], self._weight[:, columns])
         eye = torch.eye(v.shape[1], dtype=v.dtype, device=v.device)
         p = (eye - v.T @ v) / self.ridge
         return Candidates(p.cpu(), (p + u.T @ u).cpu(), self.k, self.uses)
@@ -99,26 +113,36 @@ class RowState:
         rows, weight = self._rows[:, columns], self._weight[:, columns]
         self._across += weight @ rows.T
         self._removed += weight @ weight.T
+        self._gram -= rows @ rows.T
         stay = torch.ones(len(self._left), dtype=torch.bool, device=self.device)
         stay[gone] = False
         self._left = self._left[stay]
-        self._refresh()
         features = len(self._left) * self.k + self._others.shape[1]
+        if features < len(self._rows) or 7 * len(self._left) * self.k < 6 * self._rows.shape[1]:
+            self._gather()
+        else:
+            self._refresh()
         return self if features >= len(self._rows) else self._in_feature_space()
 
     def _in_feature_space(self) -> State:
         """The same state as matrices of the features that are left."""
-        columns = self._columns(torch.arange(len(self._left), device=self.device))
-        known = torch.cat([self._rows[:, columns], self._others], 1)
+        known = torch.cat([self._rows, self._others], 1)
         moments = known.T @ known
         moments.diagonal().add_(self.ridge)
         # of padded columns, which are zero, the ridge alone is left: no weight, so no matter
-        P = torch.cholesky_inverse(cholesky(moments))[: len(columns), : len(columns)]
-        _, B, U = self._seen(columns)
+        own = self._rows.shape[1]
+        P = torch.cholesky_inverse(cholesky(moments))[:own, :own]
+        _, B, U = self._seen(self._rows, self._weight)
         Z = torch.linalg.solve_triangular(self._noise_root.T, U, upper=True)
         return State(
             P.to(self._dtype).contiguous(), B.to(self._dtype), Z.to(self._dtype), self.k, self.uses
         )
+
+
+def _inverse(root: Float[Tensor, "n n"]) -> Float[Tensor, "n n"]:
+    """Of a lower triangle: a product with it is many times as fast as solving with the triangle."""
+    eye = torch.eye(len(root), dtype=root.dtype, device=root.device)
+    return torch.linalg.solve_triangular(root, eye, upper=False)
 
 
 def _unit_major(values: Float[Tensor, "n d"], columns: Int[Tensor, " uk"]) -> Float[Tensor, "n uk"]:

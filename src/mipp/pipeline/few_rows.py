@@ -1,9 +1,12 @@
 """A word where there are too few examples for what is measured on them."""
 
+import contextlib
 import math
+import sys
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -60,8 +63,17 @@ def few_rows(layers: Iterable[Sampled], data: Sequence[capture.Batch]) -> dict[s
         "measured, and what a refit learns, then follows the accidents of these examples. Give at "
         f"least {enough} examples, better {4 * enough}.",
         CalibrationWarning,
-        stacklevel=4,
+        stacklevel=_users_level(),
     )
     return {
         "few_rows": {layer.name: [round(examples * layer.rows), layer.features] for layer in short}
     }
+
+
+def _users_level() -> int:
+    """The ``stacklevel`` of the line that called mipp, as seen from the caller of this."""
+    own = str(Path(__file__).parents[1]), str(contextlib.__file__)
+    level, frame = 1, sys._getframe(1)  # noqa: SLF001  # warnings look at frames, too
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(own):
+        level, frame = level + 1, frame.f_back
+    return level
