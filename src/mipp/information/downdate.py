@@ -161,13 +161,18 @@ def delta(p: Float[Tensor, "u k k"], r: Float[Tensor, "u k k"]) -> Float[Tensor,
     half = torch.linalg.solve_triangular(root, r, upper=False)
     both = torch.linalg.solve_triangular(root, half.mT, upper=False)
     both = (both + both.mT) / 2
-    trace = both.diagonal(dim1=1, dim2=2).sum(1)
-    eye = torch.eye(p.shape[-1], dtype=p.dtype, device=p.device)
     # near 1 a determinant has no digits left of what it differs by
     square = both @ both
-    series = trace - square.diagonal(dim1=1, dim2=2).sum(1) / 2 + (square * both).sum((1, 2)) / 3
-    nats = torch.where(trace < SMALL, series, _block_logdet(eye + both))
+    nats = _trace(both) - _trace(square) / 2 + (square * both).sum((1, 2)) / 3
+    large = _trace(both) >= SMALL
+    if bool(large.any()):
+        eye = torch.eye(p.shape[-1], dtype=p.dtype, device=p.device)
+        nats[large] = _block_logdet(eye + both[large])
     return 0.5 * nats.clamp_min(0)
+
+
+def _trace(blocks: Float[Tensor, "u k k"]) -> Float[Tensor, " u"]:
+    return blocks.diagonal(dim1=1, dim2=2).sum(1)
 
 
 SMALL = 1e-4

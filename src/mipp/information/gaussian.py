@@ -32,6 +32,14 @@ SINGLE_PER_UNIT = 32
 """Features of a unit above which float32 resolves its block of the precision too badly."""
 
 
+ROW_SPACE_SHARE = 0.05
+"""Largest share of the units left that goes in one round while there are fewer rows than features.
+Within a round candidates are still re-scored after each removal."""
+
+ROW_SPACE_COLUMNS = 512
+"""Features of the units that go in such a round, at most: candidates cost the square of theirs."""
+
+
 @dataclass(frozen=True)
 class Gaussian:
     """Closed-form information of jointly Gaussian variables. No training, no sampling.
@@ -219,12 +227,22 @@ class GaussianScorer:
         """Removes ``count`` units, least information first, re-scored after each."""
         removed: list[tuple[int, FloatArray]] = []
         while len(removed) < count and len(self._alive):
-            room = max(1, int(self._config.share_per_round * len(self._alive)))
+            room, spare = self._room()
             n = min(room, count - len(removed))
             scores = self._alive_scores()
-            chosen = np.sort(np.argsort(scores, kind="stable")[: max(4 * n, 8)])
+            chosen = np.sort(np.argsort(scores, kind="stable")[: max(spare * n, 8)])
             removed += self._round(chosen, n)
         return removed
+
+    def _room(self) -> tuple[int, int]:
+        """How many units may go in one round, and out of how many times as many candidates."""
+        few_rows = [state.k for state in self._states if isinstance(state, RowState)]
+        most = int(self._config.share_per_round * len(self._alive))
+        if not few_rows:
+            return max(1, most), 4
+        # where most features are combinations of others scores change slowly
+        within = min(int(ROW_SPACE_SHARE * len(self._alive)), ROW_SPACE_COLUMNS // max(few_rows))
+        return max(1, most, within), 2
 
     def _round(self, chosen: np.ndarray, n: int) -> list[tuple[int, FloatArray]]:
         """Removes the ``n`` least of the chosen, each choice made after the one before."""
