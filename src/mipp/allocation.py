@@ -21,7 +21,7 @@ def enough_memory(
     try:
         yield
     except (MemoryError, RuntimeError) as cause:
-        if not _is_short(cause):
+        if not is_short(cause):
             raise
         first = str(cause).strip().partition("\n")[0] or type(cause).__name__
         raise error(
@@ -31,6 +31,7 @@ def enough_memory(
         ) from cause
 
 
-def _is_short(cause: Exception) -> bool:
+def is_short(cause: BaseException) -> bool:
+    """Whether it is memory that ran out."""
     # that of a GPU is a RuntimeError of its own, whose text says so too
     return isinstance(cause, MemoryError) or any(sign in str(cause).lower() for sign in _SIGNS)

@@ -45,9 +45,13 @@ def check_fields(record: Any, *, owner: str | None = None) -> None:
             object.__setattr__(record, one.name, value)
         if not fits(value, hint):
             given = f"{one.name}={shown(value)}"
+            if get_origin(hint) is Literal:
+                has = f"{owner} has " if owner else ""
+                raise InputError(f"{has}{given}; expected one of {', '.join(_words(hint))}.")
             raise InputError(
                 f"{f'{owner}({given})' if owner else given} was given, of type "
-                f"{type(value).__name__}; expected {' or '.join(_words(hint))}{_such_as(one)}."
+                f"{type(value).__name__}; expected {' or '.join(_words(hint))}"
+                f"{_called(value) or _such_as(one)}."
             )
         if isinstance(value, int) and abs(value) >= 2**63:
             what = f"{one.name} of {owner}" if owner else one.name
@@ -90,7 +94,8 @@ def checked(function: Callable[P, R]) -> Callable[P, R]:
                 such = "" if default in (Parameter.empty, None) else f", such as {default!r}"
                 raise InputError(
                     f"{function.__qualname__}({name}={shown(value)}) was given, of type "
-                    f"{type(value).__name__}; expected {' or '.join(_words(hint))}{such}."
+                    f"{type(value).__name__}; expected {' or '.join(_words(hint))}"
+                    f"{_called(value) or such}."
                 )
             if name == "seed" and not 0 <= value < 2**63:
                 raise InputError(f"seed={value}; expected a whole number from 0 up to 2**63.")
@@ -164,6 +169,11 @@ def _words(hint: Any) -> list[str]:
     plain = {bool: "True or False", int: "a whole number", float: "a number", str: "text",
              NoneType: "None"}  # fmt: skip
     return [plain.get(hint) or f"a {hint.__name__}"]
+
+
+def _called(value: object) -> str:
+    """What to do with a class that was given in place of an instance."""
+    return f"; call the class: {value.__name__}()" if isinstance(value, type) else ""
 
 
 def _such_as(one: "Field[Any]") -> str:

@@ -43,7 +43,7 @@ Covariance = Float[Tensor, "d d"] | Factor
 """A covariance as a matrix, or as the rows that it was measured from."""
 
 
-def submatrix(covariance: Covariance, index: Int[Tensor, " c"]) -> Covariance:
+def submatrix(covariance: Covariance, index: Int[Tensor, " c"]) -> Float[Tensor, "c c"] | Factor:
     """The covariance of some of the features."""
     if isinstance(covariance, Factor):
         return covariance.columns(index)

@@ -96,6 +96,6 @@ def test_a_model_that_fails_for_reasons_of_its_own_is_not_told_of_pairs():
         def forward(self, x):
             raise KeyError("own")
 
-    with pytest.raises(mipp.GraphError, match="own") as caught:
+    with pytest.raises(mipp.CalibrationError, match="own") as caught:
         mipp.plan(Broken(), [(torch.randn(8, 4), torch.zeros(8, dtype=torch.long))], **BUDGET)
     assert "A pair" not in str(caught.value)

@@ -78,7 +78,7 @@ def test_which_outputs_matter(mipp, own):
     assert done.code == 1
     assert "outputs=own_net:first_of_none failed with" in done.err
     done = mipp(*wanted, "--outputs", "own_net:number")
-    assert done.code == 1
+    assert done.code == 2
     assert "outputs=3; expected a function" in done.err
 
 

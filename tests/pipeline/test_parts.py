@@ -78,7 +78,7 @@ def test_protected_groups_of_a_part_stay_and_the_others_make_up_for_them():
         ({"0": "units=50%,macs=50%"}, BudgetError, "a part of the groups takes units alone"),
         ("0: units=50%; 0: units=20%", BudgetError, "names '0' twice"),
         ({}, BudgetError, "in parts is empty"),
-        ({"0": "units=0.5"}, BudgetError, "'0' cannot come down to 0.5 of its 16 units"),
+        ({"0": "units=0.5"}, BudgetError, "did you mean units=50%"),
     ],
 )
 def test_parts_that_do_not_fit_are_errors(budget, error, text):

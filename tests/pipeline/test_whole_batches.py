@@ -161,7 +161,7 @@ class Fails(nn.Module):
 @pytest.mark.parametrize("options", [{}, {"granularity": "weight"}])
 def test_a_model_that_fails_on_the_first_batch_says_why(options):
     text = r"Fails fails on the first calibration batch: KeyError: 'too many' .*runs in eval mode"
-    with pytest.raises(InputError, match=text):
+    with pytest.raises(CalibrationError, match=text):
         mipp.plan(Fails(0).eval(), [torch.randn(16, 8)], budget="params=50%", **options)
 
 

@@ -1,8 +1,10 @@
 """Calibration batches: any iterable of what the model takes, read once and checked."""
 
+import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from mipp import processes
+from mipp.allocation import is_short
 from mipp.errors import CalibrationError, MippError
 
 IGNORED = -100
@@ -81,15 +84,31 @@ def blaming(number: int) -> Iterator[None]:
     """What the model raises on a batch, which has this number, becomes a `CalibrationError`."""
     try:
         yield
-    except (MippError, torch.OutOfMemoryError, MemoryError):
+    except MippError:
         raise
     except Exception as error:
+        if is_short(error) or _in_our_code(error):
+            raise
         lines = str(error).strip().splitlines() or ["no message"]
         raise CalibrationError(
             f"The model fails on batch {number}: {type(error).__name__}: {lines[0]}. It was "
             "expected to run on every whole batch, since it runs on some examples of the first. "
             "Check that it does in eval mode, or leave that batch out."
         ) from error
+
+
+_PASSING = ("taps.py", "attention.py", "guards.py")
+"""Modules of ours that what a model calls runs through."""
+
+
+def _in_our_code(error: BaseException) -> bool:
+    """Whether it was raised by what we do on the way of the model, not by the model."""
+    own = Path(__file__).parents[1]
+    files = [Path(frame.filename) for frame in traceback.extract_tb(error.__traceback__)]
+    ours = [file.is_relative_to(own) and file.name not in _PASSING for file in files]
+    # it begins with our call of the model
+    theirs = ours.index(False) if False in ours else len(ours)
+    return any(ours[theirs:]) or theirs == len(ours)
 
 
 def read_batch(item: Any) -> Batch:

@@ -12,7 +12,7 @@ from torch import nn
 
 from mipp import capture, graph, surgery
 from mipp.checks import checked
-from mipp.errors import InputError
+from mipp.errors import CalibrationError, InputError
 from mipp.guards import gradients_enabled
 from mipp.pipeline.composing import composed
 from mipp.pipeline.options import read_refit, recorded_refit
@@ -278,7 +278,8 @@ def calibration(
     marked as whole.
 
     Raises:
-        InputError: the model fails on the first batch.
+        CalibrationError: the model fails on the first batch.
+        InputError: the model has no weights.
     """
     data = capture.read_batches(batches, samples)
     if model is not None:
@@ -297,7 +298,7 @@ def calibration(
             "tensor is the only argument, a dict has keyword arguments, of a pair the first is "
             "the input."
         )
-        raise InputError(
+        raise CalibrationError(
             f"{type(model).__name__} fails on the first calibration batch: {why}. "
             f"{capture.advice(data[0]) or usual}"
         )
