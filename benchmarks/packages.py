@@ -19,7 +19,7 @@ own (`packages_check.py`), on one thread. Outcomes:
 - *refused*: `mipp.plan` or `Plan.apply` says why not.
 - *wrong*: one of these is not so.
 - *error*: any other exception, or a plan that is refused later; the note has stage and text.
-- *timeout*: it took more than 300 seconds; the note has the stage.
+- *timeout*: all of this took more than ``--limit`` seconds; the note has the stage.
 
 *Seconds* are of the processor, for plan and small model with its refit, and *forward* for one pass
 over the same batch. *Memory* is the most that the process held in that time beyond what it held
@@ -42,7 +42,6 @@ from pathlib import Path
 from typing import Any
 
 from common import CACHE, HERE, Records, table
-from packages_check import PROCESSOR_SECONDS
 from packages_models import MODELS
 
 ROOT = HERE.parent
@@ -103,17 +102,17 @@ def versions(python: Path) -> str:
     )
 
 
-def measure(python: Path, package: str, name: str) -> dict[str, Any]:
+def measure(python: Path, package: str, name: str, limit: int) -> dict[str, Any]:
     """One record, from a process of its own."""
     with tempfile.TemporaryDirectory() as folder:
         # ultralytics would write settings into the user's folder and look for a network
         own = {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT / "src")}
         own |= {"YOLO_CONFIG_DIR": folder, "YOLO_OFFLINE": "true"}
-        command = [python, HERE / "packages_check.py", package, name, folder]
+        command = [python, HERE / "packages_check.py", package, name, folder, str(limit)]
         try:
             ended = subprocess.run(  # noqa: S603
                 command, env=os.environ | own, capture_output=True, text=True, check=False,
-                timeout=PATIENCE * PROCESSOR_SECONDS,
+                timeout=PATIENCE * limit,
             )  # fmt: skip
             late, said = ended.returncode == -signal.SIGXCPU, ended.stderr
         except subprocess.TimeoutExpired:
@@ -124,7 +123,8 @@ def measure(python: Path, package: str, name: str) -> dict[str, Any]:
             row |= json.loads(line)
     if "outcome" not in row:
         last = said.strip().splitlines()[-1:] or ["the process was ended"]
-        row |= {"outcome": "timeout" if late else "error", "note": "" if late else last[0]}
+        note = f"more than {limit} s" if late else last[0]
+        row |= {"outcome": "timeout" if late else "error", "note": note}
     row["note"] = re.sub(r"/\S*/", "", row["note"])  # no folders of this machine
     return row
 
@@ -171,6 +171,7 @@ def main() -> None:
     parser.add_argument("--again", action="store_true", help="forgets the records of these first")
     parser.add_argument("--table", action="store_true", help="prints what is recorded, no more")
     parser.add_argument("--environment", type=Path, default=CACHE.parent / "packages")
+    parser.add_argument("--limit", type=int, default=300, help="processor seconds for each model")
     options = parser.parse_args()
     records = Records("packages")
     wanted = list(listed(options.only))
@@ -181,7 +182,7 @@ def main() -> None:
         print(versions(python), flush=True)
         for package, name in wanted:
             key = {"package": package, "model": name}
-            records.measure(key, partial(measure, python, package, name))
+            records.measure(key, partial(measure, python, package, name, options.limit))
     show(records.rows)
 
 
