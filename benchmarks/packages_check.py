@@ -158,8 +158,9 @@ class Check:
         }
 
     def numbers(self) -> dict[str, Any]:
-        """Nats of all groups, and the outputs of the small model."""
+        """Nats of all groups and on the way, and the outputs of the small model."""
         nats = [n for row in self.plan.summary for n in (row.nats_before, row.nats_after)]
+        nats += [value for trail in self.plan.record.trails for value in trail.values]
         if not all(map(math.isfinite, nats)):
             raise WrongError("nats that are not finite")
         whole = tensors(call(self.model, read_batch(self.batch)))

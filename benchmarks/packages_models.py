@@ -188,16 +188,17 @@ def segmentation(kind: str, encoder: str) -> Built:
     return getattr(smp, kind)(encoder, encoder_weights=None, classes=3), images(2, 3, 64, 64)
 
 
-def medical(kind: str, **options: Any) -> Built:
+def medical(kind: str, size: int = 32, **options: Any) -> Built:
     """A network of MONAI for two volumes of one channel."""
     from monai.networks import nets  # noqa: PLC0415
 
-    return getattr(nets, kind)(in_channels=1, out_channels=2, **options), images(2, 1, 32, 32, 32)
+    model = getattr(nets, kind)(in_channels=1, out_channels=2, **options)
+    return model, images(2, 1, size, size, size)
 
 
 DYNAMIC = {
     "spatial_dims": 3, "kernel_size": [3] * 4, "strides": [1, 2, 2, 2],
-    "upsample_kernel_size": [2] * 3, "filters": [8, 16, 32, 64],
+    "upsample_kernel_size": [2] * 3, "filters": [8, 16, 32, 64], "deep_supervision": True,
 }  # fmt: skip
 UNETR = {
     "img_size": (32, 32, 32), "feature_size": 8, "hidden_size": 48, "mlp_dim": 96, "num_heads": 4,
@@ -320,7 +321,7 @@ MODELS: Mapping[str, Mapping[str, Callable[[], Built]]] = {
         "DynUNet": partial(medical, "DynUNet", **DYNAMIC),
         "SegResNet": partial(medical, "SegResNet", init_filters=8),
         "UNETR": partial(medical, "UNETR", **UNETR),
-        "SwinUNETR": partial(medical, "SwinUNETR", feature_size=12),
+        "SwinUNETR": partial(medical, "SwinUNETR", 64, feature_size=12),
     },
     "diffusers": {
         "UNet2DModel": partial(
