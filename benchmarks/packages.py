@@ -114,7 +114,8 @@ def measure(python: Path, package: str, name: str, limit: int) -> dict[str, Any]
                 command, env=os.environ | own, capture_output=True, text=True, check=False,
                 timeout=PATIENCE * limit,
             )  # fmt: skip
-            late, said = ended.returncode == -signal.SIGXCPU, ended.stderr
+            late, killed = ended.returncode == -signal.SIGXCPU, ended.returncode < 0
+            said = f"the process ended with {ended.returncode}" if killed else ended.stderr.strip()
         except subprocess.TimeoutExpired:
             late, said = True, ""
         file = Path(folder) / "found.jsonl"
@@ -122,8 +123,7 @@ def measure(python: Path, package: str, name: str, limit: int) -> dict[str, Any]
         for line in file.read_text().splitlines() if file.exists() else []:
             row |= json.loads(line)
     if "outcome" not in row:
-        last = said.strip().splitlines()[-1:] or ["the process was ended"]
-        note = f"more than {limit} s" if late else last[0]
+        note = f"more than {limit} s" if late else said.splitlines()[-1]
         row |= {"outcome": "timeout" if late else "error", "note": note}
     row["note"] = re.sub(r"/\S*/", "", row["note"])  # no folders of this machine
     return row
