@@ -17,8 +17,9 @@ own (`packages_check.py`), on one thread. Outcomes:
   and has the parameters that the plan says; and the refitted model computes the same once saved
   and loaded.
 - *refused*: `mipp.plan` or `Plan.apply` says why not.
-- *wrong*: one of these is not so.
-- *error*: any other exception, or a plan that is refused later; the note has stage and text.
+- *wrong*: sliced and masked model, the parameters, or what was saved and loaded do not agree.
+- *error*: numbers that are not finite, any other exception, or a plan that is refused later; the
+  note has stage and text.
 - *timeout*: all of this took more than ``--limit`` seconds; the note has the stage.
 
 *Seconds* are of the processor, for plan and small model with its refit, and *forward* for one pass

@@ -182,12 +182,12 @@ class Check:
         nats = [n for row in self.plan.summary for n in (row.nats_before, row.nats_after)]
         nats += [value for trail in self.plan.record.trails for value in trail.values]
         if not all(map(math.isfinite, nats)):
-            raise WrongError("nats that are not finite")
+            raise ArithmeticError("nats that are not finite")
         whole = tensors(call(self.model, read_batch(self.batch)))
         small = tensors(call(self.small, read_batch(self.batch)))
         for one, other in zip(whole, small, strict=True):
             if one.isfinite().all() and not other.isfinite().all():
-                raise WrongError("outputs of the small model that are not finite")
+                raise ArithmeticError("outputs of the small model that are not finite")
         return {}
 
     def report(self) -> dict[str, Any]:
