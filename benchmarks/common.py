@@ -136,6 +136,12 @@ class Records:
         )
         return row
 
+    def forget(self, unwanted: Callable[[dict[str, Any]], bool]) -> None:
+        """Removes records, so that they are measured again."""
+        self.rows = [row for row in self.rows if not unwanted(row)]
+        if self.path.exists():
+            self.path.write_text("".join(json.dumps(row) + "\n" for row in self.rows))
+
 
 def machine() -> str:
     """The processor and how many threads torch uses."""
