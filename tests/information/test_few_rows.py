@@ -85,3 +85,18 @@ def test_memory_follows_the_rows():
     )
     scorer = Gaussian(noise=0.1).scorer([view], 5000)
     assert len(scorer.remove_least(10)) == 10
+
+
+@pytest.mark.parametrize("n", [5, 30])
+def test_outputs_that_the_loss_never_sees_get_no_information(n):
+    """In row space and in feature space: a Fisher matrix of zeros leaves no direction at all."""
+    view = few_rows(0, n=n)
+    if n == 30:
+        view = in_feature_space(view)
+    blind = ConsumerView(view.covariance, view.weight, 0 * view.fisher, view.unit, view.uses)
+    scorer = Gaussian().scorer([blind], 14)
+    assert scorer.total()[0] == 0
+    assert not scorer.solo().any()
+    curve = eliminate(scorer, "greedy")
+    assert sorted(curve.order.tolist()) == list(range(14))
+    assert not curve.nats_lost.any()

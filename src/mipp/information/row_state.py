@@ -94,8 +94,8 @@ class RowState:
         whole = len(columns) == self._rows.shape[1]
         rows, weight = self._rough if whole else (x[:, columns] for x in self._rough)
         v, _, u = self._seen(rows, weight)
-        v = v.view(len(v), -1, self.k).movedim(1, 0)
-        u = u.view(len(u), -1, self.k).movedim(1, 0)
+        v = v.view(len(v), len(self._left), self.k).movedim(1, 0)
+        u = u.view(len(u), len(self._left), self.k).movedim(1, 0)
         eye = torch.eye(self.k, dtype=v.dtype, device=v.device)
         return (eye - v.mT @ v) / self.ridge, u.mT @ u
 
