@@ -318,3 +318,17 @@ def test_options_of_units_name_the_methods_of_weights():
     assert names[:3] == ["mipp", "sparsegpt", "wanda"]
     assert {"l1", "l2", "snip", "grasp", "synflow", "random"} <= set(names)
     assert "hrank" not in names
+
+
+@pytest.mark.parametrize("n", [2, 6, 12])
+def test_a_refit_on_few_examples_does_no_more_harm_than_none(n):
+    worst = 0.0
+    for seed in range(3):
+        torch.manual_seed(seed)
+        net = nn.Sequential(nn.Linear(32, 48), nn.ReLU(), nn.Linear(48, 10)).eval()
+        plan = mipp.plan(net, [torch.randn(n, 32)], "params=30%", granularity="weight")
+        x = torch.randn(512, 32)
+        with torch.no_grad():
+            whole, bare, fitted = net(x), plan.apply(refit=False)(x), plan.apply()(x)
+        worst = max(worst, float((fitted - whole).norm() / (bare - whole).norm()))
+    assert worst <= 1.05

@@ -67,7 +67,9 @@ class State:
         if k == 1:  # einsum would transpose both matrices first
             r = torch.linalg.vecdot(self.B, self.Z, dim=0).view(n, 1, 1)
         else:
-            r = torch.einsum("rui,ruj->uij", self.B.view(len(self.B), n, k), self.Z.view(len(self.Z), n, k))
+            r = torch.einsum(
+                "rui,ruj->uij", self.B.view(len(self.B), n, k), self.Z.view(len(self.Z), n, k)
+            )
         return p[self._slots], r[self._slots]
 
     def downdate(self, gone: Int[Tensor, " u"]) -> "State":

@@ -8,6 +8,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from mipp import allocation, capture, information
+from mipp.covariance import FEW
 from mipp.errors import CalibrationError
 from mipp.pipeline.clock import Clock
 from mipp.pipeline.observe import Observer
@@ -97,7 +98,10 @@ class Views:
         inputs = int(np.prod(shape)) // outputs
         rows = self._observer.bytes(index) if self._observer is not None else 0
         fisher = outputs**2 if self._fisher_wanted() else 0
-        return 8 * (inputs**2 + fisher) + rows
+        seen = consumer.uses * sum(len(batch) for batch in self.batches)
+        # far fewer rows than features are kept as they are, see `mipp.covariance.Factor`
+        held = int(seen) if FEW * seen <= inputs else inputs
+        return 8 * (inputs * held + fisher) + rows
 
     def _measure(self, part: Sequence[Group]) -> Mapping[int, capture.Statistics]:
         wanted = sorted({c for group in part for c in group.consumers})

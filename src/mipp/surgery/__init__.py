@@ -29,12 +29,14 @@ from mipp.surgery.plan import (
     with_placeholders,
 )
 from mipp.surgery.refit import Refit, once_for_all, refit
+from mipp.surgery.ridge import FEWEST
 from mipp.surgery.scores import settled
 from mipp.surgery.unread import unsure_sizes, with_unread_sizes
 from mipp.surgery.unstacking import Expert, Experts, restacked, unstacked
 from mipp.surgery.weights import read_weights
 
 __all__ = [
+    "FEWEST",
     "Expert",
     "Experts",
     "NormStatistics",

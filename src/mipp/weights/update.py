@@ -5,15 +5,18 @@ reads, a bias (or the running mean of the BatchNorm behind) such that the mean i
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from mipp.allocation import enough_memory
 from mipp.capture import Batch, CaptureConfig
+from mipp.covariance import varies
 from mipp.errors import SurgeryError
 from mipp.information.rows import Rows, best_weights
-from mipp.surgery import Refit
+from mipp.surgery import FEWEST, Refit
 from mipp.weights.layers import Layer
 from mipp.weights.sequence import Stop, in_order
 
@@ -56,22 +59,10 @@ def update(
 
 
 def _fit(stop: Stop, old: Tensor, mask: Tensor, refit: Refit) -> None:
-    layer, n = stop.layer, len(stop.x)
-    x_mean = stop.x.double().mean(0) if layer.centred else torch.zeros_like(stop.x[0]).double()
-    y_mean = stop.y.double().mean(0) if layer.centred else torch.zeros_like(stop.y[0]).double()
-    if not layer.centred and layer.kind != "conv_transpose" and stop.call.bias is not None:
-        y_mean = stop.call.bias.double().view_as(y_mean)
-    keeps = layer.blocks(mask.to(old.device))
-    made = []
-    for block, before in enumerate(layer.blocks(old.detach())):
-        x = stop.x[:, block] - x_mean[block].to(stop.x.dtype)
-        y = stop.y[:, block] - y_mean[block].to(stop.y.dtype)
-        rows = Rows(
-            (x.T @ x).double() / n, before.double(), torch.ones_like(before[:, 0]).double(),
-            ridge=refit.ridge,
-        )  # fmt: skip
-        made.append(best_weights(rows, keeps[block], (y.T @ x).double() / n))
-    new = torch.stack(made)
+    layer = stop.layer
+    if len(stop.x) < refit.few_rows * layer.block[1] and not _helps(stop, old, mask, refit):
+        return
+    new, x_mean, y_mean = _fitted(stop, old, mask, refit)
     if not bool(torch.isfinite(new).all()):
         raise SurgeryError(
             f"The update of {layer.module} gave weights that are not finite. Check the activations "
@@ -82,3 +73,57 @@ def _fit(stop: Stop, old: Tensor, mask: Tensor, refit: Refit) -> None:
     if layer.bias is not None and layer.centred and stop.call.bias is not None:
         means = y_mean - torch.einsum("gmd,gd->gm", new, x_mean)
         stop.call.bias.data.copy_(means.flatten())
+
+
+def _helps(stop: Stop, old: Tensor, mask: Tensor, refit: Refit) -> bool:
+    """Whether either half of the rows is met better by what is fitted to the other.
+
+    Rows are in the order of the examples, so that hardly one has rows in both.
+    """
+    if len(stop.x) < FEWEST:
+        return False
+    layer, gains = stop.layer, []
+    second = torch.arange(len(stop.x), device=stop.x.device) * 2 >= len(stop.x)
+    bias = stop.call.bias
+    for held in (second, ~second):
+        part = replace(stop, x=stop.x[~held], y=stop.y[~held])
+        new, x_mean, y_mean = _fitted(part, old, mask, refit)
+        x, y = stop.x[held].double(), stop.y[held].double()
+        fitted = _outputs(new, x - x_mean) + y_mean
+        bare = _outputs(layer.blocks((old * mask).detach()).double(), x)
+        if bias is not None and layer.kind != "conv_transpose":
+            bare = bare + bias.double().view(bare.shape[1:])
+        elif layer.centred:  # a norm behind the layer takes up what the mean shifts
+            bare = bare + (y - bare).mean(0)
+        gains.append((y - bare).square().sum((1, 2)) - (y - fitted).square().sum((1, 2)))
+    gain = torch.cat(gains)
+    return float(gain.sum()) > float(gain.std(correction=0)) * len(gain) ** 0.5
+
+
+def _outputs(weight: Float[Tensor, "g m d"], x: Float[Tensor, "n g d"]) -> Float[Tensor, "n g m"]:
+    return torch.einsum("gmd,ngd->ngm", weight, x)
+
+
+def _fitted(
+    stop: Stop, old: Tensor, mask: Tensor, refit: Refit
+) -> tuple[Float[Tensor, "g m d"], Float[Tensor, "g d"], Float[Tensor, "g m"]]:
+    """The weights, and the means of inputs and outputs (the bias, where nothing is centred)."""
+    layer, n = stop.layer, len(stop.x)
+    x_mean = stop.x.double().mean(0) if layer.centred else torch.zeros_like(stop.x[0]).double()
+    y_mean = stop.y.double().mean(0) if layer.centred else torch.zeros_like(stop.y[0]).double()
+    if not layer.centred and layer.kind != "conv_transpose" and stop.call.bias is not None:
+        y_mean = stop.call.bias.double().view_as(y_mean)
+    keeps = layer.blocks(mask.to(old.device))
+    made = []
+    for block, before in enumerate(layer.blocks(old.detach())):
+        x = stop.x[:, block] - x_mean[block].to(stop.x.dtype)
+        if layer.centred:
+            variance = x.double().square().mean(0)
+            x[:, ~varies(variance, x_mean[block], stop.x.dtype)] = 0
+        y = stop.y[:, block] - y_mean[block].to(stop.y.dtype)
+        rows = Rows(
+            (x.T @ x).double() / n, before.double(), torch.ones_like(before[:, 0]).double(),
+            ridge=refit.ridge,
+        )  # fmt: skip
+        made.append(best_weights(rows, keeps[block], (y.T @ x).double() / n))
+    return torch.stack(made), x_mean, y_mean
