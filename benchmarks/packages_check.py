@@ -67,6 +67,12 @@ def unlike(model: nn.Module, batch: Batch) -> nn.Module:
     """
     for parameter in model.parameters():
         parameter.add_(0.02 * torch.randn_like(parameter))
+    return with_statistics(model, batch)
+
+
+@torch.no_grad()
+def with_statistics(model: nn.Module, batch: Batch) -> nn.Module:
+    """The model itself, whose batch norms have the statistics of this batch."""
     norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
     for norm in norms:
         norm.train().momentum = 1.0
@@ -103,6 +109,11 @@ def same(one: Any, other: Any) -> bool:
 
 def compare(twin: nn.Module, plan: "mipp.Plan[nn.Module]", draw: Draw) -> dict[str, Any]:
     """Masked and sliced copies of the twin by the plan, on new data, in float64 where it runs."""
+    masked = plan.mask()
+    # with half of its units away the signal can die too: the statistics are those of what is left
+    buffers = dict(with_statistics(copy.deepcopy(masked), read_batch(draw())).named_buffers())
+    for name, buffer in twin.named_buffers():
+        buffer.copy_(buffers[name])
     masked, sliced = plan.mask(), plan.apply(refit=False)
     batch, dtype = as_double(read_batch(draw())), torch.float64
     try:
