@@ -58,3 +58,14 @@ def test_enough_examples_are_not_worth_a_word(model):
         warnings.simplefilter("error")
         plan = mipp.plan(model(), [torch.randn(shape)], budget="units=50%")
     assert "too few" not in str(plan)
+
+
+def test_predictions_that_nothing_can_change_are_said():
+    model = net()
+    with torch.no_grad():
+        model[4].bias[0] = 1e6
+    with pytest.warns(mipp.CalibrationWarning, match="No unit transfers any information"):
+        mipp.plan(model, [torch.randn(64, 8)], budget="units=50%")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        mipp.plan(model, [torch.randn(64, 8)], budget="units=50%", noise=0.1)

@@ -9,6 +9,7 @@ from torch import nn
 from mipp import capture, selection
 from mipp.errors import CalibrationError
 from mipp.pipeline.clock import Clock
+from mipp.pipeline.few_rows import warn_without_information
 from mipp.pipeline.options import Options, Progress
 from mipp.pipeline.usable import protected
 from mipp.pipeline.views import Views
@@ -84,6 +85,7 @@ class Curves:
                     stays = np.ones(group.n_units, dtype=bool)
                     stays[curve.order[: self._goes(group, curve, share)]] = False
                     kept[group.index] = stays
+        warn_without_information(curves.values())
         return curves
 
     def _goes(self, group: Group, curve: Curve, share: float | None) -> int:

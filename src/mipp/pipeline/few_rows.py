@@ -1,4 +1,4 @@
-"""A word where there are too few examples for what is measured on them."""
+"""Warnings where the examples do not say enough: too few of them, or no information at all."""
 
 import contextlib
 import math
@@ -14,7 +14,7 @@ import torch
 
 from mipp import capture, weights
 from mipp.errors import CalibrationWarning
-from mipp.records import ChannelGraph
+from mipp.records import ChannelGraph, Curve
 
 
 @dataclass(frozen=True)
@@ -68,6 +68,20 @@ def few_rows(layers: Iterable[Sampled], data: Sequence[capture.Batch]) -> dict[s
     return {
         "few_rows": {layer.name: [round(examples * layer.rows), layer.features] for layer in short}
     }
+
+
+def warn_without_information(curves: Iterable[Curve]) -> None:
+    """Warns (`mipp.CalibrationWarning`) where no unit of any group transfers anything."""
+    if any(curve.total > 0 for curve in curves):
+        return
+    warnings.warn(
+        "No unit transfers any information, so that the order in which they go is arbitrary: the "
+        "gradient of the loss is zero at every layer, or no activation varies. Predictions of an "
+        "untrained net can be so sure that nothing changes them. Check the activations in eval "
+        "mode (BatchNorm without statistics of its own lets them grow), or use noise=0.1.",
+        CalibrationWarning,
+        stacklevel=_users_level(),
+    )
 
 
 def _users_level() -> int:
