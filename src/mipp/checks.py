@@ -81,7 +81,10 @@ def checked(function: Callable[P, R]) -> Callable[P, R]:
 
     @wraps(function)
     def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
-        hints, given = _hints(function), takes.bind(*args, **kwargs)
+        try:
+            hints, given = _hints(function), takes.bind(*args, **kwargs)
+        except TypeError:
+            return function(*args, **kwargs)  # Python's own text names the function
         for name, argument in given.arguments.items():
             value = argument
             if takes.parameters[name].kind is Parameter.VAR_KEYWORD:

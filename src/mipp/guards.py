@@ -114,6 +114,16 @@ class _WithoutGraph(TorchFunctionMode):
         return func(*args, **dict(kwargs or {}))
 
 
+class Unannounced:
+    """First base of a class that is made of a user's class, of which that one is not to know.
+
+    Classes often note those that are derived from them, in ``__init_subclass__``.
+    """
+
+    def __init_subclass__(cls, **_: Any) -> None:
+        pass
+
+
 class _Held:
     """All that modules hold beside parameters and other modules, and how it was."""
 

@@ -141,7 +141,8 @@ class Taps(TorchFunctionMode):
     def _seen(self, kind: Kind, given: Mapping[str, Any], run: Callable[[], Tensor]) -> Tensor:
         """Runs a call, seen by the callback if its weight is a parameter."""
         name = self._names.get(id(given.get("weight")))
-        if name is None:
+        # inside of torch.vmap there are no rows to be had
+        if name is None or torch._C._functorch.is_batchedtensor(given["input"]):  # noqa: SLF001
             return run()
         count = self._counts.get(name, 0)
         self._counts[name] = count + 1
@@ -253,6 +254,21 @@ def n_positions(call: Call, output: Tensor) -> int:
     space = call.weight.dim() - 2
     batch = channels_last.shape[0] if channels_last.dim() == space + 2 else 1
     return batch * math.prod(channels_last.shape[-space:])
+
+
+def of_one_length(tensors: Sequence[Tensor]) -> bool:
+    """Whether dimension 0 counts the examples in all of these inputs, so that they can be cut.
+
+    It does not where the edges of a graph (2, edges) or a recurrent state (layers, batch, features)
+    stand beside the input. One of length 1 is broadcast, and stays whole. Sparse tensors are never
+    cut.
+    """
+    batched = [tensor for tensor in tensors if tensor.dim() > 0]
+    strided = all(tensor.layout is torch.strided for tensor in batched)
+    longer = {len(tensor) for tensor in batched} - {1}
+    # the state of one layer, (1, batch, features), has the examples in its second dimension
+    states = [t for t in batched if len(t) == 1 and t.dim() > 2 and t.shape[1] in longer]
+    return strided and bool(batched) and len(longer) <= 1 and not states
 
 
 def token_mask(kwargs: Mapping[str, Any]) -> Bool[Tensor, "batch length"] | None:

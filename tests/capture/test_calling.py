@@ -79,6 +79,23 @@ def test_lists_of_images_are_refused_with_a_way_out(batch):
     assert model(images(8, 9)).shape == (2, 4)
 
 
+class Levels(nn.Module):
+    """A list of features, whose first dimension counts the examples."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Linear(6, 16), nn.Linear(16, 3)
+
+    def forward(self, levels):
+        return sum(self.b(self.a(level).relu()).mean(1) for level in levels)
+
+
+@pytest.mark.parametrize("n", [3, 4, 5])
+def test_lists_of_other_tensors_are_taken_whatever_the_batch_size(n):
+    batches = [{"levels": [torch.randn(n, 10, 6), torch.randn(n, 20, 6)]}] * 4
+    assert len(mipp.plan(Levels(), batches, **BUDGET).keep["a"]) == 8
+
+
 def test_images_of_different_sizes_are_to_be_resized():
     net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3))
     batches = [torch.rand(4, 3, 8, 8), torch.rand(4, 3, 9, 9)]

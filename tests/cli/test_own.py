@@ -32,6 +32,12 @@ class Spectral(Net):
     def forward(self, x):
         return super().forward(x + torch.fft.fft(x).real)
 
+class Several(Net):
+    def forward(self, x):
+        hidden = self[1](self[0](x))
+        return self[4](self[3](self[2](hidden))), hidden
+
+def first(output): return output[0]
 def fails(): raise RuntimeError("out of paper")
 def wrong(): return 7
 def half(): return [], 3
@@ -65,6 +71,28 @@ def test_train_prune_and_eval_of_an_own_model_on_own_data(mipp, own):
     found = mipp("eval", "-m", "own_net:Net", *both, "-w", "small.safetensors", "--json").json
     assert found["accuracy"] == pruned.json["accuracy"]["retrained"]
     assert found["n_samples"] == 64
+
+
+def test_a_net_of_several_outputs_is_pruned_and_retrained_for_those_that_matter(mipp, own):
+    wanted = "prune", "-m", "own_net:Several", "--data", "own_net:batches", "-b", "units=50%"
+    done = mipp(*wanted, "--json")
+    assert done.code != 0
+    assert "expected logits" in done.err
+    done = mipp(*wanted, "--outputs", "own_net:first", "--retrain", "1", "--json")
+    assert done.code == 0, done.err
+    assert {row["name"] for row in done.json["groups"]} == {"0", "2"}
+    assert 0 <= done.json["accuracy"]["retrained"] <= 1
+
+
+def test_what_the_figures_leave_out_is_said(mipp, own):
+    wanted = "prune", "-m", "own_net:Spectral", "--data", "own_net:batches", "-b", "units=50%"
+    shown = mipp(*wanted, "--samples", "4")
+    assert "not counted in MACs: aten.fft" in shown.out.replace("\n", " ")
+    assert "too few examples, rows for features: 2 (4 for 12)" in shown.out
+    notes = mipp(*wanted, "--samples", "4", "--json").json["notes"]
+    assert [note.partition(":")[0] for note in notes] == [
+        "too few examples, rows for features", "not counted in MACs"
+    ]  # fmt: skip
 
 
 def test_which_outputs_matter(mipp, own):

@@ -8,6 +8,7 @@ from mipp.covariance import Factor
 from mipp.information import ConsumerView, Gaussian
 from mipp.information.downdate import State
 from mipp.information.row_state import RowState
+from mipp.information.standardised import logdet_eye_plus
 from mipp.selection import eliminate
 
 
@@ -100,3 +101,14 @@ def test_outputs_that_the_loss_never_sees_get_no_information(n):
     curve = eliminate(scorer, "greedy")
     assert sorted(curve.order.tolist()) == list(range(14))
     assert not curve.nats_lost.any()
+
+
+def test_without_a_ridge_row_space_takes_the_least_there_is():
+    view = few_rows(0, n=5)
+    curve = eliminate(Gaussian(noise=0.1, ridge=0.0).scorer([view], 14), "greedy")
+    assert np.isfinite(curve.nats_lost).all()
+
+
+def test_moments_that_rounding_has_made_indefinite_have_a_total():
+    matrix = torch.diag(torch.tensor([2.0, -1.5, 0.0]).double())
+    assert logdet_eye_plus(matrix) == pytest.approx(np.log(3.0))

@@ -7,6 +7,8 @@ import torch
 from torch import nn
 
 import mipp
+from mipp.pipeline.few_rows import n_features
+from mipp.pipeline.keywords import read_memory
 
 
 def net():
@@ -69,3 +71,27 @@ def test_predictions_that_nothing_can_change_are_said():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         mipp.plan(model, [torch.randn(64, 8)], budget="units=50%", noise=0.1)
+
+
+@pytest.mark.parametrize("few_rows", [-1.0, float("nan"), float("inf")])
+def test_a_limit_that_is_none_is_refused(few_rows):
+    with pytest.raises(mipp.InputError, match=r"few_rows=.*expected a number from 0 up"):
+        mipp.Refit(few_rows=few_rows)
+
+
+@pytest.mark.parametrize("memory", ["4000000", "4MB", "4mb"])
+def test_memory_is_read_as_it_is_written(memory):
+    assert read_memory(memory) == 4_000_000
+
+
+def test_features_of_a_transposed_convolution_are_its_inputs():
+    layers = nn.Conv2d(3, 16, 3), nn.ReLU(), nn.ConvTranspose2d(16, 8, 4)
+    plan = mipp.plan(nn.Sequential(*layers), [torch.randn(4, 3, 8, 8)], "units=50%", noise=0.1)
+    (consumer,) = plan.traced.consumers
+    assert n_features(plan.traced, consumer) == 16
+
+
+@pytest.mark.parametrize("labels", [torch.arange(10), torch.full((64,), 9)])
+def test_labels_that_do_not_fit_are_refused_in_words(labels):
+    with pytest.raises(mipp.InputError, match=r"do not fit the model's scores of shape \(32, 4\)"):
+        mipp.plan(net(), [(torch.randn(64, 8), labels)], "units=50%", method="taylor")

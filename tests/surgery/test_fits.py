@@ -178,6 +178,19 @@ def test_what_is_not_known_to_fit_is_an_error():
         Refit(fits="gate")
 
 
+def test_examples_are_counted_through_batches_of_different_sizes(monkeypatch):
+    seen = []
+
+    def spy(fitted, ridge, example):
+        seen.append(example)
+        return chosen_strength(fitted, ridge, example)
+
+    monkeypatch.setattr("mipp.surgery.fitting.chosen_strength", spy)
+    net = nn.Sequential(nn.Linear(20, 100), nn.ReLU(), nn.Linear(100, 10))
+    mipp.plan(net, [torch.randn(n, 20) for n in (8, 8, 3)], "units=50%", noise=0.1).apply()
+    assert [example.tolist() for example in seen] == [list(range(19))]
+
+
 def regression(n, d=12, m=3, bias=True, toward="old", seed=0):
     generator = torch.Generator().manual_seed(seed)
     x = torch.randn(n, d, generator=generator).double() + 0.5

@@ -95,20 +95,43 @@ def planned(model):
     return mipp.plan(model.eval(), [X], budget="units=50%", noise=0.1)
 
 
-def test_an_attribute_with_one_explanation_and_the_name_of_a_width_follows():
-    small = planned(WithChannels("hidden", middle=12)).apply()
-    assert small.hidden == small.a.out_features < 16
-    assert small.state().shape == (small.hidden,)
+def test_classes_are_not_told_of_the_copies_that_are_watched():
+    """Registries note what is derived from a class, and forwards can look at their own."""
+    registry = {}
+
+    class Base(nn.Module):
+        def __init_subclass__(cls, *, key, **options):
+            super().__init_subclass__(**options)
+            registry[key] = cls
+
+    class Registered(Base, key="net"):
+        def __init__(self):
+            super().__init__()
+            self.hidden = 16
+            self.a, self.b = nn.Linear(6, 16), nn.Linear(16, 3)
+
+        def forward(self, x):
+            if type(self) is not Registered:
+                raise RuntimeError("no copies")
+            return self.b(F.relu(self.a(x)))
+
+        def state(self):
+            return torch.zeros(self.hidden)
+
+    small = planned(Registered()).apply()
+    assert registry == {"net": Registered}
+    assert small.a.out_features < 16
 
 
 @pytest.mark.parametrize(
     "model",
     [
         lambda: WithChannels("hidden", middle=16),  # two widths are as large
+        lambda: WithChannels("hidden", middle=12),  # one, and such a name, but that may be chance
         lambda: WithPatches("n_patches", middle=12),  # one, but that may be chance
         lambda: WithChannels("hidden", middle=12, size=6),  # the input's width, which stays
     ],
-    ids=["two widths", "another name", "a width that stays"],
+    ids=["two widths", "one width", "another name", "a width that stays"],
 )
 def test_what_is_not_known_stays_and_is_named(model):
     model = model()

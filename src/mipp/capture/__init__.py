@@ -1,7 +1,7 @@
 """What each consumer takes in, and how finely its output matters."""
 
 from mipp.capture.batches import Batch, agreed, blaming, read_batch, read_batches
-from mipp.capture.calling import advice, advised, check_call
+from mipp.capture.calling import advice, advised, check_call, check_images
 from mipp.capture.capture import CaptureConfig, Statistics, capture, chunks
 from mipp.capture.joining import joinable, joined
 from mipp.capture.loss import Loss, floating_outputs
@@ -20,6 +20,7 @@ __all__ = [
     "blaming",
     "capture",
     "check_call",
+    "check_images",
     "chunks",
     "collect_rows",
     "floating_outputs",

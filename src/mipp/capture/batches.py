@@ -1,5 +1,6 @@
 """Calibration batches: any iterable of what the model takes, read once and checked."""
 
+import inspect
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ from torch.utils import _pytree as pytree
 from mipp import processes
 from mipp.allocation import is_short
 from mipp.errors import CalibrationError, MippError
+from mipp.taps import of_one_length
 
 IGNORED = -100
 """Target of a position that does not count, as in `torch.nn.functional.cross_entropy`."""
@@ -42,14 +44,8 @@ class Batch:
 
     @property
     def divisible(self) -> bool:
-        """Whether dimension 0 counts the examples in all inputs, so that they can be cut.
-
-        It does not where the edges of a graph (2, edges) or a recurrent state (layers, batch,
-        features) stand beside the input. Sparse tensors are never cut.
-        """
-        tensors = [tensor for tensor in self.tensors() if tensor.dim() > 0]
-        strided = all(tensor.layout is torch.strided for tensor in tensors)
-        return not self.whole and strided and len({len(tensor) for tensor in tensors}) == 1
+        """Whether dimension 0 counts the examples in all inputs, see `mipp.taps.of_one_length`."""
+        return not self.whole and of_one_length(self.tensors())
 
     def part(self, start: int, stop: int) -> "Batch":
         """Examples ``start`` to ``stop``; all of them where the batch is not divisible."""
@@ -80,8 +76,11 @@ class Batch:
 
 
 @contextmanager
-def blaming(number: int) -> Iterator[None]:
-    """What the model raises on a batch, which has this number, becomes a `CalibrationError`."""
+def blaming(number: int | None) -> Iterator[None]:
+    """What the model raises on a batch becomes a `CalibrationError`.
+
+    ``number``: of the batch; None for all of them, one after the other or together.
+    """
     try:
         yield
     except MippError:
@@ -91,7 +90,8 @@ def blaming(number: int) -> Iterator[None]:
             raise
         lines = str(error).strip().splitlines() or ["no message"]
         raise CalibrationError(
-            f"The model fails on batch {number}: {type(error).__name__}: {lines[0]}. It was "
+            f"The model fails on {'the batches' if number is None else f'batch {number}'}: "
+            f"{type(error).__name__}: {lines[0]}. It was "
             "expected to run on every whole batch, since it runs on some examples of the first. "
             "Check that it does in eval mode, or leave that batch out."
         ) from error
@@ -105,10 +105,11 @@ def _in_our_code(error: BaseException) -> bool:
     """Whether it was raised by what we do on the way of the model, not by the model."""
     own = Path(__file__).parents[1]
     files = [Path(frame.filename) for frame in traceback.extract_tb(error.__traceback__)]
-    ours = [file.is_relative_to(own) and file.name not in _PASSING for file in files]
-    # it begins with our call of the model
-    theirs = ours.index(False) if False in ours else len(ours)
-    return any(ours[theirs:]) or theirs == len(ours)
+    called = [file == Path(inspect.getfile(nn.Module)) for file in files]
+    if True not in called:
+        return True
+    inside = files[called.index(True) :]
+    return any(file.is_relative_to(own) and file.name not in _PASSING for file in inside)
 
 
 def read_batch(item: Any) -> Batch:

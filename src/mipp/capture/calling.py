@@ -1,7 +1,7 @@
 """Whether a model can be called with a batch, and what to do where it cannot."""
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from torch import Tensor, nn
@@ -32,8 +32,17 @@ def check_call(model: nn.Module, batch: Batch) -> None:
         ) from error
     except ValueError:  # code without a signature
         return
-    if any(_is_images(value) for value in (*batch.args, *batch.kwargs.values())):
-        # their first dimension counts channels, and everything here cuts and joins examples by it
+
+
+def check_images(model: nn.Module, batch: Batch, fails: Callable[[Batch], object]) -> None:
+    """Raise `CalibrationError` for a list of images, whose first dimension counts channels.
+
+    ``fails``: whether the model fails on a batch. It does on one channel of images, and does not on
+    one example of tensors that look like images.
+    """
+    if any(_is_images(value) for value in (*batch.args, *batch.kwargs.values())) and (
+        len(batch) == 1 or fails(batch.part(0, 1))
+    ):
         raise CalibrationError(
             f"{type(model).__name__} was to be called with {_given(batch)}, a list of images; "
             f"expected tensors whose first dimension counts the examples. {_LIST}"

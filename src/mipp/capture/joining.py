@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from mipp.capture.batches import Batch
+from mipp.capture.batches import Batch, blaming
 from mipp.capture.loss import floating_outputs
 from mipp.taps import measuring
 
@@ -51,19 +51,34 @@ def _same_outputs(model: nn.Module, batches: Sequence[Batch]) -> bool:
     """Whether the outputs of all examples at once are those of the batches."""
     if not _same_constants(batches):
         return False
-    whole = joined(batches)
     with torch.no_grad(), measuring(model):
-        apart = [floating_outputs(model(*batch.args, **batch.kwargs)) for batch in batches]
+        apart = []
+        for number, batch in enumerate(batches):
+            with blaming(number):
+                apart.append(floating_outputs(model(*batch.args, **batch.kwargs)))
         try:
+            whole = joined(batches)
             together = floating_outputs(model(*whole.args, **whole.kwargs))
         except Exception:  # noqa: BLE001 # a user's forward may raise anything
             return False
-    return all(
-        one.dim() > 0 and one.shape == (cat := torch.cat(parts)).shape and torch.allclose(
-            one, cat, rtol=1e-3, atol=1e-5 * float(cat.abs().max())
-        )
-        for one, parts in zip(together, zip(*apart, strict=True), strict=True)
-    )  # fmt: skip
+    if len({len(together), *map(len, apart)}) > 1:
+        return False
+    return all(_is_joined(one, [outputs[k] for outputs in apart]) for k, one in enumerate(together))
+
+
+def _is_joined(whole: Tensor, parts: Sequence[Tensor]) -> bool:
+    """Whether the parts, one after the other along some dimension, are the whole."""
+    for dim in range(whole.dim()):
+        others = [(*part.shape[:dim], *part.shape[dim + 1 :]) for part in parts]
+        total = sum(part.shape[dim] if part.dim() == whole.dim() else -1 for part in parts)
+        if {*others} != {(*whole.shape[:dim], *whole.shape[dim + 1 :])} or total != len(
+            whole.movedim(dim, 0)
+        ):
+            continue
+        cat = torch.cat(list(parts), dim)
+        if torch.allclose(whole, cat, rtol=1e-3, atol=1e-5 * float(cat.abs().max())):
+            return True
+    return False
 
 
 def _same_constants(batches: Sequence[Batch]) -> bool:

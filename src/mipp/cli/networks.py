@@ -4,6 +4,8 @@ import difflib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from torch import nn
 from mipp import models, retrain
 from mipp.cli import imported
 from mipp.errors import InputError
+from mipp.pipeline.picking import Outputs, picked
 
 IMAGENET = (3, 224, 224)
 TEXT = 32
@@ -28,7 +31,7 @@ class Network:
     ``make(width, classes, channels)`` builds it, where None stands for the model's own.
     ``input_shape``: of one example, where it is known. ``recipe``: how it is trained from scratch.
     ``vocabulary``: of a model of texts, which takes ``input_ids``, that many different ones.
-    ``trained``: it comes with weights.
+    ``trained``: it comes with weights. ``outputs``: picks the logits of what it returns.
     """
 
     name: str
@@ -37,6 +40,7 @@ class Network:
     recipe: retrain.Recipe
     vocabulary: int | None = None
     trained: bool = False
+    outputs: Outputs | None = None
 
     def build(
         self, *, width: float | None, classes: int | None, channels: int | None, seed: int
@@ -57,19 +61,22 @@ class Network:
 
     def classifier(self, model: nn.Module) -> nn.Module:
         """The model as one that gives plain logits, sharing its weights."""
-        return Logits(model) if self.name.startswith("hf:") else model
+        if self.outputs is not None:
+            return Logits(model, partial(picked, self.outputs))
+        return Logits(model, attrgetter("logits")) if self.name.startswith("hf:") else model
 
 
 class Logits(nn.Module):
-    """A model that gives a record with ``logits``, as one that gives the logits alone."""
+    """A model that gives its logits among other things, as one that gives the logits alone."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, pick: Callable[[Any], Any]) -> None:
         super().__init__()
-        self.model = model
+        self.model, self.pick = model, pick
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Logits of a batch, shape ``(n, classes)``."""
-        return self.model(x).logits
+        logits: torch.Tensor = self.pick(self.model(x))
+        return logits
 
 
 def find_network(name: str) -> Network:

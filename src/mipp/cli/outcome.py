@@ -37,6 +37,8 @@ class Outcome:
             output.say(f"nothing is left of {', '.join(plan.collapsed)}")
         if plan.refused:
             output.show(tables.refusals(plan.refused))
+        for note in plan.record.notes():
+            output.say(note)
         rows = []
         for what, before, after in (
             ("MACs", plan.before.macs, plan.after.macs),
@@ -99,6 +101,7 @@ class Outcome:
                 {"name": row.name, "units": row.n_units, "reason": row.reason}
                 for row in plan.refused
             ],
+            "notes": plan.record.notes(),
             "seed": self.seed,
         }
 

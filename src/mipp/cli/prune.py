@@ -21,6 +21,7 @@ from mipp.cli.pruning import FINE_TUNING, Task, fine_tuning, run
 from mipp.cli.targets import check_target, write_text
 from mipp.cli.weighing import WeightOutcome, WeightTask, check_unused, run_weights
 from mipp.errors import InputError
+from mipp.pipeline.picking import read_outputs
 from mipp.report import check_plotly
 
 _PLANNING, _RETRAINING, _OUTPUT = "What goes", "Retraining", "Output"
@@ -270,9 +271,10 @@ def prune(
             residual=residual or None,
             outputs=None if outputs is None else find(outputs, "--outputs"),
         )  # fmt: skip
+        read_outputs(options.get("outputs"))
         if preset is not None:
             options = pipeline.presets.change(pipeline.presets.paper(), options)
-        network = find_network(model)
+        network = replace(find_network(model), outputs=options.get("outputs"))
         train_by = _training(options, network, train_epochs)
         retrain_by = None
         if retraining:

@@ -69,6 +69,8 @@ class WeightOutcome:
             for refusal in plan.refused:
                 table.add_row(refusal.name, tables.exact(refusal.n_units), refusal.reason)
             output.show(table)
+        for note in plan.record.notes():
+            output.say(note)
         full, pruned = (f"{100 * value:.2f} %" for value in self.accuracy)
         rows = [
             (what, tables.exact(before), tables.exact(after),
@@ -111,6 +113,7 @@ class WeightOutcome:
                 {"name": row.name, "weights": row.n_units, "reason": row.reason}
                 for row in plan.refused
             ],
+            "notes": plan.record.notes(),
             "seed": self.seed,
         }
 

@@ -27,6 +27,7 @@ from mipp.checks import check_module
 from mipp.errors import GraphError, InputError
 from mipp.graph.spelled import Watch, remembering
 from mipp.guards import as_it_was
+from mipp.taps import of_one_length
 
 N_EXAMPLES = 2
 """Examples in the traced batch, cut from the given one or repeated out of it, where that works."""
@@ -92,7 +93,9 @@ def export(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -
     as_given = (args, dict(kwargs), batch)
     few = (*_few_examples(args, kwargs, batch), N_EXAMPLES)
     # the fewer the faster, but what does not hold the examples in dimension 0 cannot be cut there
-    tries = [few, as_given] if one_batch(args, kwargs) else [as_given, few]
+    leaves = pytree.tree_leaves((args, dict(kwargs)))
+    divisible = of_one_length([leaf for leaf in leaves if isinstance(leaf, Tensor)])
+    tries = [few, as_given] if divisible else [as_given, few]
     causes: list[Exception] = []
     for own_args, own_kwargs, size in tries:
         try:
@@ -106,18 +109,6 @@ def export(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -
     raise _export_error(model, causes[0 if tries[0] is as_given else 1]) from None
 
 
-def one_batch(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
-    """Whether all input tensors have one length, so that dimension 0 may count the examples.
-
-    It does not where a recurrent state (layers, batch, features) or the edges (2, edges) of a
-    graph stand beside the input. Sparse tensors are never cut.
-    """
-    leaves = pytree.tree_leaves((args, dict(kwargs)))
-    tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor) and leaf.dim() > 0]
-    strided = all(tensor.layout is torch.strided for tensor in tensors)
-    return strided and len({len(tensor) for tensor in tensors}) == 1
-
-
 Calls = Sequence[tuple[int, ...]]
 
 
@@ -126,7 +117,19 @@ def _export(
 ) -> tuple[ExportedProgram, Calls]:
     """The program and the calls with spelled sizes, none where the attributes cannot be watched."""
     # language models are traced without the cache of keys and values that they would put out
-    given = ({"use_cache": False} if _takes_cache(model) else {}) | dict(kwargs)
+    if "use_cache" not in kwargs and _takes_cache(model):
+        try:
+            return _watched(model, args, {"use_cache": False, **kwargs})
+        except Exception:
+            # handed on to some other module, which does not have it
+            if "use_cache" in inspect.signature(model.forward).parameters:
+                raise
+    return _watched(model, args, dict(kwargs))
+
+
+def _watched(
+    model: nn.Module, args: tuple[Any, ...], given: dict[str, Any]
+) -> tuple[ExportedProgram, Calls]:
     with warnings.catch_warnings():
         # such as attributes that forward assigns, which torch.export puts back
         warnings.simplefilter("ignore")

@@ -20,6 +20,11 @@ VISIBLE = 1e-10
 variance is taken for zero: covariances that were summed in float32 have no more digits."""
 
 
+LEAST_RIDGE = 1e-8
+"""What a correlation matrix that cannot be factored gets on its diagonal at the least; in row space
+there is always one feature that is a combination of others."""
+
+
 @dataclass(frozen=True, eq=False)
 class FeatureSpace:
     """Correlations of the features, as a matrix; the ridge is in its diagonal."""
@@ -111,7 +116,7 @@ def standardised(
     if isinstance(covariance, Factor):
         rows = covariance.rows.double() / scale
         white = whitened(weight, (weight @ rows.T).square().sum(1), view.fisher, noise)
-        return RowSpace(rows, ridge), white
+        return RowSpace(rows, max(ridge, LEAST_RIDGE)), white
     matrix = covariance.double() / scale
     matrix /= scale.unsqueeze(1)
     white = whitened(weight, ((weight @ matrix) * weight).sum(1), view.fisher, noise)
@@ -159,7 +164,7 @@ def cholesky(corr: Float[Tensor, "d d"]) -> Float[Tensor, "d d"]:
         root, fault = torch.linalg.cholesky_ex(corr)
         if int(fault) == 0:
             return root
-        more = max(10 * extra, 1e-8)
+        more = max(10 * extra, LEAST_RIDGE)
         corr.diagonal().add_(more - extra)
         extra = more
     raise InputError("The second moments are not positive semidefinite. Check the activations.")
@@ -167,7 +172,9 @@ def cholesky(corr: Float[Tensor, "d d"]) -> Float[Tensor, "d d"]:
 
 def logdet_eye_plus(matrix: Float[Tensor, "r r"]) -> float:
     """Logarithm of the determinant of a positive semidefinite matrix plus the identity."""
-    root = torch.linalg.cholesky(
-        (matrix + matrix.T) / 2 + torch.eye(len(matrix), dtype=matrix.dtype, device=matrix.device)
-    )
+    even = (matrix + matrix.T) / 2
+    eye = torch.eye(len(matrix), dtype=matrix.dtype, device=matrix.device)
+    root, fault = torch.linalg.cholesky_ex(even + eye)
+    if int(fault) != 0:  # of moments that rounding has made not quite semidefinite
+        return float(torch.linalg.eigvalsh(even).clamp_min(0).log1p().sum())
     return 2 * float(root.diagonal().log().sum())

@@ -62,7 +62,16 @@ def task_loss(
     wide = outputs[0] if outputs[0].dtype == torch.float64 else outputs[0].float()
     scores = class_scores(output, target)
     if kind == "categorical" and scores is not None and isinstance(target, Tensor):
-        return F.cross_entropy(wide.movedim(scores[1], 1) / temperature, target)
+        try:
+            return F.cross_entropy(wide.movedim(scores[1], 1) / temperature, target)
+        except (ValueError, IndexError, RuntimeError) as error:
+            raise InputError(
+                f"The targets of shape {tuple(target.shape)}, from {int(target.min())} to "
+                f"{int(target.max())}, do not fit the model's scores of shape "
+                f"{tuple(wide.shape)}: {str(error).rstrip('.')}. Give one class number below "
+                f"{wide.shape[scores[1]]} for each example, or loss= a function of (output, "
+                "target)."
+            ) from error
     if len(outputs) != 1 or not isinstance(target, Tensor) or target.shape != wide.shape:
         found = tuple(target.shape) if isinstance(target, Tensor) else type(target).__name__
         raise InputError(

@@ -10,11 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
-from mipp import capture, weights
+from mipp import capture, processes, weights
 from mipp.errors import CalibrationWarning
-from mipp.records import ChannelGraph, Curve
+from mipp.records import ChannelGraph, Consumer, Curve
 
 
 @dataclass(frozen=True)
@@ -28,14 +27,21 @@ class Sampled:
 
 def of_consumers(graph: ChannelGraph) -> list[Sampled]:
     """The layers that read a group."""
-    found = []
-    for consumer in graph.consumers:
-        shape = graph.shapes[consumer.weight]
-        cells = int(np.prod(shape)) // (shape[consumer.in_dim] * shape[consumer.out_dim])
-        # of a transposed convolution, kernel cells belong to its outputs
-        features = shape[consumer.in_dim] * (1 if consumer.kind == "conv_transpose" else cells)
-        found.append(Sampled(consumer.name, float(consumer.uses), features))
-    return found
+    return [
+        Sampled(consumer.name, float(consumer.uses), n_features(graph, consumer))
+        for consumer in graph.consumers
+    ]
+
+
+def n_features(graph: ChannelGraph, consumer: Consumer) -> int:
+    """Features that one row of a consumer has: inputs times kernel cells.
+
+    Of a transposed convolution the inputs alone; its kernel cells belong to the outputs.
+    """
+    shape = graph.shapes[consumer.weight]
+    if consumer.kind == "conv_transpose":
+        return shape[consumer.in_dim]
+    return int(np.prod(shape)) // shape[consumer.out_dim]
 
 
 def of_weights(layers: Sequence[weights.Layer], uses: Mapping[str, float]) -> list[Sampled]:
@@ -48,9 +54,7 @@ def few_rows(layers: Iterable[Sampled], data: Sequence[capture.Batch]) -> dict[s
 
     Warns (`mipp.CalibrationWarning`) if there are any.
     """
-    distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
-    world = torch.distributed.get_world_size() if distributed else 1
-    examples = sum(len(batch) for batch in data) * world
+    examples = processes.total("the number of examples", sum(len(batch) for batch in data))
     every = list(layers)
     short = [layer for layer in every if examples * layer.rows < layer.features]
     if not short or not examples:

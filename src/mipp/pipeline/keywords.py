@@ -45,10 +45,12 @@ def read_memory(memory: int | str) -> int:
     """Bytes from a number or from text such as ``"4GiB"``."""
     if isinstance(memory, int) and not isinstance(memory, bool):
         return memory
+    if isinstance(memory, str) and memory.isdecimal():
+        return int(memory)
     for suffix, factor in (("GiB", 2**30), ("MiB", 2**20), ("GB", 10**9), ("MB", 10**6)):
-        if isinstance(memory, str) and memory.endswith(suffix):
+        if isinstance(memory, str) and memory.lower().endswith(suffix.lower()):
             try:
-                return int(float(memory.removesuffix(suffix)) * factor)
+                return int(float(memory[: -len(suffix)]) * factor)
             except (ValueError, OverflowError):
                 break
     raise InputError(f"memory={shown(memory)}; expected bytes or text such as '4GiB' or '500MB'.")

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from mipp.errors import InputError
+from mipp.guards import Unannounced
 from mipp.surgery.outputs import tensors_in
 from mipp.taps import measuring
 
@@ -45,10 +46,10 @@ def answering(
     kind = type(model)
 
     def call(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        return _picked(outputs, kind.__call__(self, *args, **kwargs))
+        return picked(outputs, kind.__call__(self, *args, **kwargs))
 
     names = {"__module__": kind.__module__, "__qualname__": kind.__qualname__, "__call__": call}
-    made: Model = nn.Module.__new__(type(kind.__name__, (kind,), names))
+    made: Model = nn.Module.__new__(type(kind.__name__, (Unannounced, kind), names))
     vars(made).update(vars(model))
     if example is not None:
         args, kwargs = example
@@ -84,22 +85,23 @@ def for_model(plan: AnyPlan, model: nn.Module, outputs: Outputs | None) -> AnyPl
     return replace(plan, model=model)
 
 
-def _picked(outputs: Outputs, output: Any) -> Any:
+def picked(outputs: Outputs, output: Any) -> Any:
+    """What the function picks; `InputError` where it fails, or picks no tensor."""
     name = function_name(outputs)
     try:
-        picked = outputs(output)
+        chosen = outputs(output)
     except Exception as error:
         raise InputError(
             f"outputs={name} failed with {type(error).__name__}: {error}. The model returns a "
             f"{type(output).__name__}; expected a function that takes it and returns the tensors "
             "of it that matter, such as outputs=lambda output: output[0]."
         ) from error
-    if not any(True for _ in tensors_in(picked)):
+    if not any(True for _ in tensors_in(chosen)):
         raise InputError(
-            f"outputs={name} picks a {type(picked).__name__} without tensors; expected a tensor of "
+            f"outputs={name} picks a {type(chosen).__name__} without tensors; expected a tensor of "
             "what the model returns, or a tuple, list or dict of some."
         )
-    return picked
+    return chosen
 
 
 def function_name(function: Outputs) -> str:

@@ -4,6 +4,7 @@ import platform
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -290,7 +291,10 @@ def calibration(
             f"{type(model).__name__} has parameters on the meta device, which have no values; "
             "weights were expected. Load them, or initialise them after model.to_empty(device=...)."
         )
-    if model is None or not _fails(model, data[0].part(0, N_TRACED)):
+    if model is None:
+        return data
+    capture.check_images(model, data[0], partial(_fails, model))
+    if not _fails(model, data[0].part(0, N_TRACED)):
         return data
     if why := _fails(model, data[0]):
         usual = (
@@ -328,4 +332,5 @@ def fit(
     inputs = [(batch.args, batch.kwargs) for batch in moved]
     whole = capture.joined(moved)
     joined = (whole.args, whole.kwargs)
-    surgery.refit(small, original, traced, kept, inputs, joined, config, seed, hold)
+    with capture.blaming(None):
+        surgery.refit(small, original, traced, kept, inputs, joined, config, seed, hold)

@@ -11,6 +11,7 @@ from mipp import allocation, capture, information
 from mipp.covariance import FEW
 from mipp.errors import CalibrationError
 from mipp.pipeline.clock import Clock
+from mipp.pipeline.few_rows import n_features
 from mipp.pipeline.observe import Observer
 from mipp.pipeline.options import Options, Progress
 from mipp.records import ChannelGraph, Consumer, Group, Keep
@@ -79,8 +80,7 @@ class Views:
         """Says which of the consumers is the largest, should memory run out inside."""
         largest = max(consumers, key=self._bytes)
         consumer = self.graph.consumers[largest]
-        shape = self.graph.shapes[consumer.weight]
-        features = int(np.prod(shape)) // shape[consumer.out_dim]
+        features = n_features(self.graph, consumer)
         return allocation.enough_memory(
             doing, consumer.name, features, self._bytes(largest), CalibrationError,
             f"Lower memory= (now {self.options.memory:,} bytes), which holds fewer layers at a "
@@ -94,8 +94,9 @@ class Views:
     def _bytes(self, index: int) -> int:
         consumer = self.graph.consumers[index]
         shape = self.graph.shapes[consumer.weight]
-        outputs = shape[consumer.out_dim]
-        inputs = int(np.prod(shape)) // outputs
+        inputs = n_features(self.graph, consumer)
+        # the window of outputs of a transposed convolution belongs to its Fisher matrix
+        outputs = int(np.prod(shape)) // inputs
         rows = self._observer.bytes(index) if self._observer is not None else 0
         fisher = outputs**2 if self._fisher_wanted() else 0
         seen = consumer.uses * sum(len(batch) for batch in self.batches)

@@ -392,29 +392,31 @@ def write_record(
     names: dict[int, list[str]] = {}
     for name, tensor in tensors.items():
         names.setdefault(id(tensor), []).append(name)
+    axes_in: dict[str, list[AxisKeep]] = {}
+    for axis in axes:
+        for own in names.get(id(tensors.get(axis.tensor)), ()):
+            for path, rest in _inside(own):
+                axes_in.setdefault(path, []).append(replace(axis, tensor=rest))
+    sizes_in: dict[str, list[AttributeKeep]] = {}
+    for size in sizes:
+        for path, rest in _inside(f"{size.module}."):
+            sizes_in.setdefault(path, []).append(replace(size, module=rest.removesuffix(".")))
     for path, module in model.named_modules():
         vars(module).pop(RECORD, None)
         vars(module).pop(SIZES, None)
-        prefix = f"{path}."
-        if path == "":
-            mine, counts = axes, sizes
-        else:
-            inside = [
-                (own, axis)
-                for axis in axes
-                for own in names.get(id(tensors.get(axis.tensor)), ())
-                if own.startswith(prefix)
-            ]
-            mine = tuple(replace(axis, tensor=own.removeprefix(prefix)) for own, axis in inside)
-            counts = tuple(
-                replace(size, module=f"{size.module}.".removeprefix(prefix).removesuffix("."))
-                for size in sizes
-                if f"{size.module}.".startswith(prefix)
-            )
+        mine = axes if path == "" else tuple(axes_in.get(path, ()))
+        counts = sizes if path == "" else tuple(sizes_in.get(path, ()))
         if mine or path == "":
             setattr(module, RECORD, mine)
         if counts:
             setattr(module, SIZES, counts)
+
+
+def _inside(name: str) -> Iterator[tuple[str, str]]:
+    """Paths of the modules that a name lies in, each with the name as seen from there."""
+    parts = name.split(".")
+    for depth in range(1, len(parts)):
+        yield ".".join(parts[:depth]), ".".join(parts[depth:])
 
 
 def check_sizes(model: nn.Module, sizes: Sequence[AttributeKeep], *, sliced: bool) -> None:

@@ -18,10 +18,10 @@ from mipp.surgery.apply import named_tensors, slice_model, state_shapes
 from mipp.surgery.plan import (
     check_digest,
     digest_of,
-    few_rows_lines,
     fingerprint,
     first_problem,
 )
+from mipp.surgery.plan_text import few_rows_lines
 
 FORMAT = 1
 """Version of the JSON form of a plan of single weights."""
@@ -140,6 +140,10 @@ class MaskRecord:
         check_digest(json.loads(text))  # as it was, without what stands for null
         return record
 
+    def notes(self) -> list[str]:
+        """Lines of what has to be known to judge the figures."""
+        return few_rows_lines(self.options)
+
     def describe(self) -> list[str]:
         """Plain text: a line for each layer, the totals, what was refused and why."""
         width = max((len(row.name) for row in self.summary), default=0)
@@ -160,7 +164,7 @@ class MaskRecord:
             ("params", self.before.params, self.after.params),
         ):
             lines.append(f"{what}: {before:,} -> {after:,} ({after / max(before, 1):.1%} left)")
-        return [*lines, *few_rows_lines(self.options)] + [
+        return [*lines, *self.notes()] + [
             f"refused: {r.name} ({r.n_units} weights): {r.reason}" for r in self.refused
         ]
 

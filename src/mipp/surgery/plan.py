@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from importlib import metadata
 from itertools import pairwise
@@ -23,6 +23,7 @@ from mipp.records import (
     Refusal,
     Trail,
 )
+from mipp.surgery.plan_text import few_rows_lines, information, latency, share
 
 FORMAT = 1
 """Version of the JSON form of a plan."""
@@ -212,32 +213,38 @@ class PlanRecord:
         check_digest(content)
         return record
 
+    def notes(self) -> list[str]:
+        """Lines of what has to be known to judge the figures, or to use the small model."""
+        note = "as wide as what was pruned; not read by forward"
+        return [
+            *(f"not changed: {name} = {value}, {note}" for name, value in self.unsure.items()),
+            *few_rows_lines(self.options),
+            *(f"not counted in MACs: {op}" for op in self.uncounted),
+        ]
+
     def describe(self) -> list[str]:
         """Plain text: a line for each group, the totals, what was refused and why."""
         width = max((len(row.name) for row in self.summary), default=0)
         lines = [
             f"{row.name:<{width}}  {row.units_before:>5} -> {row.units_after:>5} units"
-            + _information(row.nats_before, row.nats_after)
+            + information(row.nats_before, row.nats_after)
             for row in self.summary
         ]
         lines += [
-            f"{name}: {before:,.0f} -> {after:,.0f} ({_share(before, after)} left)"
+            f"{name}: {before:,.0f} -> {after:,.0f} ({share(before, after)} left)"
             for name, before, after in (
                 ("units", float(self.before.units), float(self.after.units)),
                 ("params", float(self.before.params), float(self.after.params)),
                 ("MACs", self.before.macs, self.after.macs),
             )
         ]
-        lines += _latency(self.before.latency, self.after.latency, self.options.get("latency"))
+        lines += latency(self.before.latency, self.after.latency, self.options.get("latency"))
         lines += [
             f"not exact: {name} is read through norms, which see fewer units; outputs move by "
             f"{difference:.2%}"
             for name, difference in self.inexact.items()
         ]
-        note = "as wide as what was pruned; not read by forward"
-        lines += [f"not changed: {name} = {value}, {note}" for name, value in self.unsure.items()]
-        lines += few_rows_lines(self.options)
-        lines += [f"not counted in MACs: {op}" for op in self.uncounted]
+        lines += self.notes()
         lines += [f"collapsed: {name} has no unit left" for name in self.collapsed]
         return lines + [f"refused: {r.name} ({r.n_units} units): {r.reason}" for r in self.refused]
 
@@ -402,37 +409,3 @@ def first_problem(error: ValidationError) -> str:
     problem = error.errors()[0]
     where = ".".join(str(part) for part in problem["loc"])
     return f"{where}: {problem['msg']}"
-
-
-def _information(before: float, after: float) -> str:
-    known = not (np.isnan(before) or np.isnan(after))
-    return f", {_share(before, after)} of {before:.4g} nats" if known else ""
-
-
-def few_rows_lines(options: Mapping[str, Any]) -> list[str]:
-    """A line of the layers that had fewer rows than features, or none."""
-    found = options.get("few_rows")
-    pairs = found.items() if isinstance(found, Mapping) else ()
-    listed = [f"{name} ({' for '.join(map(str, pair))})" for name, pair in pairs
-              if isinstance(pair, Sequence)]  # fmt: skip
-    if not listed:
-        return []
-    more = f" and {len(listed) - 3} more" if len(listed) > 3 else ""
-    return [f"too few examples, rows for features: {', '.join(listed[:3])}{more}"]
-
-
-def _latency(before: float | None, after: float | None, how: object) -> list[str]:
-    """A line of what was measured, or none."""
-    if before is None or after is None:
-        return []
-    line = f"latency: {before:.4g} -> {after:.4g} ms ({_share(before, after)} left)"
-    if isinstance(how, Mapping):
-        scatter = how.get("scatter_ms") or [None, None]
-        line += f", measured on {how.get('device')} at batch size {how.get('batch')}"
-        line += f", threads: {how.get('threads')}"
-        line += f", ± {scatter[1]:.2g} ms" if scatter[1] is not None else ""
-    return [line]
-
-
-def _share(before: float, after: float) -> str:
-    return "100.0%" if before == after else f"{after / before:.1%}" if before else "n/a"

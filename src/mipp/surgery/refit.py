@@ -68,7 +68,7 @@ class Refit:
     feature's variance. ``norm``: BatchNorm statistics follow the ``mean``, mean and variance
     (``full``), or nothing (``keep``). ``rows_per_feature``, ``min_rows``: rows (examples x
     positions) used for a fit, per feature of the layer's input and at the least. ``few_rows``: rows
-    for each feature below which all ``weights`` of a layer are fitted with a ridge, up to 10,000
+    for each feature below which all ``weights`` of a layer are fitted with a ridge, up to 1,000
     times as strong, that held-out rows choose, or not at all where no fit is better; 0 for never.
     """
 
@@ -91,6 +91,8 @@ class Refit:
                 )
         if not 0 < self.ridge < math.inf:
             raise InputError(f"Refit has ridge={self.ridge}; expected a number above 0.")
+        if not 0 <= self.few_rows < math.inf:
+            raise InputError(f"Refit has few_rows={self.few_rows}; expected a number from 0 up.")
         if not 0 < self.rows_per_feature < math.inf or self.min_rows < 1:
             raise InputError(
                 f"Refit has rows_per_feature={self.rows_per_feature} and min_rows={self.min_rows}; "
@@ -136,6 +138,7 @@ class _Fit:
         self.targets = {key: _Target(number) for number, key in enumerate(self.consumers)}
         self.norms: list[NormStatistics] = []
         self.norm_channels = norm_channels
+        self.followed: set[int] = set()
 
     def axis(self, key: AxisKey, size: int, device: torch.device) -> Int[Tensor, " kept"]:
         """The kept indices along one dimension of a weight of the original model."""
@@ -146,16 +149,17 @@ class _Fit:
 
     def observe(self, original: nn.Module, batches: Sequence[Inputs]) -> None:
         """Runs the original model and notes targets and BatchNorm inputs."""
+        seen = 0
         for number, (args, kwargs) in enumerate(batches):
             norm_at, mask = itertools.count(), token_mask(kwargs)
 
             def after(
                 call: Call, output: Tensor, number: int = number,
-                mask: Tensor | None = mask,
+                mask: Tensor | None = mask, seen: int = seen,
             ) -> Tensor:  # fmt: skip
                 consumer = self.consumers.get(call.key)
                 if consumer is not None:
-                    self._note(consumer, call, output, number, mask)
+                    self._note(consumer, call, output, number, mask, seen)
                 return output
 
             def on_norm(call: NormCall, norm_at: Iterator[int] = norm_at) -> None:
@@ -166,10 +170,18 @@ class _Fit:
 
             with Taps(original, after=after, on_norm=on_norm):
                 original(*args, **dict(kwargs))
+            seen += _batch_size(args, kwargs)
 
     def _note(
-        self, consumer: Consumer, call: Call, output: Tensor, number: int, mask: Tensor | None
+        self,
+        consumer: Consumer,
+        call: Call,
+        output: Tensor,
+        number: int,
+        mask: Tensor | None,
+        seen: int,
     ) -> None:
+        """Notes rows of one call. ``seen``: examples of the batches before."""
         target = self.targets[call.key]
         positions = n_positions(call, output)
         real = counted(call, output, mask)
@@ -208,7 +220,7 @@ class _Fit:
             columns = (ins.unsqueeze(1) * per_input).add(torch.arange(per_input, device=ins.device))
             target.x.append(input_rows(call, output, pick)[:, columns.flatten()])
         # numbers of examples, rising over the batches
-        target.example.append(pick * batch // max(positions, 1) + number * batch)
+        target.example.append(pick * batch // max(positions, 1) + seen)
         target.pick.append(pick + sum(target.positions))
         target.positions.append(positions)
 
@@ -285,6 +297,7 @@ class _Fit:
             return call.run()
 
         def on_norm(call: NormCall) -> None:
+            self.followed |= {id(call.running_mean), id(call.running_var)}
             channels = self.norm_channels.get(id(call.running_mean))
             follow(call, self.norms[next(norm_at)], channels, self.config.norm)
 
@@ -332,7 +345,11 @@ def refit(
             width, 8 * width**2, SurgeryError, _LESS,
         ):  # fmt: skip
             fit.observe(original, batches)
+            before = [(buffer, buffer.clone()) for buffer in small.buffers()]
             fit.correct(small, *joined, hold)
+            for buffer, value in before:
+                if id(buffer) not in fit.followed:
+                    buffer.copy_(value)
 
 
 def _features(graph: ChannelGraph, consumer: Consumer) -> int:

@@ -1,8 +1,8 @@
 """Integer attributes that equal a width that can get smaller, and that the traced pass never reads.
 
 Code beside the forward pass may read them: a second forward for an exporter, a method that makes
-states. Such an attribute follows a width if running that code shows which one it counts, or if
-nothing else explains its value and its name is that of a width. All others are named by the plan.
+states. Such an attribute follows a width if running that code shows which one it counts. All others
+are named by the plan: it may be by chance that they are as large.
 """
 
 import dis
@@ -17,17 +17,12 @@ import numpy as np
 import torch
 from torch import nn
 
-from mipp.guards import as_it_was, duplicate
+from mipp.guards import Unannounced, as_it_was, duplicate
 from mipp.records import KEPT, Axis, AxisKey, ChannelGraph, IntArray, SizeAttribute
 from mipp.surgery.apply import slice_graph
 from mipp.surgery.check import trial_keep
 from mipp.surgery.outputs import compare, map_tensors, tensors_in
 from mipp.surgery.plan import kept_indices
-
-WIDTH = re.compile(
-    r"(^|_)(c\d*|ch|channels?|dims?|features?|hidden|neurons|planes|units|width)(_|$)"
-)
-"""Names that widths have."""
 
 Units = tuple[tuple[int, int], ...]
 """Group and unit of each index along an axis, sorted."""
@@ -35,16 +30,12 @@ Units = tuple[tuple[int, int], ...]
 
 @dataclass(frozen=True)
 class _Attribute:
-    """An attribute that may count the indices along one of ``axes``, which are of its size.
-
-    ``alone``: there is only one, and no other dimension of the module's parameters is as large.
-    """
+    """An attribute that may count the indices along one of ``axes``, which are of its size."""
 
     module: str
     name: str
     size: int
     axes: tuple[AxisKey, ...]
-    alone: bool
 
     def of(self, axis: AxisKey) -> SizeAttribute:
         return SizeAttribute(self.module, self.name, self.size, axis)
@@ -63,8 +54,6 @@ def with_unread_sizes(
     sizes, unsure = list(graph.sizes), []
     for one in found:
         axis = shown.get((one.module, one.name))
-        if axis is None and one.alone and WIDTH.search(one.name):
-            axis = one.axes[0]
         if axis is not None:
             sizes.append(one.of(axis))
         else:
@@ -93,10 +82,9 @@ def _candidates(model: nn.Module, graph: ChannelGraph) -> Iterator[_Attribute]:
             )
             if mine and _in(key.tensor, path):
                 kinds.setdefault(units, key)
-        alone = len(kinds) == 1
         kinds.pop(None, None)
         if kinds:
-            yield _Attribute(path, name, size, tuple(kinds.values()), alone)
+            yield _Attribute(path, name, size, tuple(kinds.values()))
 
 
 def _read_beside(model: nn.Module, sizes: set[int]) -> Iterator[tuple[str, str, int]]:
@@ -211,9 +199,15 @@ def _read(
         kind = type(module)
         content = {"__module__": kind.__module__, "__qualname__": kind.__qualname__}
         watched = {name: noted(name) for name in own}
-        module.__class__ = type(kind.__name__, (kind,), content | watched)
-    with torch.no_grad(), as_it_was(twin):
-        twin(*map_tensors(list(args), torch.clone), **map_tensors(dict(kwargs), torch.clone))
+        try:
+            module.__class__ = type(kind.__name__, (Unannounced, kind), content | watched)
+        except TypeError:  # a class that takes no attributes of other layout
+            read.update((path, name) for name in own)
+    try:
+        with torch.no_grad(), as_it_was(twin):
+            twin(*map_tensors(list(args), torch.clone), **map_tensors(dict(kwargs), torch.clone))
+    except Exception:  # noqa: BLE001 - of a forward that looks at its own class, say
+        return {(path, name) for path, own in names.items() for name in own}
     return read
 
 
