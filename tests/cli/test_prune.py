@@ -26,7 +26,7 @@ def test_json_is_one_object_and_nothing_else(mipp, small_cnn, weights, tmp_path)
     assert found.keys() == {
         "accuracy", "macs", "params", "units", "latency_ms", "seconds", "groups", "refused", "seed",
         "model", "weights", "data", "method", "budget", "granularity", "out", "plan", "report",
-        "versions",
+        "versions", "notes",
     }  # fmt: skip
     said = ("model", "data", "method", "budget", "granularity", "out", "report")
     assert [found[name] for name in said] == [
