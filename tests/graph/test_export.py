@@ -188,3 +188,23 @@ def test_a_wrapper_that_hands_on_no_keywords_gets_none():
             return self.inner(x).made
 
     assert list(groups(trace(Plain(), (X,)))) == ["inner.net.a"]
+
+
+def test_keywords_that_go_to_another_module_than_the_one_with_a_cache():
+    class Decoder(Net):
+        def forward(self, x, use_cache=False):
+            return super().forward(x)
+
+    class Encoder(nn.Module):
+        def forward(self, x, scale=1.0):
+            return x * scale
+
+    class Both(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.encoder, self.decoder = Encoder(), Decoder()
+
+        def forward(self, x, **kwargs):
+            return self.decoder(self.encoder(x, **kwargs))
+
+    assert [group.name for group in trace(Both(), (X,)).groups] == ["decoder.a"]
