@@ -24,9 +24,9 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 import mipp
-from mipp import capture, graph, surgery
+from mipp import graph, statistics, surgery
 from mipp.graph import CostModel
-from mipp.pipeline import usable_graph
+from mipp.planning import usable_graph
 
 SHARES = (0.3, 0.7)
 TOLERANCE = 1e-8
@@ -138,7 +138,7 @@ def measure(library: str, name: str) -> dict[str, Any]:
     found: dict[str, Any] = {"parameters": sum(p.numel() for p in model.parameters())}
     started = time.process_time()
     try:
-        traced = usable_graph(model, capture.read_batches([batch], None))
+        traced = usable_graph(model, statistics.read_batches([batch], None))
     except mipp.MippError as error:
         return found | {"refusal": str(error)}
     found["seconds"] = time.process_time() - started

@@ -31,8 +31,8 @@ import transformers
 from common import Records, arguments, table
 
 import mipp
-from mipp import capture, graph
-from mipp.pipeline import usable_graph
+from mipp import graph, statistics
+from mipp.planning import usable_graph
 
 GIB = 2**20  # ru_maxrss is in KiB
 TOKENS, LENGTH = 16_384, 128
@@ -99,7 +99,7 @@ def child(case: str, work: str) -> None:
     if work == "trace":
         found = graph.trace(model, (), example)
     else:
-        found = usable_graph(model, capture.read_batches([example], None))
+        found = usable_graph(model, statistics.read_batches([example], None))
     seconds = time.process_time() - started
     held = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
     print(

@@ -23,10 +23,10 @@ from common import Records, table
 from torch import nn
 
 import mipp
-from mipp import capture, models, pipeline, timing
+from mipp import latency, models, planning, statistics
 from mipp.errors import BudgetError
-from mipp.pipeline.latency import Speed
-from mipp.pipeline.recording import masks
+from mipp.planning.latency_budget import Speed
+from mipp.planning.plan_record import masks
 from mipp.records import FloatArray
 
 NETS = {"lenet5": 1.0, "resnet20": 1.0, "vgg16": 0.25}
@@ -37,9 +37,9 @@ WALL_SETTINGS = [(1, 1), (2, 1), (1, 32)]
 
 
 def processor_time(
-    works: Sequence[timing.Work], *, seconds: float | int, fewest: int, device: torch.device
+    works: Sequence[latency.Work], *, seconds: float | int, fewest: int, device: torch.device
 ) -> list[FloatArray]:
-    """Like `mipp.timing.take_turns`, by the time that this process had a processor."""
+    """Like `mipp.latency.take_turns`, by the time that this process had a processor."""
     assert device.type == "cpu"
     laps: list[list[float]] = [[] for _ in works]
     with torch.inference_mode():
@@ -59,11 +59,11 @@ def measure(name: str, threads: int, batch: int, clock: str) -> dict[str, Any]:
     torch.set_num_threads(threads)
     model = models.build(name, width=NETS[name], seed=0).eval()
     images = torch.randn(32, *models.input_shape(name), generator=torch.Generator().manual_seed(0))
-    data = [capture.read_batch(images)]
-    stopwatch: timing.Stopwatch = processor_time if clock == "cpu" else timing.take_turns
+    data = [statistics.read_batch(images)]
+    stopwatch: latency.Stopwatch = processor_time if clock == "cpu" else latency.take_turns
     settings = mipp.Latency(batch=batch, layer_seconds=0.005, stopwatch=stopwatch)
     by_macs = mipp.plan(model, [images], "macs=50%", method="l2")
-    speed = Speed(model, pipeline.usable_graph(model, data), data, settings)
+    speed = Speed(model, planning.usable_graph(model, data), data, settings)
     half = speed.time(by_macs.apply(refit=False))
     found: dict[str, Any] = {
         "whole_ms": speed.full.ms,

@@ -24,7 +24,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils import _pytree as pytree
 
 import mipp
-from mipp.capture import Batch, read_batch
+from mipp.statistics import Batch, read_batch
 
 BUDGET = "units=50%"
 MEMORY = 8 * 2**30

@@ -28,11 +28,11 @@ from synthetic_picture import Panel, Point, draw
 from torch import Tensor, nn
 
 import mipp
-from mipp import capture, surgery
-from mipp.pipeline.clock import Clock
-from mipp.pipeline.options import read_options
-from mipp.pipeline.plan import masks as as_masks
-from mipp.pipeline.views import Views
+from mipp import statistics, surgery
+from mipp.planning.clock import Clock
+from mipp.planning.consumer_views import Views
+from mipp.planning.options import read_options
+from mipp.planning.plan import masks as as_masks
 from mipp.records import Scorer
 
 KINDS: tuple[Kind, ...] = ("standard", "convolutional")
@@ -147,8 +147,8 @@ def _yardstick(
 ) -> dict[str, Scorer]:
     """What each layer transfers to the next, on data that no mask was made from."""
     options = read_options(noise=noise)
-    batches = capture.read_batches(_batches(data), None)
-    traced = mipp.pipeline.usable_graph(net, batches)
+    batches = statistics.read_batches(_batches(data), None)
+    traced = mipp.planning.usable_graph(net, batches)
     views = Views(net, traced, batches, options, lambda *_: None, Clock())
     show = views.of(traced.groups)
     return {

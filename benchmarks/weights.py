@@ -34,9 +34,9 @@ from torch import nn
 
 import mipp
 from mipp import data, retrain
-from mipp.information.rows import Rows, best_weights
 from mipp.weights import Choice, SparseGPT, chosen, curves_of, spend
-from mipp.weights import curves as curves_module
+from mipp.weights import row_curves as curves_module
+from mipp.weights.regression import Rows, best_weights
 
 SPARSITIES = ("50 %", "80 %", "90 %", "95 %", "2:4")
 SLOWER = 5

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 import mipp
 from mipp.graph.labels import Value
-from mipp.graph.rules import Call, rule
+from mipp.graph.rules.rule import Call, rule
 
 
 @torch.library.custom_op("mylib::scaled_relu", mutates_args=())

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 import mipp
 from mipp.errors import InputError, SurgeryError
-from mipp.guards import as_it_was, duplicate
+from mipp.tracing.guards import as_it_was, duplicate
 
 X = torch.randn(32, 6, generator=torch.Generator().manual_seed(1))
 

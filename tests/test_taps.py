@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from mipp.taps import Taps, input_rows, measuring, n_positions, output_rows, weight_matrix
+from mipp.tracing.calls import Taps, input_rows, measuring, n_positions, output_rows, weight_matrix
 
 CASES = {
     "conv1d": (nn.Conv1d(3, 4, 3, stride=2, padding=1), (2, 3, 9)),

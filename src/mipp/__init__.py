@@ -10,7 +10,6 @@ Start with `plan`; its settings are the fields of `Options`, or, for single weig
 """
 
 from mipp import data, methods, models, retrain, weights
-from mipp.capture import CaptureConfig
 from mipp.errors import (
     BudgetError,
     CalibrationError,
@@ -22,10 +21,12 @@ from mipp.errors import (
     SurgeryError,
     TrainingError,
 )
+from mipp.export import OnnxFile, export_onnx, to_semi_structured
 from mipp.features import FeatureSelection, FeatureSelector, select_features, terc
 from mipp.information import Gaussian, Masked, Mlp, mutual_information
+from mipp.latency import Latency
 from mipp.methods import Training
-from mipp.pipeline import (
+from mipp.planning import (
     KeptInformation,
     Options,
     Plan,
@@ -39,18 +40,15 @@ from mipp.pipeline import (
     prune,
     scratch,
 )
+from mipp.prepare import folded, restacked, unstacked
 from mipp.selection import Budget, Confidence, Share
-from mipp.shipping import OnnxFile, export_onnx, to_semi_structured
+from mipp.statistics import CaptureConfig
 from mipp.surgery import (
     Refit,
-    folded,
     load,
     original_indices,
-    restacked,
     save,
-    unstacked,
 )
-from mipp.timing import Latency
 
 __version__ = "0.1.0"
 

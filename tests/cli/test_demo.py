@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 import mipp as library
-from mipp.cli import networks
+from mipp.cli import model_names
 
 
 @pytest.fixture
@@ -13,7 +13,7 @@ def short(monkeypatch):
     """Training that takes a second."""
 
     def find(name):
-        found = networks.find_network(name)
+        found = model_names.find_network(name)
         return replace(found, recipe=replace(found.recipe, epochs=1))
 
     monkeypatch.setattr("mipp.cli.demo.find_network", find)

@@ -8,7 +8,7 @@ import torch
 from rich.console import Console
 
 import mipp
-from mipp.cli import tables
+from mipp.cli import text_tables
 from mipp.cli.output import open_output
 
 
@@ -21,31 +21,31 @@ from mipp.cli.output import open_output
     ],
 )  # fmt: skip
 def test_three_digits(value, text):
-    assert tables.short(value) == text
+    assert text_tables.short(value) == text
 
 
 @pytest.mark.parametrize(("method", "measured"), [("mipp", True), ("l2", False)])
 def test_information_is_a_column_only_where_the_method_measures_any(method, measured):
     model = torch.nn.Sequential(torch.nn.Linear(3, 6), torch.nn.ReLU(), torch.nn.Linear(6, 2))
     plan = mipp.plan(model, [torch.randn(40, 3)], "units=50%", method=method)
-    table = tables.groups_after(plan.summary)
+    table = text_tables.groups_after(plan.summary)
     assert ("information" in [column.header for column in table.columns]) == measured
     assert ("information" in str(table.caption)) == measured
     assert table.row_count == 1
 
 
 def test_shares():
-    assert tables.share(4, 1) == 0.25
-    assert tables.share(0, 0) == 1
-    assert tables.share(math.nan, math.nan) is None
-    assert tables.percent(0.987) == "98.7 %"
-    assert tables.percent(None) == "–"
+    assert text_tables.share(4, 1) == 0.25
+    assert text_tables.share(0, 0) == 1
+    assert text_tables.share(math.nan, math.nan) is None
+    assert text_tables.percent(0.987) == "98.7 %"
+    assert text_tables.percent(None) == "–"
 
 
 def test_a_table_that_is_too_wide_goes_on_below_with_all_its_cells():
     columns = [f"column {index}" for index in range(9)]
     rows = [("a" * 40, [f"{index}.5 ± 0.5" for index in range(9)]), ("short", ["–"] * 9)]
-    parts = list(tables.in_parts(columns, rows, 80))
+    parts = list(text_tables.in_parts(columns, rows, 80))
     assert len(parts) > 1
     assert [c.header for part in parts for c in part.columns[1:]] == columns
     console = Console(width=80, file=io.StringIO())
@@ -58,12 +58,12 @@ def test_a_table_that_is_too_wide_goes_on_below_with_all_its_cells():
 
 
 def test_one_column_wider_than_the_screen_is_still_shown():
-    assert len(list(tables.in_parts(["x" * 50], [("a", ["1"])], 20))) == 1
+    assert len(list(text_tables.in_parts(["x" * 50], [("a", ["1"])], 20))) == 1
 
 
 def test_brackets_and_ratios_are_printed_as_they_are(capsys):
     output = open_output(False)
-    made = tables.new_table("classes 1:100: of [net]")
+    made = text_tables.new_table("classes 1:100: of [net]")
     made.add_row("layers[0] at 1:100:")
     output.show(made)
     output.say("[net] with classes 1:100: done")

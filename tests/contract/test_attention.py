@@ -10,11 +10,11 @@ from torch import nn
 from torch.nn import functional as F
 
 import mipp
-from mipp import capture, surgery
-from mipp.attention import PrunedAttention
+from mipp import statistics, surgery
 from mipp.errors import FileError, InputError
 from mipp.graph import cost, counts_units, spelled
-from mipp.pipeline import usable_graph
+from mipp.planning import usable_graph
+from mipp.tracing.attention import PrunedAttention
 from tests.graph.checks import counted
 from tests.graph.slicing import random_keep
 
@@ -29,7 +29,7 @@ def built(name):
 
 
 def usable(model, *args):
-    return usable_graph(model, capture.read_batches([*args] or [TOKENS], None))
+    return usable_graph(model, statistics.read_batches([*args] or [TOKENS], None))
 
 
 def check(model, graph, keep, make, path, *args):

@@ -5,7 +5,6 @@ import torch
 from torch import nn
 
 import mipp
-from mipp import surgery
 from mipp.errors import SurgeryError
 
 transformers = pytest.importorskip("transformers", reason="needs the extra 'transformers'")
@@ -64,7 +63,7 @@ def test_unstacked_computes_the_same_and_back_again(case):
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     apart = mipp.unstacked(model)
     torch.testing.assert_close(logits(apart), logits(model))
-    assert any(isinstance(module, surgery.Experts) for module in apart.modules())
+    assert any(isinstance(module, prepare.Experts) for module in apart.modules())
     together = mipp.restacked(apart, model)
     assert together.state_dict().keys() == before.keys()
     assert all(torch.equal(t, before[name]) for name, t in together.state_dict().items())
@@ -83,9 +82,9 @@ def test_neurons_of_every_expert_go_and_the_small_model_is_stacked_again(case, r
     widths = {
         name: module.down.in_features
         for name, module in small.named_modules()
-        if isinstance(module, surgery.Expert)
+        if isinstance(module, prepare.Expert)
     }
-    whole = sum(m.down.in_features for m in apart.modules() if isinstance(m, surgery.Expert))
+    whole = sum(m.down.in_features for m in apart.modules() if isinstance(m, prepare.Expert))
     assert sum(widths.values()) == whole // 2
     assert len(set(widths.values())) > 1  # each expert has a width of its own
     if not refit:

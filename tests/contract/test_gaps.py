@@ -8,15 +8,15 @@ from torch import nn
 from torch.nn import functional as F
 
 import mipp
-from mipp import capture, graph
-from mipp.pipeline import usable_graph
+from mipp import graph, statistics
+from mipp.planning import usable_graph
 from tests.graph.checks import counted
 
 from .zoo import ZOO
 
 
 def usable(model, *args):
-    return usable_graph(model.eval(), capture.read_batches([(args, None)], None))
+    return usable_graph(model.eval(), statistics.read_batches([(args, None)], None))
 
 
 class Unread(nn.Module):

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from mipp import data
-from mipp.data.batches import MARGIN, flip_and_shift
 from mipp.data.dataset import balanced_indices
+from mipp.data.image_batches import MARGIN, flip_and_shift
 from mipp.errors import InputError
 
 

@@ -6,10 +6,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from mipp.attention import PrunedAttention
 from mipp.graph import CostModel
-from mipp.held import put
 from mipp.records import AxisKey
+from mipp.tracing.attention import PrunedAttention
+from mipp.tracing.size_attributes import put
 
 
 def random_keep(graph, rng, share=0.6):

@@ -10,7 +10,7 @@ from torch import nn
 from mipp.errors import InputError
 from mipp.graph import CostModel, cost, group_cost, trace
 from mipp.records import Cost
-from mipp.selection import budget
+from mipp.selection import spend_units
 
 from .random_models import random_model
 from .slicing import random_keep
@@ -135,7 +135,7 @@ def test_the_keep_it_gives_is_a_copy(net):
 
 
 def test_it_serves_as_the_cost_of_a_budget(net):
-    assert isinstance(CostModel(net), budget.CostModel)
+    assert isinstance(CostModel(net), spend_units.CostModel)
 
 
 @pytest.mark.parametrize(

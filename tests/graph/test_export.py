@@ -11,7 +11,7 @@ from torch import nn
 
 from mipp.errors import GraphError, InputError
 from mipp.graph import cost, trace, unwrap
-from mipp.graph.export import export
+from mipp.graph.exported import export
 
 from .checks import groups
 

@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from mipp.graph import rules as registry
 from mipp.graph import trace
-from mipp.graph.rules import find_rule, op_name, rule
+from mipp.graph.rules import rule as registry
+from mipp.graph.rules.rule import find_rule, op_name, rule
 
 from .checks import groups, refusals
 

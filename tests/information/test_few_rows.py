@@ -6,9 +6,9 @@ import torch
 
 from mipp.covariance import Factor
 from mipp.information import ConsumerView, Gaussian
-from mipp.information.downdate import State
-from mipp.information.row_state import RowState
-from mipp.information.standardised import logdet_eye_plus
+from mipp.information.gaussian.downdate import State
+from mipp.information.gaussian.row_state import RowState
+from mipp.information.gaussian.standardised import logdet_eye_plus
 from mipp.selection import eliminate
 
 

@@ -8,9 +8,9 @@ import torch
 from torch import nn
 
 from mipp import graph, surgery
-from mipp.capture import read_batches
 from mipp.methods import Question
-from mipp.methods.rounds import live_entries, workable
+from mipp.methods.shared.iterative import live_entries, workable
+from mipp.statistics import read_batches
 
 CLASSES = 3
 

@@ -31,7 +31,7 @@ def plan(model, budget, method, recipe=RECIPE, **options):
 
 def asked(model):
     """A question with a copy of the model in it, as a method that trains is asked."""
-    whole = question(copy.deepcopy(model), batches=mipp.capture.read_batches(pairs()))
+    whole = question(copy.deepcopy(model), batches=mipp.statistics.read_batches(pairs()))
     keep = {g.index: np.ones(g.n_units, dtype=bool) for g in whole.graph.groups}
     return Question(copy.deepcopy(model), whole.graph, whole.batches, keep=keep)
 

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from mipp.methods import aggregate
-from mipp.methods.aggregate import unit_entries
+from mipp.methods.shared.aggregate import unit_entries
 
 from .nets import Normed, question, some
 

@@ -57,7 +57,7 @@ def test_groups_without_a_batchnorm_keep_all_units():
     plan = mipp.plan(model, data(dtype=torch.float32), "units=8", method="bnscale")
     assert plan.keep["3"] == (0, 1, 2, 3, 4)
     assert len(plan.keep["0"]) == 3
-    several = mipp.pipeline.plans(model, data(dtype=torch.float32), ["units=8"], method="bnscale")
+    several = mipp.planning.plans(model, data(dtype=torch.float32), ["units=8"], method="bnscale")
     assert several[0].keep == plan.keep
     with pytest.raises(mipp.InputError, match=r"wants 4 of the 5 units of 3, .* scores only 0"):
         mipp.plan(model, data(dtype=torch.float32), widths={"3": 4}, method="bnscale")

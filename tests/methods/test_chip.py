@@ -85,7 +85,7 @@ def test_units_that_are_seen_more_often_than_others_get_the_mean_over_what_they_
     lost = torch.stack([brute_force(one, torch.arange(6), 6) for one in whole]).mean(0)
     again = torch.stack([brute_force(one, torch.arange(3), 3) for one in aside]).mean(0)
     lost[:3] = (lost[:3] + again) / 2
-    scores = CHIP().score(question(model, mipp.capture.read_batches([x])))[0]
+    scores = CHIP().score(question(model, mipp.statistics.read_batches([x])))[0]
     np.testing.assert_allclose(scores, lost.numpy(), rtol=1e-4)
 
 

@@ -35,7 +35,7 @@ def test_the_filter_at_the_geometric_median_goes_first_and_the_farthest_last():
         # all filters far from the origin: a norm would not see which one is in the middle
         model[0].weight.copy_(torch.cat([ring[:3], torch.zeros(1, 2), ring[3:],
                                          torch.tensor([[4.0, 0.0]])]) + 10)  # fmt: skip
-    scores = FPGM().score(question(model, mipp.capture.read_batches([torch.randn(8, 2)])))
+    scores = FPGM().score(question(model, mipp.statistics.read_batches([torch.randn(8, 2)])))
     assert scores[0].argmin() == 3
     assert scores[0].argmax() == 7
     plan = mipp.plan(model, [torch.randn(8, 2)], "units=7", method="fpgm")

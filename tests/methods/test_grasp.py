@@ -11,7 +11,7 @@ from torch.nn.functional import cross_entropy
 
 import mipp
 from mipp.methods import GraSP, IterGraSP
-from mipp.methods.gradients import gradient
+from mipp.methods.shared.gradients import gradient
 
 from .nets import Normed, data, everything, jitter_norms, plain, question, unchecked, wide
 

@@ -44,7 +44,7 @@ def test_neurons_are_ranked_by_how_often_they_are_active_and_then_by_how_much():
         model[0].weight.copy_(torch.tensor([[1.0], [-1.0], [1.0], [0.0]]))
         model[0].bias.copy_(torch.tensor([-2.5, 3.5, -0.5, 0.25]))
     x = torch.tensor([[1.0], [2.0], [3.0], [4.0]])
-    scores = HRank().score(question(model, mipp.capture.read_batches([x])))[0]
+    scores = HRank().score(question(model, mipp.statistics.read_batches([x])))[0]
     # active for 2, 3, 4 and 4 of the 4 examples
     np.testing.assert_allclose(scores, [0.5, 0.75, 1, 1], atol=0.125)
     assert scores.argsort().tolist() == [0, 1, 3, 2]

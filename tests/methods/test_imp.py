@@ -11,7 +11,7 @@ import torch
 import mipp
 from mipp import graph, retrain
 from mipp.methods import IMP, L1, L2, Training
-from mipp.methods.training import Trainer, narrowed, put_back
+from mipp.methods.shared.training import Trainer, narrowed, put_back
 
 from .nets import Normed, jitter_norms, plain, some, unchecked
 from .runs import RECIPE, Spending, asked, pairs, plan, same_state

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 import mipp
-from mipp.methods.maps import watch_maps
+from mipp.methods.shared.maps import watch_maps
 
 from .nets import Normed, data, jitter_norms, plain, question
 
@@ -22,7 +22,7 @@ def watched(model, batches, **asked):
 
 
 def read(*inputs):
-    return mipp.capture.read_batches(list(inputs))
+    return mipp.statistics.read_batches(list(inputs))
 
 
 class PoolFirst(nn.Module):
@@ -150,6 +150,6 @@ def test_maps_that_cannot_be_had_or_are_not_finite_are_errors(monkeypatch):
     for name in ("hrank", "chip"):
         with pytest.raises(mipp.CalibrationError, match="Feature maps of group 3 are not finite"):
             mipp.plan(model, batches, "units=50%", method=name)
-    monkeypatch.setattr("mipp.methods.maps._LAYERS", {})
+    monkeypatch.setattr("mipp.methods.shared.maps._LAYERS", {})
     with pytest.raises(mipp.InputError, match=r"Feature maps of group . cannot be had"):
         watched(plain(), batches)

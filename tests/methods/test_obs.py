@@ -140,7 +140,7 @@ def test_units_of_a_layer_that_takes_in_nothing_cost_nothing():
     with torch.no_grad():
         model[0].weight.zero_()
         model[0].bias.fill_(-1)
-    asked = question(model, mipp.capture.read_batches([torch.randn(32, 4)]))
+    asked = question(model, mipp.statistics.read_batches([torch.randn(32, 4)]))
     dead = next(g.index for g in asked.graph.groups if g.name == "0")
     assert (OBS().score(asked)[dead] == 0).all()
 

@@ -12,7 +12,7 @@ import mipp
 from mipp import retrain
 from mipp.methods import OTO, Training
 from mipp.methods.oto import importance
-from mipp.methods.zero_groups import ZeroGroups
+from mipp.methods.shared.zero_groups import ZeroGroups
 
 from .nets import Normed, jitter_norms, plain
 from .runs import RECIPE, Spending, asked, pairs, plan, same_state

@@ -11,7 +11,7 @@ from torch import nn
 import mipp
 from mipp import methods
 from mipp.methods import SNIP, Method, ScoringMethod, SynFlow, Trained, TrainingMethod
-from mipp.pipeline.options import read_options
+from mipp.planning.options import read_options
 
 from .nets import Normed, data, jitter_norms, plain, question, some, unchecked, wide
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from mipp import methods
-from mipp.capture import read_batches
-from mipp.methods.samples import drawn
+from mipp.methods.shared.samples import drawn
+from mipp.statistics import read_batches
 
 from .nets import data, plain, question
 

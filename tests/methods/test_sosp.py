@@ -10,7 +10,7 @@ from torch.nn.functional import cross_entropy
 
 import mipp
 from mipp.methods import SOSP, Question
-from mipp.methods.rounds import workable
+from mipp.methods.shared.iterative import workable
 from mipp.records import ChannelGraph
 
 from .nets import Normed, data, everything, jitter_norms, plain, question, some
@@ -68,7 +68,7 @@ def test_a_quadratic_loss_is_expanded_exactly():
     """Without the second layer's nonlinearity the loss is a quadratic of the first layer."""
     model = nn.Sequential(nn.Linear(4, 5, bias=False), nn.Linear(5, 2, bias=False)).double()
     x, t = torch.randn(32, 4).double(), torch.randn(32, 2).double()
-    batches = mipp.capture.read_batches([(x, t)])
+    batches = mipp.statistics.read_batches([(x, t)])
     asked = question(model, batches)
     first, second = SOSP(**ALL).orders(asked)
 

@@ -6,7 +6,7 @@ from torch import nn
 
 import mipp
 from mipp.methods import SynFlow
-from mipp.methods.rounds import workable
+from mipp.methods.shared.iterative import workable
 from mipp.records import ChannelGraph
 
 from .nets import Normed, jitter_norms, plain, question, some
@@ -65,7 +65,7 @@ def test_at_initialisation_the_flow_is_that_of_the_authors_code():
 )  # fmt: skip
 def test_other_norms_only_scale_the_flow_too(norm):
     model = nn.Sequential(nn.Conv1d(4, 6, 1), norm, nn.ReLU(), nn.Conv1d(6, 2, 1)).double()
-    batches = mipp.capture.read_batches([torch.randn(8, 4, 3).double()])
+    batches = mipp.statistics.read_batches([torch.randn(8, 4, 3).double()])
     # some of these norms cannot be pruned, but flow passes them all the same
     alone = mipp.methods.Question(model, ChannelGraph((), (), {}, (), {}, ()), batches)
     total, terms = SynFlow().flow(workable(alone))
@@ -79,7 +79,7 @@ def test_a_flow_beyond_float32_is_finite():
         for layer in layers:
             layer.weight.fill_(30.0)
     model = nn.Sequential(*layers)
-    batches = mipp.capture.read_batches([torch.randn(4, 64)])
+    batches = mipp.statistics.read_batches([torch.randn(4, 64)])
     total, terms = SynFlow().flow(question(model, batches))
     assert 1e39 < total < float("inf")
     assert torch.isfinite(terms["0.weight"]).all()

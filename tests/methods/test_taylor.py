@@ -79,7 +79,7 @@ def test_weights_that_the_loss_does_not_know_have_no_slope():
         return cross_entropy(output[0], target, reduction="sum")
 
     model, x, y = TwoHeads(), torch.randn(12, 4), torch.arange(12) % 3
-    batches = mipp.capture.read_batches([(x, y)])
+    batches = mipp.statistics.read_batches([(x, y)])
     alone = nn.Sequential(model.hidden, nn.ReLU(), model.head)
     both = Taylor().score(question(model, batches, loss=first))[0]
     np.testing.assert_allclose(both, Taylor().score(question(alone, batches))[0], rtol=1e-5)

@@ -89,7 +89,7 @@ def test_the_channels_of_an_instance_sum_to_an_output_of_the_next_layer_without_
     model = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 1)).double()
     x = torch.randn(20, 4).double()
     gram = ThiNet(locations=3).grams(
-        question(model, mipp.capture.read_batches([x])), mipp.capture.read_batches([x])
+        question(model, mipp.statistics.read_batches([x])), mipp.statistics.read_batches([x])
     )[0]
     parts = (model[:2](x) * model[2].weight).detach()
     np.testing.assert_allclose(gram, 3 * (parts.T @ parts).numpy(), rtol=1e-9, atol=1e-12)

@@ -11,8 +11,8 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from mipp.capture import read_batches
 from mipp.methods import L1, L2, BNScale, Taylor
+from mipp.statistics import read_batches
 
 from .nets import jitter_norms, question
 

@@ -10,7 +10,7 @@ from torch import nn
 
 import mipp
 from mipp.errors import FileError, InputError
-from mipp.pipeline.trails import POINTS, NatsTrails, ScoreTrails
+from mipp.planning.curve_points import POINTS, NatsTrails, ScoreTrails
 from mipp.records import ChannelGraph, Curve, Group, Refusal
 from mipp.report import Measured, plan_page
 

@@ -20,7 +20,7 @@ from mipp.surgery.apply import (
     state_shapes,
     zeroed_axes,
 )
-from mipp.surgery.plan import (
+from mipp.surgery.record import (
     PlanRecord,
     axis_keeps,
     fingerprint,

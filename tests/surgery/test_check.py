@@ -12,7 +12,7 @@ from mipp.errors import InputError, SurgeryError
 from mipp.records import Axis, AxisKey
 from mipp.surgery.apply import mask_model, named_tensors, slice_graph, slice_model, vary_constants
 from mipp.surgery.check import probe, same_outputs, trial_keep
-from mipp.surgery.plan import kept_indices
+from mipp.surgery.record import kept_indices
 
 from .hand_built import CASES, axis, consumer, graph
 

@@ -15,7 +15,7 @@ from mipp.records import AxisKey
 from mipp.surgery import files
 from mipp.surgery.apply import named_tensors, recorded_axes, slice_model
 from mipp.surgery.files import load, read_record, save
-from mipp.surgery.plan import kept_indices
+from mipp.surgery.record import kept_indices
 
 from .hand_built import CASES
 

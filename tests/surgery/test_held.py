@@ -12,9 +12,10 @@ from torch import nn
 from torch.nn import functional as F
 
 import mipp
-from mipp import forms, surgery
+from mipp import surgery
 from mipp.graph import counts_units, pruned_forward, spelled
-from mipp.held import integers, put
+from mipp.tracing import forwards
+from mipp.tracing.size_attributes import integers, put
 
 from .pruning import pruned, reasons, seeded
 
@@ -174,7 +175,7 @@ def any_number_of_heads(self, x):
 
 @pytest.fixture(autouse=True)
 def _forms(monkeypatch):
-    monkeypatch.setattr(forms, "_FORWARDS", dict(forms._FORWARDS))
+    monkeypatch.setattr(forwards, "_FORWARDS", dict(forwards._FORWARDS))
 
 
 def test_a_registered_forward_lets_heads_go_that_the_own_one_holds(tmp_path):

@@ -11,7 +11,7 @@ from mipp.errors import InputError
 from mipp.records import AxisKey
 from mipp.surgery.apply import cuts_by_tensor, mask_model, slice_model, take
 from mipp.surgery.optimizer import remap_optimizer
-from mipp.surgery.plan import kept_indices
+from mipp.surgery.record import kept_indices
 
 from .hand_built import CASES
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from mipp.errors import FileError, InputError
 from mipp.records import Cost, GroupSummary, Refusal
 from mipp.surgery.apply import apply_plan, slice_model, state_shapes
-from mipp.surgery.plan import (
+from mipp.surgery.record import (
     AxisKeep,
     PlanRecord,
     axis_keeps,

@@ -15,7 +15,7 @@ from mipp.graph import cost, trace
 from mipp.surgery import files
 from mipp.surgery.apply import mask_model, named_tensors, slice_model
 from mipp.surgery.check import probe, same_outputs
-from mipp.surgery.plan import kept_indices
+from mipp.surgery.record import kept_indices
 from tests.graph.random_models import random_model
 from tests.graph.slicing import random_keep
 

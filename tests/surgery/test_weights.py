@@ -6,7 +6,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from mipp.errors import FileError
-from mipp.surgery.weights import read_weights
+from mipp.surgery.weight_files import read_weights
 
 
 @pytest.fixture

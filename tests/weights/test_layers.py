@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 import mipp
-from mipp.capture import read_batches
+from mipp.statistics import read_batches
 from mipp.weights import cells_first, find_layers, without_protected
 from tests.weights.nets import Mixed, Tied, images, mlp
 

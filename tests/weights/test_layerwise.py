@@ -4,8 +4,8 @@ import pytest
 import torch
 
 import mipp
-from mipp.information.rows import Pattern
 from mipp.weights import SparseGPT, Wanda
+from mipp.weights.regression import Pattern
 
 
 def problem(m=5, d=24, seed=0):

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import mipp
-from mipp import capture, weights
+from mipp import statistics, weights
 
 LENGTHS = torch.tensor((3, 7, 5, 6, 7, 4, 2, 7) * 8)
 
@@ -38,9 +38,11 @@ def texts(fill):
 
 
 def seen(batches):
-    model, read = Reader().eval(), [capture.read_batch(batch) for batch in batches]
+    model, read = Reader().eval(), [statistics.read_batch(batch) for batch in batches]
     layers, _ = weights.find_layers(model, read[0])
-    return weights.measure(model, layers, read, loss="gaussian", config=capture.CaptureConfig())[0]
+    return weights.measure(model, layers, read, loss="gaussian", config=statistics.CaptureConfig())[
+        0
+    ]
 
 
 def test_padding_is_not_measured():
@@ -99,11 +101,11 @@ def test_a_grouped_layer_that_a_batch_passes_by_is_measured_on_the_others():
 
 def test_a_layer_that_no_batch_reaches_is_an_error():
     x = torch.randn(300, 4, generator=torch.Generator().manual_seed(2))
-    layers, _ = weights.find_layers(Gated().eval(), capture.read_batch(x))
-    unreached = [capture.read_batch(-x.abs())]
+    layers, _ = weights.find_layers(Gated().eval(), statistics.read_batch(x))
+    unreached = [statistics.read_batch(-x.abs())]
     with pytest.raises(
         mipp.CalibrationError, match="No token of the calibration batches reaches expert"
     ):
         weights.measure(
-            Gated().eval(), layers, unreached, loss=None, config=capture.CaptureConfig()
+            Gated().eval(), layers, unreached, loss=None, config=statistics.CaptureConfig()
         )

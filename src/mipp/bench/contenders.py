@@ -8,7 +8,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from mipp import methods
 from mipp.errors import InputError
-from mipp.pipeline.options import Options, read_options
+from mipp.planning.options import Options, read_options
 
 OWN = (
     "allocation", "estimator", "noise", "target", "order", "passes", "rounds", "min_units",

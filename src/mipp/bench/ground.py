@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
-from mipp import data, methods, pipeline, retrain
+from mipp import data, methods, planning, retrain
 from mipp.bench import contenders, parents
 from mipp.bench.images import balanced_accuracy, test_images, train_images
 from mipp.errors import InputError
@@ -50,7 +50,7 @@ class Ground:
         return parents.parent(self.item, self.device).model
 
     @cached_property
-    def calibration(self) -> list[data.batches.Batch]:
+    def calibration(self) -> list[data.image_batches.Batch]:
         """The images that a method may look at, in equal numbers of every class."""
         assert self.item.calibration is not None
         images = train_images(self.item)
@@ -73,7 +73,7 @@ class Ground:
         self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - started
         return found
 
-    def plan(self, **more: Any) -> "pipeline.Plan[nn.Module]":
+    def plan(self, **more: Any) -> "planning.Plan[nn.Module]":
         """The plan of the item's method for its budget; ``more``: options of `mipp.plan`."""
         item = self.item
         assert item.method is not None
@@ -86,11 +86,11 @@ class Ground:
             given["training"] = methods.Training(batches, recipe)
         if contenders.WIDTHS in item.method.options:
             mine = {"seed": item.seed, **more}
-            given["widths"] = pipeline.plan(self.model, self.calibration, item.budget, **mine)
+            given["widths"] = planning.plan(self.model, self.calibration, item.budget, **mine)
         else:
             given["budget"] = item.budget
         model, calibration = self.model, self.calibration
-        return self.timed("plan", lambda: pipeline.plan(model, calibration, **given))
+        return self.timed("plan", lambda: planning.plan(model, calibration, **given))
 
     def retraining_recipe(self) -> retrain.Recipe:
         """The recipe of the net with the epochs and the rate of retraining."""
@@ -118,7 +118,7 @@ class Ground:
         return Result(seconds=Seconds(total=0.0, **seconds), **found)
 
 
-def sizes(plan: "pipeline.Plan[nn.Module]") -> dict[str, Any]:
+def sizes(plan: "planning.Plan[nn.Module]") -> dict[str, Any]:
     """What is left, in all and by group, as parts of a result."""
     before, after = _costs(plan.before), _costs(plan.after)
     left = {n: getattr(after, n) / getattr(before, n) for n in ("macs", "params", "units")}
@@ -131,7 +131,7 @@ def sizes(plan: "pipeline.Plan[nn.Module]") -> dict[str, Any]:
     }
 
 
-def own_training(plan: "pipeline.Plan[nn.Module]") -> OwnTraining | None:
+def own_training(plan: "planning.Plan[nn.Module]") -> OwnTraining | None:
     """What the method has trained by itself."""
     training = plan.record.options.get("training", {})
     cost = training.get("cost") if isinstance(training, dict) else None
@@ -140,7 +140,7 @@ def own_training(plan: "pipeline.Plan[nn.Module]") -> OwnTraining | None:
 
 def finished(
     ground: Ground,
-    plan: "pipeline.Plan[nn.Module] | None" = None,
+    plan: "planning.Plan[nn.Module] | None" = None,
     *,
     balanced: bool = False,
 ) -> Result:

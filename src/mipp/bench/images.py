@@ -11,7 +11,7 @@ from mipp import data
 from mipp.bench.suite import FOLDER
 from mipp.data import Dataset, deform
 from mipp.data.dataset import balanced_indices
-from mipp.data.files import data_root
+from mipp.data.downloads import data_root
 from mipp.data.folder import load_folder
 from mipp.measurements import Item
 

@@ -8,8 +8,8 @@ import mipp
 from mipp.cli import bench
 from mipp.cli.demo import demo
 from mipp.cli.evaluate import evaluate
-from mipp.cli.export import export
-from mipp.cli.guard import EXIT_CODES
+from mipp.cli.exit_codes import EXIT_CODES
+from mipp.cli.export_command import export
 from mipp.cli.inspect import inspect
 from mipp.cli.methods import methods
 from mipp.cli.prune import prune

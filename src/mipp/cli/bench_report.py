@@ -8,9 +8,9 @@ import typer
 
 from mipp import bench, measurements, report
 from mipp.cli import arguments as arg
-from mipp.cli.guard import readable_errors
+from mipp.cli.exit_codes import readable_errors
 from mipp.cli.output import Output, open_output
-from mipp.cli.targets import check_target
+from mipp.cli.output_files import check_target
 from mipp.errors import FileError
 
 

@@ -17,13 +17,13 @@ from torch import nn
 from mipp import retrain, selection, surgery
 from mipp.cli import arguments as arg
 from mipp.cli.datasets import find_source
-from mipp.cli.guard import FAILED, readable_errors
-from mipp.cli.networks import find_network
-from mipp.cli.opening import Wanted, open_model
-from mipp.cli.outcome import Outcome
+from mipp.cli.exit_codes import FAILED, readable_errors
+from mipp.cli.model_loading import Wanted, open_model
+from mipp.cli.model_names import find_network
 from mipp.cli.output import Output, open_output
+from mipp.cli.output_files import check_folder, write_text
 from mipp.cli.pruning import Task, fine_tuning, run
-from mipp.cli.targets import check_folder, write_text
+from mipp.cli.results import Outcome
 from mipp.errors import FileError
 
 MODEL, DATA = "digits_cnn", "digits"

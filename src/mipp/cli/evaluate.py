@@ -4,11 +4,11 @@ import torch
 
 from mipp import retrain
 from mipp.cli import arguments as arg
-from mipp.cli import measure, tables
+from mipp.cli import model_cost, text_tables
 from mipp.cli.datasets import find_source
-from mipp.cli.guard import readable_errors
-from mipp.cli.networks import find_network
-from mipp.cli.opening import Wanted, check_fit, check_weights, open_model
+from mipp.cli.exit_codes import readable_errors
+from mipp.cli.model_loading import Wanted, check_fit, check_weights, open_model
+from mipp.cli.model_names import find_network
 from mipp.cli.output import open_output
 
 
@@ -39,14 +39,18 @@ def evaluate(
         check_fit(network, opened, source)
         with output.busy("evaluating"):
             found = retrain.evaluate(network.classifier(opened), source.test())
-            cost = measure.cost_of(opened, source.test())
-        (latency,) = measure.latency_ms([opened], source.test())
+            cost = model_cost.cost_of(opened, source.test())
+        (latency,) = model_cost.latency_ms([opened], source.test())
         params = sum(parameter.numel() for parameter in opened.parameters())
         output.say(f"accuracy    {100 * found.accuracy:.2f} % of {found.n_samples} examples")
         output.say(f"loss        {found.loss:.4f} nats")
-        macs = "not known: the model cannot be traced" if cost is None else tables.exact(cost.macs)
+        macs = (
+            "not known: the model cannot be traced"
+            if cost is None
+            else text_tables.exact(cost.macs)
+        )
         output.say(f"MACs        {macs}")
-        output.say(f"parameters  {tables.exact(params)}")
+        output.say(f"parameters  {text_tables.exact(params)}")
         output.say(f"latency     {latency:.3f} ms for one example on the CPU")
         output.result(
             {

@@ -5,14 +5,14 @@ from typing import Any
 
 import torch
 
-from mipp import graph, pipeline
+from mipp import graph, planning
 from mipp.cli import arguments as arg
-from mipp.cli import tables
+from mipp.cli import text_tables
 from mipp.cli.datasets import find_source
-from mipp.cli.examples import examples
-from mipp.cli.guard import readable_errors
-from mipp.cli.networks import find_network
-from mipp.cli.opening import Wanted, check_weights, open_model
+from mipp.cli.example_inputs import examples
+from mipp.cli.exit_codes import readable_errors
+from mipp.cli.model_loading import Wanted, check_weights, open_model
+from mipp.cli.model_names import find_network
 from mipp.cli.output import open_output
 from mipp.records import ChannelGraph, Cost
 
@@ -44,18 +44,19 @@ def inspect(
         batches = examples(network, source, shape, seed)
         with output.busy("tracing"):
             opened = open_model(network, wanted, source)
-            few = pipeline.calibration(opened, batches, 4)
-            traced = pipeline.usable_graph(opened, few, head_dims=head_dims, residual=residual)
+            few = planning.calibration(opened, batches, 4)
+            traced = planning.usable_graph(opened, few, head_dims=head_dims, residual=residual)
         costs = [graph.group_cost(traced, None, group.index) for group in traced.groups]
         full = graph.cost(traced)
-        output.show(tables.groups_of(traced, costs))
+        output.show(text_tables.groups_of(traced, costs))
         if traced.refused:
-            output.show(tables.refusals(traced.refused))
+            output.show(text_tables.refusals(traced.refused))
         for op in traced.uncounted:
             output.say(f"not counted in MACs: {op}")
         output.say(
-            f"{model}: {tables.exact(full.macs)} MACs, {tables.exact(full.params)} parameters, "
-            f"{tables.exact(full.units)} units in {len(traced.groups)} groups"
+            f"{model}: {text_tables.exact(full.macs)} MACs, "
+            f"{text_tables.exact(full.params)} parameters, "
+            f"{text_tables.exact(full.units)} units in {len(traced.groups)} groups"
         )
         output.result(_described(traced, costs, full) | {"model": model, "seed": seed})
 
@@ -65,7 +66,7 @@ def _described(traced: ChannelGraph, costs: Sequence[Cost], full: Cost) -> dict[
         {
             "name": group.name,
             "units": group.n_units,
-            "producers": tables.producers(group),
+            "producers": text_tables.producers(group),
             "consumers": [traced.consumers[index].name for index in group.consumers],
             "exact": group.index not in traced.inexact,
             "macs": cost.macs,

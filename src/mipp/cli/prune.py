@@ -8,24 +8,24 @@ import torch
 import typer
 from torch import nn
 
-from mipp import information, methods, pipeline, retrain, selection, surgery
+from mipp import information, methods, planning, retrain, selection, surgery
 from mipp.cli import arguments as arg
 from mipp.cli.datasets import Source, find_source
-from mipp.cli.guard import readable_errors
-from mipp.cli.imported import find
-from mipp.cli.networks import Network, find_network
-from mipp.cli.opening import Wanted, check_fit, check_weights, open_model
-from mipp.cli.outcome import Outcome
+from mipp.cli.exit_codes import readable_errors
+from mipp.cli.model_loading import Wanted, check_fit, check_weights, open_model
+from mipp.cli.model_names import Network, find_network
 from mipp.cli.output import Output, open_output, versions
+from mipp.cli.output_files import check_target, write_text
 from mipp.cli.pruning import FINE_TUNING, Task, fine_tuning, run
-from mipp.cli.targets import check_target, write_text
+from mipp.cli.results import Outcome
+from mipp.cli.user_imports import find
 from mipp.cli.weighing import WeightOutcome, WeightTask, check_unused, run_weights
 from mipp.errors import InputError
-from mipp.pipeline.picking import read_outputs
+from mipp.planning.model_outputs import read_outputs
 from mipp.report import check_plotly
 
 _PLANNING, _RETRAINING, _OUTPUT = "What goes", "Retraining", "Output"
-_DEFAULTS = pipeline.Options()
+_DEFAULTS = planning.Options()
 _TRAINING = [row.name for row in methods.facts() if row.needs == "training"]
 
 
@@ -68,7 +68,7 @@ def prune(
         typer.Option(
             rich_help_panel=_PLANNING, show_default=_DEFAULTS.method,
             help=f"How units are ranked: {', '.join(methods.names())}; `mipp methods` says what "
-            f"each one is. Single weights: {', '.join(pipeline.weight_methods())}.",
+            f"each one is. Single weights: {', '.join(planning.weight_methods())}.",
         ),
     ] = None,
     preset: Annotated[
@@ -273,7 +273,7 @@ def prune(
         )  # fmt: skip
         read_outputs(options.get("outputs"))
         if preset is not None:
-            options = pipeline.presets.change(pipeline.presets.paper(), options)
+            options = planning.presets.change(planning.presets.paper(), options)
         network = replace(find_network(model), outputs=options.get("outputs"))
         train_by = _training(options, network, train_epochs)
         retrain_by = None

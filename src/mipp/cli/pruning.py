@@ -8,13 +8,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from mipp import methods, pipeline, retrain, selection
-from mipp.cli import measure
+from mipp import methods, planning, retrain, selection
+from mipp.cli import model_cost
 from mipp.cli.datasets import Source
-from mipp.cli.networks import Network
-from mipp.cli.outcome import Outcome
+from mipp.cli.model_names import Network
 from mipp.cli.output import Output
-from mipp.pipeline.options import read_options
+from mipp.cli.results import Outcome
+from mipp.planning.options import read_options
 from mipp.retrain import Recipe
 
 FINE_TUNING = 5
@@ -37,7 +37,7 @@ class Task:
 
     def __post_init__(self) -> None:
         """Options that do not fit are told now, before data are read."""
-        pipeline.wanted_budget(self.budget, read_options(**self.with_training(())))
+        planning.wanted_budget(self.budget, read_options(**self.with_training(())))
 
     def with_training(self, batches: Iterable[Any]) -> dict[str, Any]:
         """The options, with these batches where the method trains on them."""
@@ -62,7 +62,7 @@ def run(
         else source.train(task.train.batch_size, task.seed, task.train.augment)
     )  # fmt: skip
     with output.stages() as progress:
-        plan = pipeline.plan(
+        plan = planning.plan(
             model, batches, task.budget, progress=progress, seed=task.seed, **options
         )
     start = time.perf_counter()
@@ -80,7 +80,7 @@ def run(
         )
         retrained = accuracy(small)
     # no spinner, which would run in a thread of its own beside what is measured
-    first, second = measure.latency_ms([model, small], source.test())
+    first, second = model_cost.latency_ms([model, small], source.test())
     outcome = Outcome(
         plan=plan,
         accuracy=(before, after),

@@ -11,11 +11,11 @@ import typer
 from mipp import retrain, surgery
 from mipp.cli import arguments as arg
 from mipp.cli.datasets import find_source
-from mipp.cli.guard import readable_errors
-from mipp.cli.networks import find_network
-from mipp.cli.opening import Wanted, check_fit, check_weights, open_model
+from mipp.cli.exit_codes import readable_errors
+from mipp.cli.model_loading import Wanted, check_fit, check_weights, open_model
+from mipp.cli.model_names import find_network
 from mipp.cli.output import open_output
-from mipp.cli.targets import check_target
+from mipp.cli.output_files import check_target
 
 _PANEL = "Training"
 

@@ -10,13 +10,13 @@ from typing import Any
 from rich.table import Table
 from torch import nn
 
-from mipp import pipeline, report, retrain, selection
-from mipp.cli import tables
+from mipp import planning, report, retrain, selection
+from mipp.cli import text_tables
 from mipp.cli.datasets import Source
-from mipp.cli.networks import Network
+from mipp.cli.model_names import Network
 from mipp.cli.output import Output
 from mipp.errors import InputError
-from mipp.pipeline.weight_options import WeightOptions, read_weight_options, weight_budget
+from mipp.planning.weight_options import WeightOptions, read_weight_options, weight_budget
 from mipp.retrain import Recipe
 
 
@@ -41,9 +41,9 @@ class WeightTask:
 
 @dataclass(frozen=True, eq=False)
 class WeightOutcome:
-    """A model with zeros in numbers, before and after; see `mipp.cli.outcome.Outcome`."""
+    """A model with zeros in numbers, before and after; see `mipp.cli.results.Outcome`."""
 
-    plan: pipeline.WeightPlan[Any]
+    plan: planning.WeightPlan[Any]
     accuracy: tuple[float, float]
     retrained: float | None
     apply_seconds: float
@@ -65,16 +65,16 @@ class WeightOutcome:
         if plan.collapsed:
             output.say(f"nothing is left of {', '.join(plan.collapsed)}")
         if plan.refused:
-            table = tables.new_table("not pruned", weights="right", why="left")
+            table = text_tables.new_table("not pruned", weights="right", why="left")
             for refusal in plan.refused:
-                table.add_row(refusal.name, tables.exact(refusal.n_units), refusal.reason)
+                table.add_row(refusal.name, text_tables.exact(refusal.n_units), refusal.reason)
             output.show(table)
         for note in plan.record.notes():
             output.say(note)
         full, pruned = (f"{100 * value:.2f} %" for value in self.accuracy)
         rows = [
-            (what, tables.exact(before), tables.exact(after),
-             tables.percent(tables.share(before, after)))
+            (what, text_tables.exact(before), text_tables.exact(after),
+             text_tables.percent(text_tables.share(before, after)))
             for what, before, after in (
                 ("weights that are not zero", plan.before.weights, plan.after.weights),
                 ("parameters without zeros", plan.before.params, plan.after.params),
@@ -84,7 +84,7 @@ class WeightOutcome:
         if self.retrained is not None:
             retrained = f"{100 * self.retrained:.2f} %"
             rows.append(("accuracy, retrained", "", retrained, self._points(self.retrained)))
-        output.show(tables.totals(rows))
+        output.show(text_tables.totals(rows))
 
     def content(self) -> dict[str, Any]:
         """The object that ``--json`` prints."""
@@ -104,7 +104,7 @@ class WeightOutcome:
                 {
                     "name": row.name,
                     "weights": _pair(row.weights_before, row.weights_after),
-                    "information": tables.share(row.nats_before, row.nats_after),
+                    "information": text_tables.share(row.nats_before, row.nats_after),
                     "empty_rows": row.empty_rows,
                 }
                 for row in plan.summary
@@ -142,7 +142,7 @@ def run_weights(
     before = accuracy(model)
     batches = source.calibration(task.read().samples, task.seed)
     with output.stages() as progress:
-        plan = pipeline.plan(
+        plan = planning.plan(
             model, batches, task.budget, granularity=task.granularity,  # type: ignore[call-overload]
             progress=progress, seed=task.seed, **task.options,
         )  # fmt: skip
@@ -164,16 +164,20 @@ def run_weights(
     return pruned, WeightOutcome(plan, (before, after), retrained, seconds, task.seed)
 
 
-def _layers(plan: pipeline.WeightPlan[Any]) -> Table:
+def _layers(plan: planning.WeightPlan[Any]) -> Table:
     measured = any(row.nats_before == row.nats_before for row in plan.summary)
     nats = {"information": "right"} if measured else {}
-    table = tables.new_table("layer", weights="right", left="right", **nats, empty="right")
+    table = text_tables.new_table("layer", weights="right", left="right", **nats, empty="right")
     for row in plan.summary:
-        kept = [tables.percent(tables.share(row.nats_before, row.nats_after))] if measured else []
+        kept = (
+            [text_tables.percent(text_tables.share(row.nats_before, row.nats_after))]
+            if measured
+            else []
+        )
         table.add_row(
             row.name,
-            f"{tables.short(row.weights_before)} → {tables.short(row.weights_after)}",
-            tables.percent(tables.share(row.weights_before, row.weights_after)),
+            f"{text_tables.short(row.weights_before)} → {text_tables.short(row.weights_after)}",
+            text_tables.percent(text_tables.share(row.weights_before, row.weights_after)),
             *kept,
             str(row.empty_rows),
         )

@@ -8,21 +8,21 @@ import torch
 from torch import Tensor, nn
 
 from mipp import information, selection
-from mipp.capture import Loss
 from mipp.checks import checked
 from mipp.errors import InputError
-from mipp.features.reading import as_examples, targets
-from mipp.features.record import FeatureSelection
-from mipp.features.rule import (
+from mipp.features.feature_selection import FeatureSelection
+from mipp.features.model_input import as_examples, targets
+from mipp.features.shape import units_of
+from mipp.features.stopping import (
     CRITERION,
     NEARLY_ALL,
     eliminate,
     read_order,
     read_rule,
 )
-from mipp.features.shape import units_of
-from mipp.guards import gradients_enabled
 from mipp.records import IntArray
+from mipp.statistics import Loss
+from mipp.tracing.guards import gradients_enabled
 
 
 @checked

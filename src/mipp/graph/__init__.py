@@ -6,15 +6,15 @@ from typing import Any
 from torch import nn
 
 from mipp.errors import InputError
-from mipp.forms import pruned_forward
 from mipp.graph.cost import CostModel, cost, group_cost
-from mipp.graph.export import export, unwrap
-from mipp.graph.groups import build, solve, whole_in_vain
+from mipp.graph.exported import export, unwrap
+from mipp.graph.groups import build, solve, unprunable_whole_groups
 from mipp.graph.propagate import propagate
 from mipp.graph.refuse import without
 from mipp.graph.routed import routed_layers, with_positions
 from mipp.graph.spelled import counts_units
 from mipp.records import AxisKey, ChannelGraph
+from mipp.tracing.forwards import pruned_forward
 
 __all__ = [
     "CostModel",
@@ -74,7 +74,7 @@ def trace(
     while True:
         flow = propagate(exported, evenly, head_dims=head_dims, residual=residual)
         solution = solve(flow, exported.shapes)
-        in_vain = whole_in_vain(flow, solution)
+        in_vain = unprunable_whole_groups(flow, solution)
         if not in_vain:
             return build(flow, solution, exported.shapes, exported.first_names)
         evenly |= in_vain

@@ -8,7 +8,7 @@ from fractions import Fraction
 import numpy as np
 
 from mipp.errors import InputError
-from mipp.graph.latency import LatencySum
+from mipp.graph.latency_table import LatencySum
 from mipp.records import KEPT, AxisKey, BoolArray, ChannelGraph, Cost, Keep, LatencyTable
 
 _Number = int | Fraction

@@ -15,8 +15,8 @@ from torch.fx import GraphModule
 from torch.fx.node import map_arg
 from torch.utils.flop_counter import FlopCounterMode
 
-from mipp.graph.export import module_path
-from mipp.graph.rules import Call
+from mipp.graph.exported import module_path
+from mipp.graph.rules.rule import Call
 
 Shape = Sequence[int]
 

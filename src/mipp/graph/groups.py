@@ -8,9 +8,9 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from mipp.errors import GraphError
-from mipp.graph.flow import Flow, LayerCall
+from mipp.graph.findings import Flow, LayerCall
 from mipp.graph.labels import Classes, Solution
-from mipp.graph.measures import Measures
+from mipp.graph.size_axes import Measures
 from mipp.graph.sizes import contradictions, size_attributes
 from mipp.records import (
     KEPT,
@@ -70,7 +70,7 @@ def module_name(weight: str) -> str:
 # ---- units
 
 
-def whole_in_vain(flow: Flow, solution: Solution) -> frozenset[AxisKey]:
+def unprunable_whole_groups(flow: Flow, solution: Solution) -> frozenset[AxisKey]:
     """Weights of grouped convolutions whose groups were taken for units, and all of them stay."""
     kept = (key for key in flow.whole if (solution.group_of[flow.atoms[key]] == KEPT).all())
     return frozenset(kept)

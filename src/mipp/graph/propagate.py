@@ -11,30 +11,14 @@ from torch.export.graph_signature import InputKind, OutputKind
 from torch.fx import Graph, GraphModule, Node
 from torch.fx.node import map_arg
 
-from mipp.graph import (
-    rules_conv,
-    rules_cut,
-    rules_index,
-    rules_layers,
-    rules_matmul,
-    rules_pointwise,
-    rules_recurrent,
-    rules_shape,
-)
-from mipp.graph.export import Exported
+from mipp.graph.exported import Exported
+from mipp.graph.findings import Flow
 from mipp.graph.fixed_cost import count_fixed, list_uncounted
-from mipp.graph.flow import Flow
 from mipp.graph.labels import Value
 from mipp.graph.rules import Call, Made, Rule, find_rule, schema
 from mipp.graph.sizes import tie_in_heads
 from mipp.graph.unknown import DependsOnValues
 from mipp.records import AxisKey
-
-RULE_MODULES = (
-    rules_pointwise, rules_shape, rules_cut, rules_index, rules_layers, rules_conv, rules_matmul,
-    rules_recurrent,
-)  # fmt: skip
-"""Modules whose import registers the rules."""
 
 
 def propagate(
@@ -46,9 +30,9 @@ def propagate(
 ) -> Flow:
     """All ties, producers, layers and costs of an exported model.
 
-    ``evenly``: grouped convolutions whose groups cannot be units, see `mipp.graph.rules_conv`.
-    ``head_dims``: the units of attention are the features inside heads. ``residual``: what norms
-    go across may be removed.
+    ``evenly``: grouped convolutions whose groups cannot be units, see
+    `mipp.graph.rules.convolutions`. ``head_dims``: the units of attention are the features inside
+    heads. ``residual``: what norms go across may be removed.
     """
     idle = _drop_idle(exported.program)
     flow = Flow(

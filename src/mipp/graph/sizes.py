@@ -2,9 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 
-from mipp.graph.flow import Extent, Flow, SizeUse
+from mipp.graph.findings import Extent, Flow, SizeUse
 from mipp.graph.labels import Solution
-from mipp.graph.measures import Measures, Mixture, mixture
+from mipp.graph.size_axes import Measures, Mixture, mixture
 from mipp.graph.spelled import Attribute
 from mipp.records import KEPT, Axis, AxisKey, IntArray, SizeAttribute
 

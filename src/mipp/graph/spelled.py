@@ -15,13 +15,13 @@ from torch import nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from mipp.attention import attention_forward, written_out
-from mipp.forms import has_form, take_form
-from mipp.guards import duplicate
-from mipp.held import change_all, last_name
+from mipp.tracing.attention import attention_forward, written_out
+from mipp.tracing.forwards import has_form, take_form
+from mipp.tracing.guards import duplicate
+from mipp.tracing.size_attributes import change_all, last_name
 
 Attribute = tuple[str, str]
-"""Path of a module, and the place of an integer that it holds (see `mipp.held`)."""
+"""Path of a module, and the place of an integer that it holds (see `tracing.size_attributes`)."""
 
 KEY = "mipp_sizes"
 """Name of the annotation of a node that says which noted call it is from."""
@@ -159,7 +159,7 @@ def _integers(items: Sequence[Any]) -> Iterator[int]:
 def remembering(model: nn.Module) -> nn.Module:
     """A copy of a model, with the same tensors, whose integers are `Spelled`.
 
-    Modules for which a forward for pruned ones is registered run that, see `mipp.forms`.
+    Modules for which a forward for pruned ones is registered run that, see `mipp.tracing.forwards`.
     """
     tensors = {id(t): t for t in [*model.parameters(), *model.buffers()]}
     twin = duplicate(model, tensors)

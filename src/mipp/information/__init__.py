@@ -10,13 +10,13 @@ from mipp.information.estimator import (
     RowShape,
     View,
 )
-from mipp.information.gaussian import Gaussian, GaussianScorer
-from mipp.information.masked import Masked
-from mipp.information.mlp import Mlp
-from mipp.information.observed import observations
-from mipp.information.registry import get, names, read
+from mipp.information.gaussian.observed import observations
+from mipp.information.gaussian.scorer import Gaussian, GaussianScorer
+from mipp.information.gaussian.whitening import fisher_whitening, in_units_of_noise
+from mipp.information.learned.masked import Masked
+from mipp.information.learned.mlp import Mlp
+from mipp.information.named_estimators import get, names, read
 from mipp.information.view import consumer_view
-from mipp.information.whitening import fisher_whitening, in_units_of_noise
 
 __all__ = [
     "ConsumerView",

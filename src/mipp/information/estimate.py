@@ -5,8 +5,8 @@ from typing import Any
 
 from mipp.checks import checked
 from mipp.information.estimator import Estimator
-from mipp.information.observed import observations
-from mipp.information.registry import read
+from mipp.information.gaussian.observed import observations
+from mipp.information.named_estimators import read
 
 
 @checked

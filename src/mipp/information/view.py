@@ -8,7 +8,7 @@ from torch import Tensor
 from mipp.covariance import Covariance, submatrix
 from mipp.information.estimator import ConsumerView
 from mipp.records import AxisKey, ChannelGraph, Consumer, Group, IntArray, Keep
-from mipp.taps import weight_matrix
+from mipp.tracing.calls import weight_matrix
 
 
 def consumer_view(

@@ -8,14 +8,11 @@ from dataclasses import dataclass
 
 from mipp.errors import InputError
 from mipp.methods import scratch
-from mipp.methods.aggregate import Aggregation, aggregate
 from mipp.methods.bnscale import BNScale
-from mipp.methods.chance import Random
 from mipp.methods.chip import CHIP
 from mipp.methods.dhspg import DHSPG
 from mipp.methods.flap import FLAP
 from mipp.methods.fpgm import FPGM
-from mipp.methods.gradients import prunable_weights
 from mipp.methods.grasp import GraSP, IterGraSP
 from mipp.methods.hrank import HRank
 from mipp.methods.imp import IMP
@@ -34,18 +31,21 @@ from mipp.methods.method import (
     TrainingMethod,
     WeightMethod,
 )
-from mipp.methods.normalise import Normalisation
 from mipp.methods.obs import OBS
 from mipp.methods.oto import OTO
 from mipp.methods.prospr import ProsPr
-from mipp.methods.rounds import ask, curves, in_rounds, trained
+from mipp.methods.random import Random
+from mipp.methods.shared.aggregate import Aggregation, aggregate
+from mipp.methods.shared.gradients import prunable_weights
+from mipp.methods.shared.iterative import ask, curves, in_rounds, trained
+from mipp.methods.shared.normalise import Normalisation
+from mipp.methods.shared.unstructured import Choose, ScoresWeights, weight_masks
 from mipp.methods.snip import SNIP, IterSNIP
 from mipp.methods.sosp import SOSP
 from mipp.methods.static import LeaveOneOut, Solo
 from mipp.methods.synflow import SynFlow
 from mipp.methods.taylor import Taylor
 from mipp.methods.thinet import ThiNet
-from mipp.methods.unstructured import Choose, ScoresWeights, weight_masks
 
 _ALL: dict[str, type[Method]] = {
     method.name: method

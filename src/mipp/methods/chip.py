@@ -11,9 +11,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from mipp.methods.maps import Maps, watch_maps
 from mipp.methods.method import Question, Scores, ScoringMethod
-from mipp.methods.samples import drawn
+from mipp.methods.shared.maps import Maps, watch_maps
+from mipp.methods.shared.samples import drawn
 from mipp.records import Group
 
 _ENTRIES = 2**23

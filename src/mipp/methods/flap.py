@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from mipp import surgery
-from mipp.methods.inputs import Reader, measured, readers
 from mipp.methods.method import Question, Scores, ScoringMethod
-from mipp.methods.normalise import Normalisation, normalised
-from mipp.methods.samples import drawn
+from mipp.methods.shared.input_moments import Reader, measured, readers
+from mipp.methods.shared.normalise import Normalisation, normalised
+from mipp.methods.shared.samples import drawn
 
 
 @dataclass(frozen=True, kw_only=True)

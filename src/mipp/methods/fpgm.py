@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mipp.methods.aggregate import unit_axes
 from mipp.methods.method import Question, Scores, ScoringMethod
+from mipp.methods.shared.aggregate import unit_axes
 from mipp.records import Group
 
 

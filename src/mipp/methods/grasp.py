@@ -9,16 +9,16 @@ from typing import Literal
 
 from torch import Tensor
 
-from mipp.capture import Batch
-from mipp.methods.gradients import (
+from mipp.methods.method import Question, WeightMethod
+from mipp.methods.shared.gradients import (
     Norms,
     gradient,
     hessian_product,
     layer_weights,
     set_norms,
 )
-from mipp.methods.method import Question, WeightMethod
-from mipp.methods.samples import drawn
+from mipp.methods.shared.samples import drawn
+from mipp.statistics import Batch
 
 
 @dataclass(frozen=True, kw_only=True)

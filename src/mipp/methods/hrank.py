@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mipp.methods.maps import Maps, watch_maps
 from mipp.methods.method import Question, Scores, ScoringMethod
-from mipp.methods.samples import drawn
+from mipp.methods.shared.maps import Maps, watch_maps
+from mipp.methods.shared.samples import drawn
 from mipp.records import Group
 
 

@@ -12,12 +12,12 @@ from torch import nn
 
 from mipp import retrain, surgery
 from mipp.errors import InputError
-from mipp.guards import duplicate
-from mipp.methods.aggregate import Aggregation
 from mipp.methods.magnitude import L1
 from mipp.methods.method import Question, Scores, Spend, Trained, Training, TrainingMethod
-from mipp.methods.normalise import Normalisation
-from mipp.methods.training import Trainer, n_batches
+from mipp.methods.shared.aggregate import Aggregation
+from mipp.methods.shared.normalise import Normalisation
+from mipp.methods.shared.training import Trainer, n_batches
+from mipp.tracing.guards import duplicate
 
 SLOWER = 5
 """Fine-tuning starts from weights that are good: its peak rate is the recipe's over this."""

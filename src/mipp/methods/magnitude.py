@@ -4,9 +4,9 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from mipp.methods.aggregate import Aggregation
 from mipp.methods.method import Question, Scores, WeightMethod
-from mipp.methods.normalise import Normalisation, normalised
+from mipp.methods.shared.aggregate import Aggregation
+from mipp.methods.shared.normalise import Normalisation, normalised
 
 
 @dataclass(frozen=True, kw_only=True)

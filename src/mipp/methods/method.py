@@ -7,12 +7,12 @@ from typing import Any, ClassVar, Literal, get_args, get_origin, get_type_hints
 
 from torch import Tensor, nn
 
-from mipp.capture import Batch, Loss
 from mipp.checks import check_fields
 from mipp.errors import InputError
-from mipp.methods.aggregate import Aggregation, aggregate
+from mipp.methods.shared.aggregate import Aggregation, aggregate
 from mipp.records import ChannelGraph, FloatArray, Keep
 from mipp.retrain import Recipe
+from mipp.statistics import Batch, Loss
 from mipp.surgery import Refit
 
 Needs = Literal["nothing", "data", "labels", "training"]
@@ -38,7 +38,7 @@ class Question:
     ``model``: a copy of the caller's, the method's own to change, in evaluation mode, in float32 at
     least, with gradients enabled; removed units are zeros in it, as `mipp.Plan.mask` makes them.
     ``graph``: of the full-size model, whose names and shapes the copy has. ``batches``: as the
-    caller gave them; use `mipp.methods.samples.drawn` to take some. ``keep``: the units that are
+    caller gave them; use `shared.samples.drawn` to take some. ``keep``: the units that are
     left (groups that are absent are whole). ``live``: parameter name -> boolean mask, that can be
     broadcast to it, of the entries that are not held at zero; parameters that are absent are whole.
     ``round`` counts from 1 to ``rounds``.
@@ -161,7 +161,7 @@ class ScoringMethod(Method):
 class WeightMethod(ScoringMethod):
     """A method that scores single weights; a unit's score is made of those that make it.
 
-    ``aggregation``: see `mipp.methods.aggregate`. ``own``: also count the bias, norm parameters and
+    ``aggregation``: see `shared.aggregate`. ``own``: also count the bias, norm parameters and
     depthwise filter of a unit, not only its incoming weights.
     """
 

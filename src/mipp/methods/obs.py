@@ -13,9 +13,9 @@ from torch import Tensor
 
 from mipp import surgery
 from mipp.errors import CalibrationError
-from mipp.methods.inputs import measured, readers
 from mipp.methods.method import Question, Scores, ScoringMethod
-from mipp.methods.samples import drawn
+from mipp.methods.shared.input_moments import measured, readers
+from mipp.methods.shared.samples import drawn
 from mipp.records import FloatArray, IntArray
 
 

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from mipp.errors import InputError
 from mipp.methods.method import Question, Spend, Trained, Training, TrainingMethod
-from mipp.methods.training import Trainer, n_batches
-from mipp.methods.zero_groups import ZeroGroups
+from mipp.methods.shared.training import Trainer, n_batches
+from mipp.methods.shared.zero_groups import ZeroGroups
 
 GUARD = 1e-8
 """Added where the authors divide by norms."""

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 from torch.func import functional_call
 
-from mipp.capture import Batch
-from mipp.methods.gradients import Norms, only_live, set_norms, task_loss
 from mipp.methods.method import Question, WeightMethod
-from mipp.methods.samples import drawn
+from mipp.methods.shared.gradients import Norms, only_live, set_norms, task_loss
+from mipp.methods.shared.samples import drawn
+from mipp.statistics import Batch
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,10 +14,10 @@ from torch import nn
 
 from mipp import graph, selection
 from mipp.errors import InputError
-from mipp.guards import duplicate
-from mipp.methods.rounds import curves
+from mipp.methods.shared.iterative import curves
 from mipp.records import BoolArray, ChannelGraph, Cost
 from mipp.retrain import Recipe
+from mipp.tracing.guards import duplicate
 
 Module = TypeVar("Module", bound=nn.Module)
 

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from mipp.methods.gradients import Norms, gradient, set_norms
 from mipp.methods.method import Question, WeightMethod
-from mipp.methods.samples import drawn
+from mipp.methods.shared.gradients import Norms, gradient, set_norms
+from mipp.methods.shared.samples import drawn
 
 
 @dataclass(frozen=True, kw_only=True)

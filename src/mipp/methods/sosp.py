@@ -9,16 +9,16 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from mipp.methods.aggregate import Aggregation, aggregate, unit_entries
-from mipp.methods.gradients import (
+from mipp.methods.method import Question, Scores, WeightMethod
+from mipp.methods.shared.aggregate import Aggregation, aggregate, unit_entries
+from mipp.methods.shared.gradients import (
     Norms,
     gradient,
     hessian_product,
     prunable_weights,
     set_norms,
 )
-from mipp.methods.method import Question, Scores, WeightMethod
-from mipp.methods.samples import drawn
+from mipp.methods.shared.samples import drawn
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 
 from mipp import information
-from mipp.capture import capture
 from mipp.methods.method import Question, Scores, ScoringMethod
 from mipp.records import FloatArray, Scorer
+from mipp.statistics import capture
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,8 +15,8 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
-from mipp.capture import floating_outputs
 from mipp.methods.method import Question, WeightMethod
+from mipp.statistics import floating_outputs
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mipp.capture import Batch
-from mipp.methods.aggregate import aggregate
-from mipp.methods.gradients import task_loss
 from mipp.methods.method import Question, Scores, ScoringMethod
+from mipp.methods.shared.aggregate import aggregate
+from mipp.methods.shared.gradients import task_loss
 from mipp.records import FloatArray
+from mipp.statistics import Batch
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,13 +12,13 @@ import torch
 from torch import Tensor
 
 from mipp import surgery
-from mipp.capture import Batch
 from mipp.errors import CalibrationError
-from mipp.methods.inputs import own_columns
 from mipp.methods.method import Question, Scores, ScoringMethod
-from mipp.methods.samples import drawn
+from mipp.methods.shared.input_moments import own_columns
+from mipp.methods.shared.samples import drawn
 from mipp.records import BoolArray, FloatArray, IntArray
-from mipp.taps import Call, Taps, input_rows, measuring, n_positions, weight_matrix
+from mipp.statistics import Batch
+from mipp.tracing.calls import Call, Taps, input_rows, measuring, n_positions, weight_matrix
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,7 +3,7 @@
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from mipp.models.layers import scaled
+from mipp.models.blocks import scaled
 
 
 class LeNet5(nn.Module):

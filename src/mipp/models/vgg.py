@@ -6,7 +6,7 @@ from types import MappingProxyType
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from mipp.models.layers import init_he, scaled
+from mipp.models.blocks import init_he, scaled
 
 STAGES: Mapping[int, Sequence[Sequence[int]]] = MappingProxyType(
     {

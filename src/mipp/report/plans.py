@@ -13,7 +13,7 @@ from mipp.report.page import Facts, Page, Section
 from mipp.report.styles import SYMBOLS, Style, plain_style
 from mipp.report.summaries import Summary
 from mipp.report.tables import Cell, Row, Table, count, short
-from mipp.surgery.plan import PlanRecord
+from mipp.surgery.record import PlanRecord
 
 ALL = "all groups"
 STEEP = 50

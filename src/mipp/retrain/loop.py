@@ -15,12 +15,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor, nn
 
 from mipp.errors import InputError, TrainingError
-from mipp.guards import gradients_enabled
 from mipp.retrain.checkpoint import load_checkpoint, save_checkpoint
 from mipp.retrain.history import EpochRecord, Evaluation, History
 from mipp.retrain.recipes import Recipe
 from mipp.retrain.state import channels_last as laid_out
 from mipp.retrain.state import generators_kept, modes_kept, seed_generators
+from mipp.tracing.guards import gradients_enabled
 
 Step = Callable[[torch.optim.SGD], None]
 """One step of training: gradients and learning rate are set, and it calls ``optimizer.step()``."""

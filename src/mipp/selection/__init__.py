@@ -1,9 +1,9 @@
 """Which units go: elimination, stop rules, budgets. Knows scores and costs, not where from."""
 
-from mipp.selection.bounds import Budget, Limits, parse_budget
-from mipp.selection.budget import Allocation, spend
+from mipp.selection.budget import Budget, Limits, parse_budget
+from mipp.selection.eliminate import Order, eliminate, eliminate_until, removable, untouched
+from mipp.selection.spend_units import Allocation, spend
 from mipp.selection.stop import Confidence, Share, Stop, surely_positive
-from mipp.selection.terc import Order, eliminate, eliminate_until, removable, untouched
 
 __all__ = [
     "Allocation",

@@ -11,14 +11,14 @@ from mipp.surgery.apply import (
     zero_placeholders,
     zeroed_axes,
 )
+from mipp.surgery.attention_scale import with_attention_scale
 from mipp.surgery.check import failure, probe, same_outputs
 from mipp.surgery.files import load, save
-from mipp.surgery.folding import folded
 from mipp.surgery.norms import NormStatistics
 from mipp.surgery.norms import follow as follow_norm
 from mipp.surgery.optimizer import remap_optimizer
 from mipp.surgery.outputs import compare
-from mipp.surgery.plan import (
+from mipp.surgery.record import (
     PlanRecord,
     attribute_keeps,
     axis_keeps,
@@ -30,15 +30,11 @@ from mipp.surgery.plan import (
 )
 from mipp.surgery.refit import Refit, once_for_all, refit
 from mipp.surgery.ridge import FEWEST
-from mipp.surgery.scores import settled
 from mipp.surgery.unread import unsure_sizes, with_unread_sizes
-from mipp.surgery.unstacking import Expert, Experts, restacked, unstacked
-from mipp.surgery.weights import read_weights
+from mipp.surgery.weight_files import read_weights
 
 __all__ = [
     "FEWEST",
-    "Expert",
-    "Experts",
     "NormStatistics",
     "PlanRecord",
     "Refit",
@@ -48,7 +44,6 @@ __all__ = [
     "compare",
     "failure",
     "fingerprint",
-    "folded",
     "follow_norm",
     "installed_version",
     "kept_indices",
@@ -61,16 +56,14 @@ __all__ = [
     "recorded_sizes",
     "refit",
     "remap_optimizer",
-    "restacked",
     "same_outputs",
     "save",
     "scale_keeps",
-    "settled",
     "slice_graph",
     "slice_model",
     "state_shapes",
-    "unstacked",
     "unsure_sizes",
+    "with_attention_scale",
     "with_placeholders",
     "with_unread_sizes",
     "zero_placeholders",

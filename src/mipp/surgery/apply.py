@@ -11,16 +11,12 @@ from jaxtyping import Shaped
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from mipp.attention import PrunedAttention
 from mipp.checks import check_module
 from mipp.errors import InputError, SurgeryError
-from mipp.forms import has_form, take_form
-from mipp.guards import duplicate
-from mipp.held import integers, put
 from mipp.records import AxisKey, ChannelGraph, IntArray, Keep
 from mipp.surgery.attributes import ZERO_IS_SAFE, fit_attributes
 from mipp.surgery.narrow_norms import drop_narrow_norms, narrow_norms
-from mipp.surgery.plan import (
+from mipp.surgery.record import (
     AttributeKeep,
     AxisKeep,
     PlanRecord,
@@ -31,6 +27,10 @@ from mipp.surgery.plan import (
     scale_keeps,
     with_placeholders,
 )
+from mipp.tracing.attention import PrunedAttention
+from mipp.tracing.forwards import has_form, take_form
+from mipp.tracing.guards import duplicate
+from mipp.tracing.size_attributes import integers, put
 
 NO_ALIASES: Mapping[str, str] = MappingProxyType({})
 RECORD = "_mipp_keep"

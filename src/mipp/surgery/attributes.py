@@ -3,9 +3,9 @@
 import numpy as np
 from torch import nn
 
-from mipp.attention import PrunedAttention
 from mipp.errors import SurgeryError
 from mipp.records import IntArray
+from mipp.tracing.attention import PrunedAttention
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 TRANSPOSED_CONVOLUTIONS = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)

@@ -14,11 +14,11 @@ import torch
 from torch import Tensor, nn
 
 from mipp.errors import InputError, SurgeryError
-from mipp.guards import as_it_was
 from mipp.records import BoolArray, ChannelGraph, Keep
 from mipp.surgery.apply import mask_model, named_tensors, slice_graph, vary_constants
 from mipp.surgery.outputs import Comparison, batches_like, compare, map_tensors, tensors_in
-from mipp.surgery.plan import kept_indices
+from mipp.surgery.record import kept_indices
+from mipp.tracing.guards import as_it_was
 
 NO_KWARGS: Mapping[str, Any] = MappingProxyType({})
 _NOT_THE_USERS = (str(Path(torch.__file__).parent), str(Path(__file__).parent), "<")
@@ -196,7 +196,7 @@ def _conflict(
 
 @contextmanager
 def restored(*models: nn.Module) -> Iterator[Callable[[], None]]:
-    """`mipp.guards.as_it_was`, which gives what rewinds the random generators."""
+    """`mipp.tracing.guards.as_it_was`, which gives what rewinds the random generators."""
     devices = {t.device for model in models for t in named_tensors(model).values()}
     gpus = [device for device in devices if device.type == "cuda"]
     state = torch.get_rng_state(), [torch.cuda.get_rng_state(gpu) for gpu in gpus]

@@ -24,7 +24,6 @@ from torch import Tensor, nn
 
 from mipp.checks import checked
 from mipp.errors import FileError, InputError, SurgeryError
-from mipp.guards import gradients_enabled
 from mipp.surgery.apply import (
     check_sizes,
     recorded_axes,
@@ -35,7 +34,7 @@ from mipp.surgery.apply import (
     write_record,
 )
 from mipp.surgery.packing import pack, unpack
-from mipp.surgery.plan import (
+from mipp.surgery.record import (
     AttributeKeep,
     AxisKeep,
     fingerprint,
@@ -43,7 +42,8 @@ from mipp.surgery.plan import (
     installed_version,
     kept_of,
 )
-from mipp.surgery.weights import read_safetensors
+from mipp.surgery.weight_files import read_safetensors
+from mipp.tracing.guards import gradients_enabled
 
 FORMAT = 1
 """Version of what is written under ``mipp``."""

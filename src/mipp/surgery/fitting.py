@@ -7,7 +7,7 @@ from torch import Tensor
 from mipp.errors import SurgeryError
 from mipp.records import Consumer
 from mipp.surgery.ridge import FEWEST, Regression, Ridge, chosen_strength
-from mipp.taps import Call, weight_matrix
+from mipp.tracing.calls import Call, weight_matrix
 
 
 class LeastSquares:

@@ -15,13 +15,13 @@ from torch import Tensor, nn
 from mipp.errors import FileError, InputError
 from mipp.records import BoolArray, Refusal, Trail
 from mipp.surgery.apply import named_tensors, slice_model, state_shapes
-from mipp.surgery.plan import (
+from mipp.surgery.plan_text import few_rows_lines
+from mipp.surgery.record import (
     check_digest,
     digest_of,
     fingerprint,
     first_problem,
 )
-from mipp.surgery.plan_text import few_rows_lines
 
 FORMAT = 1
 """Version of the JSON form of a plan of single weights."""

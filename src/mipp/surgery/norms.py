@@ -7,7 +7,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from mipp.covariance import varies
-from mipp.taps import NormCall
+from mipp.tracing.calls import NormCall
 
 
 @dataclass(eq=False)

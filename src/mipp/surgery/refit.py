@@ -21,14 +21,14 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from mipp.allocation import enough_memory
 from mipp.checks import check_fields
 from mipp.errors import InputError, SurgeryError
+from mipp.out_of_memory import enough_memory
 from mipp.records import KEPT, AxisKey, ChannelGraph, Consumer, IntArray
 from mipp.surgery.fitting import LeastSquares
 from mipp.surgery.norms import NormStatistics, follow
-from mipp.surgery.plan import scale_keeps
-from mipp.taps import (
+from mipp.surgery.record import scale_keeps
+from mipp.tracing.calls import (
     Call,
     NormCall,
     Taps,

@@ -17,12 +17,12 @@ import numpy as np
 import torch
 from torch import nn
 
-from mipp.guards import Unannounced, as_it_was, duplicate
 from mipp.records import KEPT, Axis, AxisKey, ChannelGraph, IntArray, SizeAttribute
 from mipp.surgery.apply import slice_graph
 from mipp.surgery.check import trial_keep
 from mipp.surgery.outputs import compare, map_tensors, tensors_in
-from mipp.surgery.plan import kept_indices
+from mipp.surgery.record import kept_indices
+from mipp.tracing.guards import Unannounced, as_it_was, duplicate
 
 Units = tuple[tuple[int, int], ...]
 """Group and unit of each index along an axis, sorted."""

@@ -1,15 +1,15 @@
 """Pruning inside layers: which weights there are, what each row tells, and what is left of it.
 
 The pieces of `mipp.plan(granularity="weight")` and its patterns; the mathematics is in
-`mipp.information.rows`, and derived in docs/weights.md.
+`mipp.weights.regression`, and derived in docs/weights.md.
 """
 
-from mipp.weights.curves import RowCurves, cells_first, chosen, curves_of, precision, rows_of
+from mipp.selection.spend_weights import Choice, Spread, spend
 from mipp.weights.layers import Layer, find_layers, without_protected
 from mipp.weights.layerwise import LAYERWISE, Layerwise, SparseGPT, Wanda, best
 from mipp.weights.measure import Seen, measure, n_bytes
+from mipp.weights.row_curves import RowCurves, cells_first, chosen, curves_of, precision, rows_of
 from mipp.weights.sequence import Stop, in_order
-from mipp.weights.spread import Choice, Spread, spend
 from mipp.weights.update import update
 
 __all__ = [

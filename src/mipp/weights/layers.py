@@ -18,10 +18,10 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
-from mipp.capture import Batch
 from mipp.errors import GraphError, InputError
 from mipp.records import Kind, Refusal
-from mipp.taps import LINEAR, Call, NormCall, Taps, measuring, n_positions
+from mipp.statistics import Batch
+from mipp.tracing.calls import LINEAR, Call, NormCall, Taps, measuring, n_positions
 
 EXAMPLES = 16
 """So many are looked at, one by one, for layers whose positions depend on values."""

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from mipp.checks import check_fields
 from mipp.errors import InputError
-from mipp.information.rows import Pattern
-from mipp.weights.spread import Spread
+from mipp.selection.spend_weights import Spread
+from mipp.weights.regression import Pattern
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """One pass over the batches: second moments of what each weight takes in, and how finely it counts.
 
-As `mipp.capture.capture` does for the consumers of groups, but for every weight, grouped
+As `mipp.statistics.collect` does for the consumers of groups, but for every weight, grouped
 convolutions block by block, all calls of a weight together, and of the Fisher information only the
 diagonal, which is all that single rows can use.
 """
@@ -13,12 +13,12 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from mipp import processes
-from mipp.capture import Batch, CaptureConfig, Loss, blaming
-from mipp.capture.loss import pass_back, settle
-from mipp.capture.moments import Moments
 from mipp.covariance import dense, varies
 from mipp.errors import CalibrationError
-from mipp.taps import (
+from mipp.statistics import Batch, CaptureConfig, Loss, blaming
+from mipp.statistics.loss import pass_back, settle
+from mipp.statistics.moments import Moments
+from mipp.tracing.calls import (
     Call,
     Taps,
     counted,
@@ -71,7 +71,7 @@ def measure(
 ) -> tuple[dict[str, Seen], str]:
     """Measures the layers by name; and says in words which loss was used.
 
-    ``loss``: as for `mipp.capture.capture`, None for no Fisher information and no backward pass.
+    ``loss``: as for `mipp.statistics.collect`, None for no Fisher information and no backward pass.
     Under ``torch.distributed`` each process gives its own batches, and the sums are merged. What is
     raised in one process is raised in all. Padding does not count, as for units.
 
@@ -277,7 +277,7 @@ def picked(
 ) -> Int[Tensor, " rows"]:
     """Positions of a call that are looked at, rising; the numbers seed the draw.
 
-    ``mask``: of the tokens that are no padding, see `mipp.taps.token_mask`.
+    ``mask``: of the tokens that are no padding, see `mipp.tracing.calls.token_mask`.
     """
     real = counted(call, output, mask)
     total = n_positions(call, output) if real is None else len(real)

@@ -13,9 +13,9 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from mipp import processes
-from mipp.capture import Batch, CaptureConfig, blaming, joinable, joined
+from mipp.statistics import Batch, CaptureConfig, blaming, joinable, joined
 from mipp.surgery import NormStatistics, follow_norm, once_for_all
-from mipp.taps import (
+from mipp.tracing.calls import (
     Call,
     NormCall,
     Taps,

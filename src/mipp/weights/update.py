@@ -11,13 +11,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from mipp.allocation import enough_memory
-from mipp.capture import Batch, CaptureConfig
 from mipp.covariance import varies
 from mipp.errors import SurgeryError
-from mipp.information.rows import Rows, best_weights
+from mipp.out_of_memory import enough_memory
+from mipp.statistics import Batch, CaptureConfig
 from mipp.surgery import FEWEST, Refit
 from mipp.weights.layers import Layer
+from mipp.weights.regression import Rows, best_weights
 from mipp.weights.sequence import Stop, in_order
 
 

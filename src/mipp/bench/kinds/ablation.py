@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 
-from mipp import data, pipeline
+from mipp import data, planning
 from mipp.bench.ground import Ground, finished
 from mipp.bench.images import test_images
 from mipp.bench.kinds.kind import Kind
@@ -18,7 +18,7 @@ def perform(ground: Ground) -> Result:
     found = finished(ground, plan)
     images = test_images(ground.item)
     judged = data.calibration(images, min(JUDGED_ON, len(images)), 256, ground.item.seed)
-    kept = pipeline.information_kept(ground.model, judged, plan, seed=ground.item.seed)
+    kept = planning.information_kept(ground.model, judged, plan, seed=ground.item.seed)
     before: dict[str, float] = defaultdict(float)
     after: dict[str, float] = defaultdict(float)
     for row in kept:

@@ -2,7 +2,7 @@
 
 import torch
 
-from mipp import pipeline
+from mipp import planning
 from mipp.bench import alone, memory
 from mipp.bench.ground import Ground, own_training, sizes
 from mipp.bench.kinds.kind import Kind
@@ -19,7 +19,7 @@ def measured(item: Item, device: str) -> Result:
     """The plan, with the memory that the process gets beyond what net and images take."""
     ground = Ground(item, torch.device(device))
     # net, images and all code that is loaded on first use are there before anything is measured
-    pipeline.plan(ground.model, ground.calibration, "units=90%", method="random")
+    planning.plan(ground.model, ground.calibration, "units=90%", method="random")
     with memory.peak(ground.device) as beyond:
         plan = ground.plan()
     return ground.measured(**sizes(plan), peak_memory=beyond(), own_training=own_training(plan))

@@ -1,0 +1,131 @@
+"""``mipp export``: an ONNX file of a model with its weights, pruned or not, and what it gains."""
+
+import tempfile
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+from torch import nn
+
+from mipp import export as exporting
+from mipp import statistics
+from mipp.cli import arguments as arg
+from mipp.cli import model_cost, text_tables
+from mipp.cli.datasets import find_source
+from mipp.cli.example_inputs import examples
+from mipp.cli.exit_codes import readable_errors
+from mipp.cli.model_loading import Wanted, check_weights, open_model
+from mipp.cli.model_names import find_network
+from mipp.cli.output import open_output
+from mipp.cli.output_files import check_target
+from mipp.surgery import state_shapes
+from mipp.tracing.guards import duplicate
+
+
+def export(
+    model: arg.ModelName,
+    onnx: Annotated[
+        Path,
+        typer.Option(
+            "--onnx", metavar="FILE", rich_help_panel="Output", help="Where the ONNX file goes."
+        ),
+    ],
+    width: arg.Width = None,
+    classes: arg.Classes = None,
+    weights: arg.Weights = None,
+    data: arg.ShapeData = None,
+    data_root: arg.DataRoot = None,
+    shape: arg.InputShape = None,
+    fixed_batch: Annotated[
+        bool,
+        typer.Option(
+            "--fixed-batch", rich_help_panel="Output",
+            help="Only for the number of examples in a batch of the data (4 with --input), where a "
+            "model takes no other.",
+        ),
+    ] = False,
+    dynamic_length: Annotated[
+        bool,
+        typer.Option(
+            "--dynamic-length", rich_help_panel="Output",
+            help="For any length, too: the second dimension of inputs such as tokens and masks.",
+        ),
+    ] = False,
+    force: arg.Force = False,
+    seed: arg.Seed = 0,
+    json: arg.Json = False,
+    debug: arg.Debug = False,
+) -> None:  # fmt: skip
+    """Write an ONNX file, once onnxruntime gives the same numbers, and time it beside PyTorch.
+
+    Weights of a pruned model are read into the full-size model that --model names, which is then
+    timed too. Needs the extra: pip install 'torch-mipp[onnx]'.
+    """
+    with readable_errors(debug) as guard:
+        output = open_output(json)
+        torch.manual_seed(seed)
+        network = find_network(model)
+        check_weights(weights)
+        check_target(onnx, "--onnx", suffix=".onnx", source=weights, force=force)
+        source = None if data is None else find_source(data, data_root)
+        guard.arguments_read()
+        batches = examples(network, source, shape, seed)
+        full = open_model(network, Wanted(width, classes, None, "cpu", seed), source)
+        opened = full
+        if weights is not None:
+            opened = open_model(network, Wanted(width, classes, weights, "cpu", seed), source)
+        batch = statistics.read_batches(batches, 4)[0]
+        with output.busy("exporting"):
+            made = exporting.export_onnx(
+                opened, batch, onnx, dynamic_batch=not fixed_batch, dynamic_length=dynamic_length
+            )
+        pruned = state_shapes(full) != state_shapes(opened)
+        rows = {"model": opened} | ({"unpruned": full} if pruned else {})
+        times = _times(rows, batch, onnx, fixed_batch)
+        sizes = " and ".join(map(str, made.batch_sizes))
+        output.say(f"{made.path}: {text_tables.exact(made.size)} bytes")
+        output.say(f"inputs      {', '.join(made.inputs)}")
+        output.say(f"outputs     {', '.join(made.outputs)}")
+        output.say(
+            f"difference  {made.difference:.2g} of the largest output at most, onnxruntime against "
+            f"PyTorch, at batch size {sizes}"
+        )
+        output.show(text_tables.latencies(times, torch.get_num_threads()))
+        if weights is None and not network.trained:
+            output.say("No --weights were given: this model has random weights.")
+        output.result(
+            {
+                "onnx": str(made.path),
+                "bytes": made.size,
+                "inputs": list(made.inputs),
+                "outputs": list(made.outputs),
+                "batch_sizes": list(made.batch_sizes),
+                "difference": made.difference,
+                "latency_ms": times,
+                "threads": torch.get_num_threads(),
+                "seed": seed,
+            }
+        )
+
+
+def _times(
+    models: dict[str, nn.Module], batch: statistics.Batch, path: Path, fixed: bool
+) -> dict[str, dict[str, float]]:
+    """Milliseconds of each model in PyTorch and in onnxruntime; all take turns."""
+    example = batch if fixed else batch.part(0, 1)
+    tensors = example.tensors()
+    with tempfile.TemporaryDirectory(prefix="mipp-export-") as folder:
+        works = []
+        for name, model in models.items():
+            file = path
+            if name != "model":
+                file = Path(folder) / f"{name}.onnx"
+                exporting.export_onnx(duplicate(model), batch, file, dynamic_batch=not fixed)
+            works.append(exporting.OnnxSession(file).work(*tensors))
+        found: list[Any] = model_cost.latency_ms(list(models.values()), [example], works)
+    count = len(models)
+    return {
+        name: {"pytorch": found[n], "onnxruntime": found[count + n]}
+        for n, name in enumerate(models)
+    }

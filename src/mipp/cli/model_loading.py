@@ -1,0 +1,125 @@
+"""From names on the command line to a model with its weights, found to fit its data."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import nn
+
+from mipp import models, retrain, surgery
+from mipp.cli.datasets import Source
+from mipp.cli.model_names import Network
+from mipp.cli.user_imports import said
+from mipp.errors import FileError, InputError, MippError
+from mipp.surgery.files import KEY
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What the command line says of the model, beside its name."""
+
+    width: float | None
+    classes: int | None
+    weights: Path | None
+    device: str
+    seed: int
+
+
+def open_model(network: Network, wanted: Wanted, source: Source | None) -> nn.Module:
+    """The model in eval mode, with its weights, where it shall run.
+
+    Without ``wanted.classes`` it gets as many outputs as the data have classes.
+
+    Raises:
+        FileError: weights that cannot be read or are of another model.
+        InputError: a model that cannot be built, or a device that is not there.
+    """
+    classes = wanted.classes
+    if classes is None and source is not None:
+        classes = source.classes
+    channels = None if source is None else source.channels
+    model = network.build(width=wanted.width, classes=classes, channels=channels, seed=wanted.seed)
+    if wanted.weights is not None:
+        model = with_weights(model, wanted.weights)
+    try:
+        return model.to(wanted.device).eval()
+    except (RuntimeError, AssertionError) as error:  # torch has both for devices that are not there
+        raise InputError(f"--device {wanted.device} cannot be used: {said(error)}.") from error
+
+
+def with_weights(model: nn.Module, path: Path) -> nn.Module:
+    """The model with the weights of a file; a smaller one, if the file is of a pruned model.
+
+    Raises:
+        FileError: a file that cannot be read or is of another model.
+    """
+    if _saved_by_mipp(path):
+        return surgery.load(model, path)
+    weights = surgery.read_weights(path)
+    mine = model.state_dict()
+    missing, unknown = sorted(mine.keys() - weights.keys()), sorted(weights.keys() - mine.keys())
+    shapes = [
+        f"{name} is {tuple(weights[name].shape)} in the file and {tuple(tensor.shape)} in the model"
+        for name, tensor in mine.items()
+        if name in weights and weights[name].shape != tensor.shape
+    ]
+    found = {"it lacks": missing, "it has besides": unknown, "shapes differ:": shapes}
+    problems = [f"{what} {_some(names)}" for what, names in found.items() if names]
+    if problems:
+        raise FileError(
+            f"--weights {path} is of another model than {type(model).__name__}: "
+            f"{'; '.join(problems)}. Give the model, --width, "
+            "--classes and --data that it was trained with."
+        )
+    model.load_state_dict(weights)
+    return model
+
+
+def check_weights(path: Path | None) -> None:
+    """Raise `FileError` now if there is no such file."""
+    if path is not None and not path.is_file():
+        raise FileError(f"--weights {path}: there is no such file. Check the path.")
+
+
+def check_fit(network: Network, model: nn.Module, source: Source) -> None:
+    """Run the model once on the first test batch.
+
+    Raises:
+        InputError: it does not take such examples, or does not give logits for such labels.
+    """
+    first: Any = next(iter(source.test()), None)
+    if first is None:
+        raise InputError(f"--data {source.name} has no test batches; expected at least one.")
+    try:
+        retrain.evaluate(network.classifier(model), [first])
+    except MippError:
+        raise
+    except Exception as error:
+        shape = tuple(first[0].shape[1:]) if isinstance(first[0], torch.Tensor) else "its shape"
+        usual = ""
+        if network.name in models.names():
+            spec = models.spec(network.name)
+            usual = (
+                f" {network.name} is made for {spec.data}, {spec.input_shape}: --data {spec.data}."
+            )
+        raise InputError(
+            f"{network.name} does not fit the data {source.name}, whose examples are {shape}: "
+            f"{said(error)}.{usual}"
+        ) from error
+
+
+def _saved_by_mipp(path: Path) -> bool:
+    if path.suffix != ".safetensors":
+        return False
+    try:
+        with safe_open(path, framework="pt") as file:
+            return KEY in (file.metadata() or {})
+    except (OSError, SafetensorError):
+        return False  # reading it will say what is wrong
+
+
+def _some(names: list[str]) -> str:
+    shown = ", ".join(names[:4])
+    return shown if len(names) <= 4 else f"{shown} and {len(names) - 4} more"

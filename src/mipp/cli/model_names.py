@@ -1,0 +1,204 @@
+"""Models by the names that the command line takes."""
+
+import difflib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from operator import attrgetter
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from mipp import models, retrain
+from mipp.cli import user_imports
+from mipp.errors import InputError
+from mipp.planning.model_outputs import Outputs, picked
+
+IMAGENET = (3, 224, 224)
+TEXT = 32
+"""Tokens of a text that is made up to look at a model of texts."""
+WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
+OPTION = "--model"
+
+
+@dataclass(frozen=True)
+class Network:
+    """A model that can be built.
+
+    ``make(width, classes, channels)`` builds it, where None stands for the model's own.
+    ``input_shape``: of one example, where it is known. ``recipe``: how it is trained from scratch.
+    ``vocabulary``: of a model of texts, which takes ``input_ids``, that many different ones.
+    ``trained``: it comes with weights. ``outputs``: picks the logits of what it returns.
+    """
+
+    name: str
+    make: Callable[[float | None, int | None, int | None], nn.Module]
+    input_shape: tuple[int, ...] | None
+    recipe: retrain.Recipe
+    vocabulary: int | None = None
+    trained: bool = False
+    outputs: Outputs | None = None
+
+    def build(
+        self, *, width: float | None, classes: int | None, channels: int | None, seed: int
+    ) -> nn.Module:
+        """The model, in train mode; initial weights follow from the seed.
+
+        Raises:
+            InputError: what the user named fails or makes something else than a module.
+        """
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            model = user_imports.called(
+                lambda: self.make(width, classes, channels), self.name, OPTION
+            )
+        if not isinstance(model, nn.Module):
+            raise InputError(
+                f"{OPTION} {self.name} made a {type(model).__name__}; expected a torch.nn.Module."
+            )
+        return model
+
+    def classifier(self, model: nn.Module) -> nn.Module:
+        """The model as one that gives plain logits, sharing its weights."""
+        if self.outputs is not None:
+            return Logits(model, partial(picked, self.outputs))
+        return Logits(model, attrgetter("logits")) if self.name.startswith("hf:") else model
+
+
+class Logits(nn.Module):
+    """A model that gives its logits among other things, as one that gives the logits alone."""
+
+    def __init__(self, model: nn.Module, pick: Callable[[Any], Any]) -> None:
+        super().__init__()
+        self.model, self.pick = model, pick
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Logits of a batch, shape ``(n, classes)``."""
+        logits: torch.Tensor = self.pick(self.model(x))
+        return logits
+
+
+def find_network(name: str) -> Network:
+    """The network that ``--model`` names. Imports what it needs; builds nothing yet.
+
+    Raises:
+        InputError: no such network, or a package that is not installed.
+    """
+    if name in models.names():
+        return _built_in(name)
+    kind, separator, rest = name.partition(":")
+    if not separator:
+        close = difflib.get_close_matches(name, models.names(), n=1)
+        hint = f" Did you mean {close[0]!r}?" if close else ""
+        raise InputError(
+            f"{OPTION} {name} is not known; expected one of {', '.join(models.names())}, "
+            f"torchvision:NAME, timm:NAME, hf:FOLDER or package.module:factory.{hint}"
+        )
+    finders = {"torchvision": _torchvision, "timm": _timm, "hf": _hugging_face}
+    return finders.get(kind, _factory)(name, rest)
+
+
+def _built_in(name: str) -> Network:
+    spec = models.spec(name)
+
+    def make(width: float | None, classes: int | None, channels: int | None) -> nn.Module:
+        factor = 1.0 if width is None else width
+        return models.build(name, width=factor, num_classes=classes, in_channels=channels)
+
+    return Network(name, make, spec.input_shape, retrain.recipe_for(name))
+
+
+def _torchvision(name: str, rest: str) -> Network:
+    zoo = user_imports.package("torchvision", f"{OPTION} {name}").models
+    _among(name, rest, zoo.list_models())
+
+    def make(width: float | None, classes: int | None, _channels: int | None) -> Any:
+        _no_width(name, width)
+        return zoo.get_model(rest, weights=None, **_given(num_classes=classes))
+
+    return Network(name, make, IMAGENET, retrain.Recipe())
+
+
+def _timm(name: str, rest: str) -> Network:
+    timm = user_imports.package("timm", f"{OPTION} {name}")
+    _among(name, rest, timm.list_models())
+
+    def make(width: float | None, classes: int | None, channels: int | None) -> Any:
+        _no_width(name, width)
+        options = _given(num_classes=classes, in_chans=channels)
+        return timm.create_model(rest, pretrained=False, **options)
+
+    return Network(name, make, IMAGENET, retrain.Recipe())
+
+
+def _hugging_face(name: str, rest: str) -> Network:
+    """The class that the config names, else one for images; random weights where there are none."""
+    transformers = user_imports.package("transformers", f"{OPTION} {name}")
+    place = Path(rest)
+    file = place if place.suffix == ".json" else place / "config.json"
+    said = _read_config(file, name) if file.is_file() else {}
+    named = next(iter(said.get("architectures") or ()), "")
+    kind = getattr(transformers, named, transformers.AutoModelForImageClassification)
+    weights = [path for pattern in WEIGHTS for path in file.parent.glob(pattern)]
+    bare = place.suffix == ".json" or (file.is_file() and not weights)
+
+    def make(width: float | None, classes: int | None, _channels: int | None) -> Any:
+        _no_width(name, width)
+        options = _given(num_labels=classes)
+        if not bare:
+            return kind.from_pretrained(rest, **options)
+        config = transformers.AutoConfig.from_pretrained(str(file), **options)
+        return kind(config) if hasattr(transformers, named) else kind.from_config(config)
+
+    texts = getattr(kind, "main_input_name", "pixel_values") == "input_ids"
+    side = said.get("image_size", IMAGENET[1])
+    sides = tuple(side) if isinstance(side, list) else (side, side)
+    shape = (TEXT,) if texts else (said.get("num_channels", IMAGENET[0]), *sides)
+    vocabulary = said.get("vocab_size") if texts else None
+    return Network(name, make, shape, retrain.Recipe(), vocabulary, trained=not bare)
+
+
+def _read_config(file: Path, name: str) -> dict[str, Any]:
+    try:
+        read = json.loads(file.read_text())
+    except (OSError, ValueError) as error:
+        raise InputError(f"{OPTION} {name}: {file} cannot be read as JSON: {error}.") from error
+    if not isinstance(read, dict):
+        raise InputError(f"{OPTION} {name}: {file} holds a {type(read).__name__}; expected a dict.")
+    return read
+
+
+def _factory(name: str, _rest: str) -> Network:
+    found = user_imports.find(name, OPTION)
+    if not callable(found):
+        raise InputError(
+            f"{OPTION} {name} is a {type(found).__name__}; expected a function or class that "
+            "makes a torch.nn.Module without arguments, or a module."
+        )
+
+    def make(width: float | None, _classes: int | None, _channels: int | None) -> Any:
+        _no_width(name, width)
+        return found if isinstance(found, nn.Module) else found()
+
+    return Network(name, make, None, retrain.Recipe())
+
+
+def _among(name: str, wanted: str, known: list[str]) -> None:
+    if wanted not in known:
+        close = difflib.get_close_matches(wanted, known, n=5)
+        hint = f" Did you mean {' or '.join(close)}?" if close else ""
+        raise InputError(f"{OPTION} {name}: there is none of that name among {len(known)}.{hint}")
+
+
+def _no_width(name: str, width: float | None) -> None:
+    if width is not None:
+        raise InputError(
+            f"--width {width} was given with {OPTION} {name}; only built-in networks have a width."
+        )
+
+
+def _given(**options: int | None) -> dict[str, int]:
+    return {key: value for key, value in options.items() if value is not None}

@@ -1,0 +1,129 @@
+"""How far an elimination of features goes: what the caller asks for, and doing it."""
+
+from numbers import Integral, Real
+from typing import Any, get_args
+
+import numpy as np
+
+from mipp import selection
+from mipp.errors import InputError
+from mipp.features.feature_selection import FeatureSelection
+from mipp.records import FloatArray, IntArray, Scorer
+
+Rule = selection.Stop | int | None
+"""A stop rule, how many units stay, or None: a rule is chosen, and all units go in the end."""
+
+CRITERION = selection.Confidence(0.95)
+"""The paper's test, at the level of TERC's authors (two standard errors)."""
+
+NEARLY_ALL = selection.Share(0.99)
+"""Where nothing is estimated there is nothing to be sure of, and a loss of 0 is never met."""
+
+
+def read_rule(
+    n_units: int,
+    stop: selection.Stop | None,
+    confidence: float | None,
+    share: float | int | None,
+    keep: float | int | None,
+) -> Rule:
+    """The one rule that was given, of the four ways to write one; None if there was none.
+
+    Raises:
+        InputError: more than one of them, or a number out of its range.
+    """
+    given = {"stop": stop, "confidence": confidence, "share": share, "keep": keep}
+    named = [name for name, value in given.items() if value is not None]
+    if len(named) > 1:
+        raise InputError(f"{', '.join(f'{n}=' for n in named)} were given; give one of them.")
+    if confidence is not None:
+        return selection.Confidence(confidence)
+    if share is not None:
+        if not 0 < share <= 1:
+            raise InputError(
+                f"share={share}; expected the share of the information to keep, above 0 and at "
+                "most 1, such as 0.99."
+            )
+        return selection.Share(float(share))
+    return stop if keep is None else read_keep(keep, n_units)
+
+
+def read_keep(keep: Any, n_units: int, name: str = "keep") -> int:
+    """How many units stay, from a number of them or a share; ``name`` is for the error text.
+
+    Raises:
+        InputError: for less than one unit, or more than there are.
+    """
+    if isinstance(keep, Real) and not isinstance(keep, (bool, np.bool_)):
+        number = float(keep)
+        if isinstance(keep, Integral) and 1 <= number <= n_units:
+            return int(number)
+        if not isinstance(keep, Integral) and 0 < number <= 1:
+            return max(1, round(number * n_units))
+    raise InputError(
+        f"{name}={keep!r} of {n_units}; expected a whole number from 1 to {n_units}, or a share "
+        "above 0.0 and at most 1.0."
+    )
+
+
+def read_order(order: str) -> selection.Order:
+    """The order, checked."""
+    for known in get_args(selection.Order):
+        if order == known:
+            return known
+    raise InputError(f"order={order!r}; expected 'ordered' or 'greedy'.")
+
+
+def eliminate(
+    scorer: Scorer,
+    order: selection.Order,
+    rule: Rule,
+    unit: IntArray,
+    otherwise: selection.Stop = CRITERION,
+) -> FeatureSelection:
+    """Removes units as far as the rule goes; ``unit`` is put on the record.
+
+    ``greedy`` with a number of units to keep removes the least informative, over and over. In all
+    other cases a stop rule is asked first, unit by unit (``otherwise`` if none was given). What it
+    leaves goes after that, always the least informative of those left, as far as the rule wants.
+    """
+    n_units = scorer.n_units
+    total = float(scorer.total().sum())
+    steps: list[int] = []
+    lost = [0.0]
+    if order == "ordered" or not isinstance(rule, int):
+        steps, lost = _until(scorer, rule if isinstance(rule, selection.Stop) else otherwise, order)
+    tested = len(steps)
+    if not isinstance(rule, selection.Stop):
+        wanted = n_units - (rule or 0)
+        for one, nats in scorer.remove_least(max(0, wanted - tested)):
+            _note(one, nats, steps, lost)
+        steps, lost = steps[:wanted], lost[: wanted + 1]
+    gone = steps[:tested] if rule is None else steps
+    return FeatureSelection(
+        order=np.array(steps, dtype=np.int64),
+        nats_lost=np.array(lost),
+        kept=np.setdiff1d(np.arange(n_units), gone),
+        total=total,
+        unit=unit,
+    )
+
+
+def _until(
+    scorer: Scorer, stop: selection.Stop, order: selection.Order
+) -> tuple[list[int], list[float]]:
+    """Units that the stop rule lets go, and nats lost after each of them."""
+    curve = selection.eliminate_until(scorer, stop, order)
+    steps, lost = curve.order.tolist(), curve.nats_lost.tolist()
+    if len(steps) == scorer.n_units - 1:
+        # a layer has to keep one unit, features need not: the last one is tested like all others
+        (unit,) = set(range(scorer.n_units)) - set(steps)
+        if stop.may_go(scorer, unit, curve.consumer_lost[-1], curve.consumer_total):
+            _note(unit, scorer.remove(unit), steps, lost)
+    return steps, lost
+
+
+def _note(unit: int, nats: FloatArray, steps: list[int], lost: list[float]) -> None:
+    steps.append(unit)
+    # an estimate that a unit's loss is below zero is noise
+    lost.append(lost[-1] + max(0.0, float(nats.sum())))

@@ -1,0 +1,184 @@
+"""Rules of ops that take a part of a tensor, pad it or move channels into space."""
+
+from dataclasses import replace
+
+import numpy as np
+
+from mipp.graph.labels import Value
+from mipp.graph.rules.rule import Call, Made, rule
+from mipp.graph.spelled import Attribute
+
+SPELLED = "its length along the channels is a constant in the code"
+
+
+@rule("slice")
+def take_slice(call: Call) -> Value:
+    """A slice of everything passes; any other counts on the places of the channels."""
+    x = call.first
+    dim = call.dim()
+    labels = list(x.labels)
+    start, end, step = call.get("start") or 0, call.get("end"), call.get("step") or 1
+    if not (start == 0 and step == 1 and (end is None or end >= x.shape[dim])):
+        call.fix(labels[dim], SPELLED)
+        labels[dim] = None
+    return call.out(labels)
+
+
+@rule("select")
+def select(call: Call) -> Value:
+    """One index of a dimension."""
+    x = call.first
+    dim = call.dim()
+    call.fix(x.labels[dim], "it takes one channel by its place")
+    return call.out([labels for other, labels in enumerate(x.labels) if other != dim])
+
+
+@rule("split", "split_with_sizes")
+def split(call: Call) -> Made:
+    """Parts of sizes that attributes spell: parts of one attribute stay equal, as in a chunk."""
+    x, dim = call.first, call.dim()
+    name = "split_size" if call.get("split_size") is not None else "split_sizes"
+    sizes, spelled = call.integers(name), call.size_attributes(name)
+    if name == "split_size":
+        n_parts = -(-x.shape[dim] // sizes[0])
+        sizes, spelled = sizes * n_parts, spelled * n_parts
+    atoms = x.labels[dim]
+    if atoms is None or sum(sizes) != len(atoms) or None in spelled:
+        return cut_along(call)
+    parts = np.split(atoms, np.cumsum(sizes)[:-1])
+    of: dict[tuple[Attribute, ...], list[int]] = {}
+    for index, size in enumerate(spelled):
+        assert size is not None
+        of.setdefault(size.attributes, []).append(index)
+    for indices in of.values():
+        rows = call.merge(np.stack([parts[index] for index in indices], axis=1))
+        for index in indices:
+            parts[index] = rows
+            call.spells(spelled[index], rows)
+    made = [
+        call.value(tuple(meta.shape), [*x.labels[:dim], part, *x.labels[dim + 1 :]])
+        for meta, part in zip(call.node.meta["val"], parts, strict=True)
+    ]
+    return list(made)
+
+
+@rule("narrow", "index_select", "topk")
+def cut_along(call: Call) -> list[Value | None]:
+    """A part, or several, by constants: units along other dimensions pass."""
+    labels, dim = list(call.first.labels), call.dim()
+    for value in call.inputs[1:]:
+        call.fix_dims(value, range(len(value.shape)), "it is an index")
+    call.fix(labels[dim], SPELLED)
+    labels[dim] = None
+    return call.each(labels)
+
+
+@rule("unfold")
+def unfold(call: Call) -> Value:
+    """Windows along one dimension, as a new last dimension."""
+    labels, dim = list(call.first.labels), call.dim("dimension")
+    call.fix(labels[dim], SPELLED)
+    labels[dim] = None
+    return call.out([*labels, None])
+
+
+@rule("unbind")
+def unbind(call: Call) -> list[Value | None]:
+    """All indices of a dimension, each a tensor."""
+    x = call.first
+    dim = call.dim()
+    call.fix(x.labels[dim], "it takes channels by their place")
+    labels = [item for other, item in enumerate(x.labels) if other != dim]
+    return call.each(labels)
+
+
+@rule("chunk")
+def chunk(call: Call) -> list[Value | None]:
+    """Equal parts: the indices at the same place of all parts are one unit, so parts stay equal."""
+    x, n_chunks = call.first, call.integer("chunks")
+    dim = call.dim()
+    atoms, labels = x.labels[dim], list(x.labels)
+    if atoms is not None:
+        labels[dim] = None
+        if len(atoms) % n_chunks or len(atoms) == n_chunks:
+            call.fix(atoms, "the parts would change their places")
+        else:
+            labels[dim] = call.merge(atoms.reshape(n_chunks, -1).T)
+    parts = call.each(labels)
+    if x.source is None:
+        return parts
+    source = replace(x.source, part=True)
+    return [part and replace(part, source=source) for part in parts]
+
+
+@rule("glu")
+def glu(call: Call) -> Value:
+    """Like a chunk in two halves that are multiplied."""
+    x = call.first
+    dim = call.dim()
+    atoms, labels = x.labels[dim], list(x.labels)
+    if atoms is not None:
+        labels[dim] = call.merge(atoms.reshape(2, -1).T) if len(atoms) > 2 else None
+        if len(atoms) == 2:
+            call.fix(atoms, "it makes a single channel")
+    return call.out(labels)
+
+
+@rule("pad", "constant_pad_nd", "reflection_pad1d", "reflection_pad2d", "reflection_pad3d",
+      "replication_pad1d", "replication_pad2d", "replication_pad3d")  # fmt: skip
+def pad(call: Call) -> Value:
+    """Channels that constant padding inserts are fixed, the others are as before."""
+    x = call.first
+    amounts = call.integers("pad") or call.integers("padding")
+    labels = list(x.labels)
+    for pair in range(len(amounts) // 2):
+        dim = len(x.shape) - 1 - pair
+        before, after = amounts[2 * pair : 2 * pair + 2]
+        atoms = labels[dim]
+        if (before, after) == (0, 0) or atoms is None:
+            continue
+        if min(before, after) < 0 or call.get("mode") not in (None, "constant"):
+            call.fix(atoms, SPELLED)
+            labels[dim] = None
+            continue
+        inserted = call.flow.ties.fresh(before + after)
+        call.fix(
+            inserted, f"it is tied to the {before + after} channels of zeros that padding inserts"
+        )
+        labels[dim] = np.concatenate([inserted[:before], atoms, inserted[before:]])
+    return call.out(labels)
+
+
+@rule("pixel_shuffle")
+def pixel_shuffle(call: Call) -> Value:
+    """Blocks of ``r * r`` channels become one."""
+    x, factor = call.first, call.integer("upscale_factor")
+    labels = list(x.labels)
+    call.fix_dims(x, (-1, -2), "pixel_shuffle changes it")
+    labels[-1] = labels[-2] = None
+    atoms = labels[-3]
+    if atoms is not None:
+        labels[-3] = call.merge(atoms.reshape(-1, factor**2)) if len(atoms) > factor**2 else None
+        if len(atoms) == factor**2:
+            call.fix(atoms, "it makes a single channel")
+    return call.out(labels)
+
+
+@rule("pixel_unshuffle")
+def pixel_unshuffle(call: Call) -> Value:
+    """One channel becomes ``r * r``."""
+    x, factor = call.first, call.integer("downscale_factor")
+    call.fix_dims(x, (-1, -2), "pixel_unshuffle changes it")
+    atoms = x.labels[-3]
+    made = None if atoms is None else np.repeat(atoms, factor**2)
+    return call.out([*x.labels[:-3], made, None, None])
+
+
+@rule("channel_shuffle", "native_channel_shuffle")
+def channel_shuffle(call: Call) -> Value:
+    """Channel ``(g, c)`` goes to ``(c, g)``; the same ``c`` of all groups is one unit."""
+    x, groups = call.first, call.integer("groups")
+    atoms = x.labels[1]
+    if atoms is not None and len(atoms) > groups:
+        atoms = np.repeat(call.merge(atoms.reshape(groups, -1).T), groups)
+    return call.out([x.labels[0], atoms, *x.labels[2:]])

@@ -1,0 +1,1 @@
+"""Information between jointly Gaussian variables, in closed form."""

@@ -1,0 +1,199 @@
+"""One consumer's side of the Gaussian elimination: precision, regression, and their downdates."""
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from mipp.information.gaussian.standardised import FeatureSpace, cholesky
+from mipp.records import FloatArray
+
+
+class State:
+    """One consumer during the elimination: precision P, regression B, Z = inverse(C) B, unit-major.
+
+    Every unit owns ``k`` columns; units with fewer features are padded with independent features of
+    unit variance and no weight, which carry no information and change nothing. Columns of removed
+    units stay, as zeros, until they are a seventh of all: copying the matrices costs more than
+    carrying those along. Units are named by their position among those that are left.
+    """
+
+    def __init__(
+        self,
+        P: Float[Tensor, "uk uk"],
+        B: Float[Tensor, "r uk"],
+        Z: Float[Tensor, "r uk"],
+        k: int,
+        uses: float | int,
+    ) -> None:
+        self.P, self.B, self.Z, self.k, self.uses = P, B, Z, k, uses
+        self._slots = torch.arange(len(P) // k, device=P.device)
+
+    @classmethod
+    def of_all(
+        cls,
+        space: FeatureSpace,
+        weight: Float[Tensor, "r d"],
+        columns: Int[Tensor, "u k"],
+        uses: float | int,
+        dtype: torch.dtype,
+    ) -> "State":
+        """Nothing removed yet. ``columns``: of each unit, -1 where it has fewer than ``k``."""
+        precision = torch.cholesky_inverse(cholesky(space.matrix))
+        k, flat = columns.shape[1], columns.flatten()
+        pad, real = flat < 0, flat.clamp_min(0)
+        P = precision[real][:, real].to(dtype)
+        B = weight[:, real].to(dtype)
+        if bool(pad.any()):
+            P[pad] = 0
+            P[:, pad] = 0
+            P[pad, pad] = 1
+            B[:, pad] = 0
+        return cls(P, B, B.clone(), k, uses)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the matrices are."""
+        return self.P.device
+
+    def _columns(self, units: Int[Tensor, " u"]) -> Int[Tensor, " uk"]:
+        steps = torch.arange(self.k, device=self.P.device)
+        return (self._slots[units].unsqueeze(1) * self.k + steps).flatten()
+
+    def blocks(self) -> tuple[Float[Tensor, "u k k"], Float[Tensor, "u k k"]]:
+        """Diagonal blocks of P and of R = B^T inverse(C) B, of the units that are left."""
+        n, k = len(self.P) // self.k, self.k
+        p = self.P.view(n, k, n, k).diagonal(dim1=0, dim2=2).permute(2, 0, 1)
+        if k == 1:  # einsum would transpose both matrices first
+            r = torch.linalg.vecdot(self.B, self.Z, dim=0).view(n, 1, 1)
+        else:
+            r = torch.einsum(
+                "rui,ruj->uij", self.B.view(len(self.B), n, k), self.Z.view(len(self.Z), n, k)
+            )
+        return p[self._slots], r[self._slots]
+
+    def downdate(self, gone: Int[Tensor, " u"]) -> "State":
+        """Removes the units ``gone``; the state to go on with, which is this one."""
+        i = self._columns(gone)
+        p_i = self.P[i]
+        b_i, z_i = self.B[:, i], self.Z[:, i]
+        m_ii = p_i[:, i] + b_i.T @ z_i
+        t = torch.linalg.solve(p_i[:, i], p_i)
+        self.P.addmm_(p_i.T, t, alpha=-1)
+        self.B.addmm_(b_i, t, alpha=-1)
+        u = z_i.T @ self.B
+        self.Z.addmm_(z_i, t + torch.linalg.solve(m_ii, u), alpha=-1)
+        stay = torch.ones(len(self._slots), dtype=torch.bool, device=self.P.device)
+        stay[gone] = False
+        self._slots = self._slots[stay]
+        if 7 * len(self._slots) * self.k < 6 * len(self.P):
+            left = self._columns(torch.arange(len(self._slots), device=self.P.device))
+            self.P = self.P[left][:, left]
+            self.B, self.Z = self.B[:, left], self.Z[:, left]
+            self._slots = torch.arange(len(self._slots), device=self.P.device)
+        return self
+
+    def candidate(self, chosen: Int[Tensor, " u"]) -> "Candidates":
+        """P and M = P + R of the chosen units alone, in float64."""
+        c = self._columns(chosen)
+        p = self.P[c][:, c].double()
+        r = self.B[:, c].double().T @ self.Z[:, c].double()
+        return Candidates(p.cpu(), (p + (r + r.T) / 2).cpu(), self.k, self.uses)
+
+
+class Candidates:
+    """The same elimination on a few candidate units: two Schur complements, exact among them.
+
+    ``M = P + B^T inverse(C) B`` is the precision of the features given the consumer's output, so
+    that Delta_i = 1/2 (logdet M_ii - logdet P_ii).
+    """
+
+    def __init__(
+        self, p: Float[Tensor, "uk uk"], m: Float[Tensor, "uk uk"], k: int, uses: float | int
+    ) -> None:
+        self.p, self.m, self.k, self.uses = p, m, k, uses
+        self.n = len(p) // k
+
+    def nats(self) -> FloatArray:
+        """Nats lost with each candidate; NaN for those already removed."""
+        if self.k == 1:
+            ratio = self.m.diagonal() / self.p.diagonal()
+            return np.asarray(0.5 * self.uses * ratio.log().clamp_min(0))
+        shape = (self.n, self.k, self.n, self.k)
+        p = self.p.view(shape).diagonal(dim1=0, dim2=2).permute(2, 0, 1)
+        m = self.m.view(shape).diagonal(dim1=0, dim2=2).permute(2, 0, 1)
+        lost = 0.5 * self.uses * (_block_logdet(m) - _block_logdet(p))
+        return np.asarray(lost.clamp_min(0))
+
+    def remove(self, j: int) -> None:
+        """Schur complements on candidate ``j``; its own block is left as the identity."""
+        i = slice(j * self.k, (j + 1) * self.k)
+        for x in (self.p, self.m):
+            column = x[:, i].clone()
+            if self.k == 1:
+                x.addr_(column[:, 0], column[:, 0] / -column[j])
+            else:
+                x.sub_(column @ torch.linalg.solve(column[i], column.T))
+            x[i] = 0
+            x[:, i] = 0
+            x[i, i] = torch.eye(self.k, dtype=x.dtype)
+
+
+def unit_columns(unit: Int[Tensor, " d"], n_units: int) -> Int[Tensor, "u k"]:
+    """Columns of each unit, ``k`` at the most, -1 where a unit has fewer."""
+    counts = torch.bincount(unit[unit >= 0], minlength=n_units)
+    k = max(1, int(counts.max()))
+    columns = torch.full((n_units, k), -1, dtype=torch.int64, device=unit.device)
+    order = torch.argsort(unit, stable=True)
+    order = order[unit[order] >= 0]
+    owner = unit[order]
+    first = torch.cumsum(counts, 0) - counts
+    columns[owner, torch.arange(len(order), device=unit.device) - first[owner]] = order
+    return columns
+
+
+def delta(p: Float[Tensor, "u k k"], r: Float[Tensor, "u k k"]) -> Float[Tensor, " u"]:
+    """1/2 logdet(I + inverse(p) r) for each unit, exact also where r is far below p."""
+    p, r = p.double(), r.double()
+    if p.shape[-1] == 1:
+        return 0.5 * torch.log1p((r / p).flatten().clamp_min(0))
+    root, fault = torch.linalg.cholesky_ex(p)
+    if bool((fault > 0).any()):
+        root[fault > 0] = torch.linalg.cholesky_ex(_positive(p[fault > 0]))[0]
+    half = torch.linalg.solve_triangular(root, r, upper=False)
+    both = torch.linalg.solve_triangular(root, half.mT, upper=False)
+    both = (both + both.mT) / 2
+    # near 1 a determinant has no digits left of what it differs by
+    square = both @ both
+    nats = _trace(both) - _trace(square) / 2 + (square * both).sum((1, 2)) / 3
+    large = _trace(both) >= SMALL
+    if bool(large.any()):
+        eye = torch.eye(p.shape[-1], dtype=p.dtype, device=p.device)
+        nats[large] = _block_logdet(eye + both[large])
+    return 0.5 * nats.clamp_min(0)
+
+
+def _trace(blocks: Float[Tensor, "u k k"]) -> Float[Tensor, " u"]:
+    return blocks.diagonal(dim1=1, dim2=2).sum(1)
+
+
+SMALL = 1e-4
+"""Trace of a matrix A below which log det(I + A) is summed as a series: three terms are exact to
+a relative error of 1e-12."""
+
+RESOLUTION = 1e-7
+"""Share of the largest eigenvalue of a block below which float32 says nothing of the others."""
+
+
+def _positive(blocks: Float[Tensor, "u k k"]) -> Float[Tensor, "u k k"]:
+    """The blocks, with eigenvalues that rounding has made too small at what is resolved."""
+    values, vectors = torch.linalg.eigh((blocks + blocks.mT) / 2)
+    floor = (RESOLUTION * values[:, -1:]).clamp_min(torch.finfo(values.dtype).tiny)
+    return (vectors * torch.maximum(values, floor).unsqueeze(1)) @ vectors.mT
+
+
+def _block_logdet(blocks: Float[Tensor, "u k k"]) -> Float[Tensor, " u"]:
+    root, fault = torch.linalg.cholesky_ex(blocks)
+    if bool((fault > 0).any()):
+        root[fault > 0] = torch.linalg.cholesky_ex(_positive(blocks[fault > 0]))[0]
+    return 2 * root.diagonal(dim1=1, dim2=2).log().sum(1)

@@ -1,0 +1,272 @@
+"""Information between a group and its consumers, exact for jointly Gaussian variables.
+
+With the kept features ``X`` and the consumer's noisy output ``Y = W X + N``:
+
+    I(X; Y)  = 1/2 logdet Cov(X) - 1/2 logdet Cov(X | Y)
+    Delta_i  = 1/2 logdet( I + inverse(P_ii) B_i^T inverse(C) B_i )       nats lost with unit i
+
+where ``P = inverse(Cov(X))``, ``B`` is the regression of ``Y`` on what is left and ``C`` the
+covariance of ``Y`` that is left unexplained, noise included. After a removal all three follow from
+a low-rank correction (a Schur complement); nothing is estimated again. Derivation: docs/method.md.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from mipp.checks import check_fields
+from mipp.errors import InputError
+from mipp.information.estimator import Observations, Reads, RowShape, View
+from mipp.information.gaussian.crossvalidated import CrossValidated
+from mipp.information.gaussian.downdate import State, delta, unit_columns
+from mipp.information.gaussian.observed import second_moments
+from mipp.information.gaussian.row_state import RowState
+from mipp.information.gaussian.standardised import RowSpace
+from mipp.information.gaussian.whole import Whole, total
+from mipp.records import FloatArray, IntArray
+
+SINGLE_PER_UNIT = 32
+"""Features of a unit above which float32 resolves its block of the precision too badly."""
+
+
+ROW_SPACE_SHARE = 0.05
+"""Largest share of the units left that goes in one round while there are fewer rows than features.
+Within a round candidates are still re-scored after each removal."""
+
+ROW_SPACE_COLUMNS = 512
+"""Features of the units that go in such a round, at most: candidates cost the square of theirs."""
+
+
+@dataclass(frozen=True)
+class Gaussian:
+    """Closed-form information of jointly Gaussian variables. No training, no sampling.
+
+    What it estimates: the mutual information, in nats per example, between a group's activations
+    and each consumer's output seen through noise, with the activations replaced by Gaussians of the
+    same second moments. It sees every linear relation and no other: a pair of units that is
+    informative only together in a nonlinear way (XOR), or ``X ~ N(0, Y)``, scores 0; use ``masked``
+    or ``mlp`` for those. Bias: rows fewer than about four per feature overstate redundancy, so the
+    nats lost come out too small.
+
+    ``noise``: ``"fisher"`` (inverse Fisher information of the loss about ``Y``: differences that
+    the loss cannot see carry no information) or a number (that share of each output's variance).
+    ``ridge``: added to every feature's variance, as a share of it; keeps duplicated units solvable.
+    ``share_per_round``: largest share of the units left that is removed between two full
+    re-scorings; within a round the candidates are still re-scored exactly after each removal.
+    ``single_above``: features above which float32 is used instead of float64 (eight times as many
+    where units have more than 32 of them, whose blocks float32 resolves badly).
+    """
+
+    noise: float | str = "fisher"
+    ridge: float = 1e-6
+    share_per_round: float = 0.02
+    single_above: int = 1024
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        self._check_numbers()
+        if self.noise != "fisher" and (
+            isinstance(self.noise, str) or not 0 < self.noise < math.inf
+        ):
+            raise InputError(
+                f"noise={self.noise!r}; expected 'fisher' or a positive number such as 0.1, the "
+                "share of each output's variance that counts as noise."
+            )
+
+    def _check_numbers(self) -> None:
+        for name in ("ridge", "share_per_round"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise InputError(
+                    f"Gaussian({name}={getattr(self, name)}); expected a share, from 0 to "
+                    f"1, such as {getattr(Gaussian, name)}."
+                )
+
+    @property
+    def name(self) -> str:
+        """As in ``mipp.plan(estimator=...)``."""
+        return "gaussian"
+
+    @property
+    def reads(self) -> Reads:
+        """Second moments are enough; `Observations` give several estimates, too."""
+        return "moments"
+
+    @property
+    def row_shape(self) -> RowShape:
+        """A convolution is seen patch by patch."""
+        return "positions"
+
+    def scorer(self, views: Sequence[View], n_units: int, seed: int = 0) -> "GaussianScorer":
+        """A fresh elimination over ``n_units`` units."""
+        return GaussianScorer(views, n_units, self, seed)
+
+
+class GaussianScorer:
+    """A `mipp.information.estimator.Scorer` in closed form; see `Gaussian`."""
+
+    def __init__(
+        self, views: Sequence[View], n_units: int, config: Gaussian, seed: int = 0
+    ) -> None:
+        self.n_units = n_units
+        self._config = config
+        self._wholes = [self._whole(view) for view in views]
+        made = [self._state(whole) for whole in self._wholes]
+        self._states, self._totals = [state for state, _ in made], [nats for _, nats in made]
+        self._alive = np.arange(n_units)
+        self._left = np.array(self._totals)
+        self._views, self._seed = views, seed
+        self._folds: list[CrossValidated] | None = None
+
+    def _whole(self, view: View) -> Whole:
+        # the noise of observed targets is what the regression leaves over
+        noise = "fisher" if isinstance(view, Observations) else self._config.noise
+        seen = second_moments(view) if isinstance(view, Observations) else view
+        return Whole(seen, self.n_units, noise, self._config.ridge)
+
+    def _state(self, whole: Whole) -> tuple[State | RowState, float]:
+        """The elimination before anything is removed, and the nats of all units."""
+        view = whole.view
+        space, weight = whole.standardised()
+        columns = unit_columns(view.unit, self.n_units)
+        dtype = self._dtype(len(view.unit), columns.shape[1])
+        nats = total(space, weight, view.uses)
+        if isinstance(space, RowSpace):
+            return RowState(space, weight, columns, view.uses, dtype), nats
+        return State.of_all(space, weight, columns, view.uses, dtype), nats
+
+    def _dtype(self, n_features: int, per_unit: int) -> torch.dtype:
+        """float64, but for many features, in units of not too many that could repeat each other."""
+        above = self._config.single_above
+        large = n_features > (above if per_unit <= SINGLE_PER_UNIT else 8 * above)
+        return torch.float32 if large else torch.float64
+
+    def total(self) -> FloatArray:
+        """Nats that all units together transfer, per consumer, shape ``(n_consumers,)``."""
+        return np.array(self._totals)
+
+    def solo(self) -> FloatArray:
+        """Nats that each unit transfers on its own, over all consumers, shape ``(n_units,)``."""
+        out = np.zeros(self.n_units)
+        for whole in self._wholes:
+            out += whole.solo().cpu().numpy()
+        return out
+
+    def scores(self) -> FloatArray:
+        """Nats lost with each unit that is left, infinite for removed ones."""
+        out = np.full(self.n_units, np.inf)
+        if len(self._alive):
+            out[self._alive] = self._alive_scores()
+        return out
+
+    def _alive_scores(self) -> FloatArray:
+        out = np.zeros(len(self._alive))
+        for state in self._states:
+            out += delta(*state.blocks()).cpu().numpy() * state.uses
+        return out
+
+    def nats_of(self, unit: int) -> FloatArray:
+        """Nats that would be lost with this unit now, per consumer, shape ``(n_consumers,)``."""
+        return self._nats_at(self._position(unit))
+
+    def transfers(self, units: IntArray) -> FloatArray:
+        """Nats that these units transfer together, shape ``(n_consumers,)``."""
+        return np.array(
+            [w.transfers(torch.as_tensor(units, device=w.view.unit.device)) for w in self._wholes]
+        )
+
+    def estimates(self, unit: int) -> FloatArray:
+        """Nats lost with this unit as five folds of the rows see it, ``(5, n_consumers)``.
+
+        Raises:
+            InputError: when the scorer was made from second moments, which have no folds.
+        """
+        self._position(unit)
+        if self._folds is None:
+            gone = np.setdiff1d(np.arange(self.n_units), self._alive)
+            rows = [view for view in self._views if isinstance(view, Observations)]
+            if len(rows) < len(self._views):
+                raise InputError(
+                    "Several estimates need rows of observations, and this scorer was made from "
+                    "second moments. Give it Observations (mipp.information.observations), or "
+                    "stop=mipp.Share(...) in place of Confidence."
+                )
+            self._folds = [
+                CrossValidated(view, self._config.ridge, self._seed, gone, consumer)
+                for consumer, view in enumerate(rows)
+            ]
+        return np.stack([folds.estimates(unit) for folds in self._folds], 1)
+
+    def remove(self, unit: int) -> FloatArray:
+        """Removes one unit; nats lost per consumer, shape ``(n_consumers,)``."""
+        where = self._position(unit)
+        nats = self._taken(self._nats_at(where))
+        self._commit(where)
+        return nats
+
+    def _taken(self, nats: FloatArray) -> FloatArray:
+        """Takes them off what is left of each consumer's; nobody loses more than there is."""
+        taken = np.minimum(nats, self._left)
+        self._left = self._left - taken
+        return taken
+
+    def _position(self, unit: int) -> np.ndarray:
+        where = np.flatnonzero(self._alive == unit)
+        if len(where) == 0:
+            raise InputError(f"Unit {unit} is not among the {len(self._alive)} units left.")
+        return where
+
+    def _nats_at(self, where: np.ndarray) -> FloatArray:
+        return np.concatenate(
+            [s.candidate(torch.as_tensor(where, device=s.device)).nats() for s in self._states]
+        )
+
+    def remove_least(self, count: int) -> list[tuple[int, FloatArray]]:
+        """Removes ``count`` units, least information first, re-scored after each."""
+        removed: list[tuple[int, FloatArray]] = []
+        while len(removed) < count and len(self._alive):
+            room, spare = self._room()
+            n = min(room, count - len(removed))
+            scores = self._alive_scores()
+            chosen = np.sort(np.argsort(scores, kind="stable")[: max(spare * n, 8)])
+            removed += self._round(chosen, n)
+        return removed
+
+    def _room(self) -> tuple[int, int]:
+        """How many units may go in one round, and out of how many times as many candidates."""
+        few_rows = [state.k for state in self._states if isinstance(state, RowState)]
+        most = int(self._config.share_per_round * len(self._alive))
+        if not few_rows:
+            return max(1, most), 4
+        # where most features are combinations of others scores change slowly
+        within = min(int(ROW_SPACE_SHARE * len(self._alive)), ROW_SPACE_COLUMNS // max(few_rows))
+        return max(1, most, within), 2
+
+    def _round(self, chosen: np.ndarray, n: int) -> list[tuple[int, FloatArray]]:
+        """Removes the ``n`` least of the chosen, each choice made after the one before."""
+        device = self._states[0].device
+        small = [s.candidate(torch.as_tensor(chosen, device=device)) for s in self._states]
+        left = np.ones(len(chosen), dtype=bool)
+        out: list[tuple[int, FloatArray]] = []
+        for step in range(min(n, len(chosen))):
+            nats = np.stack([s.nats() for s in small])
+            summed = np.where(left, nats.sum(0), np.inf)
+            j = int(np.argmin(summed))
+            left[j] = False
+            out.append((int(self._alive[chosen[j]]), self._taken(nats[:, j])))
+            if step + 1 < n:
+                for s in small:
+                    s.remove(j)
+        self._commit(chosen[~left])
+        return out
+
+    def _commit(self, where: np.ndarray) -> None:
+        self._states = [
+            state.downdate(torch.as_tensor(where, device=state.device)) for state in self._states
+        ]
+        for folds in self._folds or ():
+            for unit in self._alive[where]:
+                folds.remove(int(unit))
+        self._alive = np.delete(self._alive, where)

@@ -1,0 +1,1 @@
+"""Information measured by small networks that learn to predict."""

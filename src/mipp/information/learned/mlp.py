@@ -1,0 +1,271 @@
+"""The estimator of the paper: networks that are trained again without each unit."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mipp.information.estimator import Observations, Reads, RowShape, View
+from mipp.information.learned.learned_scorer import (
+    FOLDS,
+    LearnedScorer,
+    check_settings,
+    draws,
+    observed,
+    parts,
+    standardised,
+)
+from mipp.information.learned.likelihood import Goal, Measure
+from mipp.information.learned.networks import Networks, Training, linear_start, train
+from mipp.records import FloatArray, IntArray
+
+_CELLS = 2**25
+"""Numbers in the largest array that solo networks are batched into (128 MiB)."""
+
+
+@dataclass(frozen=True)
+class Mlp:
+    """Networks that predict each consumer, trained again without each unit: the paper's estimator.
+
+    What it estimates: ``I(X; Y) ~ E[loss(f(nothing), Y)] - E[loss(f(X), Y)]`` in nats per example
+    (Covert, Lundberg and Lee, NeurIPS 2020), with the losses of `learned.likelihood` on
+    rows that no network was fitted to. To test a unit its features are masked, the networks are
+    trained again briefly from the weights they have, and the losses compared; when the unit is
+    removed, those weights become the current ones (Westphal, Hailes and Musolesi, arXiv
+    2411.00147). There are five networks: each has its own initialisation, tests on its own fifth of
+    the examples, stops early on a tenth and is fitted to the rest. `nats_of` is their mean,
+    `estimates` has each of them.
+
+    Bias: what a network fails to learn counts as no information, so with few rows nats come out
+    too small (a difference may be off either way). For real targets the prediction errors are
+    taken as Gaussian of one covariance; the nats are a lower bound only where the target itself is
+    Gaussian. Sees any dependence of the targets' mean, XOR included; the reference, and slow.
+
+    ``epochs``, ``estimates``: 100 at most and 5, from the paper; so are the 20 batches of 256 rows
+    of an example each, which is `mipp.Options.samples`. The paper does not say the rest, which is
+    our choice: ``batch_size``: rows in a step. ``hidden``: widths of the layers of rectified linear
+    units, beside which there is a linear path that starts from ridge regression.
+    ``learning_rate``: of Adam. ``patience``: epochs without a better loss before training ends.
+    ``retrain_epochs`` and ``retrain_patience``: the same for the brief training without a unit.
+    ``noise``: as in `mipp.Gaussian`. ``row_shape``: ``"maps"`` (an example is a row, a filter is
+    multivariate: its whole map) or ``"positions"`` (a patch is a row, a filter its kernel cells;
+    nats are multiplied by the number of positions). ``measure``: of real targets, see
+    `likelihood.Measure`. ``max_targets``: principal axes of real targets that are
+    predicted at most, those of most variance in units of the noise; nats in the others are not
+    counted.
+    """
+
+    epochs: int = 100
+    patience: int = 5
+    retrain_epochs: int = 10
+    retrain_patience: int = 2
+    batch_size: int = 256
+    hidden: tuple[int, ...] = (64, 64)
+    learning_rate: float = 1e-3
+    estimates: int = FOLDS
+    noise: float | int | str = "fisher"
+    row_shape: RowShape = "maps"
+    measure: Measure = "nats"
+    max_targets: int = 128
+
+    def __post_init__(self) -> None:
+        check_settings(self)
+
+    @property
+    def name(self) -> str:
+        """As in ``mipp.plan(estimator=...)``."""
+        return "mlp"
+
+    @property
+    def reads(self) -> Reads:
+        """Second moments are not enough."""
+        return "rows"
+
+    def scorer(self, views: Sequence[View], n_units: int, seed: int = 0) -> LearnedScorer:
+        """A fresh elimination over ``n_units`` units, none removed yet.
+
+        Raises:
+            InputError: views without rows, or with fewer than 50 examples.
+        """
+        with torch.inference_mode(False), torch.no_grad():
+            sides = [
+                Retrained(observed(view, self.name), n_units, self, seed, place)
+                for place, view in enumerate(views)
+            ]
+        return LearnedScorer(sides, n_units, share_per_round=0.0)
+
+
+class Retrained:
+    """One consumer's side, a `mipp.information.learned.learned_scorer.Side`; see `Mlp`."""
+
+    def __init__(
+        self, view: Observations, n_units: int, config: Mlp, seed: int, place: int
+    ) -> None:
+        self._n_units, self._config, self._key = n_units, config, (seed, place)
+        rows = standardised(view)
+        self._unit, self._uses = rows.unit, rows.uses
+        # a last column of zeros stands in where a unit has fewer features than another
+        self._inputs = torch.nn.functional.pad(rows.inputs, (0, 1))
+        n = 2 * config.estimates
+        # what one network tests on is two parts of ten, and it stops on a third
+        pieces = parts(view, [1 / n] * n, draws(*self._key, 0))
+        tests, stops, fits = [], [], []
+        for e in range(0, n, 2):
+            tests.append(torch.cat(pieces[e : e + 2]))
+            stops.append(pieces[(e + 2) % n])
+            rest = [pieces[h] for h in range(n) if h not in (e, e + 1, (e + 2) % n)]
+            fits.append(torch.cat(rest))
+        self._tests, self._sizes = torch.cat(tests), [len(t) for t in tests]
+        self._fit_rows, self._stop_rows = _even(fits), _even(stops)
+        self._goal = Goal(
+            view, config.measure, config.max_targets, len(self._tests), draws(*self._key, 1)
+        )
+        self._nothing = self._goal.nothing(fits, self._tests, self._sizes)
+        self._columns = torch.arange(len(self._unit), device=self._unit.device)
+        self._removed: list[int] = []
+        self._tested: dict[int, FloatArray] = {}
+        self._held: dict[int, Networks] = {}
+
+    def nothing(self) -> FloatArray:
+        """Loss of the best constant prediction."""
+        return self._nats(self._nothing)
+
+    def everything(self) -> FloatArray:
+        """Loss with all units."""
+        return self._whole[1]
+
+    def left(self) -> FloatArray:
+        """Loss with the units that are left."""
+        return self._current[1]
+
+    def without(self, units: Sequence[int]) -> FloatArray:
+        """Loss with the units that are left but for one, after training again."""
+        for unit in units:
+            if unit not in self._tested:
+                self._test(unit)
+        return np.stack([self._tested[unit] for unit in units])
+
+    def alone(self) -> FloatArray:
+        """Loss of networks that see nothing but one unit, and what is always given."""
+        given = torch.where(self._unit < 0)[0]
+        owned = [torch.where(self._unit == u)[0] for u in range(self._n_units)]
+        width = max(len(columns) for columns in owned) + len(given)
+        columns = torch.full((self._n_units, max(1, width)), self._inputs.shape[1] - 1)
+        columns = columns.to(self._unit.device)
+        for u, mine in enumerate(owned):
+            columns[u, : len(mine) + len(given)] = torch.cat([mine, given])
+        cells = self._fit_rows.numel() * (columns.shape[1] + self._goal.n_outputs)
+        chunk = max(1, _CELLS // cells)
+        losses = [self._fresh(part, 2, i)[1] for i, part in enumerate(columns.split(chunk))]
+        return np.concatenate(losses)
+
+    def given(self, units: IntArray) -> FloatArray:
+        """Loss of networks that see these units alone, and what is always given."""
+        wanted = torch.as_tensor(units, device=self._unit.device)
+        columns = torch.where(torch.isin(self._unit, wanted) | (self._unit < 0))[0]
+        if len(columns) == 0:
+            return self.nothing()
+        return self._fresh(columns.unsqueeze(0), 3)[1][0]
+
+    def remove(self, unit: int) -> None:
+        """Goes on with the weights trained without this unit."""
+        loss = self.without([unit])[0]
+        if unit not in self._held:
+            self._test(unit)
+        self._current = self._held[unit], loss
+        self._columns = self._columns[self._unit[self._columns] != unit]
+        self._removed.append(unit)
+        self._tested, self._held = {}, {}
+
+    @cached_property
+    def _whole(self) -> tuple[Networks, FloatArray]:
+        nets, losses = self._fresh(self._columns.unsqueeze(0), 4)
+        return nets, losses[0]
+
+    @cached_property
+    def _current(self) -> tuple[Networks, FloatArray]:
+        return self._whole
+
+    def _test(self, unit: int) -> None:
+        """Trains again without the unit, and holds on to what comes of it."""
+        nets, loss = self._current
+        stay = self._unit[self._columns] != unit
+        columns = self._columns[stay]
+        if bool(stay.all()):
+            tested = nets, loss
+        elif len(columns) == 0:
+            tested = nets.columns(stay), self.nothing()
+        else:
+            how = self._training(self._config.retrain_epochs, self._config.retrain_patience)
+            generator = draws(*self._key, 5, len(self._removed), unit)
+            again = self._train(nets.columns(stay), columns.unsqueeze(0), how, generator)
+            tested = again, self._loss(again, columns.unsqueeze(0))[0]
+        self._tested[unit] = tested[1]
+        # weights of all would not fit; that of the least informative is the one to be asked for
+        least = min(self._tested, key=lambda u: float(self._tested[u].mean()))
+        self._held = {u: n for u, n in self._held.items() if u == least} | {unit: tested[0]}
+
+    def _training(self, epochs: int, patience: int) -> Training:
+        config = self._config
+        return Training(epochs, patience, config.batch_size, config.learning_rate)
+
+    def _fresh(self, columns: Tensor, *key: int) -> tuple[Networks, FloatArray]:
+        """Networks from scratch, ``estimates`` for each row of features, and their losses."""
+        generator = draws(*self._key, *key)
+        n = len(columns) * self._config.estimates
+        nets = Networks.drawn(
+            n, columns.shape[1], self._config.hidden, self._goal.n_outputs, generator,
+            columns.device,
+        )  # fmt: skip
+        how = self._training(self._config.epochs, self._config.patience)
+        nets = self._train(nets, columns, how, generator, fresh=True)
+        return nets, self._loss(nets, columns)
+
+    def _train(
+        self,
+        nets: Networks,
+        columns: Tensor,
+        how: Training,
+        generator: torch.Generator,
+        *,
+        fresh: bool = False,
+    ) -> Networks:
+        n_sets, estimates = len(columns), self._config.estimates
+        fit_rows = self._fit_rows.repeat(n_sets, 1)
+        stop_rows = self._stop_rows.repeat(n_sets, 1)
+        if n_sets == 1:
+            seen = self._inputs[:, columns[0]]
+
+            def read(rows: Tensor, which: Tensor) -> Tensor:  # noqa: ARG001
+                return seen[rows]
+        else:
+            own = columns.repeat_interleave(estimates, 0).unsqueeze(1)
+
+            def read(rows: Tensor, which: Tensor) -> Tensor:
+                return self._inputs[rows.unsqueeze(2), own[which]]
+
+        judge = self._goal.fit_loss
+        if fresh and not self._goal.is_class:
+            nets = linear_start(nets, read, self._goal.values, fit_rows, stop_rows, judge)
+        return train(nets, read, judge, fit_rows, stop_rows, how, generator)
+
+    def _loss(self, nets: Networks, columns: Tensor) -> FloatArray:
+        """Held-out losses, shape ``(len(columns), estimates)``."""
+        estimates = self._config.estimates
+        outputs = []
+        for e, rows in enumerate(self._tests.split(self._sizes)):
+            mine = nets.rebuilt([p[e::estimates] for p in nets.parameters])
+            outputs.append(mine(self._inputs[rows][:, columns].transpose(0, 1)))
+        return self._nats(self._goal.losses(torch.cat(outputs, 1), self._tests, self._sizes))
+
+    def _nats(self, losses: Tensor) -> FloatArray:
+        return (losses.double() * self._uses).cpu().numpy()
+
+
+def _even(rows: Sequence[Tensor]) -> Tensor:
+    """As many rows for each network, so that they can be batched."""
+    n = min(len(r) for r in rows)
+    return torch.stack([r[:n] for r in rows])

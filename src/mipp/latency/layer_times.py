@@ -1,0 +1,233 @@
+"""A table of layers: every convolution and linear call on its own, at several widths.
+
+Each call is run as the model runs it (number type, memory format, stride, device) on slices of its
+own input and weight. Calls that look alike are timed once.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from mipp.latency.stopwatch import Stopwatch, Work
+from mipp.records import AxisKey, FloatArray, LatencyTable, LayerTable
+
+_CONV, _TRANSPOSE = ("conv", 1, 0), ("conv", 0, 1)
+"""Kind, and the dimensions of the weight that read and make channels."""
+_CALLS: dict[Any, tuple[str, int, int]] = {
+    torch.conv1d: _CONV,
+    torch.conv2d: _CONV,
+    torch.conv3d: _CONV,
+    torch.conv_transpose1d: _TRANSPOSE,
+    torch.conv_transpose2d: _TRANSPOSE,
+    torch.conv_transpose3d: _TRANSPOSE,
+    torch.nn.functional.linear: ("linear", 1, 0),
+}
+
+
+@dataclass(frozen=True, eq=False)
+class _Call:
+    """One call, before it is cut: ``run(input, weight, bias, groups)``."""
+
+    name: str
+    weight_name: str
+    input: Tensor
+    weight: Tensor
+    bias: Tensor | None
+    channel_dim: int
+    in_dim: int
+    out_dim: int
+    groups: int
+    outputs: int
+    look: tuple[Any, ...]
+    run: Callable[[Tensor, Tensor, Tensor | None, int], Tensor]
+
+    @property
+    def depthwise(self) -> bool:
+        """Whether every channel has a filter of its own, so that one axis says it all."""
+        return self.groups > 1 and self.groups == self.input.shape[self.channel_dim]
+
+    def axes(self, prunable: Callable[[AxisKey], bool]) -> tuple[AxisKey, ...]:
+        """The axes of the weight that may get smaller, the one that reads first."""
+        if self.depthwise:
+            # the weight of a depthwise convolution has all its channels along dimension 0
+            dims: tuple[int, ...] = (0,)
+        elif self.groups > 1:
+            dims = ()
+        else:
+            dims = (self.in_dim, self.out_dim)
+        keys = (AxisKey(self.weight_name, dim) for dim in dims)
+        return tuple(key for key in keys if prunable(key))
+
+    def work(self, sizes: Mapping[AxisKey, int]) -> Work:
+        """A run at these sizes."""
+        taken, weight, bias, groups = self.input, self.weight, self.bias, self.groups
+        for key, size in sizes.items():
+            weight = weight.narrow(key.dim, 0, size)
+            if self.depthwise:
+                groups = max(1, self.groups * size // self.weight.shape[0])
+                weight = weight.narrow(0, 0, size - size % groups)
+                taken = taken.narrow(self.channel_dim, 0, groups)
+            elif key.dim == self.in_dim:
+                taken = taken.narrow(self.channel_dim, 0, size)
+        if bias is not None and sizes:
+            # of a depthwise convolution the channels times the filters of each, either way round
+            makes = (
+                weight.shape[0] * weight.shape[1] if self.depthwise else weight.shape[self.out_dim]
+            )
+            bias = bias[:makes].clone()
+        taken, weight = _compact(taken, self.input), _compact(weight, self.weight)
+        return lambda: self.run(taken, weight, bias, groups)
+
+
+class _Recorder(TorchFunctionMode):
+    """Notes every convolution and linear call on a named weight."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self._names = {id(p): name for name, p in model.named_parameters()}
+        self._counts: dict[str, int] = {}
+        self.calls: list[_Call] = []
+
+    def __torch_function__(
+        self,
+        func: Any,
+        types: Any,
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """Runs ``func`` and notes it."""
+        output = func(*args, **(kwargs or {}))
+        if func in _CALLS:
+            self._note(func, args, dict(kwargs or {}), output)
+        return output
+
+    def _note(self, func: Any, args: Sequence[Any], kwargs: dict[str, Any], output: Tensor) -> None:
+        kind, in_dim, out_dim = _CALLS[func]
+        order = ("input", "weight", "bias", "stride", "padding", *_rest(func))
+        given = dict(zip(order, args, strict=False)) | kwargs
+        name = self._names.get(id(given["weight"]))
+        if name is None:
+            return
+        count = self._counts.get(name, 0)
+        self._counts[name] = count + 1
+        taken, weight, bias = given.pop("input"), given.pop("weight"), given.pop("bias", None)
+        groups = given.pop("groups", 1)
+        more = dict(given) if kind == "conv" else {}
+
+        def run(x: Tensor, w: Tensor, b: Tensor | None, n: int) -> Tensor:
+            return func(x, w, b, **more, groups=n) if kind == "conv" else func(x, w, b)
+
+        self.calls.append(
+            _Call(
+                name=name.rpartition(".")[0] + (f"#{count}" if count else ""),
+                weight_name=name,
+                input=taken.detach(),
+                weight=weight.detach(),
+                bias=None if bias is None else bias.detach(),
+                channel_dim=taken.dim() - 1 if kind == "linear" else taken.dim() - weight.dim() + 1,
+                in_dim=in_dim,
+                out_dim=out_dim,
+                groups=groups,
+                outputs=output.numel(),
+                look=(
+                    func, taken.shape, taken.stride(), taken.dtype, weight.shape, weight.stride(),
+                    bias is None, groups, str(sorted(more.items())),
+                ),
+                run=run,
+            )
+        )  # fmt: skip
+
+
+def _rest(func: Any) -> tuple[str, ...]:
+    transposed = _CALLS[func] is _TRANSPOSE
+    return ("output_padding", "groups", "dilation") if transposed else ("dilation", "groups")
+
+
+def _compact(part: Tensor, whole: Tensor) -> Tensor:
+    """A copy of the slice, laid out like the whole."""
+    if part is whole:
+        return part
+    last = whole.dim() == 4 and whole.is_contiguous(memory_format=torch.channels_last)
+    if last and not whole.is_contiguous():  # one of 1 x 1 or of one channel is both
+        return part.contiguous(memory_format=torch.channels_last)
+    return part.contiguous()
+
+
+def time_layers(
+    model: nn.Module,
+    run: Work,
+    prunable: Callable[[AxisKey], bool],
+    stopwatch: Stopwatch,
+    device: torch.device,
+    *,
+    shares: Sequence[float | int],
+    seconds: float | int,
+) -> tuple[LatencyTable, LatencyTable]:
+    """Milliseconds of every call, and how many numbers it puts out, at several widths.
+
+    Milliseconds never fall with a width: where they were measured to, the two neighbours meet.
+
+    Parameters:
+        run: one forward pass of the model.
+        prunable: which axes of weights can get smaller.
+        shares: of the full sizes that are timed, rising, the last one 1.
+        seconds: for each call and choice of sizes.
+    """
+    with torch.inference_mode(), _Recorder(model) as recorder:
+        run()
+    seen: dict[Any, FloatArray] = {}
+    times, outputs = [], []
+    for call in recorder.calls:
+        axes = call.axes(prunable)
+        sizes = tuple(_sizes(call.weight.shape[key.dim], shares) for key in axes)
+        look = (call.look, tuple(key.dim for key in axes))
+        if look not in seen:
+            seen[look] = _timed(call, axes, sizes, stopwatch, device, seconds)
+        times.append(LayerTable(call.name, axes, sizes, seen[look]))
+        outputs.append(LayerTable(call.name, axes, sizes, _outputs(call, axes, sizes)))
+    return LatencyTable(0.0, tuple(times)), LatencyTable(0.0, tuple(outputs))
+
+
+def _sizes(full: int, shares: Sequence[float | int]) -> tuple[int, ...]:
+    return tuple(sorted({max(1, round(share * full)) for share in shares}))
+
+
+def _timed(
+    call: _Call,
+    axes: Sequence[AxisKey],
+    sizes: Sequence[Sequence[int]],
+    stopwatch: Stopwatch,
+    device: torch.device,
+    seconds: float | int,
+) -> FloatArray:
+    shape = tuple(len(some) for some in sizes)
+    works = [
+        call.work({key: sizes[n][at[n]] for n, key in enumerate(axes)}) for at in np.ndindex(shape)
+    ]
+    runs = stopwatch(works, seconds=seconds * len(works), fewest=5, device=device)
+    return never_falling(np.array([np.median(mine) for mine in runs]).reshape(shape))
+
+
+def never_falling(values: FloatArray) -> FloatArray:
+    """The middle of the lowest surface above and the highest below that rise along all axes."""
+    above, below = values, values
+    for axis in range(values.ndim):
+        above = np.maximum.accumulate(above, axis)
+        below = np.flip(np.minimum.accumulate(np.flip(below, axis), axis), axis)
+    return np.asarray((above + below) / 2)
+
+
+def _outputs(call: _Call, axes: Sequence[AxisKey], sizes: Sequence[Sequence[int]]) -> FloatArray:
+    values = np.full(tuple(len(some) for some in sizes), float(call.outputs))
+    makes = 0 if call.depthwise else call.out_dim
+    for place, key in enumerate(axes):
+        if key.dim == makes:
+            shape = [1] * values.ndim
+            shape[place] = -1
+            values = values * (np.array(sizes[place]) / call.weight.shape[makes]).reshape(shape)
+    return values

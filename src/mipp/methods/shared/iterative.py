@@ -1,0 +1,211 @@
+"""Asking a method round by round: a masked copy, scores, fewer units, and again."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils import _pytree as pytree
+
+from mipp import processes, surgery
+from mipp.errors import CalibrationError, InputError
+from mipp.methods.method import (
+    Method,
+    Question,
+    Scores,
+    ScoringMethod,
+    Spend,
+    Trained,
+    Training,
+    TrainingMethod,
+)
+from mipp.records import Curve, Keep
+from mipp.retrain.state import seed_generators
+from mipp.statistics import Batch
+
+Progress = Callable[[int, int], None]
+"""Called as ``progress(rounds done, rounds)``."""
+
+
+def in_rounds(
+    method: ScoringMethod, question: Question, spend: Spend, progress: Progress
+) -> dict[int, np.ndarray]:
+    """The units that stay, by group index; masks are cumulative, and scores are made anew.
+
+    ``question``: about the caller's own model, which is not changed.
+
+    Raises:
+        InputError: labels that the method needs are missing, or as the method says.
+        CalibrationError: scores that are not finite.
+    """
+    keep: Keep = everything(question)
+    for number in range(1, method.rounds + 1):
+        scores = ask(method, replace(question, keep=keep, round=number, rounds=method.rounds))
+        keep = spend(scores, keep, number / method.rounds)
+        progress(number, method.rounds)
+    return dict(keep)
+
+
+def ask(method: ScoringMethod, question: Question) -> Scores:
+    """The scores of one round. ``question``: about the caller's own model, as in `in_rounds`."""
+    with processes.together(question.model):
+        return averaged(_own_scores(method, question), question)
+
+
+def _own_scores(method: ScoringMethod, question: Question) -> Scores:
+    """From the examples of this process alone."""
+    check_labels(method, question)
+    with undisturbed(question):
+        copied = surgery.mask_model(question.model, question.graph, question.keep)
+        live = live_entries(question, copied)
+        own = method.score(workable(replace(question, model=copied, live=live)))
+    for group in question.graph.groups:
+        if group.index not in own:
+            continue
+        mask = question.keep.get(group.index, np.ones(group.n_units, dtype=bool))
+        if not np.isfinite(own[group.index][mask]).all():
+            raise CalibrationError(
+                f"method={method.name!r} gave scores of group {group.name} that are not finite. "
+                "Check weights and batches for infinite values, or use a model in float64."
+            )
+    return own
+
+
+def averaged(scores: Scores, question: Question) -> Scores:
+    """The mean over all ranks, in a `mipp.processes.together` block."""
+    size = processes.rank_and_size()[1]
+    if size == 1:
+        return scores
+    device = next(question.model.parameters()).device
+    groups = [group for group in question.graph.groups if group.index in scores]
+    processes.agree("the groups with scores", [group.name for group in groups])
+    merged = {}
+    for group in groups:
+        values = torch.tensor(scores[group.index], device=device)
+        processes.all_reduce(f"the scores of group {group.name}", values)
+        merged[group.index] = values.cpu().numpy() / size
+    return merged
+
+
+def trained(
+    method: TrainingMethod, question: Question, training: Training, spend: Spend
+) -> Trained:
+    """What a method that trains makes of a copy of the model.
+
+    Raises:
+        InputError: what it gave back is no such model.
+    """
+    with undisturbed(question):
+        copied = surgery.mask_model(question.model, question.graph, {})
+        whole = replace(question, model=copied, keep=everything(question), rounds=method.rounds)
+        made = method.run(whole, training, spend)
+    shapes = [surgery.fingerprint(surgery.state_shapes(m)) for m in (question.model, made.model)]
+    if shapes[0] != shapes[1]:
+        raise InputError(
+            f"method={method.name!r} gave back a model of another structure; expected the "
+            "full-size model, trained, and the units to keep."
+        )
+    return made
+
+
+def everything(question: Question) -> dict[int, np.ndarray]:
+    """Masks that keep every unit."""
+    return {group.index: np.ones(group.n_units, dtype=bool) for group in question.graph.groups}
+
+
+def check_labels(method: Method, question: Question) -> None:
+    """Raises `InputError` where a method that needs labels is given batches without."""
+    if method.needs != "labels" or not isinstance(question.loss, str):
+        return
+    for number, batch in enumerate(question.batches):
+        if batch.target is None:
+            raise InputError(
+                f"method={method.name!r} needs labels, and batch {number} has none. Give "
+                "(input, target) pairs, or a loss= that makes do without."
+            )
+
+
+@contextmanager
+def undisturbed(question: Question) -> Iterator[None]:
+    """Generators seeded for the block and put back after it; full precision; gradients enabled."""
+    devices = sorted({p.device.index or 0 for p in question.model.parameters() if p.is_cuda})
+    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+    tf32 = cudnn.allow_tf32, matmul.allow_tf32
+    with (
+        torch.random.fork_rng(devices=devices),
+        torch.enable_grad(),
+        # the faster kernels of attention have no second derivative
+        sdpa_kernel(SDPBackend.MATH),
+    ):
+        # seeds devices of the model alone: others are not put back
+        for device in {p.device for p in question.model.parameters()}:
+            seed_generators(device, question.seed, question.round)
+        try:
+            # ten bits of mantissa are not enough for products of second derivatives
+            cudnn.allow_tf32 = matmul.allow_tf32 = False
+            yield
+        finally:
+            cudnn.allow_tf32, matmul.allow_tf32 = tf32
+
+
+def workable(question: Question) -> Question:
+    """The question with its model (changed in place) and batches ready for derivatives."""
+    model, batches = question.model.eval(), question.batches
+    if any(p.dtype in (torch.float16, torch.bfloat16) for p in model.parameters()):
+        model, batches = model.float(), [_float(batch) for batch in batches]
+    for parameter in model.parameters():
+        if parameter.is_floating_point():
+            parameter.requires_grad_(True)
+    return replace(question, model=model, batches=batches)
+
+
+def live_entries(question: Question, model: nn.Module) -> dict[str, Tensor]:
+    """Masks for `Question.live`: entries along no removed unit of any dimension."""
+    live: dict[str, Tensor] = {}
+    parameters = dict(model.named_parameters())
+    for key, axis in question.graph.axes.items():
+        kept = axis.kept(question.keep)
+        if key.tensor not in parameters or kept.all():
+            continue
+        parameter = parameters[key.tensor]
+        shape = [1] * parameter.dim()
+        shape[key.dim] = -1
+        mask = torch.as_tensor(kept, device=parameter.device).view(shape)
+        live[key.tensor] = live[key.tensor] & mask if key.tensor in live else mask
+    return live
+
+
+def curves(scores: Scores, keep: Keep) -> dict[int, Curve]:
+    """Scores as curves, so that every allocation can spend them. Scores are no nats.
+
+    Removed units come first and cost nothing. Where scores are negative, all are counted from the
+    lowest.
+    """
+    left = {g: keep.get(g, np.ones(len(s), dtype=bool)) for g, s in scores.items()}
+    lowest = min((float(s[left[g]].min()) for g, s in scores.items() if left[g].any()), default=0.0)
+    made = {}
+    for group, values in scores.items():
+        gone, stays = np.flatnonzero(~left[group]), np.flatnonzero(left[group])
+        ranked = stays[np.argsort(values[stays], kind="stable")]
+        steps = np.concatenate([np.zeros(1 + len(gone)), values[ranked] - min(lowest, 0.0)])
+        lost = np.cumsum(steps)
+        made[group] = Curve(
+            order=np.concatenate([gone, ranked]).astype(np.int64),
+            nats_lost=lost,
+            total=float(lost[-1]),
+            consumer_lost=lost[:, None],
+            consumer_total=lost[-1:],
+        )
+    return made
+
+
+def _float(batch: Batch) -> Batch:
+    wide = pytree.tree_map_only(
+        Tensor,
+        lambda t: t.float() if t.is_floating_point() else t,
+        (batch.args, dict(batch.kwargs), batch.target),
+    )
+    return Batch(*wide)

@@ -1,0 +1,73 @@
+"""Which of the caller's examples a method looks at."""
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from mipp.methods.method import Question
+from mipp.records import IntArray
+from mipp.statistics import Batch
+
+
+def drawn(
+    question: Question, examples: int | None, batch_size: int, per_class: int | None = None
+) -> list[Batch]:
+    """Examples drawn without replacement, on the model's device, other ones in every round.
+
+    ``examples``: how many, None for all. ``per_class``: instead, so many of each class, where the
+    targets are one class number an example. ``batch_size``: of what is returned; sizes differ by
+    one at most. Batches that are not divisible stay as they are; they are taken as long as they are
+    needed.
+    """
+    generator = np.random.default_rng([question.seed, question.round])
+    device = next((p.device for p in question.model.parameters()), torch.device("cpu"))
+    sizes = [len(batch) for batch in question.batches]
+    if not all(batch.divisible for batch in question.batches):
+        places = generator.permutation(len(sizes))
+        before = np.cumsum([0, *(sizes[place] for place in places[:-1])])
+        needed = places[before < examples] if examples is not None else places
+        return [question.batches[place].to(device) for place in needed]
+    order = generator.permutation(sum(sizes))
+    labels = _labels(question)
+    if per_class is not None and labels is not None:
+        ranked = labels[order]
+        place = np.empty(len(order), dtype=np.int64)
+        for label in np.unique(ranked):
+            mine = np.flatnonzero(ranked == label)
+            place[mine] = np.arange(len(mine))
+        order = order[place < per_class]
+    elif examples is not None:
+        order = order[:examples]
+    pieces = np.array_split(order, -(-len(order) // batch_size))
+    return [_picked(question, sizes, piece).to(device) for piece in pieces]
+
+
+def _labels(question: Question) -> IntArray | None:
+    targets = [batch.target for batch in question.batches]
+    for target in targets:
+        whole = isinstance(target, Tensor) and not target.is_floating_point()
+        if not (whole and target.dim() == 1):
+            return None
+    return np.concatenate([target.cpu().numpy() for target in targets]).astype(np.int64)
+
+
+def _picked(question: Question, sizes: list[int], chosen: IntArray) -> Batch:
+    """The chosen examples, counted through all batches, as one batch."""
+    parts, batched = [], []
+    start, spec = 0, None
+    for batch, size in zip(question.batches, sizes, strict=True):
+        mine = torch.from_numpy(chosen[(chosen >= start) & (chosen < start + size)] - start)
+        start += size
+        if not len(mine):
+            continue
+        whole = (batch.args, dict(batch.kwargs), batch.target)
+        leaves, spec = pytree.tree_flatten(whole)
+        batched = [isinstance(t, Tensor) and t.dim() > 0 and len(t) == size for t in leaves]
+        parts.append([t[mine] if b else t for t, b in zip(leaves, batched, strict=True)])
+    assert spec is not None
+    joined = [
+        torch.cat(leaves) if b else leaves[0]
+        for leaves, b in zip(zip(*parts, strict=True), batched, strict=True)
+    ]
+    return Batch(*pytree.tree_unflatten(joined, spec))

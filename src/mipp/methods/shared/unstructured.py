@@ -1,0 +1,110 @@
+"""Single weights instead of units, to set the scores beside published figures."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+
+from mipp import processes
+from mipp.errors import CalibrationError, InputError
+from mipp.methods.method import Method, Question
+from mipp.methods.shared.gradients import prunable_weights
+from mipp.methods.shared.iterative import check_labels, undisturbed, workable
+from mipp.records import ChannelGraph
+from mipp.statistics import Loss, read_batches
+from mipp.tracing.guards import duplicate
+
+
+@runtime_checkable
+class ScoresWeights(Protocol):
+    """A method that can rank single weights."""
+
+    def weight_scores(self, question: Question) -> dict[str, Tensor]:
+        """Score of each entry of each parameter, by name; the lowest goes first."""
+        ...
+
+
+Choose = Callable[[Mapping[str, Tensor], Mapping[str, Tensor], float], dict[str, Tensor]]
+"""``choose(scores, masks, density)``: of the weights in the masks those that stay in a round, when
+a share of ``density`` of all that there were shall be left."""
+
+
+def weight_masks(
+    method: Method,
+    model: nn.Module,
+    batches: Iterable[Any],
+    density: float | int,
+    *,
+    names: Sequence[str] | None = None,
+    choose: Choose | None = None,
+    loss: Loss | str = "auto",
+    seed: int = 0,
+) -> dict[str, Tensor]:
+    """Boolean masks of the single weights that a method keeps, ranked over all layers together.
+
+    ``names``: of the parameters, those of `prunable_weights` with None. As for units, the method is
+    asked in its rounds, with ``density ** (k / rounds)`` of them left after round k, on a copy in
+    which the others are zero. ``choose``: in place of the highest scores of all layers.
+
+    Raises:
+        InputError: a method without scores of single weights; a density outside 0 to 1.
+        CalibrationError: scores that are not finite.
+    """
+    if not isinstance(method, ScoresWeights):
+        raise InputError(f"method={method.name!r} scores units, not single weights.")
+    if not 0 < density <= 1:
+        raise InputError(f"density={density}; expected a share of the weights, above 0 up to 1.")
+    nothing = ChannelGraph((), (), {}, (), {}, ())
+    whole = Question(model, nothing, read_batches(batches), loss, seed, rounds=method.rounds)
+    check_labels(method, whole)
+    named = dict(model.named_parameters())
+    names = prunable_weights(model) if names is None else names
+    masks = {n: torch.ones_like(named[n], dtype=torch.bool) for n in names}
+    for number in range(1, method.rounds + 1):
+        question = replace(whole, model=_masked(model, masks), live=masks, round=number)
+        with undisturbed(question):
+            scores = method.weight_scores(workable(question))
+        for name, mask in masks.items():
+            if not torch.isfinite(scores[name][mask]).all():
+                raise CalibrationError(
+                    f"method={method.name!r} gave scores of {name} that are not finite. Check "
+                    "weights and batches for infinite values, or use a model in float64."
+                )
+        scores = {name: _averaged(name, scores[name]) for name in masks}
+        masks = (choose or _best)(scores, masks, density ** (number / method.rounds))
+    return masks
+
+
+def _averaged(name: str, scores: Tensor) -> Tensor:
+    """The mean over all ranks, in a `mipp.processes.together` block."""
+    size = processes.rank_and_size()[1]
+    if size == 1:
+        return scores
+    merged = scores.detach().clone()
+    processes.all_reduce(f"the scores of {name}", merged)
+    return merged / size
+
+
+def _masked(model: nn.Module, masks: Mapping[str, Tensor]) -> nn.Module:
+    copied = duplicate(model)
+    with torch.no_grad():
+        for name, parameter in copied.named_parameters():
+            if name in masks:
+                parameter.mul_(masks[name])
+    return copied
+
+
+def _best(
+    scores: Mapping[str, Tensor], masks: Mapping[str, Tensor], density: float
+) -> dict[str, Tensor]:
+    """The highest of the weights that are left, over all layers."""
+    n_kept = max(1, round(sum(mask.numel() for mask in masks.values()) * density))
+    flat = torch.cat(
+        [scores[n].double().masked_fill(~mask, -torch.inf).flatten() for n, mask in masks.items()]
+    )
+    chosen = torch.zeros_like(flat, dtype=torch.bool)
+    chosen[flat.topk(n_kept).indices] = True
+    parts = chosen.split([mask.numel() for mask in masks.values()])
+    return {n: part.view_as(mask) for (n, mask), part in zip(masks.items(), parts, strict=True)}

@@ -1,0 +1,133 @@
+"""How much information a choice of units keeps between the layers of a model."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from mipp import graph, processes
+from mipp.checks import checked
+from mipp.errors import InputError
+from mipp.planning.clock import Clock
+from mipp.planning.consumer_views import Views
+from mipp.planning.model_outputs import answering
+from mipp.planning.options import Progress, read_options
+from mipp.planning.plan import Plan, calibration, example
+from mipp.planning.plan_record import masks
+from mipp.planning.prunable import usable_graph
+from mipp.records import ChannelGraph
+from mipp.tracing.guards import check_ordinary, gradients_enabled
+
+
+@dataclass(frozen=True)
+class KeptInformation:
+    """Nats per example between one group and one of its consumers.
+
+    ``before``: that all units transfer to all of the consumer's outputs (and to those that stay,
+    with ``next_layer="pruned"``). ``after``: that the units which stay transfer to the same.
+    """
+
+    group: str
+    consumer: str
+    before: float
+    after: float
+
+    @property
+    def share(self) -> float:
+        """``after`` as a share of ``before``; 1 where there was none."""
+        return self.after / self.before if self.before > 0 else 1.0
+
+
+Choice = Plan[Any] | Mapping[str, Sequence[int]]
+"""A plan, or group name -> units that stay; groups that are absent keep all of theirs."""
+
+
+@checked
+def information_kept(
+    model: nn.Module,
+    batches: Iterable[Any],
+    keep: Choice,
+    *,
+    progress: Progress | None = None,
+    **options: Any,
+) -> tuple[KeptInformation, ...]:
+    """Measures what a choice of units keeps, between each group and each layer that reads it.
+
+    Parameters:
+        model: the unpruned model. It is left exactly as it was.
+        batches: as in `mipp.plan`; best other examples than the plan was made with.
+        keep: a plan, or group name -> indices of the units that stay; groups that are absent keep
+            all of theirs.
+        options: of `mipp.plan`, of which ``estimator``, ``noise``, ``target``, ``next_layer``,
+            ``samples``, ``calibration``, ``loss``, ``outputs``, ``memory`` and ``seed`` count.
+            ``next_layer="pruned"`` measures only what is told about the outputs that stay.
+
+    Raises:
+        InputError: a group that the model does not have, or units that its group does not have.
+        CalibrationError, GraphError: as in `mipp.plan`.
+    """
+    return information_kept_by(model, batches, [keep], progress=progress, **options)[0]
+
+
+@processes.raises_on_all_ranks
+@gradients_enabled()
+@checked
+def information_kept_by(
+    model: nn.Module,
+    batches: Iterable[Any],
+    keeps: Sequence[Choice],
+    *,
+    progress: Progress | None = None,
+    **options: Any,
+) -> list[tuple[KeptInformation, ...]]:
+    """`information_kept` of several choices; what they have in common is measured once.
+
+    With the whole next layer that is nearly everything, learned estimators included.
+    """
+    settings = read_options(**options)
+    own = graph.unwrap(model)
+    check_ordinary(own)
+    data = calibration(own, batches, settings.samples)
+    original = answering(own, settings.outputs, example(own, data))
+    traced = usable_graph(original, data, **settings.wider)
+    chosen = [dict(keep.keep) if isinstance(keep, Plan) else dict(keep) for keep in keeps]
+    for one in chosen:
+        _check(traced, one)
+    kept = [masks(traced, one) for one in chosen]
+    views = Views(original, traced, data, settings, progress or (lambda *_: None), Clock())
+    found: list[list[KeptInformation]] = [[] for _ in keeps]
+    for part in views.parts():
+        views_of = views.of(part)
+        for group in part:
+            scorer, before = None, np.zeros(0)
+            everything = np.ones(group.n_units, dtype=bool)
+            for mine, out in zip(kept, found, strict=True):
+                if scorer is None or settings.next_layer == "pruned":
+                    shown = mine if settings.next_layer == "pruned" else {}
+                    scorer = settings.estimator.scorer(
+                        views_of(group, shown), group.n_units, settings.seed
+                    )
+                    before = scorer.total()
+                stays = np.flatnonzero(mine.get(group.index, everything))
+                after = before if len(stays) == group.n_units else scorer.transfers(stays)
+                names = [traced.consumers[index].name for index in group.consumers]
+                out += [
+                    KeptInformation(group.name, name, float(b), float(a))
+                    for name, b, a in zip(names, before, after, strict=True)
+                ]
+    return [tuple(one) for one in found]
+
+
+def _check(traced: ChannelGraph, keep: Mapping[str, Sequence[int]]) -> None:
+    sizes = {group.name: group.n_units for group in traced.groups}
+    for name, units in keep.items():
+        if name not in sizes:
+            raise InputError(f"keep names {name!r}, which is no group. Groups: {', '.join(sizes)}.")
+        wrong = [unit for unit in units if not 0 <= unit < sizes[name]]
+        if wrong or len(units) == 0:
+            raise InputError(
+                f"keep[{name!r}] has {wrong or 'no units'}; expected some of 0 to "
+                f"{sizes[name] - 1}."
+            )

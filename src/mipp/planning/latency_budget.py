@@ -1,0 +1,284 @@
+"""Budgets of latency: a table for the search, and the clock for the truth."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.optimize import nnls
+from torch import nn
+
+from mipp import graph, latency, selection, statistics, surgery
+from mipp.errors import BudgetError
+from mipp.planning.clock import Clock
+from mipp.planning.options import Options
+from mipp.records import BoolArray, ChannelGraph, Cost, Keep, LatencyTable, LayerTable
+from mipp.tracing.calls import measuring
+
+SHARES = (0.75, 0.5, 0.25)
+"""Of the units of all groups that whole models are timed with, beside the full one."""
+
+FEWEST = 25
+"""Runs of a whole model at the least: five for each part of `mipp.latency.scatter`."""
+
+Choice = dict[int, BoolArray]
+
+
+@dataclass(frozen=True)
+class Timed:
+    """Milliseconds of a model: ``ms``, and how far repeated measurements lie apart."""
+
+    ms: float
+    scatter: float
+
+
+@dataclass(eq=False)
+class _Search:
+    """Which bound to give the table, so that the real model meets ``target`` and no more (ms).
+
+    ``most``: of the full model. ``met``, ``missed``: the largest bound whose real model met the
+    target, the smallest whose did not. ``best``, ``miss``: the slowest model that met it, and the
+    fastest that did not.
+    """
+
+    target: float
+    most: float
+    met: float | None = None
+    missed: float | None = None
+    best: tuple[Timed, Choice] | None = None
+    miss: tuple[Timed, Choice] | None = None
+
+    def add(self, bound: float, found: Timed, chosen: Choice) -> None:
+        """Notes what a bound came to."""
+        if found.ms <= self.target:
+            self.met = bound if self.met is None else max(self.met, bound)
+            if self.best is None or found.ms > self.best[0].ms:
+                self.best = (found, chosen)
+        else:
+            self.missed = bound if self.missed is None else min(self.missed, bound)
+            if self.miss is None or found.ms < self.miss[0].ms:
+                self.miss = (found, chosen)
+
+    def after(self, bound: float, found: Timed) -> float:
+        """The next bound."""
+        if self.met is not None and self.missed is not None:
+            return (self.met + self.missed) / 2
+        if self.met is not None:
+            return min(bound * self.target / found.ms, self.most)
+        # what takes time whatever the widths makes the model follow its table too slowly
+        return bound * float(self.target / found.ms) ** 1.5
+
+
+class Speed:
+    """How fast a model is, on its device and as many threads as torch has.
+
+    ``table``: milliseconds of any choice of widths. Every layer was timed on its own; what lies
+    between the layers is fitted to the times of the whole model at full and at three smaller
+    widths: a constant, and a part in proportion to the numbers that the layers put out (norms,
+    activations). At full widths it is the measured time. ``full``: of the whole model.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        traced: ChannelGraph,
+        data: Sequence[statistics.Batch],
+        settings: latency.Latency,
+    ) -> None:
+        self.settings, self._model, self._graph = settings, model, traced
+        self._device = next((p.device for p in model.parameters()), torch.device("cpu"))
+        self._example = data[0].part(0, settings.batch).to(self._device)
+        with measuring(model):
+            layers, outputs = latency.time_layers(
+                model,
+                self._pass(model),
+                lambda key: key in traced.axes,
+                settings.stopwatch,
+                self._device,
+                shares=settings.shares,
+                seconds=settings.layer_seconds,
+            )
+            choices = [_part(traced, share) for share in SHARES]
+            models = [_sliced(model, traced, choice) for choice in choices]
+            runs = self._time([model, *models])
+        medians = np.array([np.median(mine) for mine in runs])
+        self.full = Timed(float(medians[0]), latency.scatter(runs[0]))
+        features = np.array(
+            [
+                [1.0, _predicted(layers, traced, choice), _predicted(outputs, traced, choice)]
+                for choice in ({}, *choices)
+            ]
+        )
+        # errors count as shares of what was measured, as a budget does
+        factors, _ = nnls(features / medians[:, None], np.ones(len(medians)))
+        factors = factors * self.full.ms / float(features[0] @ factors)
+        self.table = _sum(layers, outputs, factors)
+        self.checked: Timed | None = None
+
+    @property
+    def whole(self) -> Cost:
+        """Cost of the whole model, with its measured latency."""
+        return graph.cost(self._graph, None, self.table)
+
+    def predicted(self, keep: Keep) -> float:
+        """Milliseconds by the table when only the units in ``keep`` stay."""
+        return _predicted(self.table, self._graph, keep)
+
+    def time(self, small: nn.Module) -> Timed:
+        """Of a model that was made smaller, in turns with the full one."""
+        with measuring(self._model), measuring(small):
+            full, mine = self._time([self._model, small])
+        ratio = float(np.median(mine) / np.median(full))
+        return Timed(ratio * self.full.ms, latency.scatter(mine, full) * self.full.ms)
+
+    def settle(
+        self,
+        budget: selection.Budget,
+        target: float,
+        choose: Callable[[selection.Budget], Choice],
+        made: Callable[[Choice], nn.Module],
+    ) -> Choice:
+        """The choice whose real model meets ``target`` (ms), found by asking for more or less.
+
+        ``choose``: by the table, for a budget. ``made``: the small model of a choice. What was
+        measured of it is in ``checked``.
+
+        Raises:
+            BudgetError: it is not met, or is too near to the full time to tell.
+        """
+        self._check_noise(target, self.full)
+        search = _Search(target, self.full.ms)
+        bound = target
+        before: Choice | None = None
+        for _ in range(self.settings.tries):
+            asked = replace(budget, bounds={**budget.bounds, "latency": (bound, False)})
+            try:
+                chosen = choose(asked)
+            except BudgetError:
+                if before is None:
+                    raise
+                if search.missed is None:
+                    break
+                bound = (bound + search.missed) / 2  # the table knows none so small
+                continue
+            if before is not None and all(np.array_equal(before[g], chosen[g]) for g in chosen):
+                break
+            before, found = chosen, self.time(made(chosen))
+            search.add(bound, found, chosen)
+            if (1 - self.settings.slack) * target <= found.ms <= target:
+                break
+            bound = search.after(bound, found)
+        best, miss = search.best, search.miss
+        if best is None and miss is not None and miss[0].ms - miss[0].scatter <= target:
+            best = miss  # over by less than the clock can tell
+        if best is None:
+            raise self._missed(search)
+        self._check_noise(target, best[0])
+        self.checked = best[0]
+        return best[1]
+
+    def describe(self) -> dict[str, Any]:
+        """How it was measured, as JSON can hold it."""
+        return {
+            "batch": self.settings.batch,
+            "threads": torch.get_num_threads(),
+            "device": str(self._device),
+            "scatter_ms": [self.full.scatter, self.checked.scatter if self.checked else None],
+        }
+
+    def _check_noise(self, target: float, seen: Timed) -> None:
+        saved = self.full.ms - target
+        if 0 < saved < seen.scatter:
+            which = "that" if seen is self.full else "the small one against it"
+            raise BudgetError(
+                f"A latency of {target:.4g} ms is {saved:.2g} ms less than the {self.full.ms:.4g} "
+                f"ms of the whole model, and repeated measurements of {which} lie ±"
+                f"{seen.scatter:.2g} ms apart: nobody could tell whether it is met. Ask for "
+                "more, let the machine do nothing else, or measure for longer or with a larger "
+                "batch: latency=mipp.Latency(model_seconds=..., batch=...)."
+            )
+
+    def _missed(self, search: "_Search") -> BudgetError:
+        assert search.miss is not None
+        found, target = search.miss[0], search.target
+        return BudgetError(
+            f"A latency of {target:.4g} ms was asked for, {100 * target / self.full.ms:.3g}% of "
+            f"the whole model's {self.full.ms:.4g} ms. Of {self.settings.tries} plans at most, the "
+            f"fastest model takes {found.ms:.4g} ± {found.scatter:.2g} ms. Ask for that, relax "
+            "min_units, round_to or protect, or allow more tries: mipp.Latency(tries=...)."
+        )
+
+    def _pass(self, model: nn.Module) -> latency.Work:
+        example = self._example
+        return lambda: model(*example.args, **example.kwargs)
+
+    def _time(self, models: Sequence[nn.Module]) -> list[Any]:
+        works = [self._pass(model) for model in models]
+        seconds = self.settings.model_seconds * len(works)
+        return self.settings.stopwatch(works, seconds=seconds, fewest=FEWEST, device=self._device)
+
+
+def timed(
+    model: nn.Module,
+    traced: ChannelGraph,
+    data: Sequence[statistics.Batch],
+    budgets: Sequence[selection.Budget],
+    settings: Options,
+    clock: Clock,
+) -> Speed | None:
+    """The model's speed, measured where one of the budgets asks for it."""
+    if not any("latency" in budget.bounds for budget in budgets):
+        return None
+    speed = Speed(model, traced, data, settings.latency)
+    clock.lap("timing")
+    return speed
+
+
+def within(
+    speed: Speed | None,
+    model: nn.Module,
+    traced: ChannelGraph,
+    budget: selection.Budget,
+    choose: Callable[[selection.Budget], Choice],
+) -> Choice:
+    """What ``choose`` makes of the budget; found to meet it where it is one of latency.
+
+    ``model``, ``traced``: what units are chosen from, which may have been pruned before.
+    """
+    if speed is None or "latency" not in budget.bounds:
+        return choose(budget)
+    target = budget.limits(speed.whole)["latency"]
+    return speed.settle(budget, target, choose, lambda keep: _sliced(model, traced, keep))
+
+
+def _sliced(model: nn.Module, traced: ChannelGraph, keep: Keep) -> nn.Module:
+    shaped = surgery.with_placeholders(traced, keep)
+    return surgery.slice_graph(model, traced, surgery.kept_indices(traced, shaped))
+
+
+def _part(traced: ChannelGraph, share: float) -> Choice:
+    """So large a share of the units of each group, rounded up."""
+    return {
+        group.index: np.arange(group.n_units) < math.ceil(share * group.n_units)
+        for group in traced.groups
+    }
+
+
+def _predicted(table: LatencyTable, traced: ChannelGraph, keep: Keep) -> float:
+    latency = graph.cost(traced, keep, table).latency
+    assert latency is not None
+    return latency
+
+
+def _sum(layers: LatencyTable, outputs: LatencyTable, factors: Any) -> LatencyTable:
+    """``factors[0] + factors[1] * layers + factors[2] * outputs``."""
+    fixed, by_layer, by_output = (float(factor) for factor in factors)
+    return LatencyTable(
+        fixed,
+        tuple(
+            LayerTable(t.name, t.axes, t.sizes, by_layer * t.values + by_output * o.values)
+            for t, o in zip(layers.layers, outputs.layers, strict=True)
+        ),
+    )

@@ -1,0 +1,110 @@
+"""Which of a model's outputs matter, where that is not all of them."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any, TypeVar
+
+import torch
+from torch import nn
+
+from mipp.errors import InputError
+from mipp.surgery.outputs import tensors_in
+from mipp.tracing.calls import measuring
+from mipp.tracing.guards import Unannounced
+
+Outputs = Callable[[Any], Any]
+"""Picks from what a model returns what has to stay as it is."""
+
+Model = TypeVar("Model", bound=nn.Module)
+AnyPlan = TypeVar("AnyPlan", bound=Any)
+
+
+def read_outputs(outputs: Any) -> None:
+    """Raise `InputError` unless it is a function, or None."""
+    if outputs is not None and (not callable(outputs) or isinstance(outputs, nn.Module)):
+        raise InputError(
+            f"outputs={outputs!r}; expected a function that takes what the model returns and picks "
+            "the tensors that matter, such as outputs=lambda output: output[0]."
+        )
+
+
+def answering(
+    model: Model,
+    outputs: Outputs | None,
+    example: tuple[tuple[Any, ...], Mapping[str, Any]] | None = None,
+) -> Model:
+    """The model as it is seen by whatever is measured: it returns what ``outputs`` picks.
+
+    It shares all parameters, buffers and modules with the one given, which is left as it is.
+
+    Raises:
+        InputError: the function fails on what the model returns for the ``example``, or picks no
+            tensor of it.
+    """
+    if outputs is None:
+        return model
+    kind = type(model)
+
+    def call(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        return picked(outputs, kind.__call__(self, *args, **kwargs))
+
+    names = {"__module__": kind.__module__, "__qualname__": kind.__qualname__, "__call__": call}
+    made: Model = nn.Module.__new__(type(kind.__name__, (Unannounced, kind), names))
+    vars(made).update(vars(model))
+    if example is not None:
+        args, kwargs = example
+        with torch.no_grad(), measuring(made):
+            made(*args, **kwargs)
+    return made
+
+
+def check_same_outputs(recorded: object, outputs: Outputs | None) -> None:
+    """Raise `InputError` unless a function is given exactly where the plan was made with one."""
+    if recorded is not None and outputs is None:
+        raise InputError(
+            f"the plan was made for the outputs that {recorded} picks, and is read without it. "
+            "Give that function: mipp.Plan.from_json(text, model, batches, outputs=...)."
+        )
+    if recorded is None and outputs is not None:
+        raise InputError(
+            f"outputs={function_name(outputs)} was given for a plan that was made for all outputs. "
+            "Leave it out, or make the plan again with it."
+        )
+
+
+def for_model(plan: AnyPlan, model: nn.Module, outputs: Outputs | None) -> AnyPlan:
+    """A plan for the model itself, of one that was made for what `answering` gives.
+
+    A method that trains gives a copy of its own, of which only the class is put back.
+    """
+    if outputs is None or plan.model is None:
+        return plan
+    if any(a is not b for a, b in zip(plan.model.parameters(), model.parameters(), strict=True)):
+        plan.model.__class__ = type(model)
+        model = plan.model
+    return replace(plan, model=model)
+
+
+def picked(outputs: Outputs, output: Any) -> Any:
+    """What the function picks; `InputError` where it fails, or picks no tensor."""
+    name = function_name(outputs)
+    try:
+        chosen = outputs(output)
+    except Exception as error:
+        raise InputError(
+            f"outputs={name} failed with {type(error).__name__}: {error}. The model returns a "
+            f"{type(output).__name__}; expected a function that takes it and returns the tensors "
+            "of it that matter, such as outputs=lambda output: output[0]."
+        ) from error
+    if not any(True for _ in tensors_in(chosen)):
+        raise InputError(
+            f"outputs={name} picks a {type(chosen).__name__} without tensors; expected a tensor of "
+            "what the model returns, or a tuple, list or dict of some."
+        )
+    return chosen
+
+
+def function_name(function: Outputs) -> str:
+    """``package.module:name``, as the command line takes it, where a function has these."""
+    name = getattr(function, "__qualname__", type(function).__qualname__)
+    return f"{getattr(function, '__module__', '')}:{name}"

@@ -1,0 +1,31 @@
+"""What each consumer takes in, and how finely its output matters."""
+
+from mipp.statistics.batches import Batch, agreed, blaming, read_batch, read_batches
+from mipp.statistics.calling import advice, advised, check_call, check_images
+from mipp.statistics.collect import CaptureConfig, Statistics, capture, chunks
+from mipp.statistics.joining import joinable, joined
+from mipp.statistics.loss import Loss, floating_outputs
+from mipp.statistics.rows import Rows, answers, collect_rows
+
+__all__ = [
+    "Batch",
+    "CaptureConfig",
+    "Loss",
+    "Rows",
+    "Statistics",
+    "advice",
+    "advised",
+    "agreed",
+    "answers",
+    "blaming",
+    "capture",
+    "check_call",
+    "check_images",
+    "chunks",
+    "collect_rows",
+    "floating_outputs",
+    "joinable",
+    "joined",
+    "read_batch",
+    "read_batches",
+]

@@ -1,0 +1,90 @@
+"""Several batches as one, where the model computes the same from both."""
+
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from mipp.statistics.batches import Batch, blaming
+from mipp.statistics.loss import floating_outputs
+from mipp.tracing.calls import measuring
+
+
+def joined(batches: Sequence[Batch]) -> Batch:
+    """All examples in one batch: joined along dimension 0 where that counts the examples."""
+    if len(batches) == 1:
+        return batches[0]
+    sizes = [len(batch) for batch in batches]
+
+    def join(*leaves: Any) -> Any:
+        pairs = zip(leaves, sizes, strict=True)
+        batched = all(isinstance(x, Tensor) and x.dim() > 0 and len(x) == n for x, n in pairs)
+        return torch.cat(leaves) if batched else leaves[0]
+
+    return Batch(*pytree.tree_map(join, *[(b.args, dict(b.kwargs)) for b in batches]))
+
+
+def joinable(model: nn.Module, batches: Sequence[Batch]) -> Sequence[Batch]:
+    """The batches whose examples the model takes in one batch as well: all, or the largest alone.
+
+    Warns where it is not all. The edges of two graphs, say, cannot be joined without knowing that
+    they are indices.
+    """
+    if len(batches) == 1 or all(batch.divisible for batch in batches):
+        return batches
+    if _same_outputs(model, batches):
+        return batches
+    largest = max(batches, key=lambda batch: sum(t.numel() for t in batch.tensors()))
+    warnings.warn(
+        f"The {len(batches)} batches do not have the examples in dimension 0 of all inputs and "
+        f"cannot be joined; the refit uses the largest of them alone ({len(largest)} rows). Join "
+        "them into one batch, as torch_geometric.data.Batch does with graphs, to use all.",
+        stacklevel=2,
+    )
+    return [largest]
+
+
+def _same_outputs(model: nn.Module, batches: Sequence[Batch]) -> bool:
+    """Whether the outputs of all examples at once are those of the batches."""
+    if not _same_constants(batches):
+        return False
+    with torch.no_grad(), measuring(model):
+        apart = []
+        for number, batch in enumerate(batches):
+            with blaming(number):
+                apart.append(floating_outputs(model(*batch.args, **batch.kwargs)))
+        try:
+            whole = joined(batches)
+            together = floating_outputs(model(*whole.args, **whole.kwargs))
+        except Exception:  # noqa: BLE001 # a user's forward may raise anything
+            return False
+    if len({len(together), *map(len, apart)}) > 1:
+        return False
+    return all(_is_joined(one, [outputs[k] for outputs in apart]) for k, one in enumerate(together))
+
+
+def _is_joined(whole: Tensor, parts: Sequence[Tensor]) -> bool:
+    """Whether the parts, one after the other along some dimension, are the whole."""
+    for dim in range(whole.dim()):
+        others = [(*part.shape[:dim], *part.shape[dim + 1 :]) for part in parts]
+        total = sum(part.shape[dim] if part.dim() == whole.dim() else -1 for part in parts)
+        if {*others} != {(*whole.shape[:dim], *whole.shape[dim + 1 :])} or total != len(
+            whole.movedim(dim, 0)
+        ):
+            continue
+        cat = torch.cat(list(parts), dim)
+        if torch.allclose(whole, cat, rtol=1e-3, atol=1e-5 * float(cat.abs().max())):
+            return True
+    return False
+
+
+def _same_constants(batches: Sequence[Batch]) -> bool:
+    """Whether all batches have the same tensors where dimension 0 does not count the examples."""
+    constants = [[t for t in b.tensors() if t.dim() == 0 or len(t) != len(b)] for b in batches]
+    return all(
+        len(mine) == len(constants[0]) and all(map(torch.equal, mine, constants[0]))
+        for mine in constants
+    )

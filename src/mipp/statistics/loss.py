@@ -1,0 +1,180 @@
+"""The loss whose Fisher information says how finely a consumer's output matters.
+
+The labels are drawn from the model's own predictions (the true Fisher, not the empirical one of the
+given labels: Kunstner, Hennig and Balles 2019, arXiv 1905.12558).
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from mipp.checks import shown
+from mipp.errors import CalibrationError, InputError
+from mipp.statistics.batches import IGNORED, Batch
+from mipp.tracing.calls import token_mask
+
+LossKind = Literal["categorical", "gaussian"]
+Loss = LossKind | Callable[[Any, Any], Tensor]
+"""``categorical``, ``gaussian`` (unit variance), or a function of (model output, target) that
+gives the sum over the examples of the loss in nats."""
+
+_BESIDE = (
+    "loss", "aux_loss", "past_key_values", "hidden_states", "attentions", "cross_attentions",
+    "encoder_hidden_states", "encoder_attentions", "decoder_hidden_states", "decoder_attentions",
+    "router_logits",
+)  # fmt: skip
+"""What Hugging Face's models return beside their answer, by name."""
+
+
+def floating_outputs(output: Any) -> list[Tensor]:
+    """The floating-point tensors in what a model returns (tensor, tuple, dict, dataclass)."""
+    if isinstance(output, dict):
+        output = dict(output)
+    leaves = pytree.tree_leaves(output)
+    found = [leaf for leaf in leaves if isinstance(leaf, Tensor) and leaf.is_floating_point()]
+    if not found:
+        raise CalibrationError(
+            f"The model returns {type(output).__name__} with no floating-point tensor in it; there "
+            "is nothing whose information could be kept. Return the logits or the regression."
+        )
+    return found
+
+
+def answer_tensors(output: Any) -> list[Tensor]:
+    """The floating-point tensors that are the model's answer.
+
+    Of a dict, or of what Hugging Face's models return: without the loss, caches and hidden states
+    that come along, unless there is nothing else.
+    """
+    if isinstance(output, Mapping):
+        answer = {name: value for name, value in output.items() if name not in _BESIDE}
+        if any(isinstance(leaf, Tensor) for leaf in pytree.tree_leaves(answer)):
+            return floating_outputs(answer)
+    return floating_outputs(output)
+
+
+def class_scores(output: Any, target: Any) -> tuple[Tensor, int] | None:
+    """The one answer of shape (batch, ..., classes, ...) and the dimension of its classes.
+
+    That is the second, as for `torch.nn.functional.cross_entropy`, or the last: where the targets
+    have the shape of all others, and of three dimensions that go by the name ``logits``, which
+    language models give for each token. None where there are several answers, or one class.
+    """
+    outputs = answer_tensors(output)
+    if len(outputs) != 1 or outputs[0].dim() < 2:
+        return None
+    scores = outputs[0]
+    last = isinstance(output, Mapping) and "logits" in output and scores.dim() == 3
+    if isinstance(target, Tensor) and not target.is_floating_point():
+        as_last = target.shape == scores.shape[:-1]
+        as_second = target.shape == (scores.shape[0], *scores.shape[2:])
+        last = last if as_last == as_second else as_last
+    dim = scores.dim() - 1 if last else 1
+    return (scores, dim) if scores.shape[dim] > 1 else None
+
+
+def settle(loss: Loss | str, output: Any, target: Any) -> tuple[Loss, str]:
+    """The loss to use, and in words why.
+
+    ``auto`` takes ``categorical`` when the targets are integers, or when there are none and the one
+    output has shape (batch, classes), or is named ``logits`` and has a score for each token;
+    ``gaussian`` otherwise.
+    """
+    if not isinstance(loss, str):
+        return loss, "given by the caller"
+    found = class_scores(output, target)
+    if loss == "categorical" and found is not None:
+        return "categorical", "asked for"
+    if loss == "categorical":
+        shapes = [tuple(o.shape) for o in answer_tensors(output)]
+        raise InputError(
+            f"loss='categorical' needs one output of shape (batch, classes, ...); the model "
+            f"returns {shapes}. Use loss='gaussian' or give a function of (output, target)."
+        )
+    if loss == "gaussian":
+        return "gaussian", "asked for"
+    if loss != "auto":
+        raise InputError(
+            f"loss={loss!r} is not known; expected 'auto', 'categorical', 'gaussian' or a function."
+        )
+    if isinstance(target, Tensor):
+        if (
+            found is not None
+            and not target.is_floating_point()
+            and target.dim() == found[0].dim() - 1
+        ):
+            return "categorical", "the targets are class numbers"
+        return "gaussian", "the targets are no class numbers"
+    if found is not None and found[0].dim() == 2:
+        return "categorical", f"one output of shape (batch, {found[0].shape[1]}) and no targets"
+    if found is not None and found[1] == 2:
+        return "categorical", f"logits for each token, of {found[0].shape[2]} classes"
+    return "gaussian", "the output does not look like class scores"
+
+
+def sampled_loss(loss: Loss, output: Any, batch: Batch, generator: torch.Generator) -> Tensor:
+    """Sum over the batch of the loss, with a target drawn from the model's own prediction.
+
+    ``generator`` lives on the CPU, so that the draw is the same on every device.
+    """
+    if not isinstance(loss, str):
+        return called(loss, output, batch.target)
+    if loss == "gaussian":
+        outputs = answer_tensors(output)
+        # d/dy of (y - t)^2 / 2 at t = y + e is -e: a random direction of unit variance
+        total = torch.zeros((), device=outputs[0].device)
+        for tensor in outputs:
+            noise = torch.randn(tensor.shape, generator=generator).to(tensor.device)
+            total = total + (tensor.float() * noise).sum()
+        return total
+    found = class_scores(output, batch.target)
+    assert found is not None, "settle() has found class scores in the first batch"
+    logits = found[0].float().movedim(found[1], -1)
+    asked = _asked(batch, logits.shape[:-1])
+    logits = logits.flatten(0, -2) if asked is None else logits[asked.to(logits.device)]
+    if len(logits) == 0:  # no example of this batch counts
+        return found[0].sum() * 0
+    log_p = logits.log_softmax(-1)
+    p = log_p.detach().exp().cpu().double()
+    labels = torch.multinomial(p, 1, generator=generator).to(log_p.device)
+    return -log_p.gather(1, labels).sum()
+
+
+def pass_back(loss: Loss, output: Any, batch: Batch, generator: torch.Generator) -> None:
+    """Backward pass of `sampled_loss`; `CalibrationError` where no gradient comes to the output."""
+    total = sampled_loss(loss, output, batch, generator)
+    if not total.requires_grad:
+        raise CalibrationError(
+            "No gradient leads from the model's output to any layer; one was expected, to measure "
+            "how finely outputs matter. Take torch.no_grad, detach and numpy out of forward, or "
+            "use noise=0.1, which needs no gradient."
+        )
+    total.backward()
+
+
+def called(loss: Callable[[Any, Any], Tensor], output: Any, target: Any) -> Tensor:
+    """What the caller's own loss gives.
+
+    Raises:
+        InputError: it is not one number that a gradient can be taken of.
+    """
+    given: Any = loss(output, target)
+    if not isinstance(given, Tensor) or given.numel() != 1 or not given.requires_grad:
+        raise InputError(
+            f"The function given as loss= returned {shown(given)}; expected the sum over the batch "
+            "of the loss in nats, a tensor of one number that has a gradient. Compute it with "
+            "torch's operations, from the output of the model."
+        )
+    return given
+
+
+def _asked(batch: Batch, shape: torch.Size) -> Tensor | None:
+    """Where the loss counts: not at targets of -100, and not at padding; None for everywhere."""
+    target = batch.target
+    if isinstance(target, Tensor) and target.shape == shape and not target.is_floating_point():
+        return target != IGNORED if bool((target == IGNORED).any()) else None
+    mask = token_mask(batch.kwargs)
+    return mask if mask is not None and mask.shape == shape else None

@@ -1,0 +1,100 @@
+"""Memory that runs out is said with the layer that wanted it."""
+
+import sys
+
+import pytest
+import torch
+from torch import nn
+
+import mipp
+
+TORCH = "[enforce fail at alloc_cpu.cpp:121] . DefaultCPUAllocator: can't allocate memory"
+SHORT = [RuntimeError(TORCH), MemoryError(), torch.OutOfMemoryError("CUDA out of memory.")]
+
+
+@pytest.fixture
+def net():
+    return nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3)).eval()
+
+
+@pytest.fixture
+def batches():
+    return [torch.randn(64, 4)]
+
+
+def _failing(error):
+    def fail(*_, **__):
+        raise error
+
+    return fail
+
+
+@pytest.mark.parametrize("error", SHORT, ids=["cpu", "python", "gpu"])
+def test_while_measuring(net, batches, monkeypatch, error):
+    monkeypatch.setattr("mipp.statistics.moments.Moments.update", _failing(error))
+    with pytest.raises(mipp.CalibrationError) as caught:
+        mipp.plan(net, batches, "units=50%", noise=0.1)
+    text = str(caught.value)
+    assert "while measuring 2, which reads 6 features: their second moments alone take 288" in text
+    assert "Lower memory= (now 4,294,967,296 bytes)" in text
+    assert "method='l2'" in text
+    assert caught.value.__cause__ is error
+
+
+def test_while_eliminating(net, batches, monkeypatch):
+    monkeypatch.setattr(mipp.Gaussian, "scorer", _failing(SHORT[0]))
+    with pytest.raises(mipp.CalibrationError, match=r"eliminating units read by 2, .* 6 features"):
+        mipp.plan(net, batches, "units=50%", noise=0.1)
+
+
+def test_while_gathering_rows(net, batches, monkeypatch):
+    monkeypatch.setattr("mipp.statistics.collect_rows", _failing(SHORT[0]))
+    with pytest.raises(mipp.CalibrationError, match=r"gathering rows for 2, .* memory="):
+        mipp.plan(net, batches, "units=50%", noise=0.1, estimator="masked")
+
+
+@pytest.mark.parametrize(
+    ("broken", "where"),
+    [
+        (("mipp.surgery.refit", "LeastSquares"), "refitting 2, which reads 3 features"),
+        (
+            ("mipp.surgery.refit", "input_rows"),
+            "running all calibration examples .* 2, .* 6 features",
+        ),
+    ],
+)
+def test_while_refitting(net, batches, monkeypatch, broken, where):
+    plan = mipp.plan(net, batches, "units=50%", noise=0.1)
+    monkeypatch.setattr(sys.modules[broken[0]], broken[1], _failing(SHORT[0]))
+    with pytest.raises(mipp.SurgeryError, match=rf"{where}.*apply\(refit=False\).*memory="):
+        plan.apply()
+    assert plan.apply(refit=False)(batches[0]).shape == (64, 3)
+
+
+@pytest.mark.parametrize(
+    ("broken", "where"),
+    [
+        ("mipp.weights.measure", "measuring [02], which reads [46] features"),
+        ("mipp.weights.curves_of", "eliminating weights of 0, which reads 4 features"),
+        ("mipp.weights.in_order", "measuring [02], which reads [46] features"),
+    ],
+)
+def test_of_single_weights(net, batches, monkeypatch, broken, where):
+    method = "wanda" if broken.endswith("in_order") else "mipp"
+    monkeypatch.setattr(broken, _failing(SHORT[0]))
+    with pytest.raises(mipp.CalibrationError, match=f"{where}.* memory="):
+        mipp.plan(net, batches, "params=50%", granularity="weight", method=method)
+
+
+def test_while_refitting_single_weights(net, batches, monkeypatch):
+    plan = mipp.plan(net, batches, "params=50%", granularity="weight", noise=0.1)
+    module = sys.modules["mipp.weights.update"]
+    monkeypatch.setattr(module, "best_weights", _failing(SHORT[0]))
+    with pytest.raises(mipp.SurgeryError, match=r"while refitting 0, which reads 4 features"):
+        plan.apply()
+
+
+def test_other_errors_pass_as_they_are(net, batches, monkeypatch):
+    monkeypatch.setattr("mipp.statistics.moments.Moments.update", _failing(RuntimeError("a bug")))
+    with pytest.raises(RuntimeError, match=r"^a bug$"):
+        mipp.plan(net, batches, "units=50%", noise=0.1)
