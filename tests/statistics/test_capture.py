@@ -6,7 +6,7 @@ from torch import nn
 
 from mipp.errors import CalibrationError, InputError
 from mipp.records import Consumer
-from mipp.statistics import CaptureConfig, read_batches
+from mipp.statistics import CaptureConfig, capture, read_batches
 
 EVERY_ROW = CaptureConfig(rows_per_feature=1e9, fisher_samples=10**9)
 
