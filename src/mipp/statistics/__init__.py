@@ -2,7 +2,7 @@
 
 from mipp.statistics.batches import Batch, agreed, blaming, read_batch, read_batches
 from mipp.statistics.calling import advice, advised, check_call, check_images
-from mipp.statistics.collect import CaptureConfig, Statistics, capture, chunks
+from mipp.statistics.collect import CaptureConfig, Site, Statistics, capture, chunks, collect
 from mipp.statistics.joining import joinable, joined
 from mipp.statistics.loss import Loss, floating_outputs
 from mipp.statistics.rows import Rows, answers, collect_rows
@@ -12,6 +12,7 @@ __all__ = [
     "CaptureConfig",
     "Loss",
     "Rows",
+    "Site",
     "Statistics",
     "advice",
     "advised",
@@ -22,6 +23,7 @@ __all__ = [
     "check_call",
     "check_images",
     "chunks",
+    "collect",
     "collect_rows",
     "floating_outputs",
     "joinable",

@@ -25,8 +25,8 @@ from mipp.tracing.calls import (
     output_rows,
     token_mask,
 )
+from mipp.tracing.sampling import sampled_positions, weight_seed
 from mipp.weights.layers import Layer
-from mipp.weights.measure import in_blocks, picked
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,8 +94,10 @@ def in_order(
             ) -> Tensor:
                 if call.name in by_name:
                     place, layer = by_name[call.name]
-                    pick = picked(layer, call, output, config, n_samples,
-                                  (seed, number, place, call.call), mask)  # fmt: skip
+                    wanted = max(config.rows_per_feature * layer.block[1], config.min_rows)
+                    draw = weight_seed(seed, number, place, call.call)
+                    pick = sampled_positions(call, output, mask, wanted, n_samples, draw)
+                    pick = pick.sort().values.to(output.device)
                     _note(noted[call.name], layer, call, output, pick, call.name in kept_x)
                 return output
 
@@ -163,3 +165,8 @@ def _note(
 
 def _nothing(_stop: Stop) -> None:
     """Leaves the layer as it is."""
+
+
+def in_blocks(layer: Layer, rows: Float[Tensor, "n f"]) -> Float[Tensor, "n g d"]:
+    """Rows of all inputs, cut into what each block takes in."""
+    return rows.view(len(rows), layer.groups, layer.block[1])
