@@ -327,10 +327,7 @@ def fit(
     hold: Callable[[], None] = lambda: None,
 ) -> None:
     """Refits ``small``, in place, on the calibration batches."""
-    device = next((p.device for p in original.parameters()), torch.device("cpu"))
-    moved = statistics.joinable(original, [batch.to(device) for batch in batches])
-    inputs = [(batch.args, batch.kwargs) for batch in moved]
-    whole = statistics.joined(moved)
-    joined = (whole.args, whole.kwargs)
+    moved, whole = statistics.in_one(original, batches)
+    pieces, joined = [(batch.args, batch.kwargs) for batch in moved], (whole.args, whole.kwargs)
     with statistics.blaming(None):
-        surgery.refit(small, original, traced, kept, inputs, joined, config, seed, hold)
+        surgery.refit(small, original, traced, kept, pieces, joined, config, seed, hold)

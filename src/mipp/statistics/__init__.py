@@ -1,9 +1,9 @@
 """What each consumer takes in, and how finely its output matters."""
 
-from mipp.statistics.batches import Batch, agreed, blaming, read_batch, read_batches
-from mipp.statistics.calling import advice, advised, check_call, check_images
+from mipp.statistics.batches import Batch, agreed, read_batch, read_batches
+from mipp.statistics.calling import advice, advised, blaming, check_call, check_images
 from mipp.statistics.collect import CaptureConfig, Site, Statistics, capture, chunks, collect
-from mipp.statistics.joining import joinable, joined
+from mipp.statistics.joining import in_one, joinable, joined
 from mipp.statistics.loss import Loss, floating_outputs
 from mipp.statistics.rows import Rows, answers, collect_rows
 
@@ -26,6 +26,7 @@ __all__ = [
     "collect",
     "collect_rows",
     "floating_outputs",
+    "in_one",
     "joinable",
     "joined",
     "read_batch",

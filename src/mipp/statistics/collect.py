@@ -13,7 +13,8 @@ from mipp.checks import check_fields
 from mipp.covariance import Covariance, dense
 from mipp.errors import CalibrationError, InputError
 from mipp.records import Consumer
-from mipp.statistics.batches import Batch, blaming
+from mipp.statistics.batches import Batch
+from mipp.statistics.calling import blaming
 from mipp.statistics.loss import Loss, pass_back, settle
 from mipp.statistics.moments import Moments, Squares
 from mipp.tracing.calls import (

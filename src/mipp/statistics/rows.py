@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from mipp.errors import CalibrationError, InputError
 from mipp.records import Consumer
-from mipp.statistics.batches import Batch, blaming
+from mipp.statistics.batches import Batch
+from mipp.statistics.calling import blaming
 from mipp.statistics.collect import CaptureConfig
 from mipp.statistics.loss import floating_outputs
 from mipp.tracing.calls import (

@@ -7,9 +7,8 @@ The pieces of `mipp.plan(granularity="weight")` and its patterns; the mathematic
 from mipp.selection.spend_weights import Choice, Spread, spend
 from mipp.weights.layers import Layer, find_layers, without_protected
 from mipp.weights.layerwise import LAYERWISE, Layerwise, SparseGPT, Wanda, best
-from mipp.weights.measure import Seen, measure, n_bytes
+from mipp.weights.measure import Seen, Stop, in_order, measure, n_bytes
 from mipp.weights.row_curves import RowCurves, cells_first, chosen, curves_of, precision, rows_of
-from mipp.weights.sequence import Stop, in_order
 from mipp.weights.update import update
 
 __all__ = [

@@ -1,15 +1,29 @@
-"""One pass over the batches: second moments of what each weight takes in, and how finely it counts.
+"""What each weight takes in: its moments in one pass, or its rows layer after layer.
 
 All calls of a weight count together, grouped convolutions block by block, and of the Fisher
 information only the diagonal, which is all that single rows can use.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
-from torch import nn
+from jaxtyping import Float
+from torch import Tensor, nn
 
-from mipp.statistics import Batch, CaptureConfig, Loss, Site, Statistics, collect
+from mipp import processes
+from mipp.statistics import (
+    Batch,
+    CaptureConfig,
+    Loss,
+    Site,
+    Statistics,
+    blaming,
+    collect,
+    in_one,
+)
+from mipp.surgery import Piece, Reached, WalkedLayer, walk
+from mipp.tracing.calls import Call
 from mipp.weights.layers import Layer
 
 Seen = Statistics
@@ -47,3 +61,73 @@ def measure(
     )
     named = {layer.name: one for layer, one in zip(layers, found, strict=True)}
     return named, how if loss is not None else ""
+
+
+@dataclass(frozen=True, eq=False)
+class Stop:
+    """One layer of a changed net, reached; see `mipp.surgery.walk`.
+
+    Attributes:
+        layer: which one.
+        call: whose weight and bias are the changed net's, to be set in place.
+        x: what the layer takes in now. For a layer that is called several times, or routed, what it
+            took in before, over all calls.
+        y: what it gave.
+    """
+
+    layer: Layer
+    call: Call
+    x: Float[Tensor, "n g d"]
+    y: Float[Tensor, "n g m"]
+
+
+def in_order(
+    changed: nn.Module,
+    original: nn.Module,
+    layers: Sequence[Layer],
+    batches: Sequence[Batch],
+    visit: Callable[[Stop], None],
+    *,
+    config: CaptureConfig,
+    norm: str = "mean",
+    dense: bool = False,
+    seed: int = 0,
+) -> None:
+    """Visits every layer of ``changed`` in the order in which it runs.
+
+    Padding does not count. In a `mipp.processes.together` block each rank draws rows as its share
+    of all batches; merging what it sees of them is left to ``visit``.
+
+    Args:
+        changed: the net whose weights ``visit`` may set, in place.
+        original: the net that says what layers should give.
+        layers: where to stop.
+        batches: of this process.
+        visit: called at each layer before the net goes on.
+        config: how many rows are looked at.
+        norm: how BatchNorm statistics of ``changed`` follow, see `mipp.Refit`.
+        dense: whether to stop with what the original takes in.
+        seed: of the rows that are drawn.
+    """
+    moved, whole = in_one(original, batches)
+    rank, world = processes.rank_and_size()
+    pieces = [
+        Piece((batch.args, batch.kwargs), i * world + rank, len(batch))
+        for i, batch in enumerate(moved)
+    ]
+    walked = [
+        WalkedLayer(
+            l.module, l.name, None, n, l.block[1], note_inputs=dense or l.routed or l.calls > 1
+        )
+        for n, l in enumerate(layers)
+    ]
+
+    def stop(reached: Reached) -> None:
+        visit(Stop(layers[reached.layer.index], reached.call, reached.x, reached.y))
+
+    walk(
+        changed, original, walked, pieces, (whole.args, whole.kwargs), stop,
+        rows_per_feature=config.rows_per_feature, min_rows=config.min_rows,
+        n_samples=processes.total("the number of examples", sum(p.size for p in pieces)),
+        norm=norm, seed=seed, guard=blaming,
+    )  # fmt: skip
