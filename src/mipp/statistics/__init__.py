@@ -2,7 +2,7 @@
 
 from mipp.statistics.batches import Batch, agreed, read_batch, read_batches
 from mipp.statistics.calling import advice, advised, blaming, check_call, check_images
-from mipp.statistics.collect import CaptureConfig, Site, Statistics, capture, chunks, collect
+from mipp.statistics.collect import CaptureConfig, Site, Statistics, capture, collect, in_passes
 from mipp.statistics.joining import in_one, joinable, joined
 from mipp.statistics.loss import Loss, floating_outputs
 from mipp.statistics.rows import Rows, answers, collect_rows
@@ -22,11 +22,11 @@ __all__ = [
     "capture",
     "check_call",
     "check_images",
-    "chunks",
     "collect",
     "collect_rows",
     "floating_outputs",
     "in_one",
+    "in_passes",
     "joinable",
     "joined",
     "read_batch",

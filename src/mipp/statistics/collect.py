@@ -1,7 +1,7 @@
 """One pass over the calibration batches: what each consumer takes in, and how finely it matters."""
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -334,17 +334,30 @@ def capture(
     return dict(zip(consumers, found, strict=True)), how
 
 
-def chunks(sizes: Iterable[tuple[int, int]], memory: int) -> list[list[int]]:
-    """Consumer indices in passes: each pass's ``(index, bytes)`` sum to at most ``memory``.
+def in_passes(
+    needs: Sequence[Collection[int]], n_bytes: Callable[[int], int], memory: int
+) -> list[list[int]]:
+    """Splits what is to be measured into passes over the batches that fit into memory.
 
-    A consumer that alone is larger gets a pass of its own.
+    What alone is larger gets a pass of its own.
+
+    Args:
+        needs: sites that each item needs; items of one pass share theirs.
+        n_bytes: of the measurement of one site.
+        memory: bytes allowed in a pass.
+
+    Returns:
+        For each pass the numbers of its items.
     """
     passes: list[list[int]] = []
-    room = -1
-    for index, size in sizes:
+    room, measured = -1, set[int]()
+    for number, sites in enumerate(needs):
+        size = sum(n_bytes(site) for site in sites if site not in measured)
         if size > room:
             passes.append([])
-            room = memory
-        passes[-1].append(index)
+            room, measured = memory, set()
+            size = sum(n_bytes(site) for site in sites)
+        passes[-1].append(number)
+        measured |= set(sites)
         room -= size
     return passes

@@ -26,9 +26,6 @@ from mipp.surgery import Piece, Reached, WalkedLayer, walk
 from mipp.tracing.calls import Call
 from mipp.weights.layers import Layer
 
-Seen = Statistics
-"""What was measured at one weight."""
-
 
 def n_bytes(layer: Layer, config: CaptureConfig) -> int:
     """Bytes that the measurement of a layer takes."""

@@ -6,8 +6,8 @@ import torch
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
+from mipp.statistics import Statistics
 from mipp.weights.layers import Layer
-from mipp.weights.measure import Seen
 from mipp.weights.regression import Pattern, Rows, eliminate, follow, follow_exactly, improved
 
 SINGLE_ABOVE = 256
@@ -64,7 +64,7 @@ def cells_first(layer: Layer) -> Int[Tensor, " d"]:
 
 def rows_of(
     layer: Layer,
-    seen: Seen,
+    seen: Statistics,
     weight: Tensor,
     noise: float | int | str,
     ridge: float | int,
