@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 from sklearn.datasets import load_digits
 
 from mipp.data.dataset import Dataset
-from mipp.data.downloads import Download, data_root, ensure
-from mipp.data.formats import read_cifar, read_idx
+from mipp.data.published_files import Download, data_root, ensure, read_cifar, read_idx
 from mipp.errors import InputError
 
 _MNIST = "https://ossci-datasets.s3.amazonaws.com/mnist/"

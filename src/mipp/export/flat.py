@@ -84,6 +84,24 @@ def named_outputs(value: object, name: str = "output") -> Iterator[tuple[str, Te
         yield from named_outputs(item, key)
 
 
+def output_names(model: nn.Module, arguments: Arguments) -> list[str]:
+    """Names of all tensors that the model puts out; raises `InputError` if there are none."""
+    args, kwargs = arguments
+    try:
+        names = [name for name, _ in named_outputs(model(*args, **kwargs))]
+    except Exception as error:
+        raise InputError(
+            f"{type(model).__name__} fails on the batch: {type(error).__name__}: {error}. Give a "
+            "batch that it takes in eval mode, on its device."
+        ) from error
+    if not names:
+        raise InputError(
+            f"{type(model).__name__} puts out no tensor; expected a tensor, or tuples, dicts or "
+            "dataclasses of tensors."
+        )
+    return names
+
+
 def batched(tensors: Sequence[Tensor]) -> list[bool]:
     """Which tensors have the batch as their first dimension: those as long as the first one there.
 

@@ -1,16 +1,18 @@
 """ONNX files whose numbers were checked, or no file."""
 
+import importlib
 import logging
 import os
 import uuid
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from jaxtyping import Shaped
 from torch import Tensor, nn
 
 from mipp import graph, statistics, surgery
@@ -20,12 +22,11 @@ from mipp.export.flat import (
     Flat,
     batched,
     long,
-    named_outputs,
+    output_names,
     shortened,
     some_examples,
     tensors_of,
 )
-from mipp.export.session import PACKAGES, OnnxSession, needed
 from mipp.tracing.calls import measuring
 
 TRACED, SIZES = 2, (1, 3)
@@ -34,6 +35,8 @@ batch sizes at which the numbers are compared: neither is the traced one."""
 
 LARGEST = 2 * 10**9
 """Bytes of weights; ONNX files are protobuf messages, which end at 2 GiB."""
+
+PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,50 @@ class OnnxFile:
     batch_sizes: tuple[int, ...]
     difference: float
     size: int
+
+
+class OnnxSession(nn.Module):
+    """The network in an ONNX file, on the CPU, with as many threads as torch has.
+
+    Called with tensors in the order of the file's inputs, gives a tuple of tensors.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        super().__init__()
+        runtime = needed("onnxruntime")
+        options = runtime.SessionOptions()
+        options.intra_op_num_threads = torch.get_num_threads()
+        options.log_severity_level = 3
+        try:
+            self._session = runtime.InferenceSession(
+                str(path), options, providers=["CPUExecutionProvider"]
+            )
+        except Exception as error:
+            raise FileError(
+                f"onnxruntime cannot read {path}: {type(error).__name__}: {error}. Export the "
+                "model again, or with another version of onnxruntime."
+            ) from error
+        self._names = [item.name for item in self._session.get_inputs()]
+
+    def forward(self, *tensors: Shaped[Tensor, "..."]) -> tuple[Tensor, ...]:
+        """The outputs, in the order of the file."""
+        found = self._session.run(None, self._fed(tensors))
+        return tuple(torch.from_numpy(value) for value in found)
+
+    def work(self, *tensors: Shaped[Tensor, "..."]) -> Callable[[], object]:
+        """One run on these inputs and nothing else, to be timed."""
+        fed = self._fed(tensors)
+        return lambda: self._session.run(None, fed)
+
+    def _fed(self, tensors: tuple[Tensor, ...]) -> dict[str, Any]:
+        if len(tensors) != len(self._names):
+            raise InputError(
+                f"the ONNX file takes {len(self._names)} inputs ({', '.join(self._names)}), and "
+                f"{len(tensors)} were given. An input that the model does not use is not in the "
+                "file; leave it out."
+            )
+        arrays = [tensor.detach().cpu().numpy() for tensor in tensors]
+        return dict(zip(self._names, arrays, strict=True))
 
 
 @checked
@@ -106,7 +153,7 @@ def export_onnx(
         if dynamic_length:
             examples += [shortened(tensors) for tensors in examples]
         traced = some_examples(tensors, TRACED) if dynamic_batch else tensors
-        outputs = _output_names(inner, arguments)
+        outputs = output_names(inner, arguments)
         partial = target.with_name(f".{target.name}.{uuid.uuid4().hex}.partial")
         try:
             _write(flat, traced, outputs, partial, dynamic_batch, dynamic_length)
@@ -131,23 +178,6 @@ def _check_size(model: nn.Module) -> None:
             f"the weights take {size:,} bytes, and an ONNX file holds {LARGEST:,} at most. Export "
             "it with torch.onnx.export(..., external_data=True), which writes several files."
         )
-
-
-def _output_names(model: nn.Module, arguments: tuple[Any, Any]) -> list[str]:
-    args, kwargs = arguments
-    try:
-        names = [name for name, _ in named_outputs(model(*args, **kwargs))]
-    except Exception as error:
-        raise InputError(
-            f"{type(model).__name__} fails on the batch: {type(error).__name__}: {error}. Give a "
-            "batch that it takes in eval mode, on its device."
-        ) from error
-    if not names:
-        raise InputError(
-            f"{type(model).__name__} puts out no tensor; expected a tensor, or tuples, dicts or "
-            "dataclasses of tensors."
-        )
-    return names
 
 
 def _write(
@@ -247,3 +277,14 @@ def _compared(
             )
         largest = max(largest, result.difference)
     return largest
+
+
+def needed(name: str) -> Any:
+    """A package of the extra ``onnx``; raises `InputError` where it cannot be imported."""
+    try:
+        return importlib.import_module(name)
+    except Exception as error:  # a build for another system fails with whatever it likes
+        raise InputError(
+            f"ONNX files need the package {name}, which cannot be imported: "
+            f"{type(error).__name__}: {error}. Install the extra: pip install 'torch-mipp[onnx]'."
+        ) from error

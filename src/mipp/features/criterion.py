@@ -1,7 +1,8 @@
 """TERC on its own, and the selection of input features by it."""
 
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -10,19 +11,23 @@ from torch import Tensor, nn
 from mipp import information, selection
 from mipp.checks import checked
 from mipp.errors import InputError
-from mipp.features.feature_selection import FeatureSelection
-from mipp.features.model_input import as_examples, targets
-from mipp.features.shape import units_of
-from mipp.features.stopping import (
+from mipp.features.elimination import (
     CRITERION,
     NEARLY_ALL,
+    FeatureSelection,
     eliminate,
     read_order,
     read_rule,
 )
-from mipp.records import IntArray
+from mipp.features.model_input import as_examples, targets
+from mipp.records import KEPT, IntArray
 from mipp.statistics import Loss
 from mipp.tracing.guards import gradients_enabled
+
+Units = Literal["positions", "channels", "features"]
+"""What goes as a whole. ``positions``: one position in all channels (of what has three dimensions
+or more, dimension 1 is the channels). ``channels``: all positions of one channel. ``features``:
+every number on its own. With two dimensions, (n_samples, n_features), all three are the same."""
 
 
 @checked
@@ -72,7 +77,7 @@ def terc(
     Preserving Neural Network Pruning", arXiv 2411.00147 (algorithms 1 and 2, the ordering).
     """
     found = information.observations(X, Y)
-    unit = units_of(found.inputs.shape[1:], "features" if units is None else units)
+    unit = _units_of(found.inputs.shape[1:], "features" if units is None else units)
     view = replace(found, unit=torch.as_tensor(unit, device=found.inputs.device))
     rules = (stop, confidence, share, keep)
     return _run(view, unit, estimator, order, rules, CRITERION, seed)
@@ -143,7 +148,7 @@ def select_features(
         values = X if isinstance(X, Tensor) else np.asarray(X)
         shape = tuple(values.shape[1:])
         view = information.observations(values.reshape(len(values), -1), Y)
-    unit = units_of(shape, units)
+    unit = _units_of(shape, units)
     flat = torch.as_tensor(unit.flatten(), device=view.inputs.device)
     view = replace(view, unit=flat)
     otherwise = NEARLY_ALL if isinstance(Y, nn.Module) else CRITERION
@@ -164,3 +169,41 @@ def _run(
     ordered = read_order(order)
     scorer = information.read(estimator).scorer([view], n_units, seed)
     return eliminate(scorer, ordered, rule, unit, otherwise)
+
+
+def _units_of(shape: Sequence[int], units: Any) -> IntArray:
+    """The unit of each feature of an example of this shape.
+
+    Parameters:
+        shape: of one example, without the dimension of the examples.
+        units: one of `Units`, or an array of that shape with the unit of each feature, from 0
+            without gaps, -1 for a feature that is always given.
+
+    Raises:
+        InputError: an unknown name, or an array that does not fit.
+    """
+    size = tuple(shape)
+    if isinstance(units, str):
+        if units not in ("positions", "channels", "features"):
+            raise InputError(
+                f"units={units!r}; expected 'positions', 'channels', 'features' or an array of "
+                f"shape {size}."
+            )
+        if len(size) < 2 or units == "features":
+            return np.arange(int(np.prod(size)), dtype=np.int64).reshape(size)
+        if units == "channels":
+            return np.broadcast_to(np.arange(size[0]).reshape(-1, *[1] * (len(size) - 1)), size)
+        return np.broadcast_to(np.arange(int(np.prod(size[1:]))).reshape(1, *size[1:]), size)
+    unit = np.asarray(units)
+    if unit.shape != size or unit.dtype.kind not in "iu":
+        raise InputError(
+            f"units has shape {unit.shape} and type {unit.dtype}; expected whole numbers of shape "
+            f"{size}, one for each feature."
+        )
+    found = np.unique(unit[unit != KEPT])
+    if len(found) == 0 or not np.array_equal(found, np.arange(len(found))):
+        raise InputError(
+            f"units names {found.tolist()[:10]}; expected every number from 0 to the last one, and "
+            "-1 for features that are always given."
+        )
+    return unit.astype(np.int64)

@@ -13,7 +13,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from mipp.checks import shown
 from mipp.errors import InputError
 from mipp.features.criterion import terc
-from mipp.features.stopping import read_keep
+from mipp.features.elimination import read_keep
 from mipp.records import BoolArray
 
 _MIN_SAMPLES = 10

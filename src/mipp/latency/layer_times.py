@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from mipp.latency.stopwatch import Stopwatch, Work
+from mipp.latency.timing import Stopwatch, Work
 from mipp.records import AxisKey, FloatArray, LatencyTable, LayerTable
 
 _CONV, _TRANSPOSE = ("conv", 1, 0), ("conv", 0, 1)

@@ -10,9 +10,8 @@ import torch
 from torch import nn
 
 from mipp.errors import InputError
+from mipp.models.plain_networks import MLP, VGG, DigitsCNN, LeNet5
 from mipp.models.resnet import BasicBlock, Bottleneck, ResNet
-from mipp.models.small import MLP, DigitsCNN, LeNet5
-from mipp.models.vgg import VGG
 
 
 @dataclass(frozen=True)

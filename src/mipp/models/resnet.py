@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from mipp.models.blocks import init_he, scaled
+from mipp.models.plain_networks import init_he, scaled
 
 Shortcut = Literal["A", "B"]
 """What joins blocks of different shape: A pads with zero channels (no parameters), B is a 1x1

@@ -6,9 +6,11 @@ from collections import OrderedDict, defaultdict, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from enum import Enum
+from itertools import chain
 from types import SimpleNamespace
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
@@ -45,6 +47,49 @@ def check_ordinary(model: nn.Module) -> None:
                 f"through {name}, and nothing can train it. Build or load the model outside of it, "
                 "or give copy.deepcopy(model), made outside of it."
             )
+
+
+@contextmanager
+def modes_kept(model: nn.Module) -> Iterator[None]:
+    """Train / eval mode of every module is as before afterwards."""
+    modes = [(module, module.training) for module in model.modules()]
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+def seed_generators(device: torch.device, seed: int, epoch: int) -> None:
+    """Seed the global generators of the CPU and of ``device``, and of no other device.
+
+    A pair of numbers seeds them: with a sum, epoch 1 of seed 0 would be epoch 0 of seed 1.
+    """
+    mixed = np.random.SeedSequence([seed, epoch]).generate_state(1, np.uint64)[0]
+    number = int(mixed >> np.uint64(1))  # torch takes signed integers
+    torch.default_generator.manual_seed(number)
+    if device.type == "cuda":
+        with torch.cuda.device(device):
+            torch.cuda.manual_seed(number)
+
+
+@contextmanager
+def channels_last(model: nn.Module, *, enabled: bool) -> Iterator[None]:
+    """Weights of convolutions lie channels-last; afterwards all strides are as before."""
+    if not enabled:
+        yield
+        return
+    strides = [(tensor, tensor.stride()) for tensor in chain(model.parameters(), model.buffers())]
+    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload] # not in its stub
+    try:
+        yield
+    finally:
+        for tensor, stride in strides:
+            if tensor.stride() != stride:
+                as_before = torch.empty_strided(
+                    tensor.shape, stride, dtype=tensor.dtype, device=tensor.device
+                )
+                tensor.data = as_before.copy_(tensor.detach())
 
 
 @contextmanager

@@ -23,8 +23,8 @@ from mipp.methods.method import (
     TrainingMethod,
 )
 from mipp.records import Curve, Keep
-from mipp.retrain.state import seed_generators
 from mipp.statistics import Batch
+from mipp.tracing.guards import seed_generators
 
 Progress = Callable[[int, int], None]
 """Called as ``progress(rounds done, rounds)``."""
