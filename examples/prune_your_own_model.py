@@ -61,6 +61,7 @@ def accuracy(model: nn.Module, batches: DataLoader) -> float:
 
 def main(folder: Path) -> None:
     """Train, prune, save, read back."""
+    folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(0)
     train, test = loaders()
     model = Net()
