@@ -62,8 +62,8 @@ MAX_WORDS = 30
 """In a sentence."""
 
 LONG_SENTENCES = {"README.md": 10}
-"""How many longer sentences a file may still have: the numbers only ever fall. In files that are not
-here they are counted, and no error."""
+"""How many longer sentences a file may still have: the numbers only ever fall. In other files they
+are counted, and are no error."""
 
 _FENCE = re.compile(r"^(?P<indent> *)```.*?^(?P=indent)```", re.M | re.S)
 _CODE = re.compile(r"``.+?``|`[^`\n]+`")

@@ -1,7 +1,7 @@
-"""The publishers' files: where they lie, how they get there, and what is in them.
+"""Files of published data sets: their folder, their download, and parsers of their formats.
 
-Files are fetched whole or not at all, and checked. Sizes are checked before anything is believed;
-a file that does not fit is a `FileError`.
+Downloads are checked and atomic. Parsers check sizes first; a file that does not fit is a
+`FileError`.
 """
 
 import gzip
@@ -25,7 +25,13 @@ from mipp.errors import FileError
 
 @dataclass(frozen=True)
 class Download:
-    """One published file. ``members`` are what an archive is unpacked to; empty: not an archive."""
+    """One published file.
+
+    Attributes:
+        url: where it is.
+        md5: its checksum.
+        members: files to unpack from an archive; empty for a file that is no archive.
+    """
 
     url: str
     md5: str
@@ -33,12 +39,12 @@ class Download:
 
     @property
     def files(self) -> tuple[str, ...]:
-        """Names of the files that this gives."""
+        """Names of the files after unpacking."""
         return self.members or (self.url.rpartition("/")[2],)
 
 
 def data_root(root: str | os.PathLike[str] | None) -> Path:
-    """The folder that holds data sets: ``root``, else ``$MIPP_DATA``, else the user's cache."""
+    """The folder of all data sets: ``root``, else ``$MIPP_DATA``, else the user's cache."""
     if root is not None:
         return Path(root)
     if from_environment := os.environ.get("MIPP_DATA"):
@@ -47,10 +53,10 @@ def data_root(root: str | os.PathLike[str] | None) -> Path:
 
 
 def ensure(folder: Path, downloads: Sequence[Download]) -> None:
-    """Fetch what is not in ``folder`` yet.
+    """Download the files that ``folder`` lacks.
 
     Raises:
-        FileError: if files are missing and cannot be fetched, or are not those published.
+        FileError: if files cannot be downloaded, or differ from the published ones.
     """
     for download in downloads:
         missing = [name for name in download.files if not (folder / name).is_file()]
@@ -80,7 +86,7 @@ def _fetch(folder: Path, download: Download) -> None:
 
 
 def _unpack(archive: Path, inside: str, members: Sequence[str]) -> None:
-    """Only the expected members, each a plain file: nothing else in an archive is ever written."""
+    """Write the expected members, each a plain file; nothing else in an archive is ever written."""
     with tarfile.open(archive) as tar:
         for name in members:
             content = tar.extractfile(f"{inside}/{name}")
@@ -103,14 +109,14 @@ CIFAR_SHAPE = (3, 32, 32)
 
 
 def read_idx(path: Path, shape: tuple[int, ...]) -> NDArray[np.uint8]:
-    """Bytes of a gzipped IDX file, of exactly ``shape``.
+    """Read the bytes of a gzipped IDX file (MNIST).
 
     Args:
-        path: file, e.g. ``train-images-idx3-ubyte.gz``.
-        shape: what the header must say, e.g. ``(60000, 28, 28)``.
+        path: file, such as ``train-images-idx3-ubyte.gz``.
+        shape: expected shape, such as ``(60000, 28, 28)``.
 
     Raises:
-        FileError: if the file is missing, damaged, cut short or of another shape.
+        FileError: if the file is missing, damaged, truncated or of another shape.
     """
     try:
         content = gzip.decompress(path.read_bytes())
@@ -129,15 +135,18 @@ def read_idx(path: Path, shape: tuple[int, ...]) -> NDArray[np.uint8]:
 def read_cifar(
     path: Path, n_records: int, label_bytes: int
 ) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """Images ``(n_records, 3, 32, 32)`` and labels ``(n_records,)`` of one CIFAR binary file.
+    """Read one file of the binary version of CIFAR.
 
     Args:
-        path: file, e.g. ``data_batch_1.bin``.
-        n_records: how many images it must have.
-        label_bytes: 1 for CIFAR-10; 2 for CIFAR-100, whose second is the fine label.
+        path: file, such as ``data_batch_1.bin``.
+        n_records: expected number of images.
+        label_bytes: 1 for CIFAR-10; 2 for CIFAR-100, where the second is the fine label.
+
+    Returns:
+        Images of shape ``(n_records, 3, 32, 32)`` and labels of shape ``(n_records,)``.
 
     Raises:
-        FileError: if the file is missing or its size is not that of ``n_records`` images.
+        FileError: if the file is missing or has not the size of ``n_records`` images.
     """
     expected = n_records * (label_bytes + prod(CIFAR_SHAPE))
     try:

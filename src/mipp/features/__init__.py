@@ -1,4 +1,4 @@
-"""Which features tell something: TERC on its own, for the input of a model, for scikit-learn."""
+"""Feature selection by transfer entropy: on arrays, for a model's input, for scikit-learn."""
 
 from mipp.features.criterion import select_features, terc
 from mipp.features.elimination import FeatureSelection

@@ -1,4 +1,4 @@
-"""Removing features one by one: how far the caller wants it to go, doing it, what it found."""
+"""Removal of features one by one: the rule that ends it, the elimination, and its result."""
 
 from dataclasses import dataclass
 from numbers import Integral, Real
@@ -13,12 +13,22 @@ from mipp.records import KEPT, BoolArray, FloatArray, IntArray, Scorer
 
 @dataclass(frozen=True, eq=False)
 class FeatureSelection:
-    """Which features stay, in which order the others went, and what that lost.
+    """Which features are kept, the order in which the others were removed, and the nats lost.
 
-    ``order``: units in order of removal, shape ``(n_removed,)``. ``nats_lost``: nats lost after the
-    first ``n`` removals, shape ``(n_removed + 1,)``, first entry 0, never falling. ``kept``: the
-    units that stay, ascending. ``total``: nats that all units together transfer. ``unit``: in the
-    shape of one example, the unit that each feature belongs to; -1 where it is always given.
+    Attributes:
+        order: units in order of removal, shape ``(n_removed,)``.
+        nats_lost: nats lost after the first ``n`` removals, shape ``(n_removed + 1,)``, first entry
+            0, never falling.
+        kept: units that are kept, ascending.
+        total: nats that all units together transfer.
+        unit: the unit of each feature, in the shape of one example; -1 where it is always given.
+
+    Examples:
+        >>> import mipp
+        >>> X = np.random.default_rng(0).standard_normal((500, 3))
+        >>> found = mipp.terc(X, X[:, 1])
+        >>> found.mask.tolist(), found.last(1).tolist()
+        ([False, True, False], [1])
     """
 
     order: IntArray
@@ -29,30 +39,31 @@ class FeatureSelection:
 
     @property
     def n_units(self) -> int:
-        """How many units there were."""
+        """Number of units before the elimination."""
         return int(self.unit.max()) + 1
 
     @property
     def mask(self) -> BoolArray:
-        """True for every feature of a unit that stays, in the shape of one example."""
+        """True for every feature of a kept unit, in the shape of one example."""
         return self.mask_of(self.kept)
 
     @property
     def scores(self) -> FloatArray:
-        """What it costs to go without each feature, in the shape of one example.
+        """The cost of removing each feature, in the shape of one example.
 
-        The nats that are lost, in all, once its unit and all before it have gone; infinite for one
-        that never went. Features with a score above ``s`` are a set that loses ``s`` nats at most.
+        This is the total loss in nats once its unit and all before it are removed; infinite for a
+        unit that was never removed. Features with a score above ``s`` are a set that loses at most
+        ``s`` nats.
         """
         score = np.full(self.n_units, np.inf)
         score[self.order] = self.nats_lost[1:]
         return np.where(self.unit == KEPT, np.inf, score[self.unit])
 
     def last(self, n_units: int) -> IntArray:
-        """The ``n_units`` units that stay longest, ascending.
+        """The last ``n_units`` units of the elimination, ascending.
 
         Raises:
-            InputError: when the elimination ended before so few were left.
+            InputError: if the elimination ended before so few units were left.
         """
         least = self.n_units - len(self.order)
         if not least <= n_units <= self.n_units:
@@ -70,13 +81,13 @@ class FeatureSelection:
 
 
 Rule = selection.Stop | int | None
-"""A stop rule, how many units stay, or None: a rule is chosen, and all units go in the end."""
+"""A stop rule, a number of units to keep, or None: a default rule, and a full order of removal."""
 
 CRITERION = selection.Confidence(0.95)
 """The paper's test, at the level of TERC's authors (two standard errors)."""
 
 NEARLY_ALL = selection.Share(0.99)
-"""Where nothing is estimated there is nothing to be sure of, and a loss of 0 is never met."""
+"""For known outputs: there is no confidence to test, and no unit has a loss of exactly 0."""
 
 
 def read_rule(
@@ -86,10 +97,10 @@ def read_rule(
     share: float | int | None,
     keep: float | int | None,
 ) -> Rule:
-    """The one rule that was given, of the four ways to write one; None if there was none.
+    """The rule that was given, in one of four forms; None if there is none.
 
     Raises:
-        InputError: more than one of them, or a number out of its range.
+        InputError: for more than one of them, or a number out of its range.
     """
     given = {"stop": stop, "confidence": confidence, "share": share, "keep": keep}
     named = [name for name, value in given.items() if value is not None]
@@ -108,10 +119,10 @@ def read_rule(
 
 
 def read_keep(keep: Any, n_units: int, name: str = "keep") -> int:
-    """How many units stay, from a number of them or a share; ``name`` is for the error text.
+    """How many units to keep, from a number of them or a share; ``name`` is for the error text.
 
     Raises:
-        InputError: for less than one unit, or more than there are.
+        InputError: for less than one unit, or more than ``n_units``.
     """
     if isinstance(keep, Real) and not isinstance(keep, (bool, np.bool_)):
         number = float(keep)
@@ -140,11 +151,12 @@ def eliminate(
     unit: IntArray,
     otherwise: selection.Stop = CRITERION,
 ) -> FeatureSelection:
-    """Removes units as far as the rule goes; ``unit`` is put on the record.
+    """Remove units as far as the rule goes.
 
-    ``greedy`` with a number of units to keep removes the least informative, over and over. In all
-    other cases a stop rule is asked first, unit by unit (``otherwise`` if none was given). What it
-    leaves goes after that, always the least informative of those left, as far as the rule wants.
+    ``greedy`` with a number of units to keep removes the least informative unit, again and again.
+    In all other cases a stop rule decides first, unit by unit (``otherwise`` if none was given).
+    The remaining units are removed after that, always the least informative one, down to the number
+    to keep.
     """
     n_units = scorer.n_units
     total = float(scorer.total().sum())
@@ -171,7 +183,7 @@ def eliminate(
 def _until(
     scorer: Scorer, stop: selection.Stop, order: selection.Order
 ) -> tuple[list[int], list[float]]:
-    """Units that the stop rule lets go, and nats lost after each of them."""
+    """Units that the stop rule removes, and nats lost after each of them."""
     curve = selection.eliminate_until(scorer, stop, order)
     steps, lost = curve.order.tolist(), curve.nats_lost.tolist()
     if len(steps) == scorer.n_units - 1:

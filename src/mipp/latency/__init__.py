@@ -1,4 +1,4 @@
-"""How long things take on this machine: whole models in turns, and layers at several widths."""
+"""Running times on this machine: whole models in turns, and layers at several widths."""
 
 from mipp.latency.layer_times import never_falling, time_layers
 from mipp.latency.timing import Latency, Stopwatch, Work, scatter, take_turns

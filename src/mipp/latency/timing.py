@@ -1,4 +1,4 @@
-"""Timing several works against each other, and how a budget of latency is measured."""
+"""Timing of several functions against each other, and the settings of a latency budget."""
 
 import math
 import time
@@ -14,38 +14,48 @@ from mipp.errors import InputError
 from mipp.records import FloatArray
 
 WARM_UP = 3
-"""Runs of each work that are not counted: the first ones allocate, and choose algorithms."""
+"""Runs of each function that are not counted: the first ones allocate, and choose algorithms."""
 
 BLOCKS = 5
 """Consecutive parts of the runs whose medians are compared, see `scatter`."""
 
 Work = Callable[[], object]
-"""What is timed: one forward pass, say."""
+"""A function to time, such as one forward pass."""
 
 
 @runtime_checkable
 class Stopwatch(Protocol):
-    """Times works; `take_turns` does it really, tests may count something else."""
+    """Times functions; `take_turns` uses the clock, tests may count something else."""
 
     def __call__(
         self, works: Sequence[Work], *, seconds: float | int, fewest: int, device: torch.device
     ) -> list[FloatArray]:
-        """Milliseconds of every run of each work, shape ``(n_runs,)`` each, the same number."""
+        """Milliseconds of every run of each function, all of shape ``(n_runs,)``."""
         ...
 
 
 def take_turns(
     works: Sequence[Work], *, seconds: float | int, fewest: int, device: torch.device
 ) -> list[FloatArray]:
-    """Milliseconds of every run of each work, shape ``(n_runs,)`` each.
+    """Time functions in turns, so that other load on the machine slows all of them equally.
 
-    The works take turns, so that whatever else the machine does slows all of them alike. The number
-    of threads is left as it is; no gradients are recorded. A device that works on its own is waited
-    for before the clock is read.
+    The number of threads is left as it is; no gradients are recorded. An asynchronous device is
+    synchronised before the clock is read.
 
-    Parameters:
+    Args:
+        works: what to time.
         seconds: after which no further turn is started.
-        fewest: turns that are made in any case.
+        fewest: minimal number of turns.
+        device: of the functions.
+
+    Returns:
+        Milliseconds of every run of each function, all of shape ``(n_runs,)``.
+
+    Examples:
+        >>> device = torch.device("cpu")
+        >>> runs = take_turns([lambda: sum(range(10))], seconds=0, fewest=4, device=device)
+        >>> runs[0].shape
+        (4,)
     """
     laps: list[list[float]] = [[] for _ in works]
     wait = _waiting(device)
@@ -67,9 +77,20 @@ def take_turns(
 def scatter(runs: FloatArray, against: FloatArray | None = None) -> float:
     """Half the range of the medians of `BLOCKS` consecutive parts of the runs, shape ``(n_runs,)``.
 
-    In the unit of the runs; with ``against``, what took turns with them, of the ratio of the
-    medians. A standard error would take the runs as independent, but what disturbs a clock (another
-    process, a warmer processor) lasts for many of them.
+    A standard error would assume independent runs, but a disturbance (another process, a warmer
+    processor) lasts for many of them.
+
+    Args:
+        runs: milliseconds.
+        against: runs of another function that took turns with it, to compare the ratios of the
+            medians instead.
+
+    Returns:
+        The scatter in the unit of the runs, or of the ratio.
+
+    Examples:
+        >>> scatter(np.array([1.0, 1.0, 2.0, 2.0, 4.0]))
+        1.5
     """
     parts = np.array_split(runs, min(BLOCKS, len(runs)))
     medians = np.array([np.median(part) for part in parts])
@@ -80,7 +101,7 @@ def scatter(runs: FloatArray, against: FloatArray | None = None) -> float:
 
 
 def _waiting(device: torch.device) -> Callable[[], None]:
-    """What returns when the device has done all that it was given."""
+    """A function that waits until the device has finished all its work."""
     if device.type == "cpu":
         return lambda: None
     wait: Callable[[], None] = getattr(torch, device.type).synchronize
@@ -89,16 +110,26 @@ def _waiting(device: torch.device) -> Callable[[], None]:
 
 @dataclass(frozen=True)
 class Latency:
-    """What a budget of ``latency=`` means: one forward pass of so many examples on this machine.
+    """How a ``latency=`` budget is measured: one forward pass on this machine.
 
     The device is the model's, the number of threads torch's own (`torch.set_num_threads`).
 
-    ``batch``: examples in a pass. ``shares``: of its full widths at which each layer is timed; one
-    below an eighth takes what an eighth takes. ``layer_seconds``: for each layer and choice of
-    widths. ``model_seconds``: for each whole model that is timed; longer runs scatter less.
-    ``slack``: a plan that is this share faster than it needs to be is made again with less taken.
-    ``tries``: plans that are timed at the most, until one meets the budget. ``stopwatch``: what
-    times, see `mipp.latency.take_turns`.
+    Attributes:
+        batch: number of examples per pass.
+        shares: of its full widths at which each layer is timed; below an eighth, a layer counts as
+            at an eighth.
+        layer_seconds: for each layer and choice of widths.
+        model_seconds: for each whole model that is timed; longer runs scatter less.
+        slack: a plan that is faster than necessary by this share is made again with less removed.
+        tries: largest number of plans that are timed until one meets the budget.
+        stopwatch: times the runs, see `mipp.latency.take_turns`.
+
+    Raises:
+        InputError: for a number out of its range.
+
+    Examples:
+        >>> Latency(batch=8).shares
+        (0.125, 0.25, 0.5, 0.75, 1)
     """
 
     batch: int = 1

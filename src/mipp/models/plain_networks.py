@@ -1,6 +1,6 @@
-"""Networks that are a chain of layers: LeNet5, LeNet-300-100, one for 8x8 digits, and VGG.
+"""Networks without shortcuts: LeNet5, LeNet-300-100, a network for 8x8 digits, and VGG.
 
-Also what all built-in networks share: how a width scales channels, and how weights start.
+Also what all built-in networks share: how a width factor scales channels, and initial weights.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,7 +13,7 @@ from mipp.errors import InputError
 
 
 def scaled(channels: int, width: float) -> int:
-    """Channels of a layer that has ``channels`` at width 1, rounded, at least one.
+    """Channels at this width of a layer with ``channels`` at width 1; rounded, at least one.
 
     Raises:
         InputError: if ``width`` is not positive.
@@ -27,7 +27,7 @@ def scaled(channels: int, width: float) -> int:
 
 
 def init_he(model: nn.Module) -> None:
-    """Start convolutions as He et al. (2015) do for ReLU networks, with fan-out and zero biases."""
+    """Initialise convolutions as He et al. (2015) for ReLU networks: fan-out, and zero biases."""
     for module in model.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
@@ -36,11 +36,11 @@ def init_he(model: nn.Module) -> None:
 
 
 class LeNet5(nn.Module):
-    """LeNet5 as Caffe ships it, which is the one that the pruning literature uses.
+    """LeNet5 as in Caffe, the variant that the pruning literature uses, for images of 28x28.
 
-    Convolutions 20 and 50 (5x5, no padding), each with ReLU and 2x2 max pooling, then 500 hidden
-    units: 431,080 parameters. LeCun's network of 1998 (6-16-120-84) is seven times smaller.
-    Takes images of 28x28.
+    Two 5x5 convolutions without padding (20 and 50 channels), each with ReLU and 2x2 max pooling,
+    then 500 hidden units: 431,080 parameters. LeCun's network of 1998 (6-16-120-84) is seven times
+    smaller.
     """
 
     def __init__(self, width: float = 1.0, num_classes: int = 10, in_channels: int = 1) -> None:
@@ -83,7 +83,7 @@ class MLP(nn.Module):
 class DigitsCNN(nn.Module):
     """Three 3x3 convolutions (16, 32, 32) and 64 hidden units, for scikit-learn's 8x8 digits.
 
-    Trains in seconds on one core and is still wide enough to be worth pruning.
+    It trains in seconds on one core and is still wide enough to be worth pruning.
     """
 
     def __init__(self, width: float = 1.0, num_classes: int = 10, in_channels: int = 1) -> None:
@@ -112,20 +112,21 @@ STAGES: Mapping[int, Sequence[Sequence[int]]] = MappingProxyType(
         19: ((64, 64), (128, 128), (256,) * 4, (512,) * 4, (512,) * 4),
     }
 )
-"""Depth -> channels of the convolutions between two poolings."""
+"""Depth -> channels of the convolutions before each pooling."""
 
 
 class VGG(nn.Module):
-    """Simonyan & Zisserman's network as it is used on CIFAR: 3x3 conv, BatchNorm, ReLU; pooling.
+    """VGG with BatchNorm for 32x32 images, after Simonyan & Zisserman.
 
-    The two hidden layers of the ImageNet network are left out, as is usual on CIFAR; the
-    convolutions keep the bias that BatchNorm makes redundant, so that parameter counts agree with
-    the literature's (VGG16: 14,728,266).
+    Blocks of 3x3 convolution, BatchNorm and ReLU, five max poolings, and one linear classifier. The
+    two hidden layers of the ImageNet network are left out, as is usual on CIFAR. The convolutions
+    keep the bias that BatchNorm makes redundant, so that parameter counts agree with the literature
+    (VGG16: 14,728,266).
 
     Args:
         depth: 11, 16 or 19.
         width: factor on all channels.
-        num_classes: outputs.
+        num_classes: number of outputs.
         in_channels: channels of the images, whose sides must be at least 32.
     """
 
@@ -150,7 +151,7 @@ class VGG(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Starts the convolutions anew; what they hold follows from the global generator."""
+        """Draw the convolutions again from the global generator."""
         init_he(self)
 
     def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n classes"]:

@@ -1,6 +1,6 @@
-"""What a training run has done so far: its epochs, and the file from which it can go on.
+"""What a training run has done so far: its epochs, and the checkpoint from which it can continue.
 
-A checkpoint has weights, momentum and history in one safetensors file, written whole. Batches,
+A checkpoint has weights, momentum and history in one safetensors file, written atomically. Batches,
 augmentation and dropout of an epoch are functions of ``(seed, epoch)``, so these two numbers are
 all the state that random generators have between epochs.
 """
@@ -24,7 +24,17 @@ from mipp.retrain.recipes import Recipe
 
 @dataclass(frozen=True)
 class Evaluation:
-    """``loss``: mean cross-entropy in nats. ``accuracy``: share of right answers, 0 to 1."""
+    """How good a model is.
+
+    Attributes:
+        loss: mean cross-entropy in nats.
+        accuracy: share of right answers, 0 to 1.
+        n_samples: number of examples.
+
+    Examples:
+        >>> Evaluation(loss=0.1, accuracy=0.97, n_samples=359).accuracy
+        0.97
+    """
 
     loss: float
     accuracy: float
@@ -33,11 +43,20 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class EpochRecord:
-    """One epoch, counted from 0.
+    """One epoch of training.
 
-    ``train`` is measured in train mode while the weights change; its loss is the one trained on,
-    with smoothing and distillation. ``evaluation`` is in eval mode after the epoch.
-    ``learning_rate`` is that of the last step. ``seconds`` have both and are not compared.
+    Attributes:
+        epoch: counted from 0.
+        train: measured in train mode while the weights change; the loss is the training loss, with
+            smoothing and distillation.
+        evaluation: in eval mode after the epoch.
+        learning_rate: of the last step.
+        seconds: for training and evaluation; not compared by ``==``.
+
+    Examples:
+        >>> record = EpochRecord(0, Evaluation(0.4, 0.9, 1438), None, 0.1, seconds=2.5)
+        >>> record.train.loss
+        0.4
     """
 
     epoch: int
@@ -49,14 +68,24 @@ class EpochRecord:
 
 @dataclass(frozen=True)
 class History:
-    """The epochs of a run, those before an interruption too. ``stopped_early`` by patience."""
+    """The epochs of a run.
+
+    Attributes:
+        epochs: all of them, those before an interruption too.
+        stopped_early: whether the run ran out of patience.
+
+    Examples:
+        >>> record = EpochRecord(0, Evaluation(0.4, 0.9, 1438), None, 0.1, seconds=2.5)
+        >>> History((record,)).last.train.accuracy
+        0.9
+    """
 
     epochs: tuple[EpochRecord, ...]
     stopped_early: bool = False
 
     @property
     def last(self) -> EpochRecord:
-        """The epoch that the weights are from."""
+        """The latest epoch."""
         return self.epochs[-1]
 
     def out_of_patience(self, patience: int | None) -> bool:
@@ -79,7 +108,7 @@ def save_checkpoint(
     seed: int,
     history: History,
 ) -> None:
-    """Write the state after the last epoch of ``history``; the old file stays until it is whole."""
+    """Write the state after the last epoch of ``history``; an older file is replaced atomically."""
     tensors = {_MODEL + name: tensor for name, tensor in model.state_dict().items()}
     for name, parameter in model.named_parameters():
         momentum = optimizer.state[parameter].get("momentum_buffer")
@@ -99,11 +128,11 @@ def save_checkpoint(
 def load_checkpoint(
     path: Path, model: nn.Module, optimizer: torch.optim.SGD, recipe: Recipe, seed: int
 ) -> History:
-    """Put weights and momentum back, and give the history so far. Changes nothing on failure.
+    """Restore weights and momentum, and return the history so far; change nothing on failure.
 
     Raises:
         FileError: if the file is damaged or not a checkpoint.
-        TrainingError: if it is of another run: other recipe, seed or model.
+        TrainingError: if it belongs to another run, with another recipe, seed or model.
     """
     tensors, metadata = _read(path)
     try:

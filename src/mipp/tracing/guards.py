@@ -51,7 +51,7 @@ def check_ordinary(model: nn.Module) -> None:
 
 @contextmanager
 def modes_kept(model: nn.Module) -> Iterator[None]:
-    """Train / eval mode of every module is as before afterwards."""
+    """Put the train or eval mode of every module back afterwards."""
     modes = [(module, module.training) for module in model.modules()]
     try:
         yield
@@ -60,13 +60,15 @@ def modes_kept(model: nn.Module) -> Iterator[None]:
             module.training = training
 
 
-def seed_generators(device: torch.device, seed: int, epoch: int) -> None:
-    """Seed the global generators of the CPU and of ``device``, and of no other device.
-
-    A pair of numbers seeds them: with a sum, epoch 1 of seed 0 would be epoch 0 of seed 1.
-    """
+def mixed_seed(seed: int, epoch: int) -> int:
+    """One seed made of two numbers; with a sum, epoch 1 of seed 0 would be epoch 0 of seed 1."""
     mixed = np.random.SeedSequence([seed, epoch]).generate_state(1, np.uint64)[0]
-    number = int(mixed >> np.uint64(1))  # torch takes signed integers
+    return int(mixed >> np.uint64(1))  # torch takes signed integers
+
+
+def seed_generators(device: torch.device, seed: int, epoch: int) -> None:
+    """Seed the global generators of the CPU and of ``device``, and of no other device."""
+    number = mixed_seed(seed, epoch)
     torch.default_generator.manual_seed(number)
     if device.type == "cuda":
         with torch.cuda.device(device):
@@ -75,7 +77,7 @@ def seed_generators(device: torch.device, seed: int, epoch: int) -> None:
 
 @contextmanager
 def channels_last(model: nn.Module, *, enabled: bool) -> Iterator[None]:
-    """Weights of convolutions lie channels-last; afterwards all strides are as before."""
+    """Lay weights of convolutions out channels-last; put all strides back afterwards."""
     if not enabled:
         yield
         return
