@@ -17,7 +17,6 @@ from pathlib import Path
 
 import numpy as np
 import platformdirs
-import pooch
 from numpy.typing import NDArray
 
 from mipp.errors import FileError
@@ -76,6 +75,8 @@ def ensure(folder: Path, downloads: Sequence[Download]) -> None:
 
 
 def _fetch(folder: Path, download: Download) -> None:
+    import pooch  # noqa: PLC0415 - brings requests, and most data are there already
+
     with tempfile.TemporaryDirectory(dir=folder, prefix=".fetching-") as scratch:
         name = download.url.rpartition("/")[2]
         fetched = Path(pooch.retrieve(download.url, f"md5:{download.md5}", name, scratch))

@@ -18,7 +18,7 @@ from mipp.errors import InputError, TrainingError
 from mipp.retrain.history import EpochRecord, Evaluation, History, load_checkpoint, save_checkpoint
 from mipp.retrain.recipes import Recipe
 from mipp.tracing.guards import channels_last as laid_out
-from mipp.tracing.guards import gradients_enabled, modes_kept, seed_generators
+from mipp.tracing.guards import generators_kept, gradients_enabled, modes_kept, seed_generators
 
 Step = Callable[[torch.optim.SGD], None]
 """One step of training, called with gradients and learning rate set; calls ``optimizer.step()``."""
@@ -89,8 +89,7 @@ def train(
     with ExitStack() as stack:
         stack.enter_context(gradients_enabled())
         stack.enter_context(modes_kept(model))
-        gpus = [device] if device.type == "cuda" else []
-        stack.enter_context(torch.random.fork_rng(devices=gpus))
+        stack.enter_context(generators_kept([device]))
         stack.enter_context(laid_out(model, enabled=recipe.channels_last))
         if teacher is not None:
             stack.enter_context(modes_kept(teacher))

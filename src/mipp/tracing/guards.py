@@ -3,7 +3,7 @@
 import copy
 import sys
 from collections import OrderedDict, defaultdict, deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from enum import Enum
 from itertools import chain
@@ -51,7 +51,7 @@ def check_ordinary(model: nn.Module) -> None:
 
 @contextmanager
 def modes_kept(model: nn.Module) -> Iterator[None]:
-    """Put the train or eval mode of every module back afterwards."""
+    """Afterwards every module is in training or evaluation mode as before."""
     modes = [(module, module.training) for module in model.modules()]
     try:
         yield
@@ -60,24 +60,29 @@ def modes_kept(model: nn.Module) -> Iterator[None]:
             module.training = training
 
 
-def mixed_seed(seed: int, epoch: int) -> int:
-    """One seed made of two numbers; with a sum, epoch 1 of seed 0 would be epoch 0 of seed 1."""
-    mixed = np.random.SeedSequence([seed, epoch]).generate_state(1, np.uint64)[0]
-    return int(mixed >> np.uint64(1))  # torch takes signed integers
+@contextmanager
+def generators_kept(devices: Iterable[torch.device]) -> Iterator[Callable[[], None]]:
+    """Afterwards torch's generators of the CPU and of ``devices`` are in the state of before.
 
+    What it gives puts them back into that state at any time.
+    """
+    gpus = [device for device in devices if device.type == "cuda"]
+    cpu_state, gpu_states = torch.get_rng_state(), [torch.cuda.get_rng_state(gpu) for gpu in gpus]
 
-def seed_generators(device: torch.device, seed: int, epoch: int) -> None:
-    """Seed the global generators of the CPU and of ``device``, and of no other device."""
-    number = mixed_seed(seed, epoch)
-    torch.default_generator.manual_seed(number)
-    if device.type == "cuda":
-        with torch.cuda.device(device):
-            torch.cuda.manual_seed(number)
+    def rewind() -> None:
+        torch.set_rng_state(cpu_state)
+        for gpu, state in zip(gpus, gpu_states, strict=True):
+            torch.cuda.set_rng_state(state, gpu)
+
+    try:
+        yield rewind
+    finally:
+        rewind()
 
 
 @contextmanager
 def channels_last(model: nn.Module, *, enabled: bool) -> Iterator[None]:
-    """Lay weights of convolutions out channels-last; put all strides back afterwards."""
+    """The weights of convolutions lie channels-last; afterwards all strides are as before."""
     if not enabled:
         yield
         return
@@ -261,3 +266,18 @@ def _is_simple(value: Any) -> bool:
 
 _PLAIN = (Tensor, str, bytes, int, float, complex, type(None), type, Enum, torch.dtype)
 """Kinds of value that hold nothing more."""
+
+
+def mixed_seed(seed: int, epoch: int) -> int:
+    """One seed made of two numbers; with a sum, epoch 1 of seed 0 would be epoch 0 of seed 1."""
+    mixed = np.random.SeedSequence([seed, epoch]).generate_state(1, np.uint64)[0]
+    return int(mixed >> np.uint64(1))  # torch takes signed integers
+
+
+def seed_generators(device: torch.device, seed: int, epoch: int) -> None:
+    """Seed the global generators of the CPU and of ``device``, and of no other device."""
+    number = mixed_seed(seed, epoch)
+    torch.default_generator.manual_seed(number)
+    if device.type == "cuda":
+        with torch.cuda.device(device):
+            torch.cuda.manual_seed(number)
