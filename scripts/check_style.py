@@ -45,6 +45,7 @@ NOT_YET_CLEAN = (
     "src/mipp/information/",
     "src/mipp/measurements.py",
     "src/mipp/methods/",
+    "src/mipp/options.py",
     "src/mipp/out_of_memory.py",
     "src/mipp/planning/",
     "src/mipp/prepare/",
