@@ -82,13 +82,12 @@ def exists(dotted: str) -> bool:
     path = "mipp"
     for part in dotted.split(".")[1:]:
         path += f".{part}"
-        try:
-            found = getattr(found, part)
-        except AttributeError:
-            try:
-                found = importlib.import_module(path)
-            except ImportError:
+        try:  # the module first: `rule` in `graph.rules` is a function as well
+            found = importlib.import_module(path)
+        except ImportError:
+            if not hasattr(found, part):
                 return False
+            found = getattr(found, part)
     return True
 
 
