@@ -1,11 +1,11 @@
-"""What each consumer takes in, and how finely its output matters."""
+"""What each layer takes in, and how finely its output matters."""
 
 from mipp.statistics.batches import Batch, agreed, read_batch, read_batches
 from mipp.statistics.calling import advice, advised, blaming, check_call, check_images
 from mipp.statistics.collect import CaptureConfig, Site, Statistics, capture, collect, in_passes
+from mipp.statistics.consumer_rows import Rows, answers, collect_rows
 from mipp.statistics.joining import in_one, joinable, joined
 from mipp.statistics.loss import Loss, floating_outputs
-from mipp.statistics.rows import Rows, answers, collect_rows
 
 __all__ = [
     "Batch",

@@ -1,4 +1,4 @@
-"""One pass over the calibration batches: what each consumer takes in, and how finely it matters."""
+"""One pass over the calibration batches: what each layer takes in, and how finely it matters."""
 
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -37,7 +37,7 @@ class CaptureConfig:
     Attributes:
         rows_per_feature: rows (examples x positions) sampled for each consumer, as a multiple of
             its number of features.
-        min_rows: rows sampled at the least.
+        min_rows: rows sampled at least.
         fisher_samples: examples that go through the backward pass.
         dtype: number type of the sums.
     """
@@ -111,7 +111,10 @@ class Site:
 
 
 class _Recorder:
-    """Moments and gradients at one site, over one pass."""
+    """Moments and gradients at one site, over one pass.
+
+    A loss has to be passed back after each recorded call that is ``with_fisher``.
+    """
 
     def __init__(self, site: Site, config: CaptureConfig, seed: int, n_samples: int) -> None:
         self.site, self.config, self.seed, self.n_samples = site, config, seed, n_samples

@@ -37,7 +37,7 @@ def best_fit(
     error.
 
     Args:
-        n_rows: rows that there are.
+        n_rows: rows available.
         n_features: features of a row.
         few_rows: rows for each feature from which on the first fit is used unseen.
         gains: by how much each fit lowers the squared error of each held-out example.

@@ -39,7 +39,7 @@ class Refit:
             (``keep``).
         rows_per_feature: rows (examples x positions) used for a fit, per feature of the layer's
             input.
-        min_rows: rows used for a fit at the least.
+        min_rows: rows used for a fit at least.
         few_rows: rows for each feature below which all ``weights`` of a layer are fitted with a
             ridge, up to 1,000 times as strong, that held-out rows choose, or not at all where no
             fit is better; 0 for never.

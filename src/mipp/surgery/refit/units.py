@@ -2,7 +2,7 @@
 
 Where information is kept, a function exists that gives a consumer's old output from what is left of
 its input. Here it is the least-squares one: the consumer's own weights are replaced by the linear
-map from the units that are left to what the original consumer put out,
+map from the units that are left to the outputs of the original consumer,
 
     W' = (Cov(Y, X_S) + ridge D W_S) inverse(Cov(X_S) + ridge D),      D = diag Var(X_S),
 

@@ -57,8 +57,8 @@ class WalkedLayer:
         call: number of the call, for a consumer of units; None for all calls together.
         index: seeds the draw of positions.
         features: of a row of the changed layer's input, in each block.
-        note_inputs: whether to stop with what the original took in. It has to be so for a layer
-            that is called several times, or routed: the changed net may send it other positions.
+        note_inputs: whether to stop with what the original took in. A layer that is called several
+            times, or routed, needs this: the changed net may send it other positions.
         inputs: features of the original's rows that are left, None for all.
         outputs: outputs of the original that are left, None for all.
         factors: what each output that is left is multiplied with, None for 1.
@@ -174,7 +174,7 @@ def walk(
         joined: the same examples in one batch, for the changed net.
         visit: called at each layer before the net goes on.
         rows_per_feature: rows (examples x positions) at each layer, per feature of its input.
-        min_rows: rows at each layer at the least.
+        min_rows: rows at each layer at least.
         n_samples: examples that the rows are drawn from; more than those of the pieces where other
             processes have their share.
         norm: how BatchNorm statistics of ``changed`` follow, see `mipp.Refit`.
@@ -221,8 +221,8 @@ def walk(
                     norms.append(NormStatistics())
                 norms[at].add(call.input)
 
-            taps = Taps(original, after=note, on_norm=observe, grouped=True)
-            with guard(piece.number), taps:
+            recorded = Taps(original, after=note, on_norm=observe, grouped=True)
+            with guard(piece.number), recorded:
                 original(*args, **dict(kwargs))
             seen += piece.size
 
