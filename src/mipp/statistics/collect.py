@@ -324,8 +324,13 @@ def capture(
     """Measures every consumer of units in one pass over the batches; see `collect`.
 
     Args:
-        model: as for `collect`, like all other arguments.
+        model: the model, which is left as it was.
         consumers: index -> consumer, as the graph lists them.
+        batches: of this process.
+        loss: how finely outputs matter, None for no Fisher information.
+        config: how much is measured.
+        seed: of the positions and labels that are drawn.
+        advance: called after each batch.
 
     Returns:
         The statistics by consumer index, and in words which loss was used.

@@ -46,8 +46,13 @@ def measure(
     """Measures all layers; see `mipp.statistics.collect`.
 
     Args:
-        model: as for `mipp.statistics.collect`, like all other arguments.
+        model: the model, which is left as it was.
         layers: where to measure.
+        batches: of this process.
+        loss: how finely outputs matter, None for no Fisher information.
+        config: how much is measured.
+        seed: of the positions and labels that are drawn.
+        advance: called after each batch.
 
     Returns:
         The statistics by the name of the weight; and in words which loss was used, empty without.

@@ -66,7 +66,7 @@ def readers(question: Question, group: Group, statistics: dict[int, Statistics])
 
 
 def own_columns(question: Question, group: Group, consumer: Consumer) -> tuple[IntArray, IntArray]:
-    """Columns of the consumer's weight matrix that read units left in the group, and their units."""
+    """Columns of the consumer's weights that read units left in the group, and their units."""
     graph: ChannelGraph = question.graph
     axis = graph.axes[consumer.in_axis]
     shape = graph.shapes[consumer.weight]
