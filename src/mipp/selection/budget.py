@@ -124,6 +124,10 @@ def parse_budget(text: "str | Mapping[str, str | Budget] | Budget") -> Budget:
     if ":" in text:
         given = [part.rpartition(":") for part in text.split(";") if part.strip()]
         return _in_parts([(name.strip(), bound) for name, _, bound in given])
+    return _of_the_whole(text)
+
+
+def _of_the_whole(text: str) -> Budget:
     bounds: dict[str, tuple[float, bool]] = {}
     information = None
     for part in filter(None, (p.strip() for p in re.split(r"[,;]", text))):
