@@ -30,7 +30,6 @@ from mipp.planning.options import (
 from mipp.planning.plan import Model, Plan, calibration, example, fit
 from mipp.planning.plan_record import count_nats, made_record, masks
 from mipp.planning.prunable import check_parts, check_patterns, check_widths, usable_graph
-from mipp.planning.scratch import scratch
 from mipp.planning.spending import part_way, select, spent
 from mipp.planning.weighing import plan_weights
 from mipp.planning.weight_options import (
@@ -58,7 +57,6 @@ __all__ = [
     "plans",
     "presets",
     "prune",
-    "scratch",
     "usable_graph",
     "wanted_budget",
     "weight_methods",

@@ -2,7 +2,6 @@
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from fnmatch import fnmatch
 from typing import Any
 
 import torch
@@ -117,18 +116,13 @@ def _unmeasured(
 
 def protected(traced: ChannelGraph, patterns: Sequence[str]) -> set[int]:
     """Indices of the groups that a pattern names: by group, producer or a module above it."""
-    return {
-        group.index
-        for group in traced.groups
-        for name in (group.name, *(key.tensor for key in group.producers))
-        if _named(name, patterns)
-    }
+    return graph.named_groups(traced, patterns)
 
 
 def check_patterns(traced: ChannelGraph, patterns: Sequence[str]) -> None:
     """Raises `InputError` for a pattern that names no group and nothing refused either."""
     for pattern in patterns:
-        refused = any(_named(refusal.name, [pattern]) for refusal in traced.refused)
+        refused = any(graph.is_named(refusal.name, [pattern]) for refusal in traced.refused)
         if not refused and not protected(traced, [pattern]):
             raise InputError(
                 f"protect={pattern!r} names no group. Groups: "
@@ -176,7 +170,3 @@ def check_widths(
                 f"widths= gives group {name} {width} units; expected {lowest} to {group.n_units} "
                 "(see min_units and protect)."
             )
-
-
-def _named(name: str, patterns: Sequence[str]) -> bool:
-    return any(fnmatch(name, pattern) or name.startswith(pattern + ".") for pattern in patterns)
