@@ -9,7 +9,7 @@ Start with `plan`; its settings are the fields of `Options`, or, for single weig
 (``granularity="weight"``), of `WeightOptions`. What is raised on purpose is a `MippError`.
 """
 
-from mipp import data, methods, models, retrain, weights
+from mipp import data, methods, models, presets, retrain, weights
 from mipp.errors import (
     BudgetError,
     CalibrationError,
@@ -34,10 +34,8 @@ from mipp.planning import (
     WeightOptions,
     WeightPlan,
     information_kept,
-    information_kept_by,
     plan,
     plans,
-    presets,
     prune,
 )
 from mipp.prepare import folded, restacked, unstacked
@@ -84,7 +82,6 @@ __all__ = [
     "export_onnx",
     "folded",
     "information_kept",
-    "information_kept_by",
     "load",
     "methods",
     "models",

@@ -10,7 +10,7 @@ from torch import nn
 import mipp
 from mipp import information
 from mipp.errors import BudgetError, InputError
-from mipp.planning.options import read_options
+from mipp.planning.option_values import unit_options
 
 SMALL = {"epochs": 2, "hidden": (8,), "batch_size": 128, "max_targets": 8}
 ESTIMATORS = {
@@ -166,9 +166,11 @@ def test_a_budget_that_the_rule_does_not_reach_is_an_error_that_names_the_rule()
 def test_several_budgets_share_the_measurement_of_a_rule():
     many = mipp.plans(net(), batches(), ["units=95%", "units=85%"], stop=mipp.Share(0.5))
     assert many[0].after.units > many[1].after.units
-    for text in ("information=90%", "information=50%"):
-        with pytest.raises(InputError, match="next_layer='pruned' for information"):
-            mipp.plans(net(), batches(), [text], next_layer="pruned")
+    two = ["information=90%", "information=50%"]
+    with pytest.raises(InputError, match="next_layer='pruned' for information"):
+        mipp.plans(net(), batches(), two, next_layer="pruned")
+    (one,) = mipp.plans(net(), batches(), two[:1], next_layer="pruned")
+    assert one.keep == mipp.plan(net(), batches(), two[0], next_layer="pruned").keep
 
 
 @pytest.mark.parametrize(
@@ -200,11 +202,11 @@ def test_options_that_do_not_fit_are_errors_that_say_so(options, message):
 
 
 def test_confidence_takes_relative_noise_unless_told_otherwise():
-    assert read_options(confidence=0.9).estimator.noise == 0.1
-    assert read_options(stop=mipp.Confidence(0.9), estimator="mlp").estimator.noise == 0.1
-    assert read_options(confidence=0.9, noise="fisher").estimator.noise == "fisher"
-    assert read_options(confidence=0.9, estimator=mipp.Gaussian()).estimator.noise == "fisher"
-    assert read_options(stop=mipp.Share(0.9)).estimator.noise == "fisher"
+    assert unit_options(confidence=0.9).estimator.noise == 0.1
+    assert unit_options(stop=mipp.Confidence(0.9), estimator="mlp").estimator.noise == 0.1
+    assert unit_options(confidence=0.9, noise="fisher").estimator.noise == "fisher"
+    assert unit_options(confidence=0.9, estimator=mipp.Gaussian()).estimator.noise == "fisher"
+    assert unit_options(stop=mipp.Share(0.9)).estimator.noise == "fisher"
 
 
 def test_too_few_examples_for_five_fits_are_an_error_that_says_what_to_do():

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 import mipp
-from mipp import planning, weights
+from mipp import weights
 from tests.weights.nets import Mixed, Tied, images, mlp, vectors
 
 QUICK = {"noise": 0.1}
@@ -91,7 +91,7 @@ def test_of_two_inputs_that_repeat_each_other_one_goes_for_nothing():
 
 @pytest.mark.parametrize("most", [1e12, 0.0])
 def test_so_it_is_in_wide_layers_whether_they_are_eliminated_exactly_or_not(monkeypatch, most):
-    monkeypatch.setattr(weights.curves, "EXACT", most)
+    monkeypatch.setattr(weights.row_curves, "EXACT", most)
     torch.manual_seed(0)
     model = nn.Linear(96, 10).eval()
     x = torch.randn(2000, 96)
@@ -314,7 +314,7 @@ def test_what_does_not_fit_is_an_error(budget, options, error, text):
 
 
 def test_options_of_units_name_the_methods_of_weights():
-    names = planning.weight_methods()
+    names = mipp.methods.weight_names()
     assert names[:3] == ["mipp", "sparsegpt", "wanda"]
     assert {"l1", "l2", "snip", "grasp", "synflow", "random"} <= set(names)
     assert "hrank" not in names

@@ -1,7 +1,6 @@
 """Graph stage: which channels are tied together, who makes them, who reads them, what they cost."""
 
-from collections.abc import Mapping, Sequence
-from fnmatch import fnmatch
+from collections.abc import Mapping
 from typing import Any
 
 from torch import nn
@@ -22,8 +21,6 @@ __all__ = [
     "cost",
     "counts_units",
     "group_cost",
-    "is_named",
-    "named_groups",
     "pruned_forward",
     "routed_layers",
     "trace",
@@ -31,21 +28,6 @@ __all__ = [
     "with_positions",
     "without",
 ]
-
-
-def named_groups(traced: ChannelGraph, patterns: Sequence[str]) -> set[int]:
-    """Indices of the groups that a pattern names: by group, producer or a module above it."""
-    return {
-        group.index
-        for group in traced.groups
-        for name in (group.name, *(key.tensor for key in group.producers))
-        if is_named(name, patterns)
-    }
-
-
-def is_named(name: str, patterns: Sequence[str]) -> bool:
-    """Whether a pattern matches the name, or is a module above it."""
-    return any(fnmatch(name, pattern) or name.startswith(pattern + ".") for pattern in patterns)
 
 
 def trace(

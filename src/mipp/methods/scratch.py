@@ -15,7 +15,8 @@ from torch import nn
 from mipp import graph, selection, surgery
 from mipp.checks import checked
 from mipp.errors import InputError
-from mipp.methods.shared.iterative import curves
+from mipp.methods.shared.iterative import curves_of_scores
+from mipp.prunable import protected
 from mipp.records import BoolArray, ChannelGraph, Cost
 from mipp.retrain import Recipe
 from mipp.tracing.guards import duplicate, gradients_enabled
@@ -103,7 +104,7 @@ def same_size(
     limits = selection.Limits(
         # as small as need be: it is the size that has to agree
         round_to=options.get("round_to", 1),
-        protected=frozenset(graph.named_groups(traced, options.get("protect", ()))),
+        protected=frozenset(protected(traced, options.get("protect", ()))),
     )
     keep = uniform_widths(traced, plan.after, match, limits)
     kept = surgery.kept_indices(traced, keep)
@@ -174,7 +175,7 @@ def uniform_widths(
     bound = selection.Budget({match: (float(getattr(after, match)), False)})
     n_units = {group.index: group.n_units for group in traced.groups}
     model = graph.CostModel(traced)
-    return selection.spend(curves(scores, {}), n_units, model, bound, limits, "uniform")
+    return selection.spend(curves_of_scores(scores, {}), n_units, model, bound, limits, "uniform")
 
 
 def equal_epochs(training: Recipe, retraining: Recipe | None = None) -> Recipe:

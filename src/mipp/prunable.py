@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from fnmatch import fnmatch
 from typing import Any
 
 import torch
@@ -9,15 +10,29 @@ from torch import Tensor, nn
 
 from mipp import graph, processes, statistics, surgery
 from mipp.errors import GraphError, InputError
-from mipp.planning.plan import example
 from mipp.records import ChannelGraph
 from mipp.tracing.calls import Call, Taps, measuring, n_positions
+
+N_TRACED = 4
+"""Examples that a model is traced and tried with."""
 
 ROUTED_EXAMPLES = 64
 """Over so many it is counted, at least, how many positions a routed layer gets."""
 
 
-def usable_graph(
+def example(
+    model: nn.Module, batches: Sequence[statistics.Batch]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Arguments for tracing: a few examples of the first batch, on the model's device.
+
+    All of them where the batch is not divisible.
+    """
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    batch = batches[0].part(0, N_TRACED).to(device)
+    return batch.args, dict(batch.kwargs)
+
+
+def prunable_graph(
     model: nn.Module,
     data: Sequence[statistics.Batch],
     *,
@@ -116,13 +131,18 @@ def _unmeasured(
 
 def protected(traced: ChannelGraph, patterns: Sequence[str]) -> set[int]:
     """Indices of the groups that a pattern names: by group, producer or a module above it."""
-    return graph.named_groups(traced, patterns)
+    return {
+        group.index
+        for group in traced.groups
+        for name in (group.name, *(key.tensor for key in group.producers))
+        if _named(name, patterns)
+    }
 
 
 def check_patterns(traced: ChannelGraph, patterns: Sequence[str]) -> None:
     """Raises `InputError` for a pattern that names no group and nothing refused either."""
     for pattern in patterns:
-        refused = any(graph.is_named(refusal.name, [pattern]) for refusal in traced.refused)
+        refused = any(_named(refusal.name, [pattern]) for refusal in traced.refused)
         if not refused and not protected(traced, [pattern]):
             raise InputError(
                 f"protect={pattern!r} names no group. Groups: "
@@ -170,3 +190,7 @@ def check_widths(
                 f"widths= gives group {name} {width} units; expected {lowest} to {group.n_units} "
                 "(see min_units and protect)."
             )
+
+
+def _named(name: str, patterns: Sequence[str]) -> bool:
+    return any(fnmatch(name, pattern) or name.startswith(pattern + ".") for pattern in patterns)
