@@ -64,7 +64,7 @@ class Solo(LeaveOneOut):
     """Nats that the unit transfers on its own, with no other present; otherwise `LeaveOneOut`."""
 
     name = "mipp-solo"
-    summary = "nats that the unit tells on its own, measured once"
+    summary = "nats that the unit transfers on its own, measured once"
 
     def _nats(self, scorer: Scorer) -> FloatArray:
         return scorer.solo()

@@ -107,7 +107,7 @@ class Rows:
         if not bool((self.noise > 0).all()):
             raise InputError(
                 f"Rows was given noise of variance {float(self.noise.min())}; expected numbers "
-                "above 0: without noise an output tells infinitely much."
+                "above 0: without noise an output has infinite information."
             )
         deviation = self.covariance.diagonal().clamp_min(0).sqrt()
         varies = deviation > 0
