@@ -1,9 +1,9 @@
 """Which units are removed: elimination, stop rules and budgets, from scores and costs alone."""
 
+from mipp.options import Allocation, Order
 from mipp.selection.budget import Budget, Limits, parse_budget
 from mipp.selection.eliminate import (
     Confidence,
-    Order,
     Share,
     Stop,
     eliminate,
@@ -12,7 +12,7 @@ from mipp.selection.eliminate import (
     surely_positive,
     untouched,
 )
-from mipp.selection.spend_units import Allocation, spend
+from mipp.selection.spend_units import spend
 
 __all__ = [
     "Allocation",

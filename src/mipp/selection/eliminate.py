@@ -7,18 +7,15 @@ and gives the whole curve; where to stop is read off it, or a stop rule decides 
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from scipy import stats
 
 from mipp.checks import check_fields
 from mipp.errors import InputError
+from mipp.options import Order
 from mipp.records import Curve, FloatArray, Scorer
-
-Order = Literal["greedy", "ordered"]
-"""``greedy``: all units left are scored anew at every step, and the least informative one is
-removed. ``ordered``: one pass, least informative on its own first (the paper's MI ordering)."""
 
 
 @runtime_checkable

@@ -11,19 +11,15 @@ import heapq
 import itertools
 import math
 from collections.abc import Mapping
-from typing import Literal, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
 from mipp.errors import BudgetError
+from mipp.options import Allocation
 from mipp.records import BoolArray, Cost, Curve, FloatArray
 from mipp.selection.budget import Budget, Limits
 from mipp.selection.eliminate import removable
-
-Allocation = Literal["priced", "global", "tolerance", "uniform"]
-"""``priced``: fewest nats per cost saved. ``global``: fewest nats, whatever the unit costs.
-``tolerance``: the same share of information lost in every group. ``uniform``: the same share of
-units kept in every group."""
 
 
 @runtime_checkable
