@@ -126,7 +126,7 @@ class MacsTerm:
     """``coefficient * product of the kept sizes of axes`` multiply-accumulates per example.
 
     ``routed``: how many positions there are depends on values, as for the tokens of an expert; one
-    is counted until `mipp.graph.with_positions` says how many.
+    is counted until planning has counted how many.
     """
 
     name: str

@@ -26,7 +26,7 @@ from mipp.export.flat import (
     tensors_of,
 )
 from mipp.export.session import PACKAGES, OnnxSession, needed
-from mipp.tracing.calls import measuring
+from mipp.tracing.guards import measuring
 
 TRACED, SIZES = 2, (1, 3)
 """Examples that the model is traced with (with one, the exporter would take the size as fixed), and

@@ -10,11 +10,9 @@ from mipp.graph.cost import CostModel, cost, group_cost
 from mipp.graph.exported import export, unwrap
 from mipp.graph.groups import build, solve, unprunable_whole_groups
 from mipp.graph.propagate import propagate
-from mipp.graph.refuse import without
-from mipp.graph.routed import routed_layers, with_positions
-from mipp.graph.spelled import counts_units
 from mipp.records import AxisKey, ChannelGraph
 from mipp.tracing.forwards import pruned_forward
+from mipp.tracing.size_attributes import counts_units
 
 __all__ = [
     "CostModel",
@@ -22,11 +20,8 @@ __all__ = [
     "counts_units",
     "group_cost",
     "pruned_forward",
-    "routed_layers",
     "trace",
     "unwrap",
-    "with_positions",
-    "without",
 ]
 
 

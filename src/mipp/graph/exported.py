@@ -25,9 +25,9 @@ from torch.utils import _pytree as pytree
 
 from mipp.checks import check_module
 from mipp.errors import GraphError, InputError
-from mipp.graph.spelled import Watch, remembering
 from mipp.tracing.calls import of_one_length
 from mipp.tracing.guards import as_it_was
+from mipp.tracing.size_attributes import NoteSizes, with_attribute_ints
 
 N_EXAMPLES = 2
 """Examples in the traced batch, cut from the given one or repeated out of it, where that works."""
@@ -39,7 +39,7 @@ class Exported:
 
     ``batch`` is the number of examples in the traced inputs. ``first_names`` maps every name of a
     parameter or buffer, shared ones included, to the first; ``shapes`` has those of all parameters.
-    ``calls``: integers of calls with a size that an attribute spells, see `mipp.graph.spelled`.
+    ``calls``: integers of calls with a size that an attribute gives (`tracing.size_attributes`).
     """
 
     program: ExportedProgram
@@ -115,7 +115,7 @@ Calls = Sequence[tuple[int, ...]]
 def _export(
     model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]
 ) -> tuple[ExportedProgram, Calls]:
-    """The program and the calls with spelled sizes, none where the attributes cannot be watched."""
+    """The program and the calls with sizes from attributes, none where these cannot be watched."""
     # language models are traced without the cache of keys and values that they would put out
     if "use_cache" not in kwargs and _takes_cache(model):
         try:
@@ -134,10 +134,10 @@ def _watched(
         # such as attributes that forward assigns, which torch.export puts back
         warnings.simplefilter("ignore")
         try:
-            watch = Watch()
-            with watch, torch.fx.traceback.preserve_node_meta():
-                twin = remembering(model)
-                return torch.export.export(twin, args, given, strict=False), watch.calls
+            noted = NoteSizes()
+            with noted, torch.fx.traceback.preserve_node_meta():
+                twin = with_attribute_ints(model)
+                return torch.export.export(twin, args, given, strict=False), noted.calls
         except Exception:  # noqa: BLE001  # a model that cannot be copied, or checks its integers
             return torch.export.export(model, args, given, strict=False), []
 

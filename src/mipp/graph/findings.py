@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from torch.fx import Node
 
 from mipp.graph.labels import Source, Ties, Value
-from mipp.graph.spelled import Attribute, Spelled
 from mipp.records import AxisKey, DotProduct, IntArray, Kind, Refusal
+from mipp.tracing.size_attributes import Attribute, AttributeInt
 
 Labels = IntArray | None
 """Atoms along one dimension, shape ``(size,)``; None where nothing can be removed."""
@@ -38,9 +38,9 @@ class Term:
 
 @dataclass(frozen=True, eq=False)
 class SizeUse:
-    """A dimension of the size that attributes spell; ``labels`` are those along it."""
+    """A dimension whose size attributes give; ``labels`` are those along it."""
 
-    spelled: Spelled
+    size: AttributeInt
     labels: Labels
     at: str
 
@@ -79,7 +79,7 @@ class Flow:
     ``whole``: dimension 0 of the weights of grouped convolutions whose groups are taken for units;
     ``evenly``: those for which that was tried in vain. ``head_dims``: the units of attention are
     the features inside heads. Then ``in_heads`` has their atoms at each split into heads, with the
-    attributes that spell their number; ``makers`` the weight and bias of each layer call.
+    attributes that give their number; ``makers`` the weight and bias of each layer call.
     ``reads``: how many ops compute with each parameter. ``residual``: norms let removable units
     pass; ``norms`` has the atoms that each module norms. ``idle``: nodes whose results are not
     read. ``uncounted``: ops that multiply in a way that is not counted.
@@ -95,7 +95,7 @@ class Flow:
     refused: list[Refusal] = field(default_factory=list)
     reads: Counter[str] = field(default_factory=Counter)
     calls: Sequence[tuple[int, ...]] = ()
-    spelled_sizes: list[SizeUse] = field(default_factory=list)
+    size_uses: list[SizeUse] = field(default_factory=list)
     whole: list[AxisKey] = field(default_factory=list)
     evenly: frozenset[AxisKey] = frozenset()
     head_dims: bool = False

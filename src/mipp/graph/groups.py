@@ -10,8 +10,7 @@ from scipy.sparse.csgraph import connected_components
 from mipp.errors import GraphError
 from mipp.graph.findings import Flow, LayerCall
 from mipp.graph.labels import Classes, Solution
-from mipp.graph.size_axes import Measures
-from mipp.graph.sizes import contradictions, size_attributes
+from mipp.graph.size_axes import Measures, contradictions, size_attributes
 from mipp.records import (
     KEPT,
     Axis,

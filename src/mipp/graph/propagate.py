@@ -14,10 +14,9 @@ from torch.fx.node import map_arg
 from mipp.graph.exported import Exported
 from mipp.graph.findings import Flow
 from mipp.graph.fixed_cost import count_fixed, list_uncounted
-from mipp.graph.labels import Value
+from mipp.graph.labels import DependsOnValues, Value
 from mipp.graph.rules import Call, Made, Rule, find_rule, schema
-from mipp.graph.sizes import tie_in_heads
-from mipp.graph.unknown import DependsOnValues
+from mipp.graph.size_axes import tie_in_heads
 from mipp.records import AxisKey
 
 

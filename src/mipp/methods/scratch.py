@@ -17,7 +17,7 @@ from mipp.errors import InputError
 from mipp.methods.shared.iterative import curves
 from mipp.records import BoolArray, ChannelGraph, Cost
 from mipp.retrain import Recipe
-from mipp.tracing.guards import duplicate
+from mipp.tracing.guards import duplicate, generators_kept
 
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -40,8 +40,7 @@ def fresh(model: Module, seed: int = 0, initialise: Initialise | None = None) ->
         InputError: weights that nothing gives new values to.
     """
     made = duplicate(model)
-    devices = sorted({p.device.index or 0 for p in made.parameters() if p.is_cuda})
-    with torch.random.fork_rng(devices=devices), torch.no_grad():
+    with generators_kept({p.device for p in made.parameters()}), torch.no_grad():
         torch.manual_seed(seed)
         for parameter in made.parameters():
             # old weights that something leaves as they are would make this no training from scratch

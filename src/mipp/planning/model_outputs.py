@@ -9,8 +9,7 @@ from torch import nn
 
 from mipp.errors import InputError
 from mipp.surgery.outputs import tensors_in
-from mipp.tracing.calls import measuring
-from mipp.tracing.guards import Unannounced
+from mipp.tracing.guards import Unannounced, measuring
 
 Outputs = Callable[[Any], Any]
 """Picks from what a model returns what has to stay as it is."""

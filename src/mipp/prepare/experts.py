@@ -106,7 +106,7 @@ def restacked(model: Module, like: nn.Module, round_to: int = 8) -> Module:
     """A copy of a model from `unstacked`, pruned since or not, with its experts in one parameter.
 
     Experts that are narrower than the widest of their layer get neurons of weight zero, so that
-    the copy computes what the model computes; attributes that spell the widths follow. A config is
+    the copy computes what the model computes; attributes that give the widths follow. A config is
     left as it is: it tells one width for all layers. A budget for the experts with
     ``allocation="uniform"`` leaves nothing to fill up.
 
@@ -295,8 +295,8 @@ def _together(experts: Experts, like: nn.Module, round_to: int, model: nn.Module
             learned = layers[0].bias.requires_grad
             module.register_parameter(f"{part}_bias", nn.Parameter(torch.stack(biases), learned))
     hidden = next(_all(experts)).down.out_features
-    spelled = {"intermediate_dim": widest, "intermediate_size": widest, "hidden_dim": hidden}
-    for attribute, width in spelled.items():
+    sizes = {"intermediate_dim": widest, "intermediate_size": widest, "hidden_dim": hidden}
+    for attribute, width in sizes.items():
         if hasattr(module, attribute):
             setattr(module, attribute, width)
     return module.train(experts.training)

@@ -18,9 +18,9 @@ from mipp.errors import InputError, TrainingError
 from mipp.retrain.checkpoint import load_checkpoint, save_checkpoint
 from mipp.retrain.history import EpochRecord, Evaluation, History
 from mipp.retrain.recipes import Recipe
-from mipp.retrain.state import channels_last as laid_out
-from mipp.retrain.state import generators_kept, modes_kept, seed_generators
-from mipp.tracing.guards import gradients_enabled
+from mipp.retrain.state import seed_generators
+from mipp.tracing.guards import channels_last as laid_out
+from mipp.tracing.guards import generators_kept, gradients_enabled, modes_kept
 
 Step = Callable[[torch.optim.SGD], None]
 """One step of training: gradients and learning rate are set, and it calls ``optimizer.step()``."""
@@ -81,7 +81,7 @@ def train(
     with ExitStack() as stack:
         stack.enter_context(gradients_enabled())
         stack.enter_context(modes_kept(model))
-        stack.enter_context(generators_kept(device))
+        stack.enter_context(generators_kept([device]))
         stack.enter_context(laid_out(model, enabled=recipe.channels_last))
         if teacher is not None:
             stack.enter_context(modes_kept(teacher))

@@ -97,7 +97,7 @@ def blaming(number: int | None) -> Iterator[None]:
         ) from error
 
 
-_PASSING = ("taps.py", "attention.py", "guards.py")
+_PASSING = ("calls.py", "function_mode.py", "attention.py", "guards.py")
 """Modules of ours that what a model calls runs through."""
 
 

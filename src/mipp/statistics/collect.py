@@ -19,14 +19,14 @@ from mipp.statistics.moments import Moments
 from mipp.tracing.calls import (
     LINEAR,
     Call,
-    Taps,
+    CallHooks,
     counted,
     input_rows,
-    measuring,
     n_positions,
     output_rows,
     token_mask,
 )
+from mipp.tracing.guards import measuring
 
 
 @dataclass(frozen=True)
@@ -196,7 +196,7 @@ def capture(
                 recorder.see(call, output, number, backward, mask)
                 return output
 
-            with blaming(i), torch.set_grad_enabled(backward), Taps(model, after=after):
+            with blaming(i), torch.set_grad_enabled(backward), CallHooks(model, after=after):
                 output = model(*batch.args, **batch.kwargs)
             if backward:
                 assert loss is not None

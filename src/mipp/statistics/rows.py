@@ -16,15 +16,15 @@ from mipp.statistics.loss import floating_outputs
 from mipp.tracing.calls import (
     LINEAR,
     Call,
-    Taps,
+    CallHooks,
     counted,
     input_rows,
-    measuring,
     n_positions,
     output_rows,
     token_mask,
     weight_matrix,
 )
+from mipp.tracing.guards import measuring
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,7 +97,7 @@ def collect_rows(
                     parts.example.append(example + seen)
                 return output
 
-            with blaming(number), Taps(model, after=after):
+            with blaming(number), CallHooks(model, after=after):
                 model(*batch.args, **batch.kwargs)
             seen += len(batch)
     return {index: _joined(consumer, found[index]) for index, consumer in consumers.items()}

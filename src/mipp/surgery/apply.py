@@ -28,7 +28,7 @@ from mipp.surgery.record import (
     with_placeholders,
 )
 from mipp.tracing.attention import PrunedAttention
-from mipp.tracing.forwards import has_form, take_form
+from mipp.tracing.forwards import use_registered_forward
 from mipp.tracing.guards import duplicate
 from mipp.tracing.size_attributes import integers, put
 
@@ -78,8 +78,8 @@ def slice_model(
         if any(id(tensor) in cuts for tensor in own.values()):
             weight = own.get("weight")
             fit_attributes(name, layer, None if weight is None else cuts.get(id(weight), {}).get(0))
-        if has_form(layer) and any(id(tensor) in cuts for tensor in full_layer.parameters()):
-            take_form(layer)
+        if any(id(tensor) in cuts for tensor in full_layer.parameters()):
+            use_registered_forward(layer)
     drop_narrow_norms(small)
     _set_sizes(small, sizes)
     _scale(small, kept, scales)

@@ -2,8 +2,7 @@
 
 import re
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -15,7 +14,7 @@ from torch import Tensor, nn
 
 from mipp.errors import InputError, SurgeryError
 from mipp.records import BoolArray, ChannelGraph, Keep
-from mipp.surgery.apply import mask_model, named_tensors, slice_graph, vary_constants
+from mipp.surgery.apply import mask_model, slice_graph, vary_constants
 from mipp.surgery.outputs import Comparison, batches_like, compare, map_tensors, tensors_in
 from mipp.surgery.record import kept_indices
 from mipp.tracing.guards import as_it_was
@@ -56,7 +55,7 @@ def same_outputs(
     InputError: the first model fails on the example, or puts out no tensor.
     """
     largest = 0.0
-    with restored(first, second) as rewind:
+    with as_it_was(first, second) as rewind:
         for position, batch in enumerate(batches_like(args, kwargs)):
             rewind()
             expected, problem = _outputs(first, *batch)
@@ -194,25 +193,9 @@ def _conflict(
     return from_left + from_right
 
 
-@contextmanager
-def restored(*models: nn.Module) -> Iterator[Callable[[], None]]:
-    """`mipp.tracing.guards.as_it_was`, which gives what rewinds the random generators."""
-    devices = {t.device for model in models for t in named_tensors(model).values()}
-    gpus = [device for device in devices if device.type == "cuda"]
-    state = torch.get_rng_state(), [torch.cuda.get_rng_state(gpu) for gpu in gpus]
-
-    def rewind() -> None:
-        torch.set_rng_state(state[0])
-        for gpu, gpu_state in zip(gpus, state[1], strict=True):
-            torch.cuda.set_rng_state(gpu_state, gpu)
-
-    with as_it_was(*models):
-        yield rewind
-
-
 def failure(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
     """Why the model fails on an example, in eval mode; empty if it does not."""
-    with restored(model):
+    with as_it_was(model):
         return _outputs(model, args, kwargs)[1]
 
 

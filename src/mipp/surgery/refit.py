@@ -30,16 +30,16 @@ from mipp.surgery.norms import NormStatistics, follow
 from mipp.surgery.record import scale_keeps
 from mipp.tracing.calls import (
     Call,
+    CallHooks,
     NormCall,
-    Taps,
     counted,
     input_rows,
-    measuring,
     n_positions,
     output_rows,
     token_mask,
     weight_matrix,
 )
+from mipp.tracing.guards import measuring
 
 _CHOICES = {
     "mode": ("sequential", "closed", "norm"),
@@ -168,7 +168,7 @@ class _Fit:
                     self.norms.append(NormStatistics())
                 self.norms[at].add(call.input)
 
-            with Taps(original, after=after, on_norm=on_norm):
+            with CallHooks(original, after=after, on_norm=on_norm):
                 original(*args, **dict(kwargs))
             seen += _batch_size(args, kwargs)
 
@@ -301,7 +301,7 @@ class _Fit:
             channels = self.norm_channels.get(id(call.running_mean))
             follow(call, self.norms[next(norm_at)], channels, self.config.norm)
 
-        with Taps(small, after=after, on_norm=on_norm):
+        with CallHooks(small, after=after, on_norm=on_norm):
             small(*args, **dict(kwargs))
 
 

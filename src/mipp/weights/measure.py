@@ -20,14 +20,14 @@ from mipp.statistics.loss import pass_back, settle
 from mipp.statistics.moments import Moments
 from mipp.tracing.calls import (
     Call,
-    Taps,
+    CallHooks,
     counted,
     input_rows,
-    measuring,
     n_positions,
     output_rows,
     token_mask,
 )
+from mipp.tracing.guards import measuring
 from mipp.weights.layers import Layer
 
 
@@ -110,7 +110,7 @@ def measure(
             with (
                 blaming(number),
                 torch.set_grad_enabled(backward),
-                Taps(model, after=after, grouped=True),
+                CallHooks(model, after=after, grouped=True),
             ):
                 output = model(*batch.args, **batch.kwargs)
             if backward:

@@ -17,14 +17,14 @@ from mipp.statistics import Batch, CaptureConfig, blaming, joinable, joined
 from mipp.surgery import NormStatistics, follow_norm, once_for_all
 from mipp.tracing.calls import (
     Call,
+    CallHooks,
     NormCall,
-    Taps,
     input_rows,
-    measuring,
     n_positions,
     output_rows,
     token_mask,
 )
+from mipp.tracing.guards import measuring
 from mipp.weights.layers import Layer
 from mipp.weights.measure import in_blocks, picked
 
@@ -105,7 +105,7 @@ def in_order(
                     norms.append(NormStatistics())
                 norms[place].add(call.input)
 
-            with blaming(number), Taps(original, after=note, on_norm=observe, grouped=True):
+            with blaming(number), CallHooks(original, after=note, on_norm=observe, grouped=True):
                 original(*batch.args, **batch.kwargs)
 
         at_norm = itertools.count()
@@ -132,7 +132,7 @@ def in_order(
             follow_norm(call, norms[next(at_norm)], None, norm)
 
         whole = joined(moved)
-        with Taps(changed, after=after, on_norm=on_norm, grouped=True):
+        with CallHooks(changed, after=after, on_norm=on_norm, grouped=True):
             changed(*whole.args, **whole.kwargs)
 
 

@@ -6,9 +6,9 @@ import numpy as np
 
 from mipp.graph.labels import Value
 from mipp.graph.rules.rule import Call, Made, rule
-from mipp.graph.spelled import Attribute
+from mipp.tracing.size_attributes import Attribute
 
-SPELLED = "its length along the channels is a constant in the code"
+CONSTANT_LENGTH = "its length along the channels is a constant in the code"
 
 
 @rule("slice")
@@ -19,7 +19,7 @@ def take_slice(call: Call) -> Value:
     labels = list(x.labels)
     start, end, step = call.get("start") or 0, call.get("end"), call.get("step") or 1
     if not (start == 0 and step == 1 and (end is None or end >= x.shape[dim])):
-        call.fix(labels[dim], SPELLED)
+        call.fix(labels[dim], CONSTANT_LENGTH)
         labels[dim] = None
     return call.out(labels)
 
@@ -35,26 +35,26 @@ def select(call: Call) -> Value:
 
 @rule("split", "split_with_sizes")
 def split(call: Call) -> Made:
-    """Parts of sizes that attributes spell: parts of one attribute stay equal, as in a chunk."""
+    """Parts whose sizes attributes give: parts of one attribute stay equal, as in a chunk."""
     x, dim = call.first, call.dim()
     name = "split_size" if call.get("split_size") is not None else "split_sizes"
-    sizes, spelled = call.integers(name), call.size_attributes(name)
+    sizes, attributes = call.integers(name), call.size_attributes(name)
     if name == "split_size":
         n_parts = -(-x.shape[dim] // sizes[0])
-        sizes, spelled = sizes * n_parts, spelled * n_parts
+        sizes, attributes = sizes * n_parts, attributes * n_parts
     atoms = x.labels[dim]
-    if atoms is None or sum(sizes) != len(atoms) or None in spelled:
+    if atoms is None or sum(sizes) != len(atoms) or None in attributes:
         return cut_along(call)
     parts = np.split(atoms, np.cumsum(sizes)[:-1])
     of: dict[tuple[Attribute, ...], list[int]] = {}
-    for index, size in enumerate(spelled):
+    for index, size in enumerate(attributes):
         assert size is not None
         of.setdefault(size.attributes, []).append(index)
     for indices in of.values():
         rows = call.merge(np.stack([parts[index] for index in indices], axis=1))
         for index in indices:
             parts[index] = rows
-            call.spells(spelled[index], rows)
+            call.has_size(attributes[index], rows)
     made = [
         call.value(tuple(meta.shape), [*x.labels[:dim], part, *x.labels[dim + 1 :]])
         for meta, part in zip(call.node.meta["val"], parts, strict=True)
@@ -68,7 +68,7 @@ def cut_along(call: Call) -> list[Value | None]:
     labels, dim = list(call.first.labels), call.dim()
     for value in call.inputs[1:]:
         call.fix_dims(value, range(len(value.shape)), "it is an index")
-    call.fix(labels[dim], SPELLED)
+    call.fix(labels[dim], CONSTANT_LENGTH)
     labels[dim] = None
     return call.each(labels)
 
@@ -77,7 +77,7 @@ def cut_along(call: Call) -> list[Value | None]:
 def unfold(call: Call) -> Value:
     """Windows along one dimension, as a new last dimension."""
     labels, dim = list(call.first.labels), call.dim("dimension")
-    call.fix(labels[dim], SPELLED)
+    call.fix(labels[dim], CONSTANT_LENGTH)
     labels[dim] = None
     return call.out([*labels, None])
 
@@ -138,7 +138,7 @@ def pad(call: Call) -> Value:
         if (before, after) == (0, 0) or atoms is None:
             continue
         if min(before, after) < 0 or call.get("mode") not in (None, "constant"):
-            call.fix(atoms, SPELLED)
+            call.fix(atoms, CONSTANT_LENGTH)
             labels[dim] = None
             continue
         inserted = call.flow.ties.fresh(before + after)

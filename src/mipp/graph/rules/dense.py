@@ -5,9 +5,8 @@ from dataclasses import dataclass
 
 from mipp.graph.exported import module_path
 from mipp.graph.findings import Extent, Labels, LayerCall
-from mipp.graph.labels import Value
+from mipp.graph.labels import UNKNOWN, Value
 from mipp.graph.rules.rule import Call, rule
-from mipp.graph.unknown import UNKNOWN
 from mipp.records import AxisKey, Kind
 
 

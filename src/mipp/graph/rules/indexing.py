@@ -8,10 +8,9 @@ import torch
 from torch._ops import OpOverload
 
 from mipp.graph.findings import Labels
-from mipp.graph.labels import Value
+from mipp.graph.labels import UNKNOWN, DependsOnValues, Value
 from mipp.graph.rules.pointwise import FILLED
 from mipp.graph.rules.rule import Call, op_name, rule
-from mipp.graph.unknown import UNKNOWN, DependsOnValues
 
 EXPANDING = ("expand", "expand_as", "broadcast_to")
 """Ops that repeat dimensions of size 1."""
@@ -169,5 +168,5 @@ def repeat_interleave(call: Call) -> Value:
     (size,) = call.size_attributes("repeats")
     if x.shape[dim] == 1 and repeats > 1 and size is not None:
         labels[dim] = call.flow.ties.fresh(repeats)
-        call.spells(size, labels[dim])
+        call.has_size(size, labels[dim])
     return call.out(labels)

@@ -8,7 +8,7 @@ from mipp.graph.exported import module_path, module_type
 from mipp.graph.findings import Labels
 from mipp.graph.labels import Value
 from mipp.graph.rules.rule import Call, Made, rule
-from mipp.graph.spelled import Spelled
+from mipp.tracing.size_attributes import AttributeInt
 
 
 def tie_broadcast(call: Call, values: Sequence[Value], shape: tuple[int, ...]) -> list[Labels]:
@@ -86,7 +86,7 @@ def _tell_features(call: Call, x: Value) -> None:
     calls = [n for n in call.node.graph.nodes if n.op == call.node.op and module_path(n) == path]
     if not any(held) and len(calls) == 1 and "InstanceNorm" in module_type(call.node):
         size = x.shape[1]
-        call.spells(Spelled.of(size, ((path, "num_features"),), (size,)), x.labels[1])
+        call.has_size(AttributeInt.of(size, ((path, "num_features"),), (size,)), x.labels[1])
 
 
 @rule("group_norm")
@@ -194,12 +194,12 @@ FILLED = ("zeros", "ones", "full", "new_zeros", "new_ones", "new_full")
 
 @rule(*FILLED)
 def filled(call: Call) -> Made:
-    """The same number everywhere: a size that an attribute spells may get smaller."""
+    """The same number everywhere: a size that an attribute gives may get smaller."""
     labels: list[Labels] = [None] * len(call.shape)
     for dim, size in enumerate(call.size_attributes("size")):
         if size is not None:
             labels[dim] = call.flow.ties.fresh(call.shape[dim])
-            call.spells(size, labels[dim])
+            call.has_size(size, labels[dim])
     return call.out(labels)
 
 
@@ -208,5 +208,5 @@ def filled(call: Call) -> Made:
     "rand", "randn", "linspace", "eye", "scalar_tensor", "tril_indices", "triu_indices",
 )  # fmt: skip
 def constant(call: Call) -> Made:
-    """A constant of a size that the code spells."""
+    """A constant whose size is in the code."""
     return call.unlabelled()

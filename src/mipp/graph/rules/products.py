@@ -16,7 +16,7 @@ from mipp.tracing.contractions import (
     LinearForm,
     einsum_form,
     repeats,
-    spelled_out,
+    subscripts_of,
     weight_on_the_left,
     weight_on_the_right,
 )
@@ -121,11 +121,11 @@ def product(call: Call, left: Value, right: Value, nodes: Sequence[Node]) -> Val
 def einsum(call: Call) -> Value:
     """A sum of products, such as ``bnc,cd->bnd``; with a parameter it may be a linear layer."""
     equation = str(call.get("equation"))
-    spelled = spelled_out(equation, [len(value.shape) for value in call.inputs])
-    if spelled is None or repeats(spelled[0]):
+    letters = subscripts_of(equation, [len(value.shape) for value in call.inputs])
+    if letters is None or repeats(letters[0]):
         call.fix_all("mipp reads no einsum without an output or with a diagonal")
         return call.out([None] * len(call.shape))
-    subscripts, made = spelled
+    subscripts, made = letters
     if len(subscripts) == 2 and is_weight(call.inputs[0]) != is_weight(call.inputs[1]):
         at = 0 if is_weight(call.inputs[0]) else 1
         x, weight = call.inputs[1 - at], call.inputs[at]

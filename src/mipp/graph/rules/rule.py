@@ -28,11 +28,9 @@ from torch.fx import Node
 
 from mipp.graph.exported import module_path, source_line
 from mipp.graph.findings import Extent, Flow, Labels, SizeUse, Term
-from mipp.graph.labels import Source, Value
-from mipp.graph.spelled import KEY as SPELLED_KEY
-from mipp.graph.spelled import Spelled
-from mipp.graph.unknown import UNKNOWN, DependsOnValues, known
+from mipp.graph.labels import UNKNOWN, DependsOnValues, Source, Value, known
 from mipp.records import AxisKey, IntArray, Refusal
+from mipp.tracing.size_attributes import SIZES_KEY, AttributeInt
 
 Made = Value | int | Sequence["Made"] | None
 """What an op makes: a value, or several in the op's own order.
@@ -138,18 +136,18 @@ class Call:
         """All arguments that are tensors, those in lists included."""
         return list(_values(self.arguments.values()))
 
-    def size_attributes(self, name: str) -> list[Spelled | None]:
-        """For each integer of an argument what attributes spell it, None where none do."""
+    def size_attributes(self, name: str) -> list[AttributeInt | None]:
+        """For each integer of an argument the attributes that give it, None where none do."""
         values = self.integers(name)
         known = [value for value in values if value is not UNKNOWN]
-        number = (self.node.meta.get("custom") or {}).get(SPELLED_KEY)
+        number = (self.node.meta.get("custom") or {}).get(SIZES_KEY)
         noted = [] if number is None else self.flow.calls[number]
         for start in range(len(noted) - len(known) + 1):
             part = noted[start : start + len(known)]
             if list(part) == known:
                 sizes = iter(part)
                 found = [None if value is UNKNOWN else next(sizes) for value in values]
-                return [size if isinstance(size, Spelled) else None for size in found]
+                return [size if isinstance(size, AttributeInt) else None for size in found]
         return [None] * len(values)
 
     # ---- what is found out
@@ -176,13 +174,13 @@ class Call:
         """Make each row, shape ``(n_units, size)``, one unit; returns atoms ``(n_units,)``."""
         return self.flow.ties.merge(rows, self.at)
 
-    def spells(self, size: Spelled | None, labels: Labels, *, surely: bool = False) -> None:
+    def has_size(self, size: AttributeInt | None, labels: Labels, *, surely: bool = False) -> None:
         """A dimension with ``labels`` is as long as attributes of the model say.
 
         ``surely``: it changes with them, whatever other factors its size has.
         """
         if size is not None and (surely or size.known):
-            self.flow.spelled_sizes.append(SizeUse(size, labels, self.at))
+            self.flow.size_uses.append(SizeUse(size, labels, self.at))
 
     def refuse(self, n_units: int, reason: str) -> None:
         """List the module that makes this call as not prunable."""
