@@ -10,7 +10,7 @@ from torch.nn.utils import parametrizations, parametrize, prune
 
 import mipp
 from mipp.errors import SurgeryError
-from mipp.surgery.apply import named_tensors
+from mipp.surgery.tensors import named_tensors
 from tests.surgery.pruning import pruned, reasons, seeded
 
 NORMS = {

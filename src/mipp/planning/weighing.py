@@ -18,7 +18,7 @@ from mipp.planning.plan import Model, example
 from mipp.planning.weight_options import WeightOptions, weights_to_dict
 from mipp.planning.weight_plan import WeightPlan
 from mipp.records import IntArray, Refusal, Trail
-from mipp.surgery.masks import LayerSummary, MaskRecord, Nonzeros, packed
+from mipp.surgery.mask_record import LayerSummary, MaskRecord, Nonzeros, packed
 from mipp.weights.regression import Rows, errors_left
 
 Found = tuple[dict[str, Tensor], dict[str, tuple[float, float]], dict[str, Tensor] | None]

@@ -16,7 +16,7 @@ from mipp.planning.options import read_refit, recorded_refit
 from mipp.planning.plan import Model, calibration, example
 from mipp.planning.weight_options import check_refit
 from mipp.records import BoolArray, Refusal
-from mipp.surgery.masks import LayerSummary, MaskRecord, Nonzeros, apply_masks, check_made_for
+from mipp.surgery.mask_record import LayerSummary, MaskRecord, Nonzeros, apply_masks, check_made_for
 from mipp.tracing.guards import gradients_enabled
 
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from mipp.checks import checked
 from mipp.errors import SurgeryError
-from mipp.surgery.apply import deep_copy
+from mipp.surgery.tensors import deep_copy
 from mipp.tracing.guards import duplicate, gradients_enabled
 
 Module = TypeVar("Module", bound=nn.Module)

@@ -14,10 +14,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mipp.records import ChannelGraph, DotProduct
-from mipp.surgery.apply import mask_model, slice_graph
 from mipp.surgery.check import NO_KWARGS, trial_keep
+from mipp.surgery.keeps import kept_indices
+from mipp.surgery.mask import mask_model
 from mipp.surgery.outputs import map_tensors
-from mipp.surgery.record import kept_indices
+from mipp.surgery.slice import slice_graph
 from mipp.tracing.function_mode import FunctionMode
 from mipp.tracing.guards import as_it_was
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -14,12 +14,15 @@ from torch import Tensor, nn
 
 from mipp.errors import InputError, SurgeryError
 from mipp.records import BoolArray, ChannelGraph, Keep
-from mipp.surgery.apply import mask_model, slice_graph, vary_constants
+from mipp.surgery.keeps import kept_indices
+from mipp.surgery.mask import mask_model
 from mipp.surgery.outputs import Comparison, batches_like, compare, map_tensors, tensors_in
-from mipp.surgery.record import kept_indices
+from mipp.surgery.slice import slice_graph
+from mipp.surgery.tensors import deep_copy
 from mipp.tracing.guards import as_it_was
 
 NO_KWARGS: Mapping[str, Any] = MappingProxyType({})
+Module = TypeVar("Module", bound=nn.Module)
 _NOT_THE_USERS = (str(Path(torch.__file__).parent), str(Path(__file__).parent), "<")
 
 
@@ -116,6 +119,35 @@ def probe(
         found = {group.index for group in broken}
         remaining = [index for index in remaining if index not in found]
     return sorted(broken, key=lambda group: group.index)
+
+
+def vary_constants(model: Module) -> Module:
+    """A copy in which no parameter has the same value everywhere: what is one or zero is jittered.
+
+    On a fresh model, norms of ones and zeros (and last layers of zeros) would hide that a channel
+    was taken for another, and `probe` looks for exactly that. All other parameters are the model's
+    own, not copies. Leaves the global RNG alone.
+    """
+    constant = {id(p) for p in model.parameters() if _is_constant(p)}
+    # whoever looks for a difference copies what is changed: what is not jittered can be shared
+    shared = {id(p): p for p in model.parameters() if id(p) not in constant}
+    varied = deep_copy(model, shared)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for full, parameter in zip(model.parameters(), varied.parameters(), strict=True):
+            if id(full) in constant:
+                # a tenth: norms stay positive, and a last layer of zeros lets a signal through
+                noise = torch.randn(parameter.shape, generator=generator) / 10
+                parameter.add_(noise.to(parameter))
+    return varied
+
+
+def _is_constant(parameter: Tensor) -> bool:
+    if not parameter.is_floating_point() or parameter.numel() < 2:
+        return False
+    flat = parameter.detach().reshape(-1)
+    # most weights differ in their first entries: no need to read all of a large one
+    return bool((flat[:64] == flat[0]).all()) and bool((flat == flat[0]).all())
 
 
 def trial_keep(graph: ChannelGraph) -> Keep:

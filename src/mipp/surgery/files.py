@@ -24,26 +24,13 @@ from torch import Tensor, nn
 
 from mipp.checks import checked
 from mipp.errors import FileError, InputError, SurgeryError
-from mipp.surgery.apply import (
-    check_sizes,
-    recorded_axes,
-    recorded_sizes,
-    slice_model,
-    state_shapes,
-    unwrapped,
-    write_record,
-)
-from mipp.surgery.packing import pack, unpack
-from mipp.surgery.record import (
-    AttributeKeep,
-    AxisKeep,
-    fingerprint,
-    first_problem,
-    installed_version,
-    kept_of,
-)
-from mipp.surgery.weight_files import read_safetensors
-from mipp.tracing.guards import gradients_enabled
+from mipp.surgery.history import check_sizes, recorded_axes, recorded_sizes, write_record
+from mipp.surgery.keeps import AttributeKeep, AxisKeep, fingerprint, kept_of
+from mipp.surgery.record import first_problem, installed_version
+from mipp.surgery.slice import slice_model
+from mipp.surgery.tensors import state_shapes
+from mipp.surgery.weight_files import pack, read_safetensors, unpack
+from mipp.tracing.guards import gradients_enabled, unwrap
 
 FORMAT = 1
 """Version of what is written under ``mipp``."""
@@ -106,7 +93,7 @@ def save(
             if path.name
             else f"{str(path)!r} is no name of a file; expected one that ends in .safetensors."
         )
-    model = unwrapped(model)
+    model = unwrap(model)
     tensors, aliases = _stored(model)
     axes = recorded_axes(model)
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
@@ -150,7 +137,7 @@ def load(model: nn.Module | Callable[[], nn.Module], path: str | Path) -> nn.Mod
     """
     path = Path(path)
     record, tensors = _read(path)
-    given = unwrapped(model if isinstance(model, nn.Module) else model())
+    given = unwrap(model if isinstance(model, nn.Module) else model())
     state = _with_aliases(tensors, record.aliases)
     small = _with_saved_widths(given, record, state, path)
     for name, tensor in small.state_dict(keep_vars=True).items():

@@ -8,7 +8,7 @@ from torch.optim import Optimizer
 
 from mipp.errors import InputError
 from mipp.records import AxisKey, IntArray
-from mipp.surgery.apply import NO_ALIASES, cuts_by_tensor, named_tensors, take
+from mipp.surgery.tensors import NO_ALIASES, cuts_by_tensor, named_tensors, take
 
 
 def remap_optimizer(

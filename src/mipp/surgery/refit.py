@@ -26,8 +26,8 @@ from mipp.errors import InputError, SurgeryError
 from mipp.out_of_memory import enough_memory
 from mipp.records import KEPT, AxisKey, ChannelGraph, Consumer, IntArray
 from mipp.surgery.fitting import LeastSquares
+from mipp.surgery.keeps import scale_keeps
 from mipp.surgery.norms import NormStatistics, follow
-from mipp.surgery.record import scale_keeps
 from mipp.tracing.calls import (
     Call,
     CallHooks,

@@ -18,10 +18,10 @@ import torch
 from torch import nn
 
 from mipp.records import KEPT, Axis, AxisKey, ChannelGraph, IntArray, SizeAttribute
-from mipp.surgery.apply import slice_graph
 from mipp.surgery.check import trial_keep
+from mipp.surgery.keeps import kept_indices
 from mipp.surgery.outputs import compare, map_tensors, tensors_in
-from mipp.surgery.record import kept_indices
+from mipp.surgery.slice import slice_graph
 from mipp.tracing.guards import Unannounced, as_it_was, duplicate
 
 Units = tuple[tuple[int, int], ...]
