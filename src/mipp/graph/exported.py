@@ -7,6 +7,7 @@ of one length are traced as given: to cut them along dimension 0 would not cut o
 
 import inspect
 import logging
+import re
 import traceback
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -236,14 +237,20 @@ def _first_names(model: nn.Module) -> dict[str, str]:
 
 _TORCH = str(Path(inspect.getfile(torch)).parent)
 
+_FRAME = re.compile(
+    r'^\s*File "(.+?)", line (\d+)[^\n]*(?:\n(?!\s*File ")\s*([^\n]+))?', re.MULTILINE
+)
+"""A frame of a stack trace: its file, its line, and the code there, if that is given."""
+
 
 def source_line(node: torch.fx.Node) -> str:
     """``file:line `code` `` of the user's call behind a node, as short as can be; may be empty."""
-    frames = _frames(node.meta.get("stack_trace") or "")
+    frames: list[tuple[str, str, str]] = _FRAME.findall(node.meta.get("stack_trace") or "")
     own = [frame for frame in frames if not frame[0].startswith(_TORCH)] or frames
     if not own:
         return ""
-    path, line, code = own[-1]
+    path, line, text = own[-1]
+    code = shorten(text.strip(), 90, placeholder=" ...")
     return f"{_short(path)}:{line} `{code}`" if code else f"{_short(path)}:{line}"
 
 
@@ -258,17 +265,6 @@ def module_type(node: torch.fx.Node) -> str:
     stack = node.meta.get("nn_module_stack") or {}
     kind = list(stack.values())[-1][1] if stack else ""
     return kind if isinstance(kind, str) else kind.__name__
-
-
-def _frames(trace: str) -> list[tuple[str, str, str]]:
-    frames: list[tuple[str, str, str]] = []
-    for text in trace.splitlines():
-        if text.lstrip().startswith('File "'):
-            path, _, rest = text.lstrip()[len('File "') :].partition('", line ')
-            frames.append((path, rest.partition(",")[0], ""))
-        elif frames and text.strip() and not frames[-1][2]:
-            frames[-1] = (*frames[-1][:2], shorten(text.strip(), 90, placeholder=" ..."))
-    return frames
 
 
 def _short(path: str) -> str:

@@ -230,8 +230,8 @@ def _otherwise(module: nn.Module, name: str) -> str:
 def _check_own(module: nn.Module, model: nn.Module, name: str) -> None:
     """Raises where another module holds a parameter of these experts."""
     others = [other for other in model.modules() if other is not module]
-    held = {id(p) for other in others for p in other.parameters(recurse=False)}
-    shared = [own for own, parameter in module.named_parameters() if id(parameter) in held]
+    theirs = {id(p) for other in others for p in other.parameters(recurse=False)}
+    shared = [own for own, parameter in module.named_parameters() if id(parameter) in theirs]
     if shared:
         raise SurgeryError(
             f"{name} shares {', '.join(shared)} with another module. Expected experts with "

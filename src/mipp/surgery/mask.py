@@ -59,10 +59,10 @@ def mask_model(
 def zeroed_axes(model: nn.Module, graph: ChannelGraph, keep: Keep) -> tuple[AxisKeep, ...]:
     """What `with_placeholders` adds to ``keep``, as indices whose weights have to be zero."""
     shaped = with_placeholders(graph, keep)
-    held = {index: ~shaped[index] | units for index, units in keep.items()}
+    without = {index: ~shaped[index] | units for index, units in keep.items()}
     return tuple(
         AxisKeep(key.tensor, key.dim, graph.axes[key].size, tuple(indices.tolist()))
-        for key, indices in sorted(_removed(model, graph, held).items())
+        for key, indices in sorted(_removed(model, graph, without).items())
     )
 
 

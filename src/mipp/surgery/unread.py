@@ -62,9 +62,9 @@ def with_unread_sizes(
 
 
 def _candidates(model: nn.Module, graph: ChannelGraph) -> Iterator[_Attribute]:
-    held = list(_read_beside(model, {axis.size for axis in graph.axes.values()}))
+    beside = list(_read_beside(model, {axis.size for axis in graph.axes.values()}))
     known = {(size.module, size.name) for size in graph.sizes}
-    wanted = {size for path, name, size in held if (path, name) not in known}
+    wanted = {size for path, name, size in beside if (path, name) not in known}
     by_size: dict[int, list[tuple[AxisKey, Units | None]]] = {size: [] for size in wanted}
     for tensor, shape in graph.shapes.items():
         for dim, length in enumerate(shape):
@@ -73,7 +73,7 @@ def _candidates(model: nn.Module, graph: ChannelGraph) -> Iterator[_Attribute]:
                 units = None if axis is None else _units(axis)
                 by_size[length].append((AxisKey(tensor, dim), units))
     inside = _modules_of_groups(graph) if wanted else {}
-    for path, name, size in held:
+    for path, name, size in beside:
         kinds: dict[Units | None, AxisKey] = {}
         for key, units in by_size[size] if (path, name) not in known else ():
             # units that live inside one of its modules are none of this module's business

@@ -25,9 +25,7 @@ def tie_broadcast(call: Call, values: Sequence[Value], shape: tuple[int, ...]) -
             if len(shape) - dim <= len(value.shape) and value.shape[dim - len(shape)] != 1
         ]
         if size != 1 and met:
-            for other in met[1:]:
-                call.tie(met[0], other)
-            labels[dim] = None if any(other is None for other in met) else met[0]
+            labels[dim] = call.tie_all(met)
     return labels
 
 
@@ -81,10 +79,10 @@ def _tell_features(call: Call, x: Value) -> None:
 
     One that is called several times may see several widths: that warning is all there is to it.
     """
-    held = [call.maybe_tensor(name) for name in ("weight", "running_mean")]
+    tensors = [call.maybe_tensor(name) for name in ("weight", "running_mean")]
     path = module_path(call.node)
     calls = [n for n in call.node.graph.nodes if n.op == call.node.op and module_path(n) == path]
-    if not any(held) and len(calls) == 1 and "InstanceNorm" in module_type(call.node):
+    if not any(tensors) and len(calls) == 1 and "InstanceNorm" in module_type(call.node):
         size = x.shape[1]
         call.has_size(AttributeInt.of(size, ((path, "num_features"),), (size,)), x.labels[1])
 
@@ -139,10 +137,8 @@ def spatial(call: Call) -> list[Value | None]:
     """Each channel by itself: the last one, two or three dimensions change, the others pass."""
     x = call.first
     n_spatial = int(next(letter for letter in call.op if letter.isdigit() and letter != "_"))
-    before = len(x.shape) - n_spatial
-    call.fix_dims(x, range(before, len(x.shape)), "it slides along this dimension")
-    labels = [*x.labels[:before], *[None] * n_spatial]
-    return call.each(labels)
+    dims = range(len(x.shape) - n_spatial, len(x.shape))
+    return call.each(call.fix_dims(x, dims, "it slides along this dimension"))
 
 
 @rule(
@@ -161,8 +157,7 @@ def reduction(call: Call) -> list[Value | None]:
     written_out = call.op == "mean" and reduced == {rank - 1} and bool(call.get("keepdim"))
     if written_out and call.norms(x):
         return call.each([*x.labels[:-1], None])
-    call.fix_dims(x, reduced, "it takes one number over all channels")
-    kept = [None if dim in reduced else labels for dim, labels in enumerate(x.labels)]
+    kept = call.fix_dims(x, reduced, "it takes one number over all channels")
     if not call.get("keepdim"):
         kept = [labels for dim, labels in enumerate(kept) if dim not in reduced]
     return call.each(kept)
@@ -174,12 +169,9 @@ def reduction(call: Call) -> list[Value | None]:
 )  # fmt: skip
 def along_dims(call: Call) -> list[Value | None]:
     """Same shape; along ``dim`` every index needs all the others."""
-    labels = list(call.first.labels)
-    named = call.integers("dim") or call.integers("dims") or range(len(labels))
-    for dim in named:
-        call.fix(labels[dim], "it mixes all channels")
-        labels[dim] = None
-    return call.each(labels)
+    x = call.first
+    named = call.integers("dim") or call.integers("dims") or range(len(x.shape))
+    return call.each(call.fix_dims(x, named, "it mixes all channels"))
 
 
 @rule("_assert_tensor_metadata", "sym_size", "_assert_async", "_assert_scalar")

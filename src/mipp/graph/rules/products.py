@@ -57,20 +57,11 @@ def matmul(call: Call) -> Value:
     return product(call, left, right, call.node.all_input_nodes)
 
 
-@rule("addmm")
-def addmm(call: Call) -> Value:
+@rule("addmm", "baddbmm")
+def added_product(call: Call) -> Value:
     """``bias + left @ right``, of which one may be a weight."""
-    return _added(call, "self", "mat1", "mat2")
-
-
-@rule("baddbmm")
-def baddbmm(call: Call) -> Value:
-    """``added + left @ right`` for each item of the batch."""
-    return _added(call, "self", "batch1", "batch2")
-
-
-def _added(call: Call, added: str, left_name: str, right_name: str) -> Value:
-    bias, left, right = (call.tensor(name) for name in (added, left_name, right_name))
+    names = ("mat1", "mat2") if call.op == "addmm" else ("batch1", "batch2")
+    bias, left, right = (call.tensor(name) for name in ("self", *names))
     scaled = call.get("alpha") not in (None, 1) or call.get("beta") not in (None, 1)
     if is_weight(right) and not is_weight(left) and len(bias.shape) == 1 and not scaled:
         return dense_linear(call, left, right, bias, in_dim=0)

@@ -156,10 +156,13 @@ class Call:
         """Never remove ``labels``; the op and its source line are added to the reason."""
         self.flow.ties.fix(labels, f"{reason} ({self.at})")
 
-    def fix_dims(self, value: Value, dims: Iterable[int], reason: str) -> None:
-        """Never remove anything along ``dims`` of ``value``."""
+    def fix_dims(self, value: Value, dims: Iterable[int], reason: str) -> list[Labels]:
+        """Never remove anything along ``dims`` of ``value``; its labels with None along them."""
+        labels = list(value.labels)
         for dim in dims:
-            self.fix(value.labels[dim], reason)
+            self.fix(labels[dim], reason)
+            labels[dim] = None
+        return labels
 
     def fix_all(self, reason: str) -> None:
         """Never remove anything that goes into the op."""
@@ -169,6 +172,12 @@ class Call:
     def tie(self, left: Labels, right: Labels) -> None:
         """``left`` and ``right`` are the same units, index by index."""
         self.flow.ties.tie(left, right, f"it is tied to channels that have to stay ({self.at})")
+
+    def tie_all(self, met: Sequence[Labels]) -> Labels:
+        """All of these labels are the same units; returns them, None where one of them is fixed."""
+        for other in met[1:]:
+            self.tie(met[0], other)
+        return None if any(other is None for other in met) else met[0]
 
     def merge(self, rows: IntArray) -> IntArray:
         """Make each row, shape ``(n_units, size)``, one unit; returns atoms ``(n_units,)``."""

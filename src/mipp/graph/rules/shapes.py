@@ -290,7 +290,7 @@ def cat(call: Call) -> Value:
     if call.shape[dim] == UNKNOWN and any(value.labels[dim] is not None for value in values):
         raise DependsOnValues
     labels = [
-        None if other == dim else _tie_all(call, [value.labels[other] for value in values])
+        None if other == dim else call.tie_all([value.labels[other] for value in values])
         for other in range(len(call.shape))
     ]
     if any(value.labels[dim] is not None for value in values):
@@ -309,14 +309,7 @@ def stack(call: Call) -> Value:
     """A new dimension; the others are the same in all inputs."""
     values = call.inputs
     labels = [
-        _tie_all(call, [value.labels[dim] for value in values])
-        for dim in range(len(values[0].shape))
+        call.tie_all([value.labels[dim] for value in values]) for dim in range(len(values[0].shape))
     ]
     labels.insert(call.integer("dim") % len(call.shape), None)
     return call.out(labels)
-
-
-def _tie_all(call: Call, met: list[Labels]) -> Labels:
-    for other in met[1:]:
-        call.tie(met[0], other)
-    return None if any(other is None for other in met) else met[0]
