@@ -33,7 +33,8 @@ def check_fields(record: Any, *, owner: str | None = None) -> None:
     Numbers of numpy become Python's, so that JSON can hold them. Lists pass for tuples; truth
     values are no numbers.
 
-    ``owner``: what the text calls the record, its class by default; an empty one for keywords.
+    Args:
+        owner: What the text calls the record, its class by default; an empty one for keywords.
     """
     kind: Any = type(record)
     owner = kind.__name__ if owner is None else owner
@@ -171,7 +172,8 @@ def _words(hint: Any) -> list[str]:
         return ["a list"]
     plain = {bool: "True or False", int: "a whole number", float: "a number", str: "text",
              NoneType: "None"}  # fmt: skip
-    return [plain.get(hint) or f"a {hint.__name__}"]
+    article = "an" if hint.__name__[0] in "AEIOUaeiou" else "a"
+    return [plain.get(hint) or f"{article} {hint.__name__}"]
 
 
 def _called(value: object) -> str:

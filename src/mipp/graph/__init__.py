@@ -35,28 +35,21 @@ def trace(
 ) -> ChannelGraph:
     """Find the groups of units of a model from one example of its inputs.
 
-    Parameters
-    ----------
-    model
-        Any module that `torch.export` accepts, in train or eval mode; it is left as it is. Names
-        in the result are those of the module inside of DistributedDataParallel, DataParallel or
-        `torch.compile`.
-    args, kwargs
-        What ``model(*args, **kwargs)`` takes. Dimension 0 of the first tensor counts the examples;
-        tensors of the same length are cut to two examples.
-    head_dims
-        Inside of attention the units are not heads but the features that all heads have, so that
-        feature 3 of each head is one unit.
-    residual
-        What layer norms and RMS norms go across, such as the residual stream of a transformer, is a
-        group of units, too. Removing one is not exact (`ChannelGraph.inexact`).
+    Args:
+        model: Any module that `torch.export` accepts, in train or eval mode; it is left as it is.
+            Names in the result are those of the module inside of DistributedDataParallel,
+            DataParallel or `torch.compile`.
+        args, kwargs: What ``model(*args, **kwargs)`` takes. Dimension 0 of the first tensor counts
+            the examples; tensors of the same length are cut to two examples.
+        head_dims: Inside of attention the units are not heads but the features that all heads have,
+            so that feature 3 of each head is one unit.
+        residual: What layer norms and RMS norms go across, such as the residual stream of a
+            transformer, is a group of units, too. Removing one is not exact
+            (`ChannelGraph.inexact`).
 
-    Raises
-    ------
-    InputError
-        For arguments that are not as described.
-    GraphError
-        Where the model cannot be exported, or nothing in it can be pruned.
+    Raises:
+        InputError: For arguments that are not as described.
+        GraphError: Where the model cannot be exported, or nothing in it can be pruned.
     """
     model = unwrap(model)
     if not isinstance(args, tuple):

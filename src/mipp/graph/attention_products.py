@@ -38,8 +38,11 @@ def summed_over(
 ) -> Labels:
     """What may be removed of what a product sums over: features inside heads, or nothing.
 
-    ``left``, ``right``: labels along it; ``nodes``: the two sides. ``power``, ``sure``: see
-    `mipp.records.DotProduct`; in code that is written out the scale is supposed to follow the size.
+    Args:
+        left, right: Labels along it.
+        nodes: The two sides.
+        power, sure: See `mipp.records.DotProduct`; in code that is written out the scale is
+            supposed to follow the size.
     """
     inside = [atoms for _, atoms in call.flow.in_heads]
     known = np.concatenate(inside) if inside else np.zeros(0, np.int64)

@@ -31,8 +31,10 @@ def cost(graph: ChannelGraph, keep: Keep | None = None, times: LatencyTable | No
     """Cost of a graph of which only the units in ``keep`` stay; all of them where it is None.
 
     Exact: equal to what is counted on the sliced model; but for the latency, which is what the
-    table of ``times`` has and None without one. Raises `InputError` where ``keep`` does
-    not fit the graph.
+    table of ``times`` has and None without one.
+
+    Raises:
+        InputError: ``keep`` does not fit the graph.
     """
     return CostModel(graph, keep, times).cost()
 
@@ -51,7 +53,12 @@ class CostModel:
 
     It starts with the units in ``keep``, all of them where it is None. `saving`, `remove` and
     `restore` take time in proportion to the layers that the group touches, and `cost` none, so that
-    a search can do tens of thousands of removals. ``times``: where latency comes from, see `cost`.
+    a search can do tens of thousands of removals.
+
+    Args:
+        graph: What the cost is of.
+        keep: The units that it starts with, all of them where it is None.
+        times: Where latency comes from, see `cost`.
     """
 
     def __init__(

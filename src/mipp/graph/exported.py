@@ -40,7 +40,9 @@ class Exported:
 
     ``batch`` is the number of examples in the traced inputs. ``first_names`` maps every name of a
     parameter or buffer, shared ones included, to the first; ``shapes`` has those of all parameters.
-    ``calls``: integers of calls with a size that an attribute gives (`tracing.size_attributes`).
+
+    Attributes:
+        calls: Integers of calls with a size that an attribute gives (`tracing.size_attributes`).
     """
 
     program: ExportedProgram

@@ -44,8 +44,10 @@ def known(number: int) -> int:
 def stand_ins(*nodes: Node) -> list[tuple[int, ...]]:
     """The shapes of tensors, with a large prime for each size that depends on values.
 
-    Their products tell which dimensions are made of which, as those of real sizes do. Raises
-    `DependsOnValues` where there are too many.
+    Their products tell which dimensions are made of which, as those of real sizes do.
+
+    Raises:
+        DependsOnValues: There are too many.
     """
     primes: dict[object, int] = {}
 
@@ -66,8 +68,10 @@ def stand_ins(*nodes: Node) -> list[tuple[int, ...]]:
 class Source:
     """The parameter or buffer that a value is a view of.
 
-    ``dims``: for each dimension of the value the dimension of the tensor that it is, or None where
-    it is none (inserted, or several made one). ``part``: whether it is only a part of the tensor.
+    Attributes:
+        dims: For each dimension of the value the dimension of the tensor that it is, or None where
+            it is none (inserted, or several made one).
+        part: Whether it is only a part of the tensor.
     """
 
     tensor: str
@@ -80,9 +84,11 @@ class Source:
 class Value:
     """What is known of one tensor in the graph.
 
-    ``labels``: for each dimension atoms of shape ``(size,)``, or None where no index can be
-    removed. Removing a unit removes, along each dimension by itself, the indices labelled with it.
-    ``batched``: whether the number of examples is part of the shape.
+    Attributes:
+        labels: For each dimension atoms of shape ``(size,)``, or None where no index can be
+            removed. Removing a unit removes, along each dimension by itself, the indices labelled
+            with it.
+        batched: Whether the number of examples is part of the shape.
     """
 
     shape: tuple[int, ...]

@@ -29,9 +29,11 @@ def propagate(
 ) -> Flow:
     """All ties, producers, layers and costs of an exported model.
 
-    ``evenly``: grouped convolutions whose groups cannot be units, see
-    `mipp.graph.rules.convolutions`. ``head_dims``: the units of attention are the features inside
-    heads. ``residual``: what norms go across may be removed.
+    Args:
+        evenly: Grouped convolutions whose groups cannot be units, see
+            `mipp.graph.rules.convolutions`.
+        head_dims: The units of attention are the features inside heads.
+        residual: What norms go across may be removed.
     """
     idle = _drop_idle(exported.program)
     flow = Flow(

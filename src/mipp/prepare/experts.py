@@ -77,10 +77,9 @@ def unstacked(model: Module) -> Module:
     `Experts`, and can be pruned to a width each. The model itself is not changed. `restacked` puts
     the experts back. For `mipp.load` the model that is built has to be unstacked, too.
 
-    Raises
-    ------
-    SurgeryError: no experts are stacked in the model, they compute something else than experts of
-        that kind do or share parameters with others, or the model cannot be copied.
+    Raises:
+        SurgeryError: No experts are stacked in the model, they compute something else than experts
+            of that kind do or share parameters with others, or the model cannot be copied.
     """
     places = _places(model, _is_stacked)
     if not places:
@@ -110,15 +109,13 @@ def restacked(model: Module, like: nn.Module, round_to: int = 8) -> Module:
     left as it is: it tells one width for all layers. A budget for the experts with
     ``allocation="uniform"`` leaves nothing to fill up.
 
-    Parameters
-    ----------
-    like: a model as it was before `unstacked`, of any width, whose modules are copied.
-    round_to: widths are multiples of this, where that is no wider than ``like``; PyTorch's product
-        of groups wants rows of 16 bytes.
+    Args:
+        like: A model as it was before `unstacked`, of any width, whose modules are copied.
+        round_to: Widths are multiples of this, where that is no wider than ``like``; PyTorch's
+            product of groups wants rows of 16 bytes.
 
-    Raises
-    ------
-    SurgeryError: nothing in the model is unstacked, or ``like`` has other modules there.
+    Raises:
+        SurgeryError: Nothing in the model is unstacked, or ``like`` has other modules there.
     """
     places = _places(model, lambda module: isinstance(module, Experts))
     if not places:

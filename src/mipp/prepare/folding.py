@@ -27,9 +27,8 @@ def folded(model: Module) -> Module:
     the very weights that would go. Put them back on the small model, such as with
     ``weight_norm(small.conv)``, before training on. The model itself is not changed.
 
-    Raises
-    ------
-    SurgeryError: the model cannot be copied, or a parametrization cannot be undone.
+    Raises:
+        SurgeryError: The model cannot be copied, or a parametrization cannot be undone.
     """
     try:
         plain = duplicate(model)

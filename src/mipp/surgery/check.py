@@ -48,14 +48,13 @@ def same_outputs(
     they lie in tuples, dicts and dataclasses. Modes, buffers and RNG are restored, also after an
     error.
 
-    Parameters
-    ----------
-    tolerance: largest difference allowed, relative to the largest output; by default the square
-        root of the machine precision of each output (3e-4 for float32). Whole numbers must agree.
+    Args:
+        tolerance: Largest difference allowed, relative to the largest output; by default the square
+            root of the machine precision of each output (3e-4 for float32). Whole numbers must
+            agree.
 
-    Raises
-    ------
-    InputError: the first model fails on the example, or puts out no tensor.
+    Raises:
+        InputError: The first model fails on the example, or puts out no tensor.
     """
     largest = 0.0
     with as_it_was(first, second) as rewind:
@@ -95,7 +94,8 @@ def probe(
     culprits are found by halving: in about ``2 log2(n_groups)`` runs if there is one. Groups that
     break the model only together are all named. Works on copies: the model is not even run.
 
-    Raises `InputError` if the model itself fails on the example.
+    Raises:
+        InputError: The model itself fails on the example.
     """
     varied = vary_constants(model)
     trial = trial_keep(graph)

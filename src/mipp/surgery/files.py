@@ -47,11 +47,14 @@ T = TypeVar("T")
 class FileRecord:
     """What a file says beside the weights.
 
-    ``axes``: what was kept, in the full-size model. ``aliases``: other names of shared tensors ->
-    the name under which they are stored. ``fingerprint``: of the full-size model. ``digest``:
-    sha256 over all else and the bytes of all tensors. ``extra``: whatever the writer added.
-    ``sizes``: attributes of modules that changed with the widths. ``packed``: shapes of the tensors
-    whose zeros are left out (`mipp.surgery.packing`).
+    Attributes:
+        axes: What was kept, in the full-size model.
+        aliases: Other names of shared tensors -> the name under which they are stored.
+        fingerprint: Of the full-size model.
+        digest: The sha256 over all else and the bytes of all tensors.
+        extra: Whatever the writer added.
+        sizes: Attributes of modules that changed with the widths.
+        packed: Shapes of the tensors whose zeros are left out (`mipp.surgery.weight_files`).
     """
 
     format: int
@@ -75,15 +78,13 @@ def save(
     Zeros take one bit each where there are enough of them to make the file smaller.
     The file appears as a whole or not at all: a failed write leaves the file that was there.
 
-    Parameters
-    ----------
-    extra: anything that JSON can hold, to be found in `read_record`.
+    Args:
+        extra: Anything that JSON can hold, to be found in `read_record`.
 
-    Raises
-    ------
-    InputError: the model's state holds something else than tensors, or no longer has the widths
-        that it was sliced to, or ``extra`` is not JSON.
-    FileError: the file cannot be written, or its name does not end in ``.safetensors``.
+    Raises:
+        InputError: The model's state holds something else than tensors, or no longer has the widths
+            that it was sliced to, or ``extra`` is not JSON.
+        FileError: The file cannot be written, or its name does not end in ``.safetensors``.
     """
     path = Path(path)
     if path.suffix != ".safetensors":
@@ -125,15 +126,13 @@ def save(
 def load(model: nn.Module | Callable[[], nn.Module], path: str | Path) -> nn.Module:
     """The model that was saved, as a new module; the one given is left exactly as it is.
 
-    Parameters
-    ----------
-    model: a full-size model, what builds one, or a model that already has the small widths. Train /
-        eval mode, devices and hooks are taken from it, all weights from the file.
+    Args:
+        model: A full-size model, what builds one, or a model that already has the small widths.
+            Train / eval mode, devices and hooks are taken from it, all weights from the file.
 
-    Raises
-    ------
-    FileError: no such file, a damaged or changed one, or one for another model: other names,
-        shapes, number types or shared tensors.
+    Raises:
+        FileError: No such file, a damaged or changed one, or one for another model: other names,
+            shapes, number types or shared tensors.
     """
     path = Path(path)
     record, tensors = _read(path)

@@ -15,7 +15,9 @@ from mipp.records import AxisKey, BoolArray, ChannelGraph, IntArray, Keep
 class AxisKeep:
     """Which indices stay along one dimension of one parameter or buffer.
 
-    ``size``: length of the dimension before; ``kept``: the indices that stay, rising.
+    Attributes:
+        size: Length of the dimension before.
+        kept: The indices that stay, rising.
     """
 
     tensor: str
@@ -48,7 +50,9 @@ class AxisKeep:
 class AttributeKeep:
     """An integer attribute of a module that counts what is removed, before and after.
 
-    ``module``: path of the module; ``name``: of the attribute, such as ``num_heads``.
+    Attributes:
+        module: Path of the module.
+        name: Name of the attribute, such as ``num_heads``.
     """
 
     module: str
@@ -68,7 +72,8 @@ class AttributeKeep:
 class ScaleKeep:
     """Rows of a weight or a bias that are multiplied by a ``factor``.
 
-    ``indices``: those among the ``size`` along ``dim``, before anything is removed, rising.
+    Attributes:
+        indices: Those among the ``size`` along ``dim``, before anything is removed, rising.
     """
 
     tensor: str
@@ -89,8 +94,9 @@ class ScaleKeep:
 def kept_indices(graph: ChannelGraph, keep: Keep) -> dict[AxisKey, IntArray]:
     """Indices that stay along every dimension that loses something, each of shape ``(n_kept,)``.
 
-    Raises `InputError` if a mask is not of its group's shape, or leaves a group without units or a
-    dimension of a tensor without any index.
+    Raises:
+        InputError: A mask is not of its group's shape, or leaves a group without units or a
+            dimension of a tensor without any index.
     """
     check_keep(graph, keep)
     kept = {}
@@ -110,7 +116,8 @@ def kept_indices(graph: ChannelGraph, keep: Keep) -> dict[AxisKey, IntArray]:
 def check_keep(graph: ChannelGraph, keep: Keep, *, may_empty: bool = False) -> None:
     """Raise `InputError` unless every mask is boolean, of its group's shape, and leaves a unit.
 
-    ``may_empty``: a mask may leave none.
+    Args:
+        may_empty: A mask may leave none.
     """
     n_units = {group.index: group.n_units for group in graph.groups}
     for index, units in keep.items():

@@ -31,7 +31,8 @@ def mask_model(
     a hook. With ``norms="all"`` it sees all units as in the model itself, and what it makes of the
     removed ones is read by nobody: this is what removing them would be if that were exact.
 
-    Raises `InputError` if ``keep`` does not fit the graph or the graph does not fit the model.
+    Raises:
+        InputError: ``keep`` does not fit the graph or the graph does not fit the model.
     """
     check_keep(graph, keep, may_empty=True)
     masked = deep_copy(model, {})

@@ -36,7 +36,9 @@ class LayerSummary:
     """What a plan does to one weight.
 
     ``nats`` are per example, rows seen one by one; NaN where a method measures none.
-    ``empty_rows``: outputs that read nothing any more.
+
+    Attributes:
+        empty_rows: Outputs that read nothing any more.
     """
 
     name: str
@@ -52,10 +54,13 @@ class LayerSummary:
 class MaskRecord:
     """All that a plan of single weights says.
 
-    ``masks``: parameter name -> which entries stay, bit by bit in the order of the flattened
-    weight, deflated, in base 64 (`packed`, `unpacked`). ``trails``: nats lost with the weights of a
-    layer, for reports; none where a method measures none. ``refused``: layers that are left as they
-    are; their ``n_units`` are weights. The other fields are as in a `PlanRecord`.
+    Attributes:
+        masks: Parameter name -> which entries stay, bit by bit in the order of the flattened
+            weight, deflated, in base 64 (`packed`, `unpacked`).
+        trails: Nats lost with the weights of a layer, for reports; none where a method measures
+            none.
+        refused: Layers that are left as they are; their ``n_units`` are weights. The other fields
+            are as in a `PlanRecord`.
     """
 
     granularity: str
@@ -165,7 +170,8 @@ def apply_masks(
 ) -> Module:
     """A copy of the model with zeros where the masks are false; the model itself is not changed.
 
-    ``weights``: values that the parameters get before that, those of the model where absent.
+    Args:
+        weights: Values that the parameters get before that, those of the model where absent.
     """
     copied = slice_model(model, {})
     tensors = named_tensors(copied)

@@ -25,15 +25,13 @@ def remap_optimizer(
     The one given is not changed. Learning-rate schedulers and hooks stay with the old optimizer:
     make new schedulers for the result.
 
-    Parameters
-    ----------
-    old_model: the model whose parameters the optimizer has.
-    new_model: what `slice_model` made of it with the same ``kept`` and ``aliases``.
+    Args:
+        old_model: The model whose parameters the optimizer has.
+        new_model: What `slice_model` made of it with the same ``kept`` and ``aliases``.
 
-    Raises
-    ------
-    InputError: a parameter of the optimizer that is not in ``old_model``, a smaller model that was
-        sliced otherwise, or state that cannot be sliced (that of LBFGS, say).
+    Raises:
+        InputError: A parameter of the optimizer that is not in ``old_model``, a smaller model that
+            was sliced otherwise, or state that cannot be sliced (that of LBFGS, say).
     """
     cuts = cuts_by_tensor(old_model, kept, aliases)
     small = named_tensors(new_model)

@@ -16,8 +16,10 @@ Value = TypeVar("Value")
 class Comparison:
     """Whether two models agree.
 
-    ``difference``: the largest one, relative to the largest entry of that output of the first
-    model; infinite where they cannot be compared. ``message`` is empty if ok.
+    Attributes:
+        difference: The largest one, relative to the largest entry of that output of the first
+            model; infinite where they cannot be compared.
+        message: What differs; empty if ok.
     """
 
     ok: bool
@@ -45,8 +47,9 @@ def compare(
 ) -> Comparison:
     """Compare all tensors that two models put out, in order.
 
-    ``tolerance``: largest difference allowed, relative to the largest entry; ``None`` means the
-    square root of the machine precision. Whole numbers must agree.
+    Args:
+        tolerance: Largest difference allowed, relative to the largest entry; ``None`` means the
+            square root of the machine precision. Whole numbers must agree.
     """
     shapes, others = [tuple(t.shape) for t in expected], [tuple(t.shape) for t in found]
     if shapes != others:

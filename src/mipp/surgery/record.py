@@ -31,22 +31,25 @@ Record = TypeVar("Record", bound=_Record)
 class PlanRecord:
     """All that a plan says; with it, and no graph, the model can be sliced again.
 
-    ``keep``: group name -> indices of the units that stay. ``axes``: the same for every dimension
-    that loses something. ``before`` and ``after``: cost of the whole model. ``options``: how the
-    plan was made (method, budget, seed, ...), as JSON can hold it. ``fingerprint``: of the model it
-    is for (see `fingerprint`). All indices count in that model, before anything is removed.
-
     ``keep`` may be empty for a group (a collapse). No layer runs without any channel, so one unit
     then stays in ``axes`` for its shape alone, and ``zeroed`` has the indices, among those that
-    ``axes`` keeps, whose weights are set to zero. ``after`` does not count it. ``sizes``:
-    attributes of modules, such as a number of heads, that change with the widths. ``scales``: rows
-    of weights that are multiplied by a number, to keep the scale of a product that sums over fewer.
-    ``inexact``: groups that lose units which norms go across -> by how much outputs on calibration
-    data differ, relative to their size, from those of the model whose norms see all units.
+    ``axes`` keeps, whose weights are set to zero. ``after`` does not count it.
 
-    ``trails``: what the choice was made from, for reports; nothing is computed with it.
-    ``unsure``: attributes that stay, since it is not known whether they count what changes.
-    ``uncounted``: ops that ``before`` and ``after`` leave out, since nobody knows their cost.
+    Attributes:
+        keep: Group name -> indices of the units that stay.
+        axes: The same for every dimension that loses something.
+        before, after: Cost of the whole model.
+        options: How the plan was made (method, budget, seed, ...), as JSON can hold it.
+        fingerprint: Of the model it is for (see `fingerprint`). All indices count in that model,
+            before anything is removed.
+        sizes: Attributes of modules, such as a number of heads, that change with the widths.
+        scales: Rows of weights that are multiplied by a number, to keep the scale of a product that
+            sums over fewer.
+        inexact: Groups that lose units which norms go across -> by how much outputs on calibration
+            data differ, relative to their size, from those of the model whose norms see all units.
+        trails: What the choice was made from, for reports; nothing is computed with it.
+        unsure: Attributes that stay, since it is not known whether they count what changes.
+        uncounted: Ops that ``before`` and ``after`` leave out, since nobody knows their cost.
     """
 
     keep: Mapping[str, tuple[int, ...]]
@@ -196,7 +199,8 @@ _NATS = ("nats_before", "nats_after")
 def json_text(content: dict[str, Any], rows: str) -> str:
     """A plan's content as JSON text, with a digest; NaN is written as null.
 
-    ``rows``: what a row of the summary is about, for the error text.
+    Args:
+        rows: What a row of the summary is about, for the error text.
     """
     for row in content["summary"]:
         for name in _NATS:
@@ -213,7 +217,8 @@ def json_text(content: dict[str, Any], rows: str) -> str:
 def read_json(kind: type[Record], text: str, problem: Callable[[Mapping[str, Any]], str]) -> Record:
     """Reads what ``to_json`` of a record wrote; `FileError` where that is not what the text is.
 
-    ``problem``: what is wrong with the format of the content; empty where nothing is.
+    Args:
+        problem: What is wrong with the format of the content; empty where nothing is.
     """
     try:
         content = json.loads(text)

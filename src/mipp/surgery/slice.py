@@ -46,19 +46,18 @@ def slice_model(
     copied as `copy.deepcopy` does: a function is the same function, a bound method is bound to a
     copy. The model itself is not changed, and its full-size weights are never copied.
 
-    Parameters
-    ----------
-    kept: rising indices that stay, shape ``(n_kept,)``, for each dimension that loses something.
-    aliases: other names of a tensor -> the name that ``kept`` has it under. Names of one and the
-        same tensor are found without this.
-    sizes: integer attributes of modules (``num_heads``, ...) that get smaller with the weights.
-    scales: rows that are multiplied by a number, after slicing.
+    Args:
+        kept: Rising indices that stay, shape ``(n_kept,)``, for each dimension that loses
+            something.
+        aliases: Other names of a tensor -> the name that ``kept`` has it under. Names of one and
+            the same tensor are found without this.
+        sizes: Integer attributes of modules (``num_heads``, ...) that get smaller with the weights.
+        scales: Rows that are multiplied by a number, after slicing.
 
-    Raises
-    ------
-    InputError: a dimension or an attribute that the model does not have, or indices or numbers that
-        do not fit it.
-    SurgeryError: the model cannot be copied, or its grouped layers would be left uneven.
+    Raises:
+        InputError: A dimension or an attribute that the model does not have, or indices or numbers
+            that do not fit it.
+        SurgeryError: The model cannot be copied, or its grouped layers would be left uneven.
     """
     cuts = cuts_by_tensor(model, kept, aliases)
     tensors = {id(tensor): tensor for tensor in named_tensors(model).values()}
@@ -86,7 +85,8 @@ def slice_graph(model: Module, graph: ChannelGraph, kept: Mapping[AxisKey, IntAr
 def apply_plan(model: Module, record: PlanRecord) -> Module:
     """The model with the units removed that the plan removes; the model itself is not changed.
 
-    Raises `InputError` if the plan was made for a model of another structure.
+    Raises:
+        InputError: The plan was made for a model of another structure.
     """
     check_fingerprint(model, record.fingerprint, ", before anything was removed")
     small = slice_model(model, record.kept(), sizes=record.sizes, scales=record.scales)

@@ -44,7 +44,8 @@ def state_shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
 def check_fingerprint(model: nn.Module, expected: str, when: str = "") -> None:
     """Raises `InputError` if a plan was made for a model of another structure.
 
-    ``when``: which of the states of the model it was planned for, for the error text.
+    Args:
+        when: Which of the states of the model it was planned for, for the error text.
     """
     found = fingerprint(state_shapes(model))
     if found != expected:

@@ -27,7 +27,8 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
     wrapped as ``{"state_dict": ...}`` or ``{"model": ...}``; a prefix ``module.`` that all names
     have (from DataParallel) is dropped.
 
-    Raises `FileError` if there is no such file, it is damaged, or holds something else.
+    Raises:
+        FileError: There is no such file, it is damaged, or holds something else.
     """
     path = Path(path)
     if path.suffix == ".safetensors":

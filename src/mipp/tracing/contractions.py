@@ -30,9 +30,10 @@ SUMS: dict[Any, tuple[tuple[str, str, str], Any]] = {
 class LinearForm:
     """A product with a matrix as a linear layer.
 
-    ``in_dim``: the dimension of the matrix that is summed over. ``x_order``: the dimensions of the
-    activation, the one that is read last. ``y_order``: the dimensions of the output in the same
-    order, the one that is made last.
+    Attributes:
+        in_dim: The dimension of the matrix that is summed over.
+        x_order: The dimensions of the activation, the one that is read last.
+        y_order: The dimensions of the output in the same order, the one that is made last.
     """
 
     in_dim: int
@@ -60,7 +61,8 @@ def weight_on_the_left(rank: int) -> LinearForm:
 def einsum_form(subscripts: Sequence[str], made: str, weight: int) -> LinearForm | None:
     """An einsum of two operands, of which number ``weight`` is a matrix; None if it is another sum.
 
-    ``subscripts``, ``made``: a letter for each dimension of the operands and the output.
+    Args:
+        subscripts, made: A letter for each dimension of the operands and the output.
     """
     matrix, x = subscripts[weight], subscripts[1 - weight]
     if len(subscripts) != 2 or len(matrix) != 2 or repeats([*subscripts, made]):
@@ -85,7 +87,8 @@ def repeats(subscripts: Sequence[str]) -> bool:
 def subscripts_of(equation: str, ranks: Sequence[int]) -> tuple[list[str], str] | None:
     """Subscripts of an einsum's operands and output, with a letter for each dimension of the dots.
 
-    ``ranks``: dimensions of the operands. None where the equation names no output.
+    Args:
+        ranks: Dimensions of the operands. None where the equation names no output.
     """
     left, arrow, made = equation.replace(" ", "").partition("->")
     terms = left.split(",")

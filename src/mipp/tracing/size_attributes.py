@@ -182,7 +182,8 @@ class AttributeInt(int):
     def changing(self, *, inside: bool = False) -> Attribute | None:
         """The attribute that changes when the product does; None where that is not clear.
 
-        ``inside``: not their number gets smaller, but what is in the things that are counted.
+        Args:
+            inside: Not their number gets smaller, but what is in the things that are counted.
         """
         if len(self.attributes) == 1:
             return self.attributes[0]

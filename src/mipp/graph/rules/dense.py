@@ -129,7 +129,8 @@ def record(
 ) -> None:
     """Count the cost of a dense layer and remember it as a possible consumer.
 
-    ``made_dim``: the dimension of the output that it makes, if not that which it reads.
+    Args:
+        made_dim: The dimension of the output that it makes, if not that which it reads.
     """
     weight = layer.weight
     in_key, out_key = parameter_axis(weight, layer.in_dim), parameter_axis(weight, layer.out_dim)

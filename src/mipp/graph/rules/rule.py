@@ -186,7 +186,8 @@ class Call:
     def has_size(self, size: AttributeInt | None, labels: Labels, *, surely: bool = False) -> None:
         """A dimension with ``labels`` is as long as attributes of the model say.
 
-        ``surely``: it changes with them, whatever other factors its size has.
+        Args:
+            surely: It changes with them, whatever other factors its size has.
         """
         if size is not None and (surely or size.known):
             self.flow.size_uses.append(SizeUse(size, labels, self.at))
@@ -289,7 +290,8 @@ class Call:
     def count(self, name: str, scale: float | int, *extents: Extent, routed: bool = False) -> None:
         """Add ``scale * product of extents`` multiply-accumulates for one example.
 
-        ``routed``: for one position; how many there are depends on values.
+        Args:
+            routed: For one position; how many there are depends on values.
         """
         self.flow.terms.append(Term(name, float(scale), extents, routed))
 
