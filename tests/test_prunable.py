@@ -1,10 +1,10 @@
 """Groups taken out of a graph stay as they are, and are listed with the reason."""
 
 import torch
-from mipp.prunable import without
 from torch import nn
 
 from mipp.graph import CostModel, trace
+from mipp.prunable import without
 from mipp.records import AxisKey
 
 

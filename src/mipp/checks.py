@@ -28,7 +28,7 @@ R = TypeVar("R")
 
 
 def check_fields(record: Any, *, owner: str | None = None) -> None:
-    """Raise `InputError` for the first field of a dataclass whose value is not of its type.
+    """Raises `InputError` for the first field of a dataclass whose value is not of its type.
 
     Numbers of numpy become Python's, so that JSON can hold them. Lists pass for tuples; truth
     values are no numbers.
@@ -63,7 +63,7 @@ def check_fields(record: Any, *, owner: str | None = None) -> None:
 
 
 def check_module(model: object) -> None:
-    """Raise `InputError` unless the model is a module, not a class of them or a plain function."""
+    """Raises `InputError` unless the model is a module, not a class of them or a plain function."""
     if not isinstance(model, nn.Module):
         what = f"the class {model.__name__}" if isinstance(model, type) else shown(model)
         raise InputError(
@@ -73,7 +73,7 @@ def check_module(model: object) -> None:
 
 
 def checked(function: Callable[P, R]) -> Callable[P, R]:
-    """Refuse arguments that are not of the types in the signature, with an `InputError`.
+    """Refuses arguments that are not of the types in the signature, with an `InputError`.
 
     For functions that users call. What is annotated `Any` is left to the function, and so are text
     and `Path` in place of one another.

@@ -1,4 +1,4 @@
-"""Graph stage: which channels are tied together, who makes them, who reads them, what they cost."""
+"""Which channels are tied together, which layers make and read them, and what they cost."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -33,7 +33,7 @@ def trace(
     head_dims: bool = False,
     residual: bool = False,
 ) -> ChannelGraph:
-    """Find the groups of units of a model from one example of its inputs.
+    """Finds the groups of units of a model from one example of its inputs.
 
     Args:
         model: Any module that `torch.export` accepts, in train or eval mode; it is left as it is.

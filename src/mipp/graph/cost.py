@@ -107,12 +107,12 @@ class CostModel:
         return Cost(float(-macs), int(-params), 1, saved)
 
     def remove(self, group: int, unit: int) -> None:
-        """Remove one unit; `InputError` where it is removed already."""
+        """Removes one unit; `InputError` where it is removed already."""
         self._check_unit(group, unit, present=True)
         self._commit(group, unit, -1)
 
     def restore(self, group: int, unit: int) -> None:
-        """Put a removed unit back; `InputError` where it is there."""
+        """Puts a removed unit back; `InputError` where it is there."""
         self._check_unit(group, unit, present=False)
         self._commit(group, unit, 1)
 
@@ -150,7 +150,7 @@ class CostModel:
             self._sizes[axis] += sign * count
 
     def _shift(self, group: int, unit: int, sign: int) -> tuple[_Number, _Number]:
-        """Move the sizes and tell by how much the cost has changed."""
+        """Moves the sizes; returns by how much the cost has changed."""
         macs, params = self._sums(self._touched[group])
         self._move(group, unit, sign)
         macs_after, params_after = self._sums(self._touched[group])

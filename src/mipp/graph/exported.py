@@ -91,7 +91,7 @@ def _compiled(what: str, maker: str) -> InputError:
 
 
 def export(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Exported:
-    """Export an unwrapped model; `GraphError` with the cause where torch.export cannot."""
+    """Exports an unwrapped model; `GraphError` with the cause where torch.export cannot."""
     batch = _batch_size(args, kwargs)
     as_given = (args, dict(kwargs), batch)
     few = (*_few_examples(args, kwargs, batch), N_EXAMPLES)

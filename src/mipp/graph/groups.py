@@ -76,7 +76,7 @@ def unprunable_whole_groups(flow: Flow, solution: Solution) -> frozenset[AxisKey
 
 
 def solve(flow: Flow, shapes: Mapping[str, tuple[int, ...]]) -> Solution:
-    """Fix what turns out not to be prunable until nothing more is found."""
+    """Fixes what turns out not to be prunable until nothing more is found."""
     while True:
         solution = _components(flow)
         found = [

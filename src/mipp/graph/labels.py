@@ -142,7 +142,7 @@ class Ties:
         return np.arange(start, start + size, dtype=np.int64)
 
     def fix(self, atoms: IntArray | None, reason: str) -> None:
-        """Never remove ``atoms``; None and ``FIXED`` are fixed already."""
+        """Marks atoms as never to be removed; None and ``FIXED`` are marked already."""
         if atoms is not None:
             atoms = atoms[atoms != FIXED]
             if atoms.size:
@@ -164,7 +164,7 @@ class Ties:
         self.fix(right[left == FIXED], reason)
 
     def merge(self, rows: IntArray, reason: str) -> IntArray:
-        """Make each row of ``rows``, shape ``(n_units, size)``, one unit; first atom of each row.
+        """Makes each row of ``rows``, shape ``(n_units, size)``, one unit; first atom of each row.
 
         A row of which a part is fixed is fixed as a whole.
         """

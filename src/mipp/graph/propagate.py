@@ -1,4 +1,4 @@
-"""Walk an exported graph in order of execution and let each op's rule speak."""
+"""The walk over an exported graph, in order of execution, which applies the rule of each op."""
 
 import operator
 from collections.abc import Sequence

@@ -18,9 +18,13 @@ from mipp.errors import InputError, TrainingError
 from mipp.retrain.checkpoint import load_checkpoint, save_checkpoint
 from mipp.retrain.history import EpochRecord, Evaluation, History
 from mipp.retrain.recipes import Recipe
-from mipp.retrain.state import seed_generators
 from mipp.tracing.guards import channels_last as laid_out
-from mipp.tracing.guards import generators_kept, gradients_enabled, modes_kept
+from mipp.tracing.guards import (
+    generators_kept,
+    gradients_enabled,
+    modes_kept,
+    seed_generators,
+)
 
 Step = Callable[[torch.optim.SGD], None]
 """One step of training: gradients and learning rate are set, and it calls ``optimizer.step()``."""

@@ -32,7 +32,7 @@ ZERO_IS_SAFE = (
 
 
 def fit_attributes(name: str, layer: nn.Module, rows: IntArray | None) -> None:  # noqa: PLR0912
-    """Set ``in_channels``, ``groups``, ``num_features``, ... of a layer from its sliced tensors.
+    """Sets ``in_channels``, ``groups``, ``num_features``, ... of a layer from its sliced tensors.
 
     Args:
         name: The layer's qualified name, for the error text.

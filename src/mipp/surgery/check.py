@@ -41,7 +41,7 @@ def same_outputs(
     kwargs: Mapping[str, Any] = NO_KWARGS,
     tolerance: float | None = None,
 ) -> Comparison:
-    """Run both models in eval mode on an example, and on another batch size, and compare.
+    """Runs both models in eval mode on an example, and on another batch size, and compares them.
 
     The other batch is half the example, or the example twice if it has an odd size; a first model
     that cannot take it is compared on the example only. All tensors are compared, however deep

@@ -72,7 +72,7 @@ class FileRecord:
 def save(
     model: nn.Module, path: str | Path, extra: Mapping[str, Any] = MappingProxyType({})
 ) -> None:
-    """Write a model, pruned or not, so that `load` can put it into a freshly built full-size one.
+    """Writes a model, pruned or not, so that `load` can put it into a freshly built full-size one.
 
     A module inside a pruned one can be saved alone, too (``mipp.save(small.backbone, path)``).
     Zeros take one bit each where there are enough of them to make the file smaller.
@@ -263,7 +263,7 @@ def _digest(content: Mapping[str, object], tensors: Mapping[str, Tensor]) -> str
 
 
 def _write(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
-    """Write beside the target, then put in its place: there is never half a file."""
+    """Writes beside the target, then puts the file in its place: there is never half a file."""
     partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
     try:
         partial.touch()

@@ -1,4 +1,4 @@
-"""What a sliced model notes of itself: which indices and sizes are left of the full-size model."""
+"""The record on a sliced model of which indices and sizes are left of the full-size one."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -61,7 +61,7 @@ def _recorded(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 def write_record(
     model: nn.Module, axes: tuple[AxisKeep, ...], sizes: tuple[AttributeKeep, ...] = ()
 ) -> None:
-    """Note on the model what was kept, and on each module inside it its own part of that.
+    """Notes on the model what was kept, and on each module inside it its own part of that.
 
     A part is for whoever takes the module out and saves it alone; the outermost record is what
     counts otherwise.
@@ -98,7 +98,7 @@ def _inside(name: str) -> Iterator[tuple[str, str]]:
 
 
 def check_sizes(model: nn.Module, sizes: Sequence[AttributeKeep], *, sliced: bool) -> None:
-    """Raise `InputError` unless the attributes have the values after, or before, slicing."""
+    """Raises `InputError` unless the attributes have the values after, or before, slicing."""
     modules = dict(model.named_modules(remove_duplicate=False))
     for size in sizes:
         expected = size.after if sliced else size.before

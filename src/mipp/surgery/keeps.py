@@ -114,7 +114,7 @@ def kept_indices(graph: ChannelGraph, keep: Keep) -> dict[AxisKey, IntArray]:
 
 
 def check_keep(graph: ChannelGraph, keep: Keep, *, may_empty: bool = False) -> None:
-    """Raise `InputError` unless every mask is boolean, of its group's shape, and leaves a unit.
+    """Raises `InputError` unless every mask is boolean, of its group's shape, and leaves a unit.
 
     Args:
         may_empty: A mask may leave none.
@@ -144,7 +144,7 @@ def with_placeholders(graph: ChannelGraph, keep: Keep) -> dict[int, BoolArray]:
 
 
 def axis_keeps(graph: ChannelGraph, kept: Mapping[AxisKey, IntArray]) -> tuple[AxisKeep, ...]:
-    """The kept indices of `kept_indices`, with full sizes, for a `PlanRecord`."""
+    """Indices of dimensions, such as those of `kept_indices`, as records with full sizes."""
     return tuple(
         AxisKeep(key.tensor, key.dim, graph.axes[key].size, tuple(indices.tolist()))
         for key, indices in sorted(kept.items())

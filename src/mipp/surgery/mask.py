@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from mipp.errors import InputError
 from mipp.records import AxisKey, ChannelGraph, IntArray, Keep
 from mipp.surgery.attributes import ZERO_IS_SAFE
-from mipp.surgery.keeps import AxisKeep, check_keep, with_placeholders
+from mipp.surgery.keeps import AxisKeep, axis_keeps, check_keep, with_placeholders
 from mipp.surgery.narrow_norms import narrow_norms
 from mipp.surgery.record import PlanRecord
 from mipp.surgery.tensors import deep_copy, misfit, named_tensors, tensor_of
@@ -61,10 +61,7 @@ def zeroed_axes(model: nn.Module, graph: ChannelGraph, keep: Keep) -> tuple[Axis
     """What `with_placeholders` adds to ``keep``, as indices whose weights have to be zero."""
     shaped = with_placeholders(graph, keep)
     without = {index: ~shaped[index] | units for index, units in keep.items()}
-    return tuple(
-        AxisKeep(key.tensor, key.dim, graph.axes[key].size, tuple(indices.tolist()))
-        for key, indices in sorted(_removed(model, graph, without).items())
-    )
+    return axis_keeps(graph, _removed(model, graph, without))
 
 
 def zero_placeholders(small: nn.Module, record: PlanRecord) -> None:

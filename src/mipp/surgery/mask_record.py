@@ -1,4 +1,4 @@
-"""Single weights that go: what a plan of them says, as plain data, and the zeros it makes."""
+"""What a plan of single weights says, as plain data, and the zeros that it makes."""
 
 import base64
 import zlib
@@ -152,7 +152,7 @@ def packed(mask: BoolArray) -> str:
 
 
 def unpacked(text: str, shape: tuple[int, ...], name: str) -> BoolArray:
-    """The mask again; raises `InputError` if the text is not of that many entries."""
+    """The mask that was packed; raises `InputError` if the text is not of that many entries."""
     size = int(np.prod(shape))
     try:
         # never more than a mask of this size and one byte, whatever the text would unpack to

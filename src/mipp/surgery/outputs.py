@@ -1,4 +1,4 @@
-"""What models put out: finding the tensors in it, and comparing them."""
+"""Outputs of models: finding the tensors in them, and comparing these."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
@@ -45,7 +45,7 @@ def tensors_in(value: object) -> Iterator[Shaped[Tensor, "..."]]:
 def compare(
     expected: Sequence[Tensor], found: Sequence[Tensor], tolerance: float | None
 ) -> Comparison:
-    """Compare all tensors that two models put out, in order.
+    """Compares all tensors that two models put out, in order.
 
     Args:
         tolerance: Largest difference allowed, relative to the largest entry; ``None`` means the

@@ -187,7 +187,7 @@ def latency(before: float | None, after: float | None, how: object) -> list[str]
 
 
 def share(before: float, after: float) -> str:
-    """What is left, in percent."""
+    """The share that is left, in percent."""
     return "100.0%" if before == after else f"{after / before:.1%}" if before else "n/a"
 
 
@@ -248,7 +248,7 @@ def _digest(content: Mapping[str, Any]) -> str:
 
 
 def _check_digest(content: Mapping[str, Any]) -> None:
-    """Raise `FileError` if the content has another digest than it says; older plans have none."""
+    """Raises `FileError` if the content has another digest than it says; older plans have none."""
     try:
         found = _digest(content)
     except ValueError:  # NaN or an infinite number, which no plan holds

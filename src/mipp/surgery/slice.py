@@ -1,4 +1,4 @@
-"""Removing units from a model, which is the only way that weights get fewer; always in a copy."""
+"""Slicing: a copy of a model without the weights of removed units."""
 
 from collections.abc import Mapping, Sequence
 from typing import TypeVar

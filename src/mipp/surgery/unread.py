@@ -1,4 +1,4 @@
-"""Integer attributes that equal a width that can get smaller, and that the traced pass never reads.
+"""Integer attributes that are as large as a width, and that the traced pass never reads.
 
 Code beside the forward pass may read them: a second forward for an exporter, a method that makes
 states. Such an attribute follows a width if running that code shows which one it counts. All others

@@ -51,7 +51,7 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
 
 
 def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """All tensors and the metadata of a safetensors file; raises `FileError` if it cannot."""
+    """All tensors and the metadata of a safetensors file; `FileError` where it cannot be read."""
     try:
         with safe_open(path, framework="pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
@@ -106,7 +106,7 @@ _AS_INTEGERS = {
 def pack(
     tensors: Mapping[str, Tensor],
 ) -> tuple[dict[str, Tensor], dict[str, tuple[int, ...]]]:
-    """What to store, and the shapes of those tensors that are smaller this way.
+    """The tensors to store, and the shapes of those that take less room when they are packed.
 
     A packed tensor is stored as its entries that are not zero, shape ``(n,)``, under its name, and
     the bits, eight to a byte, under its name and `BITS`.
@@ -130,7 +130,7 @@ def pack(
 
 
 def unpack(stored: Mapping[str, Tensor], shapes: Mapping[str, Sequence[int]]) -> dict[str, Tensor]:
-    """The tensors again. Raises `InputError` where the parts of one do not belong together."""
+    """The tensors that `pack` was given; `InputError` where parts do not belong together."""
     tensors = {n: t for n, t in stored.items() if n.removesuffix(BITS) not in shapes}
     for name, shape in shapes.items():
         values, bits = stored.get(name), stored.get(f"{name}{BITS}")

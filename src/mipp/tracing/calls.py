@@ -77,7 +77,7 @@ class Call:
 
     @property
     def key(self) -> tuple[str, int]:
-        """What a consumer is found by: weight name and number of the call."""
+        """The weight's name and the number of the call, by which a consumer is found."""
         return self.name, self.call
 
 

@@ -1,4 +1,4 @@
-"""Running somebody's model without a trace: it is as it was afterwards, also after an error."""
+"""Guards for running a user's model: afterwards it is as it was before, also after an error."""
 
 import copy
 import re
@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from itertools import chain
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -42,7 +43,7 @@ def gradients_enabled() -> Iterator[None]:
 
 
 def check_ordinary(model: nn.Module) -> None:
-    """Raise `InputError` for a model whose parameters no gradient can be taken through."""
+    """Raises `InputError` for a model whose parameters no gradient can be taken through."""
     for name, parameter in model.named_parameters():
         if parameter.is_inference():
             raise InputError(
@@ -65,9 +66,9 @@ def modes_kept(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def generators_kept(devices: Iterable[torch.device]) -> Iterator[Callable[[], None]]:
-    """Afterwards torch's generators of the CPU and of ``devices`` are in the state of before.
+    """Afterwards torch's generators of the CPU and of ``devices`` are in the same state as before.
 
-    What it gives puts them back into that state at any time.
+    It yields a function that puts them back into that state at any time.
     """
     gpus = [device for device in devices if device.type == "cuda"]
     cpu_state, gpu_states = torch.get_rng_state(), [torch.cuda.get_rng_state(gpu) for gpu in gpus]
@@ -81,6 +82,19 @@ def generators_kept(devices: Iterable[torch.device]) -> Iterator[Callable[[], No
         yield rewind
     finally:
         rewind()
+
+
+def seed_generators(device: torch.device, seed: int, epoch: int) -> None:
+    """Seeds the global generators of the CPU and of ``device``, and of no other device.
+
+    A pair of numbers seeds them: with a sum, epoch 1 of seed 0 would be epoch 0 of seed 1.
+    """
+    mixed = np.random.SeedSequence([seed, epoch]).generate_state(1, np.uint64)[0]
+    number = int(mixed >> np.uint64(1))  # torch takes signed integers
+    torch.default_generator.manual_seed(number)
+    if device.type == "cuda":
+        with torch.cuda.device(device):
+            torch.cuda.manual_seed(number)
 
 
 @contextmanager
@@ -108,8 +122,8 @@ def as_it_was(*models: nn.Module, values: bool = True) -> Iterator[Callable[[], 
 
     Put back are the mode of every module, ``requires_grad`` of every parameter, and all attributes
     and buffers: those that a forward pass assigns (activations that are kept, caches, counters) are
-    again the same objects, also in lists, in dicts and in simple objects that modules hold. What it
-    gives rewinds the generators, see `generators_kept`.
+    again the same objects, also in lists, in dicts and in simple objects that modules hold. It
+    yields a function that rewinds the generators, see `generators_kept`.
 
     Args:
         models: What is run inside.
@@ -197,7 +211,7 @@ def _is_device(key: object) -> bool:
 
 
 class Unannounced:
-    """First base of a class that is made of a user's class, of which that one is not to know.
+    """First base of a class that is derived from a user's class without that class noticing.
 
     Classes often note those that are derived from them, in ``__init_subclass__``.
     """

@@ -76,7 +76,7 @@ def parameter_axis(value: Value, dim: int) -> AxisKey | None:
 
 
 def produce(call: Call, key: AxisKey) -> None:
-    """Remember that ``key`` makes units, in order of execution."""
+    """Remembers that ``key`` makes units, in order of execution."""
     if key not in call.flow.atoms:
         call.refuse(1, "it makes a single channel")
     elif key not in call.flow.producers:
@@ -84,7 +84,7 @@ def produce(call: Call, key: AxisKey) -> None:
 
 
 def dense(call: Call, layer: Dense) -> Labels:
-    """Tie the layer's inputs to its weight; returns the labels of its outputs."""
+    """Ties the layer's inputs to its weight; returns the labels of its outputs."""
     x, weight, bias = layer.x, layer.weight, layer.bias
     in_key, out_key = parameter_axis(weight, layer.in_dim), parameter_axis(weight, layer.out_dim)
     computed = in_key is None or out_key is None or in_key.tensor != out_key.tensor
@@ -127,7 +127,7 @@ def advice(call: Call) -> str:
 def record(
     call: Call, layer: Dense, kernel: int, counted: Value, made_dim: int | None = None
 ) -> None:
-    """Count the cost of a dense layer and remember it as a possible consumer.
+    """Counts the cost of a dense layer and remembers it as a possible consumer.
 
     Args:
         made_dim: The dimension of the output that it makes, if not that which it reads.

@@ -12,7 +12,7 @@ from mipp.tracing.size_attributes import AttributeInt
 
 
 def tie_broadcast(call: Call, values: Sequence[Value], shape: tuple[int, ...]) -> list[Labels]:
-    """Tie what meets when ``values`` are broadcast to ``shape``; the labels of the result.
+    """Ties what meets when ``values`` are broadcast to ``shape``; the labels of the result.
 
     A dimension of size 1 has no labels and broadcasts freely; one that stays, or whose size depends
     on values, meets labels only by fixing them.
@@ -67,14 +67,14 @@ def batch_norm(call: Call) -> Value:
         call.tie_vector(call.maybe_tensor(name), x.labels[1])
     if call.op == "instance_norm":
         call.fix_dims(x, range(2, len(x.shape)), "instance norm takes statistics along it")
-        _tell_features(call, x)
+        _note_num_features(call, x)
     elif call.get("training"):
         others = [dim for dim in range(len(x.shape)) if dim != 1]
         call.fix_dims(x, others, "batch norm takes statistics along it")
     return call.like(x)
 
 
-def _tell_features(call: Call, x: Value) -> None:
+def _note_num_features(call: Call, x: Value) -> None:
     """An instance norm that holds no tensors warns of a width other than its ``num_features``.
 
     One that is called several times may see several widths: that warning is all there is to it.

@@ -44,7 +44,7 @@ _RULES: dict[str, Rule] = {}
 
 
 def rule(*names: str) -> Callable[[Rule], Rule]:
-    """Register a rule for the ops ``names``, such as ``"conv2d"`` or ``"torchvision::nms"``."""
+    """Registers a rule for the ops ``names``, such as ``"conv2d"`` or ``"torchvision::nms"``."""
 
     def register(function: Rule) -> Rule:
         for name in names:
@@ -153,11 +153,11 @@ class Call:
     # ---- what is found out
 
     def fix(self, labels: Labels, reason: str) -> None:
-        """Never remove ``labels``; the op and its source line are added to the reason."""
+        """Marks labels as never to be removed; the reason gets the op and its source line."""
         self.flow.ties.fix(labels, f"{reason} ({self.at})")
 
     def fix_dims(self, value: Value, dims: Iterable[int], reason: str) -> list[Labels]:
-        """Never remove anything along ``dims`` of ``value``; its labels with None along them."""
+        """Fixes all along ``dims`` of ``value``; returns its labels, with None along ``dims``."""
         labels = list(value.labels)
         for dim in dims:
             self.fix(labels[dim], reason)
@@ -165,7 +165,7 @@ class Call:
         return labels
 
     def fix_all(self, reason: str) -> None:
-        """Never remove anything that goes into the op."""
+        """Fixes all that goes into the op."""
         for value in self.inputs:
             self.fix_dims(value, range(len(value.shape)), reason)
 
@@ -180,7 +180,7 @@ class Call:
         return None if any(other is None for other in met) else met[0]
 
     def merge(self, rows: IntArray) -> IntArray:
-        """Make each row, shape ``(n_units, size)``, one unit; returns atoms ``(n_units,)``."""
+        """Makes each row, shape ``(n_units, size)``, one unit; returns atoms ``(n_units,)``."""
         return self.flow.ties.merge(rows, self.at)
 
     def has_size(self, size: AttributeInt | None, labels: Labels, *, surely: bool = False) -> None:
@@ -193,12 +193,12 @@ class Call:
             self.flow.size_uses.append(SizeUse(size, labels, self.at))
 
     def refuse(self, n_units: int, reason: str) -> None:
-        """List the module that makes this call as not prunable."""
+        """Lists the module that makes this call as not prunable."""
         name = module_path(self.node) or self.op
         self.flow.refused.append(Refusal(name, n_units, f"{reason} ({self.at})"))
 
     def refuse_weights(self, reason: str) -> None:
-        """List the module where an input is a matrix, or several in one, that is a parameter."""
+        """Lists the module where an input is a matrix, or several in one, that is a parameter."""
         if "weight_norm" in self.op:
             return  # the layer that takes the result is listed, with what to do
         for value in self.inputs:
@@ -206,7 +206,7 @@ class Call:
                 self.refuse(value.shape[-1], f"{reason}: {value.source.tensor}")
 
     def tie_vector(self, vector: Value | None, labels: Labels) -> None:
-        """Tie a bias or a norm's weight, shape ``(C,)`` or absent, with ``labels`` ``(C,)``."""
+        """Ties a bias or a norm's weight, shape ``(C,)`` or absent, with ``labels`` ``(C,)``."""
         if vector is not None and vector.shape[:1] > (1,):
             self.tie(vector.labels[0], labels)
 
@@ -288,7 +288,7 @@ class Call:
         return scale / (self.flow.batch if value.batched else 1), tuple(extents)
 
     def count(self, name: str, scale: float | int, *extents: Extent, routed: bool = False) -> None:
-        """Add ``scale * product of extents`` multiply-accumulates for one example.
+        """Adds ``scale * product of extents`` multiply-accumulates for one example.
 
         Args:
             routed: For one position; how many there are depends on values.

@@ -211,7 +211,7 @@ def _blocks(
 def _reshape_block(
     call: Call, x: Value, ins: list[int], outs: list[int], labels: list[Labels]
 ) -> None:
-    """Write into ``labels`` what one block with one labelled dimension becomes."""
+    """Writes into ``labels`` what one block with one labelled dimension becomes."""
     along = [x.labels[dim] if x.labels[dim] is not None else np.zeros(1, np.int64) for dim in ins]
     which = next(i for i, dim in enumerate(ins) if x.labels[dim] is not None)
     atoms = along[which]

@@ -28,10 +28,9 @@ from mipp.methods.method import (
 )
 from mipp.problem import Problem
 from mipp.records import Curve, Keep, Trail
-from mipp.retrain.state import seed_generators
 from mipp.selection.curve_points import ScoreTrails
 from mipp.statistics import Batch
-from mipp.tracing.guards import generators_kept
+from mipp.tracing.guards import generators_kept, seed_generators
 
 
 def question_of(problem: Problem) -> Question:
