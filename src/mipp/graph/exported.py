@@ -24,10 +24,9 @@ from torch.export import ExportedProgram
 from torch.fx import GraphModule
 from torch.utils import _pytree as pytree
 
-from mipp.checks import check_module
 from mipp.errors import GraphError, InputError
+from mipp.tracing import guards
 from mipp.tracing.calls import of_one_length
-from mipp.tracing.guards import as_it_was
 from mipp.tracing.size_attributes import NoteSizes, with_attribute_ints
 
 N_EXAMPLES = 2
@@ -53,23 +52,16 @@ class Exported:
 
 
 def unwrap(model: nn.Module) -> nn.Module:
-    """The user's module inside of `torch.compile`, DistributedDataParallel or DataParallel.
+    """`mipp.tracing.guards.unwrap` for a model that is to be traced.
 
     Raises:
         InputError: it is no module, or a compiled or exported program, or has one in it.
     """
     if isinstance(model, ExportedProgram):
         raise _compiled("model", "torch.export")
-    check_module(model)
-    while True:
-        compiled = getattr(model, "_orig_mod", None)
-        if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
-            model = model.module
-        elif isinstance(compiled, nn.Module):
-            model = compiled
-        else:
-            _check_written_in_python(model)
-            return model
+    own = guards.unwrap(model)
+    _check_written_in_python(own)
+    return own
 
 
 def _check_written_in_python(model: nn.Module) -> None:
@@ -102,7 +94,7 @@ def export(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -
     causes: list[Exception] = []
     for own_args, own_kwargs, size in tries:
         try:
-            with as_it_was(model), _quiet():
+            with guards.as_it_was(model), _quiet():
                 program, calls = _export(model, own_args, own_kwargs)
         except Exception as cause:  # noqa: BLE001  # torch.export raises what forward raises
             causes.append(cause)
