@@ -34,6 +34,7 @@ def check_fields(record: Any, *, owner: str | None = None) -> None:
     values are no numbers.
 
     Args:
+        record: An instance of a dataclass.
         owner: What the text calls the record, its class by default; an empty one for keywords.
     """
     kind: Any = type(record)

@@ -39,8 +39,9 @@ def trace(
         model: Any module that `torch.export` accepts, in train or eval mode; it is left as it is.
             Names in the result are those of the module inside of DistributedDataParallel,
             DataParallel or `torch.compile`.
-        args, kwargs: What ``model(*args, **kwargs)`` takes. Dimension 0 of the first tensor counts
-            the examples; tensors of the same length are cut to two examples.
+        args: Positional arguments of the model. Dimension 0 of the first tensor counts the
+            examples; tensors of the same length are cut to two examples.
+        kwargs: Keyword arguments of the model.
         head_dims: Inside of attention the units are not heads but the features that all heads have,
             so that feature 3 of each head is one unit.
         residual: What layer norms and RMS norms go across, such as the residual stream of a

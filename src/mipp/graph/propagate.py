@@ -30,6 +30,7 @@ def propagate(
     """All ties, producers, layers and costs of an exported model.
 
     Args:
+        exported: What `mipp.graph.exported.export` gives.
         evenly: Grouped convolutions whose groups cannot be units, see
             `mipp.graph.rules.convolutions`.
         head_dims: The units of attention are the features inside heads.

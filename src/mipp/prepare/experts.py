@@ -110,6 +110,7 @@ def restacked(model: Module, like: nn.Module, round_to: int = 8) -> Module:
     ``allocation="uniform"`` leaves nothing to fill up.
 
     Args:
+        model: A model from `unstacked`.
         like: A model as it was before `unstacked`, of any width, whose modules are copied.
         round_to: Widths are multiples of this, where that is no wider than ``like``; PyTorch's
             product of groups wants rows of 16 bytes.

@@ -49,6 +49,10 @@ def same_outputs(
     error.
 
     Args:
+        first: The model whose outputs are right.
+        second: The model that is compared.
+        args: Positional arguments of the example.
+        kwargs: Keyword arguments of the example.
         tolerance: Largest difference allowed, relative to the largest output; by default the square
             root of the machine precision of each output (3e-4 for float32). Whole numbers must
             agree.

@@ -79,6 +79,8 @@ def save(
     The file appears as a whole or not at all: a failed write leaves the file that was there.
 
     Args:
+        model: The model, pruned or not.
+        path: The file, whose name ends in ``.safetensors``.
         extra: Anything that JSON can hold, to be found in `read_record`.
 
     Raises:
@@ -129,6 +131,7 @@ def load(model: nn.Module | Callable[[], nn.Module], path: str | Path) -> nn.Mod
     Args:
         model: A full-size model, what builds one, or a model that already has the small widths.
             Train / eval mode, devices and hooks are taken from it, all weights from the file.
+        path: A file that `save` has written.
 
     Raises:
         FileError: No such file, a damaged or changed one, or one for another model: other names,

@@ -117,6 +117,8 @@ def check_keep(graph: ChannelGraph, keep: Keep, *, may_empty: bool = False) -> N
     """Raises `InputError` unless every mask is boolean, of its group's shape, and leaves a unit.
 
     Args:
+        graph: The graph that the masks are for.
+        keep: A mask of the units that stay, for each group.
         may_empty: A mask may leave none.
     """
     n_units = {group.index: group.n_units for group in graph.groups}

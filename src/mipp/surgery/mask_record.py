@@ -171,6 +171,8 @@ def apply_masks(
     """A copy of the model with zeros where the masks are false; the model itself is not changed.
 
     Args:
+        model: The model, of which a copy is changed.
+        masks: Which entries of a parameter stay, by its name.
         weights: Values that the parameters get before that, those of the model where absent.
     """
     copied = slice_model(model, {})

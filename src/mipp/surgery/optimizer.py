@@ -26,8 +26,11 @@ def remap_optimizer(
     make new schedulers for the result.
 
     Args:
+        optimizer: The optimizer of the old model.
         old_model: The model whose parameters the optimizer has.
         new_model: What `slice_model` made of it with the same ``kept`` and ``aliases``.
+        kept: Rising indices that stay, for each dimension that loses something.
+        aliases: Other names of a tensor -> the name that ``kept`` has it under.
 
     Raises:
         InputError: A parameter of the optimizer that is not in ``old_model``, a smaller model that

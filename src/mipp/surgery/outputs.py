@@ -48,6 +48,8 @@ def compare(
     """Compares all tensors that two models put out, in order.
 
     Args:
+        expected: Outputs of the first model.
+        found: Outputs of the second model.
         tolerance: Largest difference allowed, relative to the largest entry; ``None`` means the
             square root of the machine precision. Whole numbers must agree.
     """

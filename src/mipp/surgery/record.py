@@ -200,6 +200,7 @@ def json_text(content: dict[str, Any], rows: str) -> str:
     """A plan's content as JSON text, with a digest; NaN is written as null.
 
     Args:
+        content: The fields of the plan; its summary is changed in place.
         rows: What a row of the summary is about, for the error text.
     """
     for row in content["summary"]:
@@ -218,6 +219,8 @@ def read_json(kind: type[Record], text: str, problem: Callable[[Mapping[str, Any
     """Reads what ``to_json`` of a record wrote; `FileError` where that is not what the text is.
 
     Args:
+        kind: The class of the record.
+        text: The text.
         problem: What is wrong with the format of the content; empty where nothing is.
     """
     try:

@@ -47,6 +47,7 @@ def slice_model(
     copy. The model itself is not changed, and its full-size weights are never copied.
 
     Args:
+        model: The model, which stays as it is.
         kept: Rising indices that stay, shape ``(n_kept,)``, for each dimension that loses
             something.
         aliases: Other names of a tensor -> the name that ``kept`` has it under. Names of one and

@@ -45,6 +45,8 @@ def check_fingerprint(model: nn.Module, expected: str, when: str = "") -> None:
     """Raises `InputError` if a plan was made for a model of another structure.
 
     Args:
+        model: The model that is given.
+        expected: Fingerprint of the model that was planned for.
         when: Which of the states of the model it was planned for, for the error text.
     """
     found = fingerprint(state_shapes(model))

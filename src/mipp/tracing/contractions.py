@@ -62,7 +62,9 @@ def einsum_form(subscripts: Sequence[str], made: str, weight: int) -> LinearForm
     """An einsum of two operands, of which number ``weight`` is a matrix; None if it is another sum.
 
     Args:
-        subscripts, made: A letter for each dimension of the operands and the output.
+        subscripts: Of each operand, a letter for each dimension.
+        made: The same of the output.
+        weight: Number of the operand that is a matrix.
     """
     matrix, x = subscripts[weight], subscripts[1 - weight]
     if len(subscripts) != 2 or len(matrix) != 2 or repeats([*subscripts, made]):
@@ -88,6 +90,7 @@ def subscripts_of(equation: str, ranks: Sequence[int]) -> tuple[list[str], str] 
     """Subscripts of an einsum's operands and output, with a letter for each dimension of the dots.
 
     Args:
+        equation: The equation of the einsum.
         ranks: Dimensions of the operands. None where the equation names no output.
     """
     left, arrow, made = equation.replace(" ", "").partition("->")

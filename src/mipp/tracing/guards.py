@@ -84,13 +84,15 @@ def generators_kept(devices: Iterable[torch.device]) -> Iterator[Callable[[], No
         rewind()
 
 
-def seed_generators(device: torch.device, seed: int, epoch: int) -> None:
-    """Seeds the global generators of the CPU and of ``device``, and of no other device.
-
-    A pair of numbers seeds them: with a sum, epoch 1 of seed 0 would be epoch 0 of seed 1.
-    """
+def mixed_seed(seed: int, epoch: int) -> int:
+    """One seed made of two numbers; with a sum, epoch 1 of seed 0 would be epoch 0 of seed 1."""
     mixed = np.random.SeedSequence([seed, epoch]).generate_state(1, np.uint64)[0]
-    number = int(mixed >> np.uint64(1))  # torch takes signed integers
+    return int(mixed >> np.uint64(1))  # torch takes signed integers
+
+
+def seed_generators(device: torch.device, seed: int, epoch: int) -> None:
+    """Seeds the global generators of the CPU and of ``device``, and of no other device."""
+    number = mixed_seed(seed, epoch)
     torch.default_generator.manual_seed(number)
     if device.type == "cuda":
         with torch.cuda.device(device):

@@ -130,6 +130,10 @@ def record(
     """Counts the cost of a dense layer and remembers it as a possible consumer.
 
     Args:
+        call: The call of the layer.
+        layer: The layer.
+        kernel: Number of positions in its kernel.
+        counted: The value whose positions count: the input or the output.
         made_dim: The dimension of the output that it makes, if not that which it reads.
     """
     weight = layer.weight

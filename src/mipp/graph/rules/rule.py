@@ -187,6 +187,8 @@ class Call:
         """A dimension with ``labels`` is as long as attributes of the model say.
 
         Args:
+            size: What the attributes give; None where no attribute does.
+            labels: The labels along the dimension.
             surely: It changes with them, whatever other factors its size has.
         """
         if size is not None and (surely or size.known):
@@ -291,6 +293,9 @@ class Call:
         """Adds ``scale * product of extents`` multiply-accumulates for one example.
 
         Args:
+            name: The weight, or the op.
+            scale: A number for each example.
+            *extents: Sizes that may get smaller.
             routed: For one position; how many there are depends on values.
         """
         self.flow.terms.append(Term(name, float(scale), extents, routed))
