@@ -156,7 +156,7 @@ def _unmeasured(
 def without(graph: ChannelGraph, reasons: Mapping[int, str]) -> ChannelGraph:
     """The graph without the groups in ``reasons`` (group index -> why), which it lists as refused.
 
-    The groups that are left are numbered anew, in the same order; consumers keep their numbers.
+    The groups that are left are renumbered, in the same order; consumers keep their numbers.
     """
     left = [group for group in graph.groups if group.index not in reasons]
     number = np.full(len(graph.groups) + 1, KEPT)  # the last entry is that of KEPT itself

@@ -1,7 +1,7 @@
 """From a model and an example to the ATen graph of one forward pass, with the model untouched.
 
 The exported program is only read, never run, so its shapes are static. It is traced with two
-examples: with one, a batch dimension could not be told from a broadcast. Inputs that are not all
+examples: with one, a batch dimension would look like a broadcast one. Inputs that are not all
 of one length are traced as given: to cut them along dimension 0 would not cut out examples.
 """
 

@@ -80,7 +80,7 @@ class Flow:
 
     Attributes:
         whole: Dimension 0 of the weights of grouped convolutions whose groups are taken for units.
-        evenly: Those for which that was tried in vain.
+        evenly: Those for which that was tried without success.
         head_dims: The units of attention are the features inside heads. Then ``in_heads`` has their
             atoms at each split into heads, with the attributes that give their number; ``makers``
             the weight and bias of each layer call.

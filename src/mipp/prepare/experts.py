@@ -106,7 +106,7 @@ def restacked(model: Module, like: nn.Module, round_to: int = 8) -> Module:
 
     Experts that are narrower than the widest of their layer get neurons of weight zero, so that
     the copy computes what the model computes; attributes that give the widths follow. A config is
-    left as it is: it tells one width for all layers. A budget for the experts with
+    left as it is: it has one width for all layers. A budget for the experts with
     ``allocation="uniform"`` leaves nothing to fill up.
 
     Args:

@@ -1,7 +1,7 @@
 """Whether attention of fewer features per head scales its scores as before, found by running it.
 
 ``1 / sqrt(head_dim)`` may be a number that was worked out when the model was built, or be worked
-out anew in each call; a traced graph shows the same constant for both.
+out again in each call; a traced graph shows the same constant for both.
 """
 
 import math

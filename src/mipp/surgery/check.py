@@ -58,7 +58,7 @@ def same_outputs(
             agree.
 
     Raises:
-        InputError: The first model fails on the example, or puts out no tensor.
+        InputError: The first model fails on the example, or returns no tensor.
     """
     largest = 0.0
     with as_it_was(first, second) as rewind:

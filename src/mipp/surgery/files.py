@@ -3,7 +3,7 @@
 Nothing is pickled. The file holds every tensor once, of those with many zeros only the entries that
 are not zero, and one JSON text under the key ``mipp`` of its metadata. A digest over both shows
 damage and careless edits; it is no signature, since whoever changes a file on purpose can compute
-it anew.
+it again.
 """
 
 import hashlib

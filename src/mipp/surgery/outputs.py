@@ -45,7 +45,7 @@ def tensors_in(value: object) -> Iterator[Shaped[Tensor, "..."]]:
 def compare(
     expected: Sequence[Tensor], found: Sequence[Tensor], tolerance: float | None
 ) -> Comparison:
-    """Compares all tensors that two models put out, in order.
+    """Compares all tensors that two models return, in order.
 
     Args:
         expected: Outputs of the first model.

@@ -105,7 +105,7 @@ def group_norm(call: Call) -> Value:
 
 @rule("layer_norm", "rms_norm")
 def layer_norm(call: Call) -> Value:
-    """What is normalised together cannot be removed in part, unless that is asked for."""
+    """What is normalised together cannot be removed in part, unless that is requested."""
     x = call.tensor("input")
     n_normed = len(call.integers("normalized_shape"))
     if n_normed == 1 and call.norms(x):
