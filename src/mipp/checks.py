@@ -28,12 +28,14 @@ R = TypeVar("R")
 
 
 def check_fields(record: Any, *, owner: str | None = None) -> None:
-    """Raise `InputError` for the first field of a dataclass whose value is not of its type.
+    """Raises `InputError` for the first field of a dataclass whose value is not of its type.
 
     Numbers of numpy become Python's, so that JSON can hold them. Lists pass for tuples; truth
     values are no numbers.
 
-    ``owner``: what the text calls the record, its class by default; an empty one for keywords.
+    Args:
+        record: An instance of a dataclass.
+        owner: What the text calls the record, its class by default; an empty one for keywords.
     """
     kind: Any = type(record)
     owner = kind.__name__ if owner is None else owner
@@ -62,7 +64,7 @@ def check_fields(record: Any, *, owner: str | None = None) -> None:
 
 
 def check_module(model: object) -> None:
-    """Raise `InputError` unless the model is a module, not a class of them or a plain function."""
+    """Raises `InputError` unless the model is a module, not a class of them or a plain function."""
     if not isinstance(model, nn.Module):
         what = f"the class {model.__name__}" if isinstance(model, type) else shown(model)
         raise InputError(
@@ -72,7 +74,7 @@ def check_module(model: object) -> None:
 
 
 def checked(function: Callable[P, R]) -> Callable[P, R]:
-    """Refuse arguments that are not of the types in the signature, with an `InputError`.
+    """Refuses arguments that are not of the types in the signature, with an `InputError`.
 
     For functions that users call. What is annotated `Any` is left to the function, and so are text
     and `Path` in place of one another.
@@ -171,7 +173,8 @@ def _words(hint: Any) -> list[str]:
         return ["a list"]
     plain = {bool: "True or False", int: "a whole number", float: "a number", str: "text",
              NoneType: "None"}  # fmt: skip
-    return [plain.get(hint) or f"a {hint.__name__}"]
+    article = "an" if hint.__name__[0] in "AEIOUaeiou" else "a"
+    return [plain.get(hint) or f"{article} {hint.__name__}"]
 
 
 def _called(value: object) -> str:

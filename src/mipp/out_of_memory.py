@@ -1,4 +1,4 @@
-"""Memory that ran out, said with the layer that wanted it and with what needs less."""
+"""Errors for memory that ran out: which layer needed it, and what needs less."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,10 +13,15 @@ _SIGNS = ("can't allocate memory", "not enough memory", "out of memory")
 def enough_memory(
     doing: str, layer: str, features: int, n_bytes: int, error: type[MippError], advice: str
 ) -> Iterator[None]:
-    """Inside, a failed allocation becomes an ``error``; anything else passes as it is.
+    """Turns a failed allocation inside the block into an ``error``; other exceptions pass.
 
-    ``doing``: such as ``measuring``. ``features``: that the largest layer there reads. ``n_bytes``:
-    of what is held for it. ``advice``: what needs less.
+    Args:
+        doing: What needs the memory, such as ``measuring``.
+        layer: The largest layer there.
+        features: How many features it reads.
+        n_bytes: What its second moments take.
+        error: The class of the error.
+        advice: What needs less.
     """
     try:
         yield
@@ -32,6 +37,6 @@ def enough_memory(
 
 
 def is_short(cause: BaseException) -> bool:
-    """Whether it is memory that ran out."""
+    """Whether the cause is memory that ran out."""
     # that of a GPU is a RuntimeError of its own, whose text says so too
     return isinstance(cause, MemoryError) or any(sign in str(cause).lower() for sign in _SIGNS)

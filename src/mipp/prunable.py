@@ -2,16 +2,19 @@
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
 from fnmatch import fnmatch
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from mipp import graph, processes, statistics, surgery
 from mipp.errors import GraphError, InputError
-from mipp.records import ChannelGraph
-from mipp.tracing.calls import Call, Taps, measuring, n_positions
+from mipp.records import KEPT, Axis, ChannelGraph, IntArray, Refusal
+from mipp.tracing.calls import Call, CallHooks, n_positions
+from mipp.tracing.guards import measuring
 
 N_TRACED = 4
 """Examples that a model is traced and tried with."""
@@ -52,7 +55,7 @@ def prunable_graph(
     if len(broken) < len(traced.groups):
         for group in surgery.probe(model, traced, args, kwargs):
             broken.setdefault(group.index, group.reason)
-    left = graph.without(traced, broken) if broken else traced
+    left = without(traced, broken) if broken else traced
     found = [f"group {g.name} of {g.n_units} units" for g in left.groups]
     processes.agree("the groups found", found)
     if not left.groups:
@@ -65,8 +68,29 @@ def with_routes(
     model: nn.Module, traced: ChannelGraph, data: Sequence[statistics.Batch]
 ) -> ChannelGraph:
     """The graph, whose routed layers get as many positions as they do on some of the data."""
-    routed = graph.routed_layers(traced)
-    return graph.with_positions(traced, _positions(model, routed, data)) if routed else traced
+    routed = {term.name for term in traced.macs if term.routed}
+    return _with_positions(traced, _positions(model, routed, data)) if routed else traced
+
+
+def _with_positions(traced: ChannelGraph, positions: Mapping[str, float]) -> ChannelGraph:
+    """The graph with costs and uses of routed layers for so many positions an example.
+
+    ``positions``: of each layer for one example; layers that are not named get one.
+    """
+    macs = (
+        replace(term, coefficient=term.coefficient * positions.get(term.name, 1.0))
+        if term.routed
+        else term
+        for term in traced.macs
+    )
+    consumers = (
+        # the number of a later call stands behind the name of the layer
+        replace(consumer, uses=positions.get(consumer.name.partition("#")[0], 1.0))
+        if consumer.routed
+        else consumer
+        for consumer in traced.consumers
+    )
+    return replace(traced, macs=tuple(macs), consumers=tuple(consumers))
 
 
 def _positions(
@@ -87,7 +111,7 @@ def _positions(
 
     with torch.no_grad(), measuring(model):
         for number, batch in enumerate(data):
-            with statistics.blaming(number), Taps(model, after=after):
+            with statistics.blaming(number), CallHooks(model, after=after):
                 model(*(moved := batch.to(device)).args, **moved.kwargs)
             seen, passes = seen + len(batch), passes + 1
             if seen >= ROUTED_EXAMPLES:
@@ -118,7 +142,7 @@ def _unmeasured(
         seen.add(call.key)
         return output
 
-    with torch.no_grad(), measuring(model), Taps(model, after=after):
+    with torch.no_grad(), measuring(model), CallHooks(model, after=after):
         model(*args, **kwargs)
     return {
         group.index: f"{consumer.name} multiplies by {consumer.weight} without a layer call; "
@@ -127,6 +151,39 @@ def _unmeasured(
         for consumer in (traced.consumers[c] for c in group.consumers)
         if (consumer.weight, consumer.call) not in seen
     }
+
+
+def without(graph: ChannelGraph, reasons: Mapping[int, str]) -> ChannelGraph:
+    """The graph without the groups in ``reasons`` (group index -> why), which it lists as refused.
+
+    The groups that are left are renumbered, in the same order; consumers keep their numbers.
+    """
+    left = [group for group in graph.groups if group.index not in reasons]
+    number = np.full(len(graph.groups) + 1, KEPT)  # the last entry is that of KEPT itself
+    for new, group in enumerate(left):
+        number[group.index] = new
+    left_of = (_renumbered(axis, number) for axis in graph.axes.values())
+    axes = {axis.key: axis for axis in left_of if axis is not None}
+    norms = (_renumbered(axis, number) for axis in graph.norms)
+    refused = [
+        Refusal(group.name, group.n_units, reasons[group.index])
+        for group in graph.groups
+        if group.index in reasons
+    ]
+    return replace(
+        graph,
+        groups=tuple(replace(group, index=new) for new, group in enumerate(left)),
+        axes=axes,
+        norms=tuple(axis for axis in norms if axis is not None),
+        refused=(*graph.refused, *refused),
+    )
+
+
+def _renumbered(axis: Axis, number: IntArray) -> Axis | None:
+    owner = number[axis.group]
+    if (owner == KEPT).all():
+        return None
+    return Axis(axis.key, owner, np.where(owner == KEPT, KEPT, axis.unit))
 
 
 def protected(traced: ChannelGraph, patterns: Sequence[str]) -> set[int]:

@@ -151,7 +151,7 @@ class MacsTerm:
         coefficient: multiply-accumulates for axes of size 1.
         axes: dimensions of weights.
         routed: whether the number of positions depends on values, as for the tokens of an expert;
-            one position is counted until `mipp.graph.with_positions` sets their number.
+            one position is counted until planning has counted them.
     """
 
     name: str

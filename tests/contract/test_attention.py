@@ -12,8 +12,9 @@ from torch.nn import functional as F
 import mipp
 from mipp import statistics, surgery
 from mipp.errors import FileError, InputError
-from mipp.graph import cost, counts_units, spelled
+from mipp.graph import cost, counts_units
 from mipp.planning import prunable_graph
+from mipp.tracing import size_attributes
 from mipp.tracing.attention import PrunedAttention
 from tests.graph.checks import counted
 from tests.graph.slicing import random_keep
@@ -124,7 +125,7 @@ class WidthOfTheInput(Separate):
 
 
 class OneNumberForTwo(Fused):
-    """The same attribute spells the width of the heads and that of the stream."""
+    """The same attribute gives the width of the heads and that of the stream."""
 
     def forward(self, x):
         x = x.view(len(x), -1, self.split_size)
@@ -145,7 +146,7 @@ class Averaged(Torch):
     ("attention", "reason"),
     [
         (WidthOfTheInput, "RuntimeError: shape '[4, -1, 12]' is invalid for input of size"),
-        (OneNumberForTwo, "attention.split_size spells its size and also that of something else"),
+        (OneNumberForTwo, "attention.split_size gives its size and also that of something else"),
         (Averaged, "it takes one number over all channels"),
     ],
 )
@@ -171,7 +172,7 @@ class Slots(nn.Module):
 
 
 def test_names_that_count_units_can_be_added(monkeypatch, tmp_path):
-    monkeypatch.setattr(spelled, "_COUNTS", set(spelled._COUNTS))
+    monkeypatch.setattr(size_attributes, "_COUNTS", set(size_attributes._COUNTS))
 
     def make():
         torch.manual_seed(0)

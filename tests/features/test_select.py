@@ -9,7 +9,7 @@ from mipp.errors import CalibrationError, InputError
 from mipp.features import select_features
 from mipp.features.model_input import first_outputs, targets
 from mipp.information import ConsumerView, Gaussian, Masked
-from mipp.tracing.calls import measuring
+from mipp.tracing.guards import measuring
 
 
 def normal(*shape, seed=0):

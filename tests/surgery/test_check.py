@@ -10,9 +10,11 @@ from torch import nn
 
 from mipp.errors import InputError, SurgeryError
 from mipp.records import Axis, AxisKey
-from mipp.surgery.apply import mask_model, named_tensors, slice_graph, slice_model, vary_constants
-from mipp.surgery.check import probe, same_outputs, trial_keep
-from mipp.surgery.record import kept_indices
+from mipp.surgery.check import probe, same_outputs, trial_keep, vary_constants
+from mipp.surgery.keeps import kept_indices
+from mipp.surgery.mask import mask_model
+from mipp.surgery.slice import slice_graph, slice_model
+from mipp.surgery.tensors import named_tensors
 
 from .hand_built import CASES, axis, consumer, graph
 

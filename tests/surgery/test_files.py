@@ -13,9 +13,11 @@ from torch import nn
 from mipp.errors import FileError, InputError
 from mipp.records import AxisKey
 from mipp.surgery import files
-from mipp.surgery.apply import named_tensors, recorded_axes, slice_model
 from mipp.surgery.files import load, read_record, save
-from mipp.surgery.record import kept_indices
+from mipp.surgery.history import recorded_axes
+from mipp.surgery.keeps import kept_indices
+from mipp.surgery.slice import slice_model
+from mipp.surgery.tensors import named_tensors
 
 from .hand_built import CASES
 

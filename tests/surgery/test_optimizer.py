@@ -9,9 +9,11 @@ from torch import nn
 
 from mipp.errors import InputError
 from mipp.records import AxisKey
-from mipp.surgery.apply import cuts_by_tensor, mask_model, slice_model, take
+from mipp.surgery.keeps import kept_indices
+from mipp.surgery.mask import mask_model
 from mipp.surgery.optimizer import remap_optimizer
-from mipp.surgery.record import kept_indices
+from mipp.surgery.slice import slice_model
+from mipp.surgery.tensors import cuts_by_tensor, take
 
 from .hand_built import CASES
 

@@ -13,9 +13,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from mipp.errors import GraphError
 from mipp.graph import cost, trace
 from mipp.surgery import files
-from mipp.surgery.apply import mask_model, named_tensors, slice_model
 from mipp.surgery.check import probe, same_outputs
-from mipp.surgery.record import kept_indices
+from mipp.surgery.keeps import kept_indices
+from mipp.surgery.mask import mask_model
+from mipp.surgery.slice import slice_model
+from mipp.surgery.tensors import named_tensors
 from tests.graph.random_models import random_model
 from tests.graph.slicing import random_keep
 

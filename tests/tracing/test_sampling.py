@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from mipp.tracing.calls import Taps
+from mipp.tracing.calls import CallHooks
 from mipp.tracing.sampling import consumer_seed, n_features, sampled_positions, weight_seed
 
 
@@ -14,7 +14,7 @@ def first_call(model, x):
         found.append((call, output))
         return output
 
-    with Taps(model, after=after, grouped=True):
+    with CallHooks(model, after=after, grouped=True):
         model(x)
     return found[0]
 

@@ -10,7 +10,7 @@ from torch import nn
 
 import mipp
 from mipp.retrain import Recipe, hold_masks, hold_zeros, train
-from mipp.surgery.packing import pack, unpack
+from mipp.surgery.weight_files import pack, unpack
 from tests.weights.nets import Mixed, images, mlp, vectors
 
 RECIPE = Recipe(epochs=2, peak_lr=0.1, batch_size=64, weight_decay=5e-4)

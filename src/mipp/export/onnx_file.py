@@ -27,7 +27,7 @@ from mipp.export.flat import (
     some_examples,
     tensors_of,
 )
-from mipp.tracing.calls import measuring
+from mipp.tracing.guards import measuring
 
 TRACED, SIZES = 2, (1, 3)
 """Number of examples for tracing (with one, the exporter would take the size as fixed), and batch

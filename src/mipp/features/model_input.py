@@ -16,7 +16,8 @@ from mipp.errors import CalibrationError, InputError
 from mipp.statistics import Loss
 from mipp.statistics.batches import Batch
 from mipp.statistics.loss import sampled_loss, settle
-from mipp.tracing.calls import LINEAR, Call, Taps, measuring
+from mipp.tracing.calls import LINEAR, Call, CallHooks
+from mipp.tracing.guards import measuring
 
 _BATCH = 256
 
@@ -130,7 +131,7 @@ def first_outputs(
             found.append(output.detach().movedim(channel, 1))
         return output.detach()
 
-    with torch.enable_grad(), Taps(model, after=after):
+    with torch.enable_grad(), CallHooks(model, after=after):
         model(X.clone().requires_grad_(True))
     if not found:
         raise CalibrationError(

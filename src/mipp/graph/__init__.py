@@ -1,4 +1,4 @@
-"""Graph stage: which channels are tied together, who makes them, who reads them, what they cost."""
+"""Which channels are tied together, which layers make and read them, and what they cost."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,11 +10,9 @@ from mipp.graph.cost import CostModel, cost, group_cost
 from mipp.graph.exported import export, unwrap
 from mipp.graph.groups import build, solve, unprunable_whole_groups
 from mipp.graph.propagate import propagate
-from mipp.graph.refuse import without
-from mipp.graph.routed import routed_layers, with_positions
-from mipp.graph.spelled import counts_units
 from mipp.records import AxisKey, ChannelGraph
 from mipp.tracing.forwards import pruned_forward
+from mipp.tracing.size_attributes import counts_units
 
 __all__ = [
     "CostModel",
@@ -22,11 +20,8 @@ __all__ = [
     "counts_units",
     "group_cost",
     "pruned_forward",
-    "routed_layers",
     "trace",
     "unwrap",
-    "with_positions",
-    "without",
 ]
 
 
@@ -38,30 +33,24 @@ def trace(
     head_dims: bool = False,
     residual: bool = False,
 ) -> ChannelGraph:
-    """Find the groups of units of a model from one example of its inputs.
+    """Finds the groups of units of a model from one example of its inputs.
 
-    Parameters
-    ----------
-    model
-        Any module that `torch.export` accepts, in train or eval mode; it is left as it is. Names
-        in the result are those of the module inside of DistributedDataParallel, DataParallel or
-        `torch.compile`.
-    args, kwargs
-        What ``model(*args, **kwargs)`` takes. Dimension 0 of the first tensor counts the examples;
-        tensors of the same length are cut to two examples.
-    head_dims
-        Inside of attention the units are not heads but the features that all heads have, so that
-        feature 3 of each head is one unit.
-    residual
-        What layer norms and RMS norms go across, such as the residual stream of a transformer, is a
-        group of units, too. Removing one is not exact (`ChannelGraph.inexact`).
+    Args:
+        model: Any module that `torch.export` accepts, in train or eval mode; it is left as it is.
+            Names in the result are those of the module inside of DistributedDataParallel,
+            DataParallel or `torch.compile`.
+        args: Positional arguments of the model. Dimension 0 of the first tensor counts the
+            examples; tensors of the same length are cut to two examples.
+        kwargs: Keyword arguments of the model.
+        head_dims: Inside of attention the units are not heads but the features that all heads have,
+            so that feature 3 of each head is one unit.
+        residual: What layer norms and RMS norms go across, such as the residual stream of a
+            transformer, is a group of units, too. Removing one is not exact
+            (`ChannelGraph.inexact`).
 
-    Raises
-    ------
-    InputError
-        For arguments that are not as described.
-    GraphError
-        Where the model cannot be exported, or nothing in it can be pruned.
+    Raises:
+        InputError: For arguments that are not as described.
+        GraphError: Where the model cannot be exported, or nothing in it can be pruned.
     """
     model = unwrap(model)
     if not isinstance(args, tuple):

@@ -38,8 +38,14 @@ def summed_over(
 ) -> Labels:
     """What may be removed of what a product sums over: features inside heads, or nothing.
 
-    ``left``, ``right``: labels along it; ``nodes``: the two sides. ``power``, ``sure``: see
-    `mipp.records.DotProduct`; in code that is written out the scale is supposed to follow the size.
+    Args:
+        call: The product.
+        left: Labels of the left side along what it sums over.
+        right: The same of the right side.
+        nodes: The two sides.
+        power: As in `mipp.records.DotProduct`; by default the scale is that of a size that is read
+            when the model runs.
+        sure: As in `mipp.records.DotProduct`.
     """
     inside = [atoms for _, atoms in call.flow.in_heads]
     known = np.concatenate(inside) if inside else np.zeros(0, np.int64)

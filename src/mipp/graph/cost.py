@@ -1,15 +1,24 @@
 """Exact multiply-accumulates, parameters and units of any choice of units, without building it."""
 
 import math
+from bisect import bisect_right
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from fractions import Fraction
 
 import numpy as np
 
 from mipp.errors import InputError
-from mipp.graph.latency_table import LatencySum
-from mipp.records import KEPT, AxisKey, BoolArray, ChannelGraph, Cost, Keep, LatencyTable
+from mipp.records import (
+    KEPT,
+    AxisKey,
+    BoolArray,
+    ChannelGraph,
+    Cost,
+    Keep,
+    LatencyTable,
+    LayerTable,
+)
 
 _Number = int | Fraction
 """Exact: floats would drift over tens of thousands of removals."""
@@ -22,8 +31,10 @@ def cost(graph: ChannelGraph, keep: Keep | None = None, times: LatencyTable | No
     """Cost of a graph of which only the units in ``keep`` stay; all of them where it is None.
 
     Exact: equal to what is counted on the sliced model; but for the latency, which is what the
-    table of ``times`` has and None without one. Raises `InputError` where ``keep`` does
-    not fit the graph.
+    table of ``times`` has and None without one.
+
+    Raises:
+        InputError: ``keep`` does not fit the graph.
     """
     return CostModel(graph, keep, times).cost()
 
@@ -42,7 +53,12 @@ class CostModel:
 
     It starts with the units in ``keep``, all of them where it is None. `saving`, `remove` and
     `restore` take time in proportion to the layers that the group touches, and `cost` none, so that
-    a search can do tens of thousands of removals. ``times``: where latency comes from, see `cost`.
+    a search can do tens of thousands of removals.
+
+    Args:
+        graph: What the cost is of.
+        keep: The units that it starts with, all of them where it is None.
+        times: Where latency comes from, see `cost`.
     """
 
     def __init__(
@@ -62,7 +78,7 @@ class CostModel:
         self._touched = _touched(graph, keys, self._products)
         self._macs, self._params = self._sums(range(len(self._products)))
         self._units = sum(int(units.sum()) for units in self._kept)
-        self._latency = None if times is None else LatencySum(times, number, graph.shapes)
+        self._latency = None if times is None else _LatencySum(times, number, graph.shapes)
 
     @property
     def keep(self) -> dict[int, BoolArray]:
@@ -91,12 +107,12 @@ class CostModel:
         return Cost(float(-macs), int(-params), 1, saved)
 
     def remove(self, group: int, unit: int) -> None:
-        """Remove one unit; `InputError` where it is removed already."""
+        """Removes one unit; `InputError` where it is removed already."""
         self._check_unit(group, unit, present=True)
         self._commit(group, unit, -1)
 
     def restore(self, group: int, unit: int) -> None:
-        """Put a removed unit back; `InputError` where it is there."""
+        """Puts a removed unit back; `InputError` where it is there."""
         self._check_unit(group, unit, present=False)
         self._commit(group, unit, 1)
 
@@ -134,7 +150,7 @@ class CostModel:
             self._sizes[axis] += sign * count
 
     def _shift(self, group: int, unit: int, sign: int) -> tuple[_Number, _Number]:
-        """Move the sizes and tell by how much the cost has changed."""
+        """Moves the sizes; returns by how much the cost has changed."""
         macs, params = self._sums(self._touched[group])
         self._move(group, unit, sign)
         macs_after, params_after = self._sums(self._touched[group])
@@ -231,3 +247,76 @@ def _touched(graph: ChannelGraph, keys: list[AxisKey], products: list[_Product])
             if group != KEPT:
                 touched[group].update(readers[number])
     return [sorted(indices) for indices in touched]
+
+
+# ---- latency
+
+
+class _LatencySum:
+    """The latency at the current sizes of a graph's axes: linear between the entries of a table.
+
+    ``number``: of the axes that can get smaller; the others are as long as ``shapes`` say. A table
+    made for the whole model serves one that has been pruned since, too.
+    """
+
+    def __init__(
+        self,
+        table: LatencyTable,
+        number: Mapping[AxisKey, int],
+        shapes: Mapping[str, tuple[int, ...]],
+    ) -> None:
+        self._fixed = table.fixed
+        self._layers = [_LayerLatency(layer, number, shapes) for layer in table.layers]
+        self._readers: dict[int, list[_LayerLatency]] = {}
+        for layer in self._layers:
+            for axis in {axis for axis in layer.axes if axis is not None}:
+                self._readers.setdefault(axis, []).append(layer)
+
+    def total(self, sizes: Sequence[int]) -> float:
+        """Milliseconds of the whole model; ``sizes`` by number of the axis."""
+        return math.fsum([self._fixed, *(layer.value(sizes) for layer in self._layers)])
+
+    def part(self, sizes: Sequence[int], axes: Collection[int]) -> float:
+        """Milliseconds of the layers that have one of the axes."""
+        mine = {id(layer): layer for axis in axes for layer in self._readers.get(axis, ())}
+        return math.fsum(layer.value(sizes) for layer in mine.values())
+
+
+class _LayerLatency:
+    """One entry, with the places where its sizes are found."""
+
+    def __init__(
+        self,
+        table: LayerTable,
+        number: Mapping[AxisKey, int],
+        shapes: Mapping[str, tuple[int, ...]],
+    ) -> None:
+        self.axes = [number.get(key) for key in table.axes]
+        self._lengths = [shapes[key.tensor][key.dim] for key in table.axes]
+        self._sizes = table.sizes
+        self._values = table.values.tolist()
+
+    def value(self, sizes: Sequence[int]) -> float:
+        """The entry at these sizes."""
+        values = self._values
+        lengths = [
+            length if axis is None else sizes[axis]
+            for axis, length in zip(self.axes, self._lengths, strict=True)
+        ]
+        return _between(values, self._sizes, lengths)
+
+
+def _between(values: object, grid: Sequence[Sequence[int]], at: Sequence[int]) -> float:
+    """Multilinear interpolation in nested lists."""
+    if not grid:
+        assert isinstance(values, float)
+        return values
+    assert isinstance(values, list)
+    points, x = grid[0], min(max(at[0], grid[0][0]), grid[0][-1])
+    right = min(bisect_right(points, x), len(points) - 1)
+    left = max(right - 1, 0)
+    high = _between(values[right], grid[1:], at[1:])
+    if left == right or x == points[right]:
+        return high
+    low = _between(values[left], grid[1:], at[1:])
+    return low + (high - low) * (x - points[left]) / (points[right] - points[left])

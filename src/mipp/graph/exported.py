@@ -1,12 +1,13 @@
 """From a model and an example to the ATen graph of one forward pass, with the model untouched.
 
 The exported program is only read, never run, so its shapes are static. It is traced with two
-examples: with one, a batch dimension could not be told from a broadcast. Inputs that are not all
+examples: with one, a batch dimension would look like a broadcast one. Inputs that are not all
 of one length are traced as given: to cut them along dimension 0 would not cut out examples.
 """
 
 import inspect
 import logging
+import re
 import traceback
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,11 +24,10 @@ from torch.export import ExportedProgram
 from torch.fx import GraphModule
 from torch.utils import _pytree as pytree
 
-from mipp.checks import check_module
 from mipp.errors import GraphError, InputError
-from mipp.graph.spelled import Watch, remembering
+from mipp.tracing import guards
 from mipp.tracing.calls import of_one_length
-from mipp.tracing.guards import as_it_was
+from mipp.tracing.size_attributes import NoteSizes, with_attribute_ints
 
 N_EXAMPLES = 2
 """Examples in the traced batch, cut from the given one or repeated out of it, where that works."""
@@ -39,7 +39,9 @@ class Exported:
 
     ``batch`` is the number of examples in the traced inputs. ``first_names`` maps every name of a
     parameter or buffer, shared ones included, to the first; ``shapes`` has those of all parameters.
-    ``calls``: integers of calls with a size that an attribute spells, see `mipp.graph.spelled`.
+
+    Attributes:
+        calls: Integers of calls with a size that an attribute gives (`tracing.size_attributes`).
     """
 
     program: ExportedProgram
@@ -50,23 +52,16 @@ class Exported:
 
 
 def unwrap(model: nn.Module) -> nn.Module:
-    """The user's module inside of `torch.compile`, DistributedDataParallel or DataParallel.
+    """`mipp.tracing.guards.unwrap` for a model that is to be traced.
 
     Raises:
         InputError: it is no module, or a compiled or exported program, or has one in it.
     """
     if isinstance(model, ExportedProgram):
         raise _compiled("model", "torch.export")
-    check_module(model)
-    while True:
-        compiled = getattr(model, "_orig_mod", None)
-        if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
-            model = model.module
-        elif isinstance(compiled, nn.Module):
-            model = compiled
-        else:
-            _check_written_in_python(model)
-            return model
+    own = guards.unwrap(model)
+    _check_written_in_python(own)
+    return own
 
 
 def _check_written_in_python(model: nn.Module) -> None:
@@ -88,7 +83,7 @@ def _compiled(what: str, maker: str) -> InputError:
 
 
 def export(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Exported:
-    """Export an unwrapped model; `GraphError` with the cause where torch.export cannot."""
+    """Exports an unwrapped model; `GraphError` with the cause where torch.export cannot."""
     batch = _batch_size(args, kwargs)
     as_given = (args, dict(kwargs), batch)
     few = (*_few_examples(args, kwargs, batch), N_EXAMPLES)
@@ -99,7 +94,7 @@ def export(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -
     causes: list[Exception] = []
     for own_args, own_kwargs, size in tries:
         try:
-            with as_it_was(model), _quiet():
+            with guards.as_it_was(model), _quiet():
                 program, calls = _export(model, own_args, own_kwargs)
         except Exception as cause:  # noqa: BLE001  # torch.export raises what forward raises
             causes.append(cause)
@@ -115,7 +110,7 @@ Calls = Sequence[tuple[int, ...]]
 def _export(
     model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]
 ) -> tuple[ExportedProgram, Calls]:
-    """The program and the calls with spelled sizes, none where the attributes cannot be watched."""
+    """The program and the calls with sizes from attributes, none where these cannot be watched."""
     # language models are traced without the cache of keys and values that they would put out
     if "use_cache" not in kwargs and _takes_cache(model):
         try:
@@ -134,10 +129,10 @@ def _watched(
         # such as attributes that forward assigns, which torch.export puts back
         warnings.simplefilter("ignore")
         try:
-            watch = Watch()
-            with watch, torch.fx.traceback.preserve_node_meta():
-                twin = remembering(model)
-                return torch.export.export(twin, args, given, strict=False), watch.calls
+            noted = NoteSizes()
+            with noted, torch.fx.traceback.preserve_node_meta():
+                twin = with_attribute_ints(model)
+                return torch.export.export(twin, args, given, strict=False), noted.calls
         except Exception:  # noqa: BLE001  # a model that cannot be copied, or checks its integers
             return torch.export.export(model, args, given, strict=False), []
 
@@ -236,14 +231,20 @@ def _first_names(model: nn.Module) -> dict[str, str]:
 
 _TORCH = str(Path(inspect.getfile(torch)).parent)
 
+_FRAME = re.compile(
+    r'^\s*File "(.+?)", line (\d+)[^\n]*(?:\n(?!\s*File ")\s*([^\n]+))?', re.MULTILINE
+)
+"""A frame of a stack trace: its file, its line, and the code there, if that is given."""
+
 
 def source_line(node: torch.fx.Node) -> str:
     """``file:line `code` `` of the user's call behind a node, as short as can be; may be empty."""
-    frames = _frames(node.meta.get("stack_trace") or "")
+    frames: list[tuple[str, str, str]] = _FRAME.findall(node.meta.get("stack_trace") or "")
     own = [frame for frame in frames if not frame[0].startswith(_TORCH)] or frames
     if not own:
         return ""
-    path, line, code = own[-1]
+    path, line, text = own[-1]
+    code = shorten(text.strip(), 90, placeholder=" ...")
     return f"{_short(path)}:{line} `{code}`" if code else f"{_short(path)}:{line}"
 
 
@@ -258,17 +259,6 @@ def module_type(node: torch.fx.Node) -> str:
     stack = node.meta.get("nn_module_stack") or {}
     kind = list(stack.values())[-1][1] if stack else ""
     return kind if isinstance(kind, str) else kind.__name__
-
-
-def _frames(trace: str) -> list[tuple[str, str, str]]:
-    frames: list[tuple[str, str, str]] = []
-    for text in trace.splitlines():
-        if text.lstrip().startswith('File "'):
-            path, _, rest = text.lstrip()[len('File "') :].partition('", line ')
-            frames.append((path, rest.partition(",")[0], ""))
-        elif frames and text.strip() and not frames[-1][2]:
-            frames[-1] = (*frames[-1][:2], shorten(text.strip(), 90, placeholder=" ..."))
-    return frames
 
 
 def _short(path: str) -> str:

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from torch.fx import Node
 
 from mipp.graph.labels import Source, Ties, Value
-from mipp.graph.spelled import Attribute, Spelled
 from mipp.records import AxisKey, DotProduct, IntArray, Kind, Refusal
+from mipp.tracing.size_attributes import Attribute, AttributeInt
 
 Labels = IntArray | None
 """Atoms along one dimension, shape ``(size,)``; None where nothing can be removed."""
@@ -27,7 +27,8 @@ class Extent:
 class Term:
     """``scale * product of extents`` multiply-accumulates for one example.
 
-    ``routed``: for one position, since how many there are depends on values.
+    Attributes:
+        routed: For one position, since how many there are depends on values.
     """
 
     name: str
@@ -38,9 +39,9 @@ class Term:
 
 @dataclass(frozen=True, eq=False)
 class SizeUse:
-    """A dimension of the size that attributes spell; ``labels`` are those along it."""
+    """A dimension whose size attributes give; ``labels`` are those along it."""
 
-    spelled: Spelled
+    size: AttributeInt
     labels: Labels
     at: str
 
@@ -49,8 +50,9 @@ class SizeUse:
 class LayerCall:
     """One call of a dense convolution or linear layer that may become a consumer.
 
-    ``idle``: nobody reads what it gives, so that it needs nothing. ``routed``: which positions it
-    gets depends on values.
+    Attributes:
+        idle: Nobody reads what it gives, so that it needs nothing.
+        routed: Which positions it gets depends on values.
     """
 
     kind: Kind
@@ -76,13 +78,16 @@ class SummedOver:
 class Flow:
     """All that the rules find out while the graph is walked.
 
-    ``whole``: dimension 0 of the weights of grouped convolutions whose groups are taken for units;
-    ``evenly``: those for which that was tried in vain. ``head_dims``: the units of attention are
-    the features inside heads. Then ``in_heads`` has their atoms at each split into heads, with the
-    attributes that spell their number; ``makers`` the weight and bias of each layer call.
-    ``reads``: how many ops compute with each parameter. ``residual``: norms let removable units
-    pass; ``norms`` has the atoms that each module norms. ``idle``: nodes whose results are not
-    read. ``uncounted``: ops that multiply in a way that is not counted.
+    Attributes:
+        whole: Dimension 0 of the weights of grouped convolutions whose groups are taken for units.
+        evenly: Those for which that was tried without success.
+        head_dims: The units of attention are the features inside heads. Then ``in_heads`` has their
+            atoms at each split into heads, with the attributes that give their number; ``makers``
+            the weight and bias of each layer call.
+        reads: How many ops compute with each parameter.
+        residual: Norms let removable units pass; ``norms`` has the atoms that each module norms.
+        idle: Nodes whose results are not read.
+        uncounted: Ops that multiply in a way that is not counted.
     """
 
     batch: int
@@ -95,7 +100,7 @@ class Flow:
     refused: list[Refusal] = field(default_factory=list)
     reads: Counter[str] = field(default_factory=Counter)
     calls: Sequence[tuple[int, ...]] = ()
-    spelled_sizes: list[SizeUse] = field(default_factory=list)
+    size_uses: list[SizeUse] = field(default_factory=list)
     whole: list[AxisKey] = field(default_factory=list)
     evenly: frozenset[AxisKey] = frozenset()
     head_dims: bool = False

@@ -21,13 +21,8 @@ from mipp.graph.rules.rule import Call
 Shape = Sequence[int]
 
 
-def _bilinear(call: Call, made: Shape) -> int:
-    """Both inputs of each output, as many times as there are positions."""
-    return math.prod(made) * math.prod(call.tensor("weight").shape[1:])
-
-
-def _deformed(call: Call, made: Shape) -> int:
-    """As a convolution with the same kernel; sampling is not counted, as elsewhere."""
+def _weighted(call: Call, made: Shape) -> int:
+    """What a row of the weight reads, for each output; sampling is not counted, as elsewhere."""
     return math.prod(made) * math.prod(call.tensor("weight").shape[1:])
 
 
@@ -46,8 +41,8 @@ def _cdist(call: Call, made: Shape) -> int:
 
 
 _FORMULAS: dict[str, Callable[[Call, Shape], int]] = {
-    "bilinear": _bilinear,
-    "torchvision::deform_conv2d": _deformed,
+    "bilinear": _weighted,
+    "torchvision::deform_conv2d": _weighted,
     "conv_tbc": _conv_tbc,
     "addbmm": _addbmm,
     "cdist": _cdist,

@@ -8,10 +8,9 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from mipp.errors import GraphError
-from mipp.graph.findings import Flow, LayerCall
-from mipp.graph.labels import Classes, Solution
-from mipp.graph.size_axes import Measures
-from mipp.graph.sizes import contradictions, size_attributes
+from mipp.graph.findings import Flow
+from mipp.graph.labels import Solution
+from mipp.graph.size_axes import Measures, contradictions, size_attributes
 from mipp.records import (
     KEPT,
     Axis,
@@ -77,7 +76,7 @@ def unprunable_whole_groups(flow: Flow, solution: Solution) -> frozenset[AxisKey
 
 
 def solve(flow: Flow, shapes: Mapping[str, tuple[int, ...]]) -> Solution:
-    """Fix what turns out not to be prunable until nothing more is found."""
+    """Fixes what turns out not to be prunable until nothing more is found."""
     while True:
         solution = _components(flow)
         found = [
@@ -97,10 +96,11 @@ def _components(flow: Flow) -> Solution:
     """Groups of classes that one producer makes, numbered in order of execution."""
     classes = flow.ties.classes()
     n_classes = int(classes.class_of.max()) + 1
-    made = [_classes_on(flow, classes, key) for key in flow.producers]
+    made = [classes.unit_of[flow.atoms[key]] for key in flow.producers]
     made = [units[units >= 0] for units in made]
-    first = np.concatenate([np.full(len(u), u[0]) for u in made if len(u)] or [_empty()])
-    other = np.concatenate([*made, _empty()])
+    none = np.zeros(0, np.int64)
+    first = np.concatenate([*(np.full(len(u), u[0]) for u in made if len(u)), none])
+    other = np.concatenate([*made, none])
     links = coo_array((np.ones(len(first), np.int8), (first, other)), shape=(n_classes,) * 2)
     component = connected_components(links, directed=False)[1]
     group_of = np.full(n_classes + 1, KEPT)
@@ -114,14 +114,6 @@ def _components(flow: Flow) -> Solution:
                 group_of[unit], unit_of[unit] = group, n_units[group]
                 n_units[group] += 1
     return Solution(classes, group_of[classes.unit_of], unit_of[classes.unit_of])
-
-
-def _classes_on(flow: Flow, classes: Classes, key: AxisKey) -> IntArray:
-    return classes.unit_of[flow.atoms[key]]
-
-
-def _empty() -> IntArray:
-    return np.zeros(0, np.int64)
 
 
 def _without_use(flow: Flow, solution: Solution) -> list[tuple[IntArray, str]]:
@@ -200,24 +192,9 @@ def _consumers(flow: Flow, axes: Mapping[AxisKey, Axis]) -> tuple[Consumer, ...]
         if not layer.idle and AxisKey(layer.weight, layer.in_dim) in axes:
             name = module_name(layer.weight) + (f"#{call}" if call else "")
             alone = all(flow.reads[own] == 1 for own in (layer.weight, layer.bias) if own)
-            consumers.append(_consumer(layer, name, call, alone=alone))
+            same = {own: value for own, value in vars(layer).items() if own != "idle"}
+            consumers.append(Consumer(name=name, call=call, alone=alone, **same))
     return tuple(consumers)
-
-
-def _consumer(layer: LayerCall, name: str, call: int, *, alone: bool) -> Consumer:
-    return Consumer(
-        name=name,
-        kind=layer.kind,
-        weight=layer.weight,
-        bias=layer.bias,
-        call=call,
-        in_dim=layer.in_dim,
-        out_dim=layer.out_dim,
-        uses=layer.uses,
-        norm_after=layer.norm_after,
-        alone=alone,
-        routed=layer.routed,
-    )
 
 
 def _groups(
@@ -245,16 +222,12 @@ def _groups(
             Group(
                 index=place,
                 name=name if names[name] == 1 else f"{name}:{made[0].dim}",
-                n_units=1 + max(_last_unit(axes[key], group) for key in made),
+                n_units=1 + max(int(axes[k].unit[axes[k].group == group].max()) for k in made),
                 producers=tuple(made),
                 consumers=tuple(reads[group]),
             )
         )
     return tuple(groups), order
-
-
-def _last_unit(axis: Axis, group: int) -> int:
-    return int(axis.unit[axis.group == group].max())
 
 
 # ---- refusals

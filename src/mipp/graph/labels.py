@@ -9,8 +9,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
+from torch.fx import Node
 
 from mipp.records import IntArray
 
@@ -18,12 +20,58 @@ FIXED = 0
 """The atom of what is never removed."""
 
 
+class DependsOnValues(Exception):  # noqa: N818  # caught where rules are called
+    """A rule needs a number that is known only when the model runs."""
+
+
+class _Unknown(int):
+    """An integer of its own class, so that a -1 in the code is not taken for it."""
+
+
+UNKNOWN = _Unknown(-1)
+"""Stands for a size or a number that depends on values."""
+
+_PRIMES = (1048583, 1048589, 1048601, 1048609, 1048613, 1048627)
+
+
+def known(number: int) -> int:
+    """The same number; `DependsOnValues` where it is `UNKNOWN`."""
+    if number is UNKNOWN:
+        raise DependsOnValues
+    return int(number)
+
+
+def stand_ins(*nodes: Node) -> list[tuple[int, ...]]:
+    """The shapes of tensors, with a large prime for each size that depends on values.
+
+    Their products tell which dimensions are made of which, as those of real sizes do.
+
+    Raises:
+        DependsOnValues: There are too many.
+    """
+    primes: dict[object, int] = {}
+
+    def stand_in(size: int | torch.SymInt) -> int:
+        if not isinstance(size, torch.SymInt):
+            return int(size)
+        formula = size.node.expr
+        for symbol in sorted(formula.free_symbols, key=str):
+            if symbol not in primes and len(primes) == len(_PRIMES):
+                raise DependsOnValues
+            primes.setdefault(symbol, _PRIMES[len(primes) % len(_PRIMES)])
+        return int(formula.subs(primes))
+
+    return [tuple(map(stand_in, node.meta["val"].shape)) for node in nodes]
+
+
 @dataclass(frozen=True)
 class Source:
     """The parameter or buffer that a value is a view of.
 
-    ``dims``: for each dimension of the value the dimension of the tensor that it is, or None where
-    it is none (inserted, or several made one). ``part``: whether it is only a part of the tensor.
+    Attributes:
+        dims: For each dimension of the value the dimension of the tensor that it is, or None where
+            it is none (inserted, or several made one).
+        part: Whether it is only a part of the tensor.
     """
 
     tensor: str
@@ -36,9 +84,11 @@ class Source:
 class Value:
     """What is known of one tensor in the graph.
 
-    ``labels``: for each dimension atoms of shape ``(size,)``, or None where no index can be
-    removed. Removing a unit removes, along each dimension by itself, the indices labelled with it.
-    ``batched``: whether the number of examples is part of the shape.
+    Attributes:
+        labels: For each dimension atoms of shape ``(size,)``, or None where no index can be
+            removed. Removing a unit removes, along each dimension by itself, the indices labelled
+            with it.
+        batched: Whether the number of examples is part of the shape.
     """
 
     shape: tuple[int, ...]
@@ -92,7 +142,7 @@ class Ties:
         return np.arange(start, start + size, dtype=np.int64)
 
     def fix(self, atoms: IntArray | None, reason: str) -> None:
-        """Never remove ``atoms``; None and ``FIXED`` are fixed already."""
+        """Marks atoms as never to be removed; None and ``FIXED`` are marked already."""
         if atoms is not None:
             atoms = atoms[atoms != FIXED]
             if atoms.size:
@@ -114,7 +164,7 @@ class Ties:
         self.fix(right[left == FIXED], reason)
 
     def merge(self, rows: IntArray, reason: str) -> IntArray:
-        """Make each row of ``rows``, shape ``(n_units, size)``, one unit; first atom of each row.
+        """Makes each row of ``rows``, shape ``(n_units, size)``, one unit; first atom of each row.
 
         A row of which a part is fixed is fixed as a whole.
         """

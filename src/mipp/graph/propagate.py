@@ -1,4 +1,4 @@
-"""Walk an exported graph in order of execution and let each op's rule speak."""
+"""The walk over an exported graph, in order of execution, which applies the rule of each op."""
 
 import operator
 from collections.abc import Sequence
@@ -14,10 +14,9 @@ from torch.fx.node import map_arg
 from mipp.graph.exported import Exported
 from mipp.graph.findings import Flow
 from mipp.graph.fixed_cost import count_fixed, list_uncounted
-from mipp.graph.labels import Value
+from mipp.graph.labels import DependsOnValues, Value
 from mipp.graph.rules import Call, Made, Rule, find_rule, schema
-from mipp.graph.sizes import tie_in_heads
-from mipp.graph.unknown import DependsOnValues
+from mipp.graph.size_axes import tie_in_heads
 from mipp.records import AxisKey
 
 
@@ -30,9 +29,12 @@ def propagate(
 ) -> Flow:
     """All ties, producers, layers and costs of an exported model.
 
-    ``evenly``: grouped convolutions whose groups cannot be units, see
-    `mipp.graph.rules.convolutions`. ``head_dims``: the units of attention are the features inside
-    heads. ``residual``: what norms go across may be removed.
+    Args:
+        exported: What `mipp.graph.exported.export` gives.
+        evenly: Grouped convolutions whose groups cannot be units, see
+            `mipp.graph.rules.convolutions`.
+        head_dims: The units of attention are the features inside heads.
+        residual: What norms go across may be removed.
     """
     idle = _drop_idle(exported.program)
     flow = Flow(

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 from mipp.latency.timing import Stopwatch, Work
 from mipp.records import AxisKey, FloatArray, LatencyTable, LayerTable
+from mipp.tracing.function_mode import FunctionMode
 
 _CONV, _TRANSPOSE = ("conv", 1, 0), ("conv", 0, 1)
 """Kind, and the dimensions of the weight for input and output channels."""
@@ -84,7 +84,7 @@ class _Call:
         return lambda: self.run(taken, weight, bias, groups)
 
 
-class _Recorder(TorchFunctionMode):
+class _Recorder(FunctionMode):
     """Records every convolution and linear call with a named weight."""
 
     def __init__(self, model: nn.Module) -> None:
@@ -93,17 +93,11 @@ class _Recorder(TorchFunctionMode):
         self._counts: dict[str, int] = {}
         self.calls: list[_Call] = []
 
-    def __torch_function__(
-        self,
-        func: Any,
-        types: Any,
-        args: Sequence[Any] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
-        """Run ``func`` and record it."""
-        output = func(*args, **(kwargs or {}))
+    def call(self, func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+        """Runs ``func`` and records it."""
+        output = func(*args, **kwargs)
         if func in _CALLS:
-            self._note(func, args, dict(kwargs or {}), output)
+            self._note(func, args, kwargs, output)
         return output
 
     def _note(self, func: Any, args: Sequence[Any], kwargs: dict[str, Any], output: Tensor) -> None:

@@ -19,7 +19,7 @@ from mipp.methods.shared.iterative import curves_of_scores
 from mipp.prunable import protected
 from mipp.records import BoolArray, ChannelGraph, Cost
 from mipp.retrain import Recipe
-from mipp.tracing.guards import duplicate, gradients_enabled
+from mipp.tracing.guards import duplicate, generators_kept, gradients_enabled
 
 Module = TypeVar("Module", bound=nn.Module)
 Model_co = TypeVar("Model_co", bound=nn.Module, covariant=True)
@@ -127,8 +127,7 @@ def fresh(model: Module, seed: int = 0, initialise: Initialise | None = None) ->
         InputError: Nothing gives some weights new values.
     """
     made = duplicate(model)
-    devices = sorted({p.device.index or 0 for p in made.parameters() if p.is_cuda})
-    with torch.random.fork_rng(devices=devices), torch.no_grad():
+    with generators_kept({p.device for p in made.parameters()}), torch.no_grad():
         torch.manual_seed(seed)
         for parameter in made.parameters():
             # weights that nothing resets must not keep their old values

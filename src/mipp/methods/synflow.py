@@ -4,7 +4,7 @@ Tanaka et al. 2020, "Pruning neural networks without any data by iteratively con
 flow" (arXiv 2006.05467).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -12,11 +12,11 @@ from typing import Any, Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
 from mipp.methods.method import Question, WeightMethod
 from mipp.statistics import floating_outputs
+from mipp.tracing.function_mode import FunctionMode
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,21 +95,15 @@ _NORMS: dict[Any, tuple[str, ...]] = {
 }  # fmt: skip
 
 
-class _PositiveNorms(TorchFunctionMode):
+class _PositiveNorms(FunctionMode):
     """Norms only multiply, by positive factors."""
 
-    def __torch_function__(
-        self,
-        func: Any,
-        types: Any,
-        args: Sequence[Any] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
+    def call(self, func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
         """A product in place of each norm; every other function unchanged."""
         names = _NORMS.get(func)
         if names is None:
-            return func(*args, **(kwargs or {}))
-        given = dict(zip(names, args, strict=False)) | dict(kwargs or {})
+            return func(*args, **kwargs)
+        given = dict(zip(names, args, strict=False)) | kwargs
         values, weight, variance = given["input"], given.get("weight"), given.get("running_var")
         by_channel = func not in (F.layer_norm, F.rms_norm)
         shape = [1, -1, *[1] * (values.dim() - 2)]

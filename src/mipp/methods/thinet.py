@@ -18,7 +18,8 @@ from mipp.methods.shared.input_moments import own_columns
 from mipp.methods.shared.samples import ExampleMethod
 from mipp.records import BoolArray, FloatArray, IntArray
 from mipp.statistics import Batch
-from mipp.tracing.calls import Call, Taps, input_rows, measuring, n_positions, weight_matrix
+from mipp.tracing.calls import Call, CallHooks, input_rows, n_positions, weight_matrix
+from mipp.tracing.guards import measuring
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,7 +104,7 @@ class ThiNet(ExampleMethod, ScoringMethod):
                         grams[index] += x.T @ x
                 return output
 
-            with torch.no_grad(), measuring(question.model), Taps(question.model, after=after):
+            with torch.no_grad(), measuring(question.model), CallHooks(question.model, after=after):
                 question.model(*batch.args, **batch.kwargs)
         for group in graph.groups:
             if not bool(torch.isfinite(grams[group.index]).all()):

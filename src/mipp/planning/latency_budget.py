@@ -14,7 +14,7 @@ from mipp import graph, latency, selection, statistics, surgery
 from mipp.errors import BudgetError
 from mipp.problem import Problem
 from mipp.records import BoolArray, ChannelGraph, Cost, Keep, LatencyTable, LayerTable
-from mipp.tracing.calls import measuring
+from mipp.tracing.guards import measuring
 
 SHARES = (0.75, 0.5, 0.25)
 """Of the units of all groups that whole models are timed with, beside the full one."""

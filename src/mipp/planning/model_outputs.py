@@ -9,8 +9,7 @@ from torch import nn
 from mipp.errors import InputError
 from mipp.options import Outputs
 from mipp.surgery.outputs import tensors_in
-from mipp.tracing.calls import measuring
-from mipp.tracing.guards import Unannounced
+from mipp.tracing.guards import Unannounced, measuring
 
 Model = TypeVar("Model", bound=nn.Module)
 

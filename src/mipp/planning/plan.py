@@ -22,7 +22,7 @@ from mipp.problem import masks, refit_on_batches
 from mipp.prunable import N_TRACED, example
 from mipp.records import BoolArray, ChannelGraph, Cost, GroupSummary, Keep, Refusal
 from mipp.report import Measured, plan_page, weights_page, write
-from mipp.surgery.masks import LayerSummary, MaskRecord, Nonzeros, apply_masks, check_made_for
+from mipp.surgery.mask_record import LayerSummary, MaskRecord, Nonzeros, apply_masks, check_made_for
 from mipp.tracing.guards import gradients_enabled
 
 Model = TypeVar("Model", bound=nn.Module)

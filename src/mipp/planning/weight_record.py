@@ -9,7 +9,7 @@ from mipp.errors import BudgetError
 from mipp.methods import WeightChoice, WeightTarget
 from mipp.problem import WeightProblem
 from mipp.statistics.few_rows import Sampled, few_rows
-from mipp.surgery.masks import LayerSummary, MaskRecord, Nonzeros, packed
+from mipp.surgery.mask_record import LayerSummary, MaskRecord, Nonzeros, packed
 
 
 def weight_target(problem: WeightProblem, budget: selection.Budget | None) -> WeightTarget:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from mipp.checks import checked
 from mipp.errors import SurgeryError
-from mipp.surgery.apply import deep_copy
+from mipp.surgery.tensors import deep_copy
 from mipp.tracing.guards import duplicate, gradients_enabled
 
 Module = TypeVar("Module", bound=nn.Module)
@@ -77,10 +77,9 @@ def unstacked(model: Module) -> Module:
     `Experts`, and can be pruned to a width each. The model itself is not changed. `restacked` puts
     the experts back. For `mipp.load` the model that is built has to be unstacked, too.
 
-    Raises
-    ------
-    SurgeryError: no experts are stacked in the model, they compute something else than experts of
-        that kind do or share parameters with others, or the model cannot be copied.
+    Raises:
+        SurgeryError: No experts are stacked in the model, they compute something else than experts
+            of that kind do or share parameters with others, or the model cannot be copied.
     """
     places = _places(model, _is_stacked)
     if not places:
@@ -106,19 +105,18 @@ def restacked(model: Module, like: nn.Module, round_to: int = 8) -> Module:
     """A copy of a model from `unstacked`, pruned since or not, with its experts in one parameter.
 
     Experts that are narrower than the widest of their layer get neurons of weight zero, so that
-    the copy computes what the model computes; attributes that spell the widths follow. A config is
-    left as it is: it tells one width for all layers. A budget for the experts with
+    the copy computes what the model computes; attributes that give the widths follow. A config is
+    left as it is: it has one width for all layers. A budget for the experts with
     ``allocation="uniform"`` leaves nothing to fill up.
 
-    Parameters
-    ----------
-    like: a model as it was before `unstacked`, of any width, whose modules are copied.
-    round_to: widths are multiples of this, where that is no wider than ``like``; PyTorch's product
-        of groups wants rows of 16 bytes.
+    Args:
+        model: A model from `unstacked`.
+        like: A model as it was before `unstacked`, of any width, whose modules are copied.
+        round_to: Widths are multiples of this, where that is no wider than ``like``; PyTorch's
+            product of groups wants rows of 16 bytes.
 
-    Raises
-    ------
-    SurgeryError: nothing in the model is unstacked, or ``like`` has other modules there.
+    Raises:
+        SurgeryError: Nothing in the model is unstacked, or ``like`` has other modules there.
     """
     places = _places(model, lambda module: isinstance(module, Experts))
     if not places:
@@ -230,8 +228,8 @@ def _otherwise(module: nn.Module, name: str) -> str:
 def _check_own(module: nn.Module, model: nn.Module, name: str) -> None:
     """Raises where another module holds a parameter of these experts."""
     others = [other for other in model.modules() if other is not module]
-    held = {id(p) for other in others for p in other.parameters(recurse=False)}
-    shared = [own for own, parameter in module.named_parameters() if id(parameter) in held]
+    theirs = {id(p) for other in others for p in other.parameters(recurse=False)}
+    shared = [own for own, parameter in module.named_parameters() if id(parameter) in theirs]
     if shared:
         raise SurgeryError(
             f"{name} shares {', '.join(shared)} with another module. Expected experts with "
@@ -295,8 +293,8 @@ def _together(experts: Experts, like: nn.Module, round_to: int, model: nn.Module
             learned = layers[0].bias.requires_grad
             module.register_parameter(f"{part}_bias", nn.Parameter(torch.stack(biases), learned))
     hidden = next(_all(experts)).down.out_features
-    spelled = {"intermediate_dim": widest, "intermediate_size": widest, "hidden_dim": hidden}
-    for attribute, width in spelled.items():
+    sizes = {"intermediate_dim": widest, "intermediate_size": widest, "hidden_dim": hidden}
+    for attribute, width in sizes.items():
         if hasattr(module, attribute):
             setattr(module, attribute, width)
     return module.train(experts.training)

@@ -10,7 +10,7 @@ from torch.nn.utils.weight_norm import WeightNorm
 
 from mipp.checks import checked
 from mipp.errors import SurgeryError
-from mipp.tracing.guards import duplicate, gradients_enabled
+from mipp.tracing.guards import duplicate, gradients_enabled, modes_kept
 
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -27,23 +27,20 @@ def folded(model: Module) -> Module:
     the very weights that would go. Put them back on the small model, such as with
     ``weight_norm(small.conv)``, before training on. The model itself is not changed.
 
-    Raises
-    ------
-    SurgeryError: the model cannot be copied, or a parametrization cannot be undone.
+    Raises:
+        SurgeryError: The model cannot be copied, or a parametrization cannot be undone.
     """
     try:
         plain = duplicate(model)
-        modes = {module: module.training for module in plain.modules()}
-        plain.eval()
-        for module in modes:
-            _fold(module, plain)
+        with modes_kept(plain):
+            plain.eval()
+            for module in list(plain.modules()):
+                _fold(module, plain)
     except (RuntimeError, TypeError, ValueError, NotImplementedError) as error:
         raise SurgeryError(
             f"{type(model).__name__} cannot be made plain: {error}. Take its parametrizations off "
             "yourself, with torch.nn.utils.parametrize.remove_parametrizations, before planning."
         ) from error
-    for module, training in modes.items():
-        module.training = training
     return plain
 
 

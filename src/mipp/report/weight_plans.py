@@ -20,7 +20,7 @@ ALL = "all layers"
 
 @runtime_checkable
 class Layer(Protocol):
-    """What a plan says of one weight; `mipp.surgery.masks.LayerSummary` is one."""
+    """What a plan says of one weight; `mipp.surgery.mask_record.LayerSummary` is one."""
 
     @property
     def name(self) -> str: ...
@@ -48,7 +48,7 @@ class Totals(Protocol):
 
 @runtime_checkable
 class Record(Protocol):
-    """A plan of single weights as plain data; `mipp.surgery.masks.MaskRecord` is one."""
+    """A plan of single weights as plain data; `mipp.surgery.mask_record.MaskRecord` is one."""
 
     @property
     def granularity(self) -> str: ...

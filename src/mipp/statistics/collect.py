@@ -19,14 +19,14 @@ from mipp.statistics.loss import Loss, pass_back, settle
 from mipp.statistics.moments import Moments, Squares
 from mipp.tracing.calls import (
     Call,
-    Taps,
+    CallHooks,
     counted,
     input_rows,
-    measuring,
     n_positions,
     output_rows,
     token_mask,
 )
+from mipp.tracing.guards import measuring
 from mipp.tracing.sampling import consumer_seed, n_features, sampled_positions, weight_seed
 
 
@@ -294,7 +294,7 @@ def collect(
             with (
                 blaming(i),
                 torch.set_grad_enabled(backward),
-                Taps(model, after=after, grouped=True),
+                CallHooks(model, after=after, grouped=True),
             ):
                 output = model(*batch.args, **batch.kwargs)
             if backward:

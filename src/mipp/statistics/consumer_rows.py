@@ -17,14 +17,14 @@ from mipp.statistics.loss import floating_outputs
 from mipp.tracing.calls import (
     LINEAR,
     Call,
-    Taps,
+    CallHooks,
     input_rows,
-    measuring,
     n_positions,
     output_rows,
     token_mask,
     weight_matrix,
 )
+from mipp.tracing.guards import measuring
 from mipp.tracing.sampling import consumer_seed, sampled_positions
 
 
@@ -111,7 +111,7 @@ def collect_rows(
                     parts.example.append(example + seen)
                 return output
 
-            with blaming(number), Taps(model, after=after):
+            with blaming(number), CallHooks(model, after=after):
                 model(*batch.args, **batch.kwargs)
             seen += len(batch)
     return {index: _joined(consumer, found[index]) for index, consumer in consumers.items()}

@@ -11,7 +11,7 @@ from torch.utils import _pytree as pytree
 from mipp.statistics.batches import Batch
 from mipp.statistics.calling import blaming
 from mipp.statistics.loss import floating_outputs
-from mipp.tracing.calls import measuring
+from mipp.tracing.guards import measuring
 
 
 def joined(batches: Sequence[Batch]) -> Batch:

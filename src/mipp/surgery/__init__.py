@@ -1,35 +1,27 @@
 """Removing units from a model: slice the weights, refit the consumers, check, save and load."""
 
-from mipp.surgery.apply import (
-    apply_plan,
-    mask_model,
-    original_indices,
-    recorded_sizes,
-    slice_graph,
-    slice_model,
-    state_shapes,
-    zero_placeholders,
-    zeroed_axes,
-)
 from mipp.surgery.attention_scale import with_attention_scale
 from mipp.surgery.check import failure, probe, same_outputs
 from mipp.surgery.files import load, save
-from mipp.surgery.optimizer import remap_optimizer
-from mipp.surgery.outputs import compare
-from mipp.surgery.record import (
-    PlanRecord,
+from mipp.surgery.history import original_indices, recorded_sizes
+from mipp.surgery.keeps import (
     attribute_keeps,
     axis_keeps,
     fingerprint,
-    installed_version,
     kept_indices,
     scale_keeps,
     with_placeholders,
 )
+from mipp.surgery.mask import mask_model, zero_placeholders, zeroed_axes
+from mipp.surgery.optimizer import remap_optimizer
+from mipp.surgery.outputs import compare
+from mipp.surgery.record import PlanRecord, installed_version
 from mipp.surgery.refit.held_out import best_fit
 from mipp.surgery.refit.refit_config import LESS_MEMORY, Refit, finite
 from mipp.surgery.refit.units import refit
 from mipp.surgery.refit.walk import Piece, Reached, WalkedLayer, walk
+from mipp.surgery.slice import apply_plan, slice_graph, slice_model
+from mipp.surgery.tensors import state_shapes
 from mipp.surgery.unread import unsure_sizes, with_unread_sizes
 from mipp.surgery.weight_files import read_weights
 

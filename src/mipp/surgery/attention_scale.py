@@ -1,25 +1,26 @@
 """Whether attention of fewer features per head scales its scores as before, found by running it.
 
 ``1 / sqrt(head_dim)`` may be a number that was worked out when the model was built, or be worked
-out anew in each call; a traced graph shows the same constant for both.
+out again in each call; a traced graph shows the same constant for both.
 """
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.overrides import TorchFunctionMode
 
 from mipp.records import ChannelGraph, DotProduct
-from mipp.surgery.apply import mask_model, slice_graph
-from mipp.surgery.check import NO_KWARGS, restored, trial_keep
+from mipp.surgery.check import NO_KWARGS, trial_keep
+from mipp.surgery.keeps import kept_indices
+from mipp.surgery.mask import mask_model
 from mipp.surgery.outputs import map_tensors
-from mipp.surgery.record import kept_indices
-from mipp.tracing.attention import attention_forward, written_out
+from mipp.surgery.slice import slice_graph
+from mipp.tracing.function_mode import FunctionMode
+from mipp.tracing.guards import as_it_was
 
 _HIDDEN = -1000.0
 """Scores below are those of places that a mask hides."""
@@ -71,7 +72,7 @@ def _other(product: DotProduct) -> DotProduct:
 def _same_scores(
     masked: nn.Module, small: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]
 ) -> bool:
-    with restored(masked, small) as rewind:
+    with as_it_was(masked, small) as rewind:
         found = []
         for model in (masked, small):
             rewind()
@@ -95,32 +96,24 @@ def _alike(first: Tensor, second: Tensor) -> bool:
     return bool((first - second).norm() <= tolerance * first.norm())
 
 
-class _Scores(TorchFunctionMode):
+class _Scores(FunctionMode):
     """Notes what goes into each softmax, that in attention kernels included."""
+
+    splits_attention = True
 
     def __init__(self) -> None:
         super().__init__()
         self.seen: list[Tensor] = []
 
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Any,
-        args: Sequence[Any] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
+    def call(self, func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
         """Runs ``func``, and looks at what it is given."""
-        given = dict(kwargs or {})
-        if func is F.multi_head_attention_forward and written_out(given):
-            with self:
-                return attention_forward(*args, **given)
         if func is F.scaled_dot_product_attention:
-            self.seen.append(_scores(*args, **given))
+            self.seen.append(_scores(*args, **kwargs))
         elif func in (torch.softmax, F.softmax, Tensor.softmax):
-            scores = args[0] if args else given["input"]
+            scores = args[0] if args else kwargs["input"]
             if scores.is_floating_point():
                 self.seen.append(scores.detach().clone())
-        return func(*args, **given)
+        return func(*args, **kwargs)
 
 
 def _scores(

@@ -32,19 +32,17 @@ ZERO_IS_SAFE = (
 
 
 def fit_attributes(name: str, layer: nn.Module, rows: IntArray | None) -> None:  # noqa: PLR0912
-    """Set ``in_channels``, ``groups``, ``num_features``, ... of a layer from its sliced tensors.
+    """Sets ``in_channels``, ``groups``, ``num_features``, ... of a layer from its sliced tensors.
 
-    Parameters
-    ----------
-    name: the layer's qualified name, for the error text.
-    layer: changed in place; kinds of layer that are not known here are left alone.
-    rows: the indices that stayed along dimension 0 of its weight, shape ``(n_kept,)``; ``None``
-        when all stayed.
+    Args:
+        name: The layer's qualified name, for the error text.
+        layer: Changed in place; kinds of layer that are not known here are left alone.
+        rows: The indices that stayed along dimension 0 of its weight, shape ``(n_kept,)``; ``None``
+            when all stayed.
 
-    Raises
-    ------
-    SurgeryError: the rows that stayed do not divide evenly into what is left of the groups of a
-        grouped convolution or a GroupNorm.
+    Raises:
+        SurgeryError: The rows that stayed do not divide evenly into what is left of the groups of a
+            grouped convolution or a GroupNorm.
     """
     # the branches are one table: kind of layer -> attributes
     shapes = {key: tuple(p.shape) for key, p in layer.named_parameters(recurse=False)}

@@ -2,12 +2,11 @@
 
 import re
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -15,12 +14,15 @@ from torch import Tensor, nn
 
 from mipp.errors import InputError, SurgeryError
 from mipp.records import BoolArray, ChannelGraph, Keep
-from mipp.surgery.apply import mask_model, named_tensors, slice_graph, vary_constants
+from mipp.surgery.keeps import kept_indices
+from mipp.surgery.mask import mask_model
 from mipp.surgery.outputs import Comparison, batches_like, compare, map_tensors, tensors_in
-from mipp.surgery.record import kept_indices
+from mipp.surgery.slice import slice_graph
+from mipp.surgery.tensors import deep_copy
 from mipp.tracing.guards import as_it_was
 
 NO_KWARGS: Mapping[str, Any] = MappingProxyType({})
+Module = TypeVar("Module", bound=nn.Module)
 _NOT_THE_USERS = (str(Path(torch.__file__).parent), str(Path(__file__).parent), "<")
 
 
@@ -39,24 +41,27 @@ def same_outputs(
     kwargs: Mapping[str, Any] = NO_KWARGS,
     tolerance: float | None = None,
 ) -> Comparison:
-    """Run both models in eval mode on an example, and on another batch size, and compare.
+    """Runs both models in eval mode on an example, and on another batch size, and compares them.
 
     The other batch is half the example, or the example twice if it has an odd size; a first model
     that cannot take it is compared on the example only. All tensors are compared, however deep
     they lie in tuples, dicts and dataclasses. Modes, buffers and RNG are restored, also after an
     error.
 
-    Parameters
-    ----------
-    tolerance: largest difference allowed, relative to the largest output; by default the square
-        root of the machine precision of each output (3e-4 for float32). Whole numbers must agree.
+    Args:
+        first: The model whose outputs are right.
+        second: The model that is compared.
+        args: Positional arguments of the example.
+        kwargs: Keyword arguments of the example.
+        tolerance: Largest difference allowed, relative to the largest output; by default the square
+            root of the machine precision of each output (3e-4 for float32). Whole numbers must
+            agree.
 
-    Raises
-    ------
-    InputError: the first model fails on the example, or puts out no tensor.
+    Raises:
+        InputError: The first model fails on the example, or returns no tensor.
     """
     largest = 0.0
-    with restored(first, second) as rewind:
+    with as_it_was(first, second) as rewind:
         for position, batch in enumerate(batches_like(args, kwargs)):
             rewind()
             expected, problem = _outputs(first, *batch)
@@ -93,7 +98,8 @@ def probe(
     culprits are found by halving: in about ``2 log2(n_groups)`` runs if there is one. Groups that
     break the model only together are all named. Works on copies: the model is not even run.
 
-    Raises `InputError` if the model itself fails on the example.
+    Raises:
+        InputError: The model itself fails on the example.
     """
     varied = vary_constants(model)
     trial = trial_keep(graph)
@@ -117,6 +123,35 @@ def probe(
         found = {group.index for group in broken}
         remaining = [index for index in remaining if index not in found]
     return sorted(broken, key=lambda group: group.index)
+
+
+def vary_constants(model: Module) -> Module:
+    """A copy in which no parameter has the same value everywhere: what is one or zero is jittered.
+
+    On a fresh model, norms of ones and zeros (and last layers of zeros) would hide that a channel
+    was taken for another, and `probe` looks for exactly that. All other parameters are the model's
+    own, not copies. Leaves the global RNG alone.
+    """
+    constant = {id(p) for p in model.parameters() if _is_constant(p)}
+    # whoever looks for a difference copies what is changed: what is not jittered can be shared
+    shared = {id(p): p for p in model.parameters() if id(p) not in constant}
+    varied = deep_copy(model, shared)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for full, parameter in zip(model.parameters(), varied.parameters(), strict=True):
+            if id(full) in constant:
+                # a tenth: norms stay positive, and a last layer of zeros lets a signal through
+                noise = torch.randn(parameter.shape, generator=generator) / 10
+                parameter.add_(noise.to(parameter))
+    return varied
+
+
+def _is_constant(parameter: Tensor) -> bool:
+    if not parameter.is_floating_point() or parameter.numel() < 2:
+        return False
+    flat = parameter.detach().reshape(-1)
+    # most weights differ in their first entries: no need to read all of a large one
+    return bool((flat[:64] == flat[0]).all()) and bool((flat == flat[0]).all())
 
 
 def trial_keep(graph: ChannelGraph) -> Keep:
@@ -194,25 +229,9 @@ def _conflict(
     return from_left + from_right
 
 
-@contextmanager
-def restored(*models: nn.Module) -> Iterator[Callable[[], None]]:
-    """`mipp.tracing.guards.as_it_was`, which gives what rewinds the random generators."""
-    devices = {t.device for model in models for t in named_tensors(model).values()}
-    gpus = [device for device in devices if device.type == "cuda"]
-    state = torch.get_rng_state(), [torch.cuda.get_rng_state(gpu) for gpu in gpus]
-
-    def rewind() -> None:
-        torch.set_rng_state(state[0])
-        for gpu, gpu_state in zip(gpus, state[1], strict=True):
-            torch.cuda.set_rng_state(gpu_state, gpu)
-
-    with as_it_was(*models):
-        yield rewind
-
-
 def failure(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
     """Why the model fails on an example, in eval mode; empty if it does not."""
-    with restored(model):
+    with as_it_was(model):
         return _outputs(model, args, kwargs)[1]
 
 

@@ -3,7 +3,7 @@
 Nothing is pickled. The file holds every tensor once, of those with many zeros only the entries that
 are not zero, and one JSON text under the key ``mipp`` of its metadata. A digest over both shows
 damage and careless edits; it is no signature, since whoever changes a file on purpose can compute
-it anew.
+it again.
 """
 
 import hashlib
@@ -24,26 +24,13 @@ from torch import Tensor, nn
 
 from mipp.checks import checked
 from mipp.errors import FileError, InputError, SurgeryError
-from mipp.surgery.apply import (
-    check_sizes,
-    recorded_axes,
-    recorded_sizes,
-    slice_model,
-    state_shapes,
-    unwrapped,
-    write_record,
-)
-from mipp.surgery.packing import pack, unpack
-from mipp.surgery.record import (
-    AttributeKeep,
-    AxisKeep,
-    fingerprint,
-    first_problem,
-    installed_version,
-    kept_of,
-)
-from mipp.surgery.weight_files import read_safetensors
-from mipp.tracing.guards import gradients_enabled
+from mipp.surgery.history import check_sizes, recorded_axes, recorded_sizes, write_record
+from mipp.surgery.keeps import AttributeKeep, AxisKeep, fingerprint, kept_of
+from mipp.surgery.record import first_problem, installed_version
+from mipp.surgery.slice import slice_model
+from mipp.surgery.tensors import state_shapes
+from mipp.surgery.weight_files import pack, read_safetensors, unpack
+from mipp.tracing.guards import gradients_enabled, unwrap
 
 FORMAT = 1
 """Version of what is written under ``mipp``."""
@@ -60,11 +47,14 @@ T = TypeVar("T")
 class FileRecord:
     """What a file says beside the weights.
 
-    ``axes``: what was kept, in the full-size model. ``aliases``: other names of shared tensors ->
-    the name under which they are stored. ``fingerprint``: of the full-size model. ``digest``:
-    sha256 over all else and the bytes of all tensors. ``extra``: whatever the writer added.
-    ``sizes``: attributes of modules that changed with the widths. ``packed``: shapes of the tensors
-    whose zeros are left out (`mipp.surgery.packing`).
+    Attributes:
+        axes: What was kept, in the full-size model.
+        aliases: Other names of shared tensors -> the name under which they are stored.
+        fingerprint: Of the full-size model.
+        digest: The sha256 over all else and the bytes of all tensors.
+        extra: Whatever the writer added.
+        sizes: Attributes of modules that changed with the widths.
+        packed: Shapes of the tensors whose zeros are left out (`mipp.surgery.weight_files`).
     """
 
     format: int
@@ -82,21 +72,21 @@ class FileRecord:
 def save(
     model: nn.Module, path: str | Path, extra: Mapping[str, Any] = MappingProxyType({})
 ) -> None:
-    """Write a model, pruned or not, so that `load` can put it into a freshly built full-size one.
+    """Writes a model, pruned or not, so that `load` can put it into a freshly built full-size one.
 
     A module inside a pruned one can be saved alone, too (``mipp.save(small.backbone, path)``).
     Zeros take one bit each where there are enough of them to make the file smaller.
     The file appears as a whole or not at all: a failed write leaves the file that was there.
 
-    Parameters
-    ----------
-    extra: anything that JSON can hold, to be found in `read_record`.
+    Args:
+        model: The model, pruned or not.
+        path: The file, whose name ends in ``.safetensors``.
+        extra: Anything that JSON can hold, to be found in `read_record`.
 
-    Raises
-    ------
-    InputError: the model's state holds something else than tensors, or no longer has the widths
-        that it was sliced to, or ``extra`` is not JSON.
-    FileError: the file cannot be written, or its name does not end in ``.safetensors``.
+    Raises:
+        InputError: The model's state holds something else than tensors, or no longer has the widths
+            that it was sliced to, or ``extra`` is not JSON.
+        FileError: The file cannot be written, or its name does not end in ``.safetensors``.
     """
     path = Path(path)
     if path.suffix != ".safetensors":
@@ -106,7 +96,7 @@ def save(
             if path.name
             else f"{str(path)!r} is no name of a file; expected one that ends in .safetensors."
         )
-    model = unwrapped(model)
+    model = unwrap(model)
     tensors, aliases = _stored(model)
     axes = recorded_axes(model)
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
@@ -138,19 +128,18 @@ def save(
 def load(model: nn.Module | Callable[[], nn.Module], path: str | Path) -> nn.Module:
     """The model that was saved, as a new module; the one given is left exactly as it is.
 
-    Parameters
-    ----------
-    model: a full-size model, what builds one, or a model that already has the small widths. Train /
-        eval mode, devices and hooks are taken from it, all weights from the file.
+    Args:
+        model: A full-size model, what builds one, or a model that already has the small widths.
+            Train / eval mode, devices and hooks are taken from it, all weights from the file.
+        path: A file that `save` has written.
 
-    Raises
-    ------
-    FileError: no such file, a damaged or changed one, or one for another model: other names,
-        shapes, number types or shared tensors.
+    Raises:
+        FileError: No such file, a damaged or changed one, or one for another model: other names,
+            shapes, number types or shared tensors.
     """
     path = Path(path)
     record, tensors = _read(path)
-    given = unwrapped(model if isinstance(model, nn.Module) else model())
+    given = unwrap(model if isinstance(model, nn.Module) else model())
     state = _with_aliases(tensors, record.aliases)
     small = _with_saved_widths(given, record, state, path)
     for name, tensor in small.state_dict(keep_vars=True).items():
@@ -277,7 +266,7 @@ def _digest(content: Mapping[str, object], tensors: Mapping[str, Tensor]) -> str
 
 
 def _write(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
-    """Write beside the target, then put in its place: there is never half a file."""
+    """Writes beside the target, then puts the file in its place: there is never half a file."""
     partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
     try:
         partial.touch()

@@ -8,7 +8,7 @@ from torch.optim import Optimizer
 
 from mipp.errors import InputError
 from mipp.records import AxisKey, IntArray
-from mipp.surgery.apply import NO_ALIASES, cuts_by_tensor, named_tensors, take
+from mipp.surgery.tensors import NO_ALIASES, cuts_by_tensor, named_tensors, take
 
 
 def remap_optimizer(
@@ -25,15 +25,16 @@ def remap_optimizer(
     The one given is not changed. Learning-rate schedulers and hooks stay with the old optimizer:
     make new schedulers for the result.
 
-    Parameters
-    ----------
-    old_model: the model whose parameters the optimizer has.
-    new_model: what `slice_model` made of it with the same ``kept`` and ``aliases``.
+    Args:
+        optimizer: The optimizer of the old model.
+        old_model: The model whose parameters the optimizer has.
+        new_model: What `slice_model` made of it with the same ``kept`` and ``aliases``.
+        kept: Rising indices that stay, for each dimension that loses something.
+        aliases: Other names of a tensor -> the name that ``kept`` has it under.
 
-    Raises
-    ------
-    InputError: a parameter of the optimizer that is not in ``old_model``, a smaller model that was
-        sliced otherwise, or state that cannot be sliced (that of LBFGS, say).
+    Raises:
+        InputError: A parameter of the optimizer that is not in ``old_model``, a smaller model that
+            was sliced otherwise, or state that cannot be sliced (that of LBFGS, say).
     """
     cuts = cuts_by_tensor(old_model, kept, aliases)
     small = named_tensors(new_model)

@@ -1,4 +1,4 @@
-"""What models put out: finding the tensors in it, and comparing them."""
+"""Outputs of models: finding the tensors in them, and comparing these."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
@@ -16,8 +16,10 @@ Value = TypeVar("Value")
 class Comparison:
     """Whether two models agree.
 
-    ``difference``: the largest one, relative to the largest entry of that output of the first
-    model; infinite where they cannot be compared. ``message`` is empty if ok.
+    Attributes:
+        difference: The largest one, relative to the largest entry of that output of the first
+            model; infinite where they cannot be compared.
+        message: What differs; empty if ok.
     """
 
     ok: bool
@@ -43,10 +45,13 @@ def tensors_in(value: object) -> Iterator[Shaped[Tensor, "..."]]:
 def compare(
     expected: Sequence[Tensor], found: Sequence[Tensor], tolerance: float | None
 ) -> Comparison:
-    """Compare all tensors that two models put out, in order.
+    """Compares all tensors that two models return, in order.
 
-    ``tolerance``: largest difference allowed, relative to the largest entry; ``None`` means the
-    square root of the machine precision. Whole numbers must agree.
+    Args:
+        expected: Outputs of the first model.
+        found: Outputs of the second model.
+        tolerance: Largest difference allowed, relative to the largest entry; ``None`` means the
+            square root of the machine precision. Whole numbers must agree.
     """
     shapes, others = [tuple(t.shape) for t in expected], [tuple(t.shape) for t in found]
     if shapes != others:

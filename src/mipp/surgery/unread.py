@@ -1,4 +1,4 @@
-"""Integer attributes that equal a width that can get smaller, and that the traced pass never reads.
+"""Integer attributes that are as large as a width, and that the traced pass never reads.
 
 Code beside the forward pass may read them: a second forward for an exporter, a method that makes
 states. Such an attribute follows a width if running that code shows which one it counts. All others
@@ -18,10 +18,10 @@ import torch
 from torch import nn
 
 from mipp.records import KEPT, Axis, AxisKey, ChannelGraph, IntArray, SizeAttribute
-from mipp.surgery.apply import slice_graph
 from mipp.surgery.check import trial_keep
+from mipp.surgery.keeps import kept_indices
 from mipp.surgery.outputs import compare, map_tensors, tensors_in
-from mipp.surgery.record import kept_indices
+from mipp.surgery.slice import slice_graph
 from mipp.tracing.guards import Unannounced, as_it_was, duplicate
 
 Units = tuple[tuple[int, int], ...]
@@ -62,9 +62,9 @@ def with_unread_sizes(
 
 
 def _candidates(model: nn.Module, graph: ChannelGraph) -> Iterator[_Attribute]:
-    held = list(_read_beside(model, {axis.size for axis in graph.axes.values()}))
+    beside = list(_read_beside(model, {axis.size for axis in graph.axes.values()}))
     known = {(size.module, size.name) for size in graph.sizes}
-    wanted = {size for path, name, size in held if (path, name) not in known}
+    wanted = {size for path, name, size in beside if (path, name) not in known}
     by_size: dict[int, list[tuple[AxisKey, Units | None]]] = {size: [] for size in wanted}
     for tensor, shape in graph.shapes.items():
         for dim, length in enumerate(shape):
@@ -73,7 +73,7 @@ def _candidates(model: nn.Module, graph: ChannelGraph) -> Iterator[_Attribute]:
                 units = None if axis is None else _units(axis)
                 by_size[length].append((AxisKey(tensor, dim), units))
     inside = _modules_of_groups(graph) if wanted else {}
-    for path, name, size in held:
+    for path, name, size in beside:
         kinds: dict[Units | None, AxisKey] = {}
         for key, units in by_size[size] if (path, name) not in known else ():
             # units that live inside one of its modules are none of this module's business

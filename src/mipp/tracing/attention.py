@@ -41,7 +41,7 @@ class PrunedAttention(nn.MultiheadAttention):
         """What `nn.MultiheadAttention` gives, of the heads that are left."""
         swapped = self.batch_first and query.dim() == 3
         if swapped:
-            # one tensor stays one tensor: that is how self-attention is told
+            # one tensor stays one tensor: that is how self-attention is recognised
             moved = {id(x): x.transpose(0, 1) for x in (query, key, value)}
             query, key, value = (moved[id(x)] for x in (query, key, value))
         packed = self.in_proj_weight is not None

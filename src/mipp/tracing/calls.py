@@ -1,4 +1,4 @@
-"""See what every convolution, linear and BatchNorm call takes in, and change it on the way.
+"""What every convolution, linear and BatchNorm call reads and makes, and how to change it.
 
 Calls are recognised by the parameter they use, not by the module they sit in, so functional calls
 (`F.linear(x, self.weight)`) and modules that are used twice are seen like any other. Nothing is
@@ -7,19 +7,16 @@ attached to the model: leaving the ``with`` block removes everything, also after
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 from mipp.records import Kind
-from mipp.tracing.attention import attention_forward, written_out
-from mipp.tracing.contractions import PRODUCTS, SUMS, factors_of, form_of
-from mipp.tracing.guards import as_it_was
+from mipp.tracing.contractions import PRODUCTS, SUMS, factors_of, linear_form
+from mipp.tracing.function_mode import FunctionMode
 
 LINEAR: tuple[Kind, ...] = ("linear", "matmul")
 """Kinds whose inputs have the features in the last dimension."""
@@ -51,10 +48,19 @@ _SIGNATURES: dict[Any, tuple[Kind | Literal["norm"], tuple[str, ...]]] = {
 class Call:
     """One call of a convolution or linear layer, before it runs.
 
-    ``name`` is the weight's parameter name and ``call`` counts its calls in this forward pass.
-    ``input`` has shape (batch, channels, *space) or (*batch, features), and so has what ``run``
-    makes, with the weight as it is then: of `weight @ x` both have their features moved last.
-    ``groups``: of a convolution.
+    Attributes:
+        name: The name of the weight's parameter.
+        call: The number of calls on this weight before this one, in the same forward pass.
+        kind: The kind of layer.
+        input: What it reads, of shape (batch, channels, *space) or (*batch, features); the features
+            of `weight @ x` are moved last.
+        weight: The parameter.
+        bias: The bias, or None.
+        stride: Of a convolution, one number for each dimension of space.
+        padding: The same, before and behind.
+        dilation: The same as ``stride``.
+        run: Makes the output, laid out like ``input``, with the weight as it is then.
+        groups: Of a convolution.
     """
 
     name: str
@@ -71,7 +77,7 @@ class Call:
 
     @property
     def key(self) -> tuple[str, int]:
-        """What a consumer is found by: weight name and number of the call."""
+        """The weight's name and the number of the call, by which a consumer is found."""
         return self.name, self.call
 
 
@@ -84,12 +90,18 @@ class NormCall:
     running_var: Tensor
 
 
-class Taps(TorchFunctionMode):
-    """Calls ``after(call, output)`` for each call on a named weight.
+class CallHooks(FunctionMode):
+    """Runs functions of the caller's at every call on a named weight, inside a ``with`` block.
 
-    ``after`` returns the output that the model goes on with. ``on_norm`` runs before each BatchNorm
-    call that uses running statistics. ``grouped``: grouped convolutions are seen, too.
+    Args:
+        model: The model whose weights are recognised.
+        after: Called with each `Call` and its output; what it returns is the output that the model
+            goes on with.
+        on_norm: Called before each BatchNorm call that uses running statistics.
+        grouped: Whether grouped convolutions are seen, too.
     """
+
+    splits_attention = True
 
     def __init__(
         self,
@@ -106,18 +118,8 @@ class Taps(TorchFunctionMode):
         self._counts: dict[str, int] = {}
         self._after, self._on_norm, self._grouped = after, on_norm, grouped
 
-    def __torch_function__(
-        self,
-        func: Any,
-        types: Any,
-        args: Sequence[Any] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
-        """Runs ``func``, seen by the callbacks if it is a tapped call."""
-        kwargs = kwargs or {}
-        if func is torch.nn.functional.multi_head_attention_forward and written_out(dict(kwargs)):
-            with self:
-                return attention_forward(*args, **kwargs)
+    def call(self, func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+        """Runs ``func``, seen by the caller's functions if it is a call on a named weight."""
         if func in PRODUCTS:
             return self._product(func, args, kwargs)
         if func in SUMS:
@@ -125,7 +127,7 @@ class Taps(TorchFunctionMode):
         kind, names = _SIGNATURES.get(func, (None, ()))
         if kind is None:
             return func(*args, **kwargs)
-        given = dict(zip(names, args, strict=False)) | dict(kwargs)
+        given = dict(zip(names, args, strict=False)) | kwargs
         if kind == "norm":
             if self._on_norm and given.get("running_mean") is not None:
                 self._on_norm(NormCall(given["input"], given["running_mean"], given["running_var"]))
@@ -155,7 +157,7 @@ class Taps(TorchFunctionMode):
         factors = factors_of(func, args, kwargs)
         found = [self._matrix(factor) for factor in factors]
         at = max((at for at, (own, _) in enumerate(found) if own is not None), default=None)
-        form = None if at is None else form_of(func, args, factors, at)
+        form = None if at is None else linear_form(func, args, factors, at)
         if at is None or form is None:
             made: Tensor = func(*args, **kwargs)
             return made
@@ -363,16 +365,3 @@ def _windows(
 
 def _wide(values: Tensor) -> Tensor:
     return values if values.dtype in (torch.float32, torch.float64) else values.float()
-
-
-@contextmanager
-def measuring(model: nn.Module, *, values: bool = True):  # type: ignore[no-untyped-def]
-    """Evaluation mode and frozen parameters for the time of the block, all put back after it.
-
-    Attributes, buffers and torch's random generators are put back, too; see
-    `mipp.tracing.guards.as_it_was`, also for ``values``.
-    """
-    with as_it_was(model, values=values):
-        for parameter in model.parameters():
-            parameter.requires_grad_(False)
-        yield model

@@ -2,7 +2,7 @@
 
 `weight @ x` and most einsums with a matrix read one dimension of ``x`` and put another in its
 place, wherever that is. With both moved to the end, such a product is a linear layer like any
-other. The graph and the taps agree on which products these are because both ask here.
+other. The graph and `tracing.calls` agree on which products these are because both ask here.
 """
 
 from collections.abc import Mapping, Sequence
@@ -30,9 +30,10 @@ SUMS: dict[Any, tuple[tuple[str, str, str], Any]] = {
 class LinearForm:
     """A product with a matrix as a linear layer.
 
-    ``in_dim``: the dimension of the matrix that is summed over. ``x_order``: the dimensions of the
-    activation, the one that is read last. ``y_order``: the dimensions of the output in the same
-    order, the one that is made last.
+    Attributes:
+        in_dim: The dimension of the matrix that is summed over.
+        x_order: The dimensions of the activation, the one that is read last.
+        y_order: The dimensions of the output in the same order, the one that is made last.
     """
 
     in_dim: int
@@ -60,7 +61,10 @@ def weight_on_the_left(rank: int) -> LinearForm:
 def einsum_form(subscripts: Sequence[str], made: str, weight: int) -> LinearForm | None:
     """An einsum of two operands, of which number ``weight`` is a matrix; None if it is another sum.
 
-    ``subscripts``, ``made``: a letter for each dimension of the operands and the output.
+    Args:
+        subscripts: Of each operand, a letter for each dimension.
+        made: The same of the output.
+        weight: Number of the operand that is a matrix.
     """
     matrix, x = subscripts[weight], subscripts[1 - weight]
     if len(subscripts) != 2 or len(matrix) != 2 or repeats([*subscripts, made]):
@@ -82,10 +86,12 @@ def repeats(subscripts: Sequence[str]) -> bool:
     return any(len(set(letters)) != len(letters) for letters in subscripts)
 
 
-def spelled_out(equation: str, ranks: Sequence[int]) -> tuple[list[str], str] | None:
+def subscripts_of(equation: str, ranks: Sequence[int]) -> tuple[list[str], str] | None:
     """Subscripts of an einsum's operands and output, with a letter for each dimension of the dots.
 
-    ``ranks``: dimensions of the operands. None where the equation names no output.
+    Args:
+        equation: The equation of the einsum.
+        ranks: Dimensions of the operands. None where the equation names no output.
     """
     left, arrow, made = equation.replace(" ", "").partition("->")
     terms = left.split(",")
@@ -109,7 +115,7 @@ def factors_of(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> lis
     return list(operands[0]) if listed else operands
 
 
-def form_of(
+def linear_form(
     func: Any, args: Sequence[Any], factors: Sequence[Tensor], at: int
 ) -> LinearForm | None:
     """The form of one of the `PRODUCTS` whose factor ``at`` is a weight; None if it is no layer."""
@@ -117,7 +123,7 @@ def form_of(
     if x is None:
         return None
     if func is torch.functional.einsum:
-        return _form_of_einsum(args[0], factors, at)
+        return _einsum_form_of(args[0], factors, at)
     if x.dim() == 1 and at == 1 and weight.dim() == 2:
         return weight_on_the_right(1)
     if x.dim() < max(2, weight.dim()):
@@ -128,11 +134,11 @@ def form_of(
     return weight_on_the_left(x.dim()) if at == 0 else weight_on_the_right(x.dim())
 
 
-def _form_of_einsum(equation: object, operands: Sequence[Tensor], at: int) -> LinearForm | None:
+def _einsum_form_of(equation: object, operands: Sequence[Tensor], at: int) -> LinearForm | None:
     if not isinstance(equation, str) or operands[at].dim() != 2:
         return None
-    spelled = spelled_out(equation, [operand.dim() for operand in operands])
-    form = None if spelled is None else einsum_form(*spelled, at)
+    letters = subscripts_of(equation, [operand.dim() for operand in operands])
+    form = None if letters is None else einsum_form(*letters, at)
     if form is None:
         return None
     # einsum repeats what has size 1

@@ -14,14 +14,17 @@ from torch import nn
 
 Forward = Callable[..., Any]
 _FORWARDS: dict[str, Forward] = {}
-_FORMS: dict[tuple[type[nn.Module], Forward], type[nn.Module]] = {}
+_CLASSES: dict[tuple[type[nn.Module], Forward], type[nn.Module]] = {}
 
 
 def pruned_forward(*kinds: type[nn.Module] | str) -> Callable[[Forward], Forward]:
-    """Register a forward for pruned modules of these classes, or of these full names of classes.
+    """Registers a forward for pruned modules of some classes.
 
     It takes the arguments of the class's own, ``self`` first, and computes the same with weights
     and attributes of the module as they are.
+
+    Args:
+        *kinds: The classes, or their full names.
     """
 
     def register(forward: Forward) -> Forward:
@@ -32,19 +35,16 @@ def pruned_forward(*kinds: type[nn.Module] | str) -> Callable[[Forward], Forward
     return register
 
 
-def has_form(module: nn.Module) -> bool:
-    """Whether a forward is registered for the class of a module."""
-    return _full_name(type(module)) in _FORWARDS
-
-
-def take_form(module: nn.Module) -> None:
-    """Lets a module whose class has one run the registered forward, in place."""
+def use_registered_forward(module: nn.Module) -> None:
+    """Lets a module run the forward that is registered for its class, if any, in place."""
     kind = type(module)
-    forward = _FORWARDS[_full_name(kind)]
-    if (kind, forward) not in _FORMS:
+    forward = _FORWARDS.get(_full_name(kind))
+    if forward is None:
+        return
+    if (kind, forward) not in _CLASSES:
         content = {"forward": forward, "__module__": __name__}
-        _FORMS[kind, forward] = type(f"Pruned{kind.__name__}", (kind,), content)
-    module.__class__ = _FORMS[kind, forward]
+        _CLASSES[kind, forward] = type(f"Pruned{kind.__name__}", (kind,), content)
+    module.__class__ = _CLASSES[kind, forward]
 
 
 def _full_name(kind: type) -> str:

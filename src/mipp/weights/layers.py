@@ -15,13 +15,14 @@ from typing import Any
 import torch
 from jaxtyping import Shaped
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
 from mipp.errors import GraphError, InputError
 from mipp.records import Kind, Refusal
 from mipp.statistics import Batch
-from mipp.tracing.calls import LINEAR, Call, NormCall, Taps, measuring, n_positions
+from mipp.tracing.calls import LINEAR, Call, CallHooks, NormCall, n_positions
+from mipp.tracing.function_mode import FunctionMode
+from mipp.tracing.guards import measuring
 from mipp.weights.regression import Pattern
 
 EXAMPLES = 16
@@ -125,8 +126,8 @@ def find_layers(
     def on_norm(call: NormCall) -> None:
         normed[watch.made_by(call.input)] += 1
 
-    taps = Taps(model, after=after, on_norm=on_norm, grouped=True)
-    with torch.no_grad(), measuring(model), watch, taps:
+    hooks = CallHooks(model, after=after, on_norm=on_norm, grouped=True)
+    with torch.no_grad(), measuring(model), watch, hooks:
         model(*batch.args, **batch.kwargs)
     routed = _routed(model, [batch, *more])
     found, refused = [], []
@@ -168,7 +169,7 @@ def _routed(model: nn.Module, batches: Iterable[Batch]) -> set[str]:
             counts.append(Counter())
             moved = one.to(device)
             try:
-                with Taps(model, after=after, grouped=True):
+                with CallHooks(model, after=after, grouped=True):
                     model(*moved.args, **moved.kwargs)
             except Exception:  # noqa: BLE001 # a forward that does not take one example by itself
                 return set()
@@ -256,7 +257,7 @@ def _unusable(
     return None
 
 
-class _Uses(TorchFunctionMode):
+class _Uses(FunctionMode):
     """Counts the functions that make tensors of each parameter, and of each layer's outputs.
 
     Attributes:
@@ -280,17 +281,11 @@ class _Uses(TorchFunctionMode):
         """The layer whose output it is, or an empty name."""
         return self._made.get(id(tensor), ("", tensor))[0]
 
-    def __torch_function__(
-        self,
-        func: Any,
-        types: Any,
-        args: Sequence[Any] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
+    def call(self, func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
         """Runs ``func`` and counts it."""
-        made = func(*args, **(kwargs or {}))
+        made = func(*args, **kwargs)
         tensors = [leaf for leaf in pytree.tree_leaves(made) if isinstance(leaf, Tensor)]
-        for leaf in pytree.tree_leaves((args, dict(kwargs or {}))):
+        for leaf in pytree.tree_leaves((args, kwargs)):
             name = self._names.get(id(leaf))
             if id(leaf) in self._made and tensors:
                 self.outputs[self.made_by(leaf)] += 1

@@ -36,14 +36,12 @@ def _any_conv(call: Call, kind: Kind, in_dim: int, out_dim: int) -> Value:
     x, weight, bias = call.tensor("input"), call.tensor("weight"), call.maybe_tensor("bias")
     kernel_dims = range(2, len(weight.shape))
     channel = len(x.shape) - len(kernel_dims) - 1
-    call.fix_dims(x, range(channel + 1, len(x.shape)), "a convolution slides along this dimension")
+    dims = range(channel + 1, len(x.shape))
+    labels = call.fix_dims(x, dims, "a convolution slides along this dimension")
     call.fix_dims(weight, kernel_dims, "it is the kernel of a convolution")
     layer = Dense(kind, x, weight, bias, in_dim, out_dim, channel)
     groups = call.integer("groups")
-    made = dense(call, layer) if groups == 1 else _grouped(call, layer, groups)
-    labels: list[Labels] = [None] * len(call.shape)
-    labels[:channel] = x.labels[:channel]
-    labels[channel] = made
+    labels[channel] = dense(call, layer) if groups == 1 else _grouped(call, layer, groups)
     out = call.out(labels)
     counted = out if kind == "conv" else x
     kernel = math.prod(weight.shape[dim] for dim in kernel_dims)

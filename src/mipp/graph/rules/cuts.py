@@ -4,57 +4,54 @@ from dataclasses import replace
 
 import numpy as np
 
+from mipp.graph.findings import Labels
 from mipp.graph.labels import Value
 from mipp.graph.rules.rule import Call, Made, rule
-from mipp.graph.spelled import Attribute
+from mipp.records import IntArray
+from mipp.tracing.size_attributes import Attribute
 
-SPELLED = "its length along the channels is a constant in the code"
+CONSTANT_LENGTH = "its length along the channels is a constant in the code"
 
 
 @rule("slice")
 def take_slice(call: Call) -> Value:
     """A slice of everything passes; any other counts on the places of the channels."""
-    x = call.first
-    dim = call.dim()
-    labels = list(x.labels)
+    x, dim = call.first, call.dim()
     start, end, step = call.get("start") or 0, call.get("end"), call.get("step") or 1
-    if not (start == 0 and step == 1 and (end is None or end >= x.shape[dim])):
-        call.fix(labels[dim], SPELLED)
-        labels[dim] = None
-    return call.out(labels)
+    everything = start == 0 and step == 1 and (end is None or end >= x.shape[dim])
+    return call.out(x.labels if everything else call.fix_dims(x, [dim], CONSTANT_LENGTH))
 
 
 @rule("select")
 def select(call: Call) -> Value:
     """One index of a dimension."""
-    x = call.first
-    dim = call.dim()
-    call.fix(x.labels[dim], "it takes one channel by its place")
-    return call.out([labels for other, labels in enumerate(x.labels) if other != dim])
+    labels = call.fix_dims(call.first, [call.dim()], "it takes one channel by its place")
+    del labels[call.dim()]
+    return call.out(labels)
 
 
 @rule("split", "split_with_sizes")
 def split(call: Call) -> Made:
-    """Parts of sizes that attributes spell: parts of one attribute stay equal, as in a chunk."""
+    """Parts whose sizes attributes give: parts of one attribute stay equal, as in a chunk."""
     x, dim = call.first, call.dim()
     name = "split_size" if call.get("split_size") is not None else "split_sizes"
-    sizes, spelled = call.integers(name), call.size_attributes(name)
+    sizes, attributes = call.integers(name), call.size_attributes(name)
     if name == "split_size":
         n_parts = -(-x.shape[dim] // sizes[0])
-        sizes, spelled = sizes * n_parts, spelled * n_parts
+        sizes, attributes = sizes * n_parts, attributes * n_parts
     atoms = x.labels[dim]
-    if atoms is None or sum(sizes) != len(atoms) or None in spelled:
+    if atoms is None or sum(sizes) != len(atoms) or None in attributes:
         return cut_along(call)
     parts = np.split(atoms, np.cumsum(sizes)[:-1])
     of: dict[tuple[Attribute, ...], list[int]] = {}
-    for index, size in enumerate(spelled):
+    for index, size in enumerate(attributes):
         assert size is not None
         of.setdefault(size.attributes, []).append(index)
     for indices in of.values():
         rows = call.merge(np.stack([parts[index] for index in indices], axis=1))
         for index in indices:
             parts[index] = rows
-            call.spells(spelled[index], rows)
+            call.has_size(attributes[index], rows)
     made = [
         call.value(tuple(meta.shape), [*x.labels[:dim], part, *x.labels[dim + 1 :]])
         for meta, part in zip(call.node.meta["val"], parts, strict=True)
@@ -65,30 +62,23 @@ def split(call: Call) -> Made:
 @rule("narrow", "index_select", "topk")
 def cut_along(call: Call) -> list[Value | None]:
     """A part, or several, by constants: units along other dimensions pass."""
-    labels, dim = list(call.first.labels), call.dim()
     for value in call.inputs[1:]:
         call.fix_dims(value, range(len(value.shape)), "it is an index")
-    call.fix(labels[dim], SPELLED)
-    labels[dim] = None
-    return call.each(labels)
+    return call.each(call.fix_dims(call.first, [call.dim()], CONSTANT_LENGTH))
 
 
 @rule("unfold")
 def unfold(call: Call) -> Value:
     """Windows along one dimension, as a new last dimension."""
-    labels, dim = list(call.first.labels), call.dim("dimension")
-    call.fix(labels[dim], SPELLED)
-    labels[dim] = None
+    labels = call.fix_dims(call.first, [call.dim("dimension")], CONSTANT_LENGTH)
     return call.out([*labels, None])
 
 
 @rule("unbind")
 def unbind(call: Call) -> list[Value | None]:
     """All indices of a dimension, each a tensor."""
-    x = call.first
-    dim = call.dim()
-    call.fix(x.labels[dim], "it takes channels by their place")
-    labels = [item for other, item in enumerate(x.labels) if other != dim]
+    labels = call.fix_dims(call.first, [call.dim()], "it takes channels by their place")
+    del labels[call.dim()]
     return call.each(labels)
 
 
@@ -114,14 +104,19 @@ def chunk(call: Call) -> list[Value | None]:
 @rule("glu")
 def glu(call: Call) -> Value:
     """Like a chunk in two halves that are multiplied."""
-    x = call.first
-    dim = call.dim()
-    atoms, labels = x.labels[dim], list(x.labels)
+    labels, dim = list(call.first.labels), call.dim()
+    atoms = labels[dim]
     if atoms is not None:
-        labels[dim] = call.merge(atoms.reshape(2, -1).T) if len(atoms) > 2 else None
-        if len(atoms) == 2:
-            call.fix(atoms, "it makes a single channel")
+        labels[dim] = _units(call, atoms.reshape(2, -1).T)
     return call.out(labels)
+
+
+def _units(call: Call, rows: IntArray) -> Labels:
+    """Each row as one unit; where there is only one, it stays."""
+    if len(rows) > 1:
+        return call.merge(rows)
+    call.fix(rows[0], "it makes a single channel")
+    return None
 
 
 @rule("pad", "constant_pad_nd", "reflection_pad1d", "reflection_pad2d", "reflection_pad3d",
@@ -138,7 +133,7 @@ def pad(call: Call) -> Value:
         if (before, after) == (0, 0) or atoms is None:
             continue
         if min(before, after) < 0 or call.get("mode") not in (None, "constant"):
-            call.fix(atoms, SPELLED)
+            call.fix(atoms, CONSTANT_LENGTH)
             labels[dim] = None
             continue
         inserted = call.flow.ties.fresh(before + after)
@@ -152,26 +147,20 @@ def pad(call: Call) -> Value:
 @rule("pixel_shuffle")
 def pixel_shuffle(call: Call) -> Value:
     """Blocks of ``r * r`` channels become one."""
-    x, factor = call.first, call.integer("upscale_factor")
-    labels = list(x.labels)
-    call.fix_dims(x, (-1, -2), "pixel_shuffle changes it")
-    labels[-1] = labels[-2] = None
+    labels = call.fix_dims(call.first, (-1, -2), "pixel_shuffle changes it")
     atoms = labels[-3]
     if atoms is not None:
-        labels[-3] = call.merge(atoms.reshape(-1, factor**2)) if len(atoms) > factor**2 else None
-        if len(atoms) == factor**2:
-            call.fix(atoms, "it makes a single channel")
+        labels[-3] = _units(call, atoms.reshape(-1, call.integer("upscale_factor") ** 2))
     return call.out(labels)
 
 
 @rule("pixel_unshuffle")
 def pixel_unshuffle(call: Call) -> Value:
     """One channel becomes ``r * r``."""
-    x, factor = call.first, call.integer("downscale_factor")
-    call.fix_dims(x, (-1, -2), "pixel_unshuffle changes it")
-    atoms = x.labels[-3]
-    made = None if atoms is None else np.repeat(atoms, factor**2)
-    return call.out([*x.labels[:-3], made, None, None])
+    labels = call.fix_dims(call.first, (-1, -2), "pixel_unshuffle changes it")
+    atoms = labels[-3]
+    labels[-3] = None if atoms is None else np.repeat(atoms, call.integer("downscale_factor") ** 2)
+    return call.out(labels)
 
 
 @rule("channel_shuffle", "native_channel_shuffle")

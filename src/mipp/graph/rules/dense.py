@@ -5,9 +5,8 @@ from dataclasses import dataclass
 
 from mipp.graph.exported import module_path
 from mipp.graph.findings import Extent, Labels, LayerCall
-from mipp.graph.labels import Value
+from mipp.graph.labels import UNKNOWN, Value
 from mipp.graph.rules.rule import Call, rule
-from mipp.graph.unknown import UNKNOWN
 from mipp.records import AxisKey, Kind
 
 
@@ -77,7 +76,7 @@ def parameter_axis(value: Value, dim: int) -> AxisKey | None:
 
 
 def produce(call: Call, key: AxisKey) -> None:
-    """Remember that ``key`` makes units, in order of execution."""
+    """Remembers that ``key`` makes units, in order of execution."""
     if key not in call.flow.atoms:
         call.refuse(1, "it makes a single channel")
     elif key not in call.flow.producers:
@@ -85,7 +84,7 @@ def produce(call: Call, key: AxisKey) -> None:
 
 
 def dense(call: Call, layer: Dense) -> Labels:
-    """Tie the layer's inputs to its weight; returns the labels of its outputs."""
+    """Ties the layer's inputs to its weight; returns the labels of its outputs."""
     x, weight, bias = layer.x, layer.weight, layer.bias
     in_key, out_key = parameter_axis(weight, layer.in_dim), parameter_axis(weight, layer.out_dim)
     computed = in_key is None or out_key is None or in_key.tensor != out_key.tensor
@@ -128,9 +127,14 @@ def advice(call: Call) -> str:
 def record(
     call: Call, layer: Dense, kernel: int, counted: Value, made_dim: int | None = None
 ) -> None:
-    """Count the cost of a dense layer and remember it as a possible consumer.
+    """Counts the cost of a dense layer and remembers it as a possible consumer.
 
-    ``made_dim``: the dimension of the output that it makes, if not that which it reads.
+    Args:
+        call: The call of the layer.
+        layer: The layer.
+        kernel: Number of positions in its kernel.
+        counted: The value whose positions count: the input or the output.
+        made_dim: The dimension of the output that it makes, if not that which it reads.
     """
     weight = layer.weight
     in_key, out_key = parameter_axis(weight, layer.in_dim), parameter_axis(weight, layer.out_dim)

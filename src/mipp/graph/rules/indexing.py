@@ -8,10 +8,9 @@ import torch
 from torch._ops import OpOverload
 
 from mipp.graph.findings import Labels
-from mipp.graph.labels import Value
+from mipp.graph.labels import UNKNOWN, DependsOnValues, Value
 from mipp.graph.rules.pointwise import FILLED
 from mipp.graph.rules.rule import Call, op_name, rule
-from mipp.graph.unknown import UNKNOWN, DependsOnValues
 
 EXPANDING = ("expand", "expand_as", "broadcast_to")
 """Ops that repeat dimensions of size 1."""
@@ -58,11 +57,8 @@ def index_add(call: Call) -> Value:
     reason = "it adds to channels by their place"
     call.fix(x.labels[dim], reason)
     call.fix(source.labels[dim], reason)
-    labels: list[Labels] = [None] * len(x.shape)
-    for other in range(len(x.shape)):
-        if other != dim:
-            labels[other] = _into(call, x.labels[other], source.labels[other])
-    return call.out(labels)
+    pairs = enumerate(zip(x.labels, source.labels, strict=True))
+    return call.out([None if d == dim else _into(call, *pair) for d, pair in pairs])
 
 
 @rule("scatter_add", "scatter_reduce", "scatter")
@@ -88,14 +84,12 @@ def scatter(call: Call) -> Value:
 @rule("gather")
 def gather(call: Call) -> Value:
     """Numbers of ``x`` from where an index says, place by place; units pass as in `scatter`."""
-    x, index = call.tensor("self"), call.tensor("index")
-    labels: list[Labels] = [None] * len(x.shape)
+    x, index, labels = call.tensor("self"), call.tensor("index"), list[Labels]()
     for dim, atoms in enumerate(x.labels):
-        if dim != call.dim() and _along(call, index, [x], dim):
-            labels[dim] = atoms
-        else:
-            for value in (x, index):
-                call.fix(value.labels[dim], "it takes channels by their place")
+        passes = dim != call.dim() and _along(call, index, [x], dim)
+        labels.append(atoms if passes else None)
+        for value in () if passes else (x, index):
+            call.fix(value.labels[dim], "it takes channels by their place")
     return call.out(labels)
 
 
@@ -169,5 +163,5 @@ def repeat_interleave(call: Call) -> Value:
     (size,) = call.size_attributes("repeats")
     if x.shape[dim] == 1 and repeats > 1 and size is not None:
         labels[dim] = call.flow.ties.fresh(repeats)
-        call.spells(size, labels[dim])
+        call.has_size(size, labels[dim])
     return call.out(labels)

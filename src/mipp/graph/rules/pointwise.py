@@ -8,11 +8,11 @@ from mipp.graph.exported import module_path, module_type
 from mipp.graph.findings import Labels
 from mipp.graph.labels import Value
 from mipp.graph.rules.rule import Call, Made, rule
-from mipp.graph.spelled import Spelled
+from mipp.tracing.size_attributes import AttributeInt
 
 
 def tie_broadcast(call: Call, values: Sequence[Value], shape: tuple[int, ...]) -> list[Labels]:
-    """Tie what meets when ``values`` are broadcast to ``shape``; the labels of the result.
+    """Ties what meets when ``values`` are broadcast to ``shape``; the labels of the result.
 
     A dimension of size 1 has no labels and broadcasts freely; one that stays, or whose size depends
     on values, meets labels only by fixing them.
@@ -25,9 +25,7 @@ def tie_broadcast(call: Call, values: Sequence[Value], shape: tuple[int, ...]) -
             if len(shape) - dim <= len(value.shape) and value.shape[dim - len(shape)] != 1
         ]
         if size != 1 and met:
-            for other in met[1:]:
-                call.tie(met[0], other)
-            labels[dim] = None if any(other is None for other in met) else met[0]
+            labels[dim] = call.tie_all(met)
     return labels
 
 
@@ -69,24 +67,24 @@ def batch_norm(call: Call) -> Value:
         call.tie_vector(call.maybe_tensor(name), x.labels[1])
     if call.op == "instance_norm":
         call.fix_dims(x, range(2, len(x.shape)), "instance norm takes statistics along it")
-        _tell_features(call, x)
+        _note_num_features(call, x)
     elif call.get("training"):
         others = [dim for dim in range(len(x.shape)) if dim != 1]
         call.fix_dims(x, others, "batch norm takes statistics along it")
     return call.like(x)
 
 
-def _tell_features(call: Call, x: Value) -> None:
+def _note_num_features(call: Call, x: Value) -> None:
     """An instance norm that holds no tensors warns of a width other than its ``num_features``.
 
     One that is called several times may see several widths: that warning is all there is to it.
     """
-    held = [call.maybe_tensor(name) for name in ("weight", "running_mean")]
+    tensors = [call.maybe_tensor(name) for name in ("weight", "running_mean")]
     path = module_path(call.node)
     calls = [n for n in call.node.graph.nodes if n.op == call.node.op and module_path(n) == path]
-    if not any(held) and len(calls) == 1 and "InstanceNorm" in module_type(call.node):
+    if not any(tensors) and len(calls) == 1 and "InstanceNorm" in module_type(call.node):
         size = x.shape[1]
-        call.spells(Spelled.of(size, ((path, "num_features"),), (size,)), x.labels[1])
+        call.has_size(AttributeInt.of(size, ((path, "num_features"),), (size,)), x.labels[1])
 
 
 @rule("group_norm")
@@ -107,7 +105,7 @@ def group_norm(call: Call) -> Value:
 
 @rule("layer_norm", "rms_norm")
 def layer_norm(call: Call) -> Value:
-    """What is normalised together cannot be removed in part, unless that is asked for."""
+    """What is normalised together cannot be removed in part, unless that is requested."""
     x = call.tensor("input")
     n_normed = len(call.integers("normalized_shape"))
     if n_normed == 1 and call.norms(x):
@@ -139,10 +137,8 @@ def spatial(call: Call) -> list[Value | None]:
     """Each channel by itself: the last one, two or three dimensions change, the others pass."""
     x = call.first
     n_spatial = int(next(letter for letter in call.op if letter.isdigit() and letter != "_"))
-    before = len(x.shape) - n_spatial
-    call.fix_dims(x, range(before, len(x.shape)), "it slides along this dimension")
-    labels = [*x.labels[:before], *[None] * n_spatial]
-    return call.each(labels)
+    dims = range(len(x.shape) - n_spatial, len(x.shape))
+    return call.each(call.fix_dims(x, dims, "it slides along this dimension"))
 
 
 @rule(
@@ -161,8 +157,7 @@ def reduction(call: Call) -> list[Value | None]:
     written_out = call.op == "mean" and reduced == {rank - 1} and bool(call.get("keepdim"))
     if written_out and call.norms(x):
         return call.each([*x.labels[:-1], None])
-    call.fix_dims(x, reduced, "it takes one number over all channels")
-    kept = [None if dim in reduced else labels for dim, labels in enumerate(x.labels)]
+    kept = call.fix_dims(x, reduced, "it takes one number over all channels")
     if not call.get("keepdim"):
         kept = [labels for dim, labels in enumerate(kept) if dim not in reduced]
     return call.each(kept)
@@ -174,12 +169,9 @@ def reduction(call: Call) -> list[Value | None]:
 )  # fmt: skip
 def along_dims(call: Call) -> list[Value | None]:
     """Same shape; along ``dim`` every index needs all the others."""
-    labels = list(call.first.labels)
-    named = call.integers("dim") or call.integers("dims") or range(len(labels))
-    for dim in named:
-        call.fix(labels[dim], "it mixes all channels")
-        labels[dim] = None
-    return call.each(labels)
+    x = call.first
+    named = call.integers("dim") or call.integers("dims") or range(len(x.shape))
+    return call.each(call.fix_dims(x, named, "it mixes all channels"))
 
 
 @rule("_assert_tensor_metadata", "sym_size", "_assert_async", "_assert_scalar")
@@ -194,12 +186,12 @@ FILLED = ("zeros", "ones", "full", "new_zeros", "new_ones", "new_full")
 
 @rule(*FILLED)
 def filled(call: Call) -> Made:
-    """The same number everywhere: a size that an attribute spells may get smaller."""
+    """The same number everywhere: a size that an attribute gives may get smaller."""
     labels: list[Labels] = [None] * len(call.shape)
     for dim, size in enumerate(call.size_attributes("size")):
         if size is not None:
             labels[dim] = call.flow.ties.fresh(call.shape[dim])
-            call.spells(size, labels[dim])
+            call.has_size(size, labels[dim])
     return call.out(labels)
 
 
@@ -208,5 +200,5 @@ def filled(call: Call) -> Made:
     "rand", "randn", "linspace", "eye", "scalar_tensor", "tril_indices", "triu_indices",
 )  # fmt: skip
 def constant(call: Call) -> Made:
-    """A constant of a size that the code spells."""
+    """A constant whose size is in the code."""
     return call.unlabelled()

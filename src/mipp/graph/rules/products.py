@@ -16,7 +16,7 @@ from mipp.tracing.contractions import (
     LinearForm,
     einsum_form,
     repeats,
-    spelled_out,
+    subscripts_of,
     weight_on_the_left,
     weight_on_the_right,
 )
@@ -57,20 +57,11 @@ def matmul(call: Call) -> Value:
     return product(call, left, right, call.node.all_input_nodes)
 
 
-@rule("addmm")
-def addmm(call: Call) -> Value:
+@rule("addmm", "baddbmm")
+def added_product(call: Call) -> Value:
     """``bias + left @ right``, of which one may be a weight."""
-    return _added(call, "self", "mat1", "mat2")
-
-
-@rule("baddbmm")
-def baddbmm(call: Call) -> Value:
-    """``added + left @ right`` for each item of the batch."""
-    return _added(call, "self", "batch1", "batch2")
-
-
-def _added(call: Call, added: str, left_name: str, right_name: str) -> Value:
-    bias, left, right = (call.tensor(name) for name in (added, left_name, right_name))
+    names = ("mat1", "mat2") if call.op == "addmm" else ("batch1", "batch2")
+    bias, left, right = (call.tensor(name) for name in ("self", *names))
     scaled = call.get("alpha") not in (None, 1) or call.get("beta") not in (None, 1)
     if is_weight(right) and not is_weight(left) and len(bias.shape) == 1 and not scaled:
         return dense_linear(call, left, right, bias, in_dim=0)
@@ -121,11 +112,11 @@ def product(call: Call, left: Value, right: Value, nodes: Sequence[Node]) -> Val
 def einsum(call: Call) -> Value:
     """A sum of products, such as ``bnc,cd->bnd``; with a parameter it may be a linear layer."""
     equation = str(call.get("equation"))
-    spelled = spelled_out(equation, [len(value.shape) for value in call.inputs])
-    if spelled is None or repeats(spelled[0]):
+    letters = subscripts_of(equation, [len(value.shape) for value in call.inputs])
+    if letters is None or repeats(letters[0]):
         call.fix_all("mipp reads no einsum without an output or with a diagonal")
         return call.out([None] * len(call.shape))
-    subscripts, made = spelled
+    subscripts, made = letters
     if len(subscripts) == 2 and is_weight(call.inputs[0]) != is_weight(call.inputs[1]):
         at = 0 if is_weight(call.inputs[0]) else 1
         x, weight = call.inputs[1 - at], call.inputs[at]

@@ -107,7 +107,7 @@ def _layers(call: Call) -> list[_Layer]:
 
 
 def _hidden(call: Call, layer: _Layer) -> IntArray:
-    """Atoms of what one layer puts out, one for each feature, after tying all its gates."""
+    """Atoms of the outputs of one layer, one for each feature, after tying all its gates."""
     matrix = layer.from_input
     rows, size = matrix.labels[0], layer.from_hidden.shape[1]
     if layer.projection is not None:

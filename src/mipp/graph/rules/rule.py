@@ -28,11 +28,9 @@ from torch.fx import Node
 
 from mipp.graph.exported import module_path, source_line
 from mipp.graph.findings import Extent, Flow, Labels, SizeUse, Term
-from mipp.graph.labels import Source, Value
-from mipp.graph.spelled import KEY as SPELLED_KEY
-from mipp.graph.spelled import Spelled
-from mipp.graph.unknown import UNKNOWN, DependsOnValues, known
+from mipp.graph.labels import UNKNOWN, DependsOnValues, Source, Value, known
 from mipp.records import AxisKey, IntArray, Refusal
+from mipp.tracing.size_attributes import SIZES_KEY, AttributeInt
 
 Made = Value | int | Sequence["Made"] | None
 """What an op makes: a value, or several in the op's own order.
@@ -46,7 +44,7 @@ _RULES: dict[str, Rule] = {}
 
 
 def rule(*names: str) -> Callable[[Rule], Rule]:
-    """Register a rule for the ops ``names``, such as ``"conv2d"`` or ``"torchvision::nms"``."""
+    """Registers a rule for the ops ``names``, such as ``"conv2d"`` or ``"torchvision::nms"``."""
 
     def register(function: Rule) -> Rule:
         for name in names:
@@ -138,33 +136,36 @@ class Call:
         """All arguments that are tensors, those in lists included."""
         return list(_values(self.arguments.values()))
 
-    def size_attributes(self, name: str) -> list[Spelled | None]:
-        """For each integer of an argument what attributes spell it, None where none do."""
+    def size_attributes(self, name: str) -> list[AttributeInt | None]:
+        """For each integer of an argument the attributes that give it, None where none do."""
         values = self.integers(name)
         known = [value for value in values if value is not UNKNOWN]
-        number = (self.node.meta.get("custom") or {}).get(SPELLED_KEY)
+        number = (self.node.meta.get("custom") or {}).get(SIZES_KEY)
         noted = [] if number is None else self.flow.calls[number]
         for start in range(len(noted) - len(known) + 1):
             part = noted[start : start + len(known)]
             if list(part) == known:
                 sizes = iter(part)
                 found = [None if value is UNKNOWN else next(sizes) for value in values]
-                return [size if isinstance(size, Spelled) else None for size in found]
+                return [size if isinstance(size, AttributeInt) else None for size in found]
         return [None] * len(values)
 
     # ---- what is found out
 
     def fix(self, labels: Labels, reason: str) -> None:
-        """Never remove ``labels``; the op and its source line are added to the reason."""
+        """Marks labels as never to be removed; the reason gets the op and its source line."""
         self.flow.ties.fix(labels, f"{reason} ({self.at})")
 
-    def fix_dims(self, value: Value, dims: Iterable[int], reason: str) -> None:
-        """Never remove anything along ``dims`` of ``value``."""
+    def fix_dims(self, value: Value, dims: Iterable[int], reason: str) -> list[Labels]:
+        """Fixes all along ``dims`` of ``value``; returns its labels, with None along ``dims``."""
+        labels = list(value.labels)
         for dim in dims:
-            self.fix(value.labels[dim], reason)
+            self.fix(labels[dim], reason)
+            labels[dim] = None
+        return labels
 
     def fix_all(self, reason: str) -> None:
-        """Never remove anything that goes into the op."""
+        """Fixes all that goes into the op."""
         for value in self.inputs:
             self.fix_dims(value, range(len(value.shape)), reason)
 
@@ -172,25 +173,34 @@ class Call:
         """``left`` and ``right`` are the same units, index by index."""
         self.flow.ties.tie(left, right, f"it is tied to channels that have to stay ({self.at})")
 
+    def tie_all(self, met: Sequence[Labels]) -> Labels:
+        """All of these labels are the same units; returns them, None where one of them is fixed."""
+        for other in met[1:]:
+            self.tie(met[0], other)
+        return None if any(other is None for other in met) else met[0]
+
     def merge(self, rows: IntArray) -> IntArray:
-        """Make each row, shape ``(n_units, size)``, one unit; returns atoms ``(n_units,)``."""
+        """Makes each row, shape ``(n_units, size)``, one unit; returns atoms ``(n_units,)``."""
         return self.flow.ties.merge(rows, self.at)
 
-    def spells(self, size: Spelled | None, labels: Labels, *, surely: bool = False) -> None:
+    def has_size(self, size: AttributeInt | None, labels: Labels, *, surely: bool = False) -> None:
         """A dimension with ``labels`` is as long as attributes of the model say.
 
-        ``surely``: it changes with them, whatever other factors its size has.
+        Args:
+            size: What the attributes give; None where no attribute does.
+            labels: The labels along the dimension.
+            surely: It changes with them, whatever other factors its size has.
         """
         if size is not None and (surely or size.known):
-            self.flow.spelled_sizes.append(SizeUse(size, labels, self.at))
+            self.flow.size_uses.append(SizeUse(size, labels, self.at))
 
     def refuse(self, n_units: int, reason: str) -> None:
-        """List the module that makes this call as not prunable."""
+        """Lists the module that makes this call as not prunable."""
         name = module_path(self.node) or self.op
         self.flow.refused.append(Refusal(name, n_units, f"{reason} ({self.at})"))
 
     def refuse_weights(self, reason: str) -> None:
-        """List the module where an input is a matrix, or several in one, that is a parameter."""
+        """Lists the module where an input is a matrix, or several in one, that is a parameter."""
         if "weight_norm" in self.op:
             return  # the layer that takes the result is listed, with what to do
         for value in self.inputs:
@@ -198,7 +208,7 @@ class Call:
                 self.refuse(value.shape[-1], f"{reason}: {value.source.tensor}")
 
     def tie_vector(self, vector: Value | None, labels: Labels) -> None:
-        """Tie a bias or a norm's weight, shape ``(C,)`` or absent, with ``labels`` ``(C,)``."""
+        """Ties a bias or a norm's weight, shape ``(C,)`` or absent, with ``labels`` ``(C,)``."""
         if vector is not None and vector.shape[:1] > (1,):
             self.tie(vector.labels[0], labels)
 
@@ -280,9 +290,13 @@ class Call:
         return scale / (self.flow.batch if value.batched else 1), tuple(extents)
 
     def count(self, name: str, scale: float | int, *extents: Extent, routed: bool = False) -> None:
-        """Add ``scale * product of extents`` multiply-accumulates for one example.
+        """Adds ``scale * product of extents`` multiply-accumulates for one example.
 
-        ``routed``: for one position; how many there are depends on values.
+        Args:
+            name: The weight, or the op.
+            scale: A number for each example.
+            *extents: Sizes that may get smaller.
+            routed: For one position; how many there are depends on values.
         """
         self.flow.terms.append(Term(name, float(scale), extents, routed))
 

@@ -7,11 +7,10 @@ from dataclasses import replace
 import numpy as np
 
 from mipp.graph.findings import Labels
-from mipp.graph.labels import FIXED, Source, Value
+from mipp.graph.labels import FIXED, UNKNOWN, DependsOnValues, Source, Value, stand_ins
 from mipp.graph.rules.pointwise import tie_broadcast
 from mipp.graph.rules.rule import Call, rule
-from mipp.graph.spelled import Spelled
-from mipp.graph.unknown import UNKNOWN, DependsOnValues, stand_ins
+from mipp.tracing.size_attributes import AttributeInt
 
 
 def moved(call: Call, x: Value, dims: Sequence[int | None]) -> Value:
@@ -108,9 +107,9 @@ def expand(call: Call) -> Value:
         if size is not None and dim >= missing and call.first.shape[dim - missing] == 1:
             labels[dim] = call.flow.ties.fresh(call.shape[dim])
         if call.shape[dim] > 1:
-            call.spells(size, labels[dim])
+            call.has_size(size, labels[dim])
     made = replace(call.out(labels), source=_repeated(call, missing))
-    return _for_all_examples(call, made, spelled=bool(sizes) and sizes[0] is not None)
+    return _for_all_examples(call, made, from_attribute=bool(sizes) and sizes[0] is not None)
 
 
 def _repeated(call: Call, missing: int) -> Source | None:
@@ -125,14 +124,14 @@ def _repeated(call: Call, missing: int) -> Source | None:
     return replace(x.source, dims=(*[None] * missing, *kept))
 
 
-def _for_all_examples(call: Call, made: Value, *, spelled: bool = False) -> Value:
+def _for_all_examples(call: Call, made: Value, *, from_attribute: bool = False) -> Value:
     """What a parameter is repeated to holds the examples, if it is as long as there are any.
 
-    A graph of fixed sizes cannot tell; where an attribute spells the size it is something else.
+    A graph of fixed sizes cannot tell; where an attribute gives the size it is something else.
     """
     x = call.first
     grown = len(x.shape) < len(made.shape) or x.shape[:1] == (1,)
-    if spelled or made.batched or not grown or made.shape[:1] != (call.flow.batch,):
+    if from_attribute or made.batched or not grown or made.shape[:1] != (call.flow.batch,):
         return made
     return replace(made, batched=True)
 
@@ -179,9 +178,9 @@ def reshape(call: Call) -> Value:
             ))  # fmt: skip
             _reshape_block(call, outer, ins, outs, labels)
     in_heads = {id(atoms) for _, atoms in call.flow.in_heads}
-    for size, atoms, length in zip(_spelled_sizes(call), labels, shape, strict=True):
+    for size, atoms, length in zip(_attribute_sizes(call), labels, shape, strict=True):
         if length > 1:
-            call.spells(size, atoms, surely=id(atoms) in in_heads)
+            call.has_size(size, atoms, surely=id(atoms) in in_heads)
     source = None
     if x.source is not None:
         dims = tuple(None if dim is None else x.source.dims[dim] for dim in origin)
@@ -212,7 +211,7 @@ def _blocks(
 def _reshape_block(
     call: Call, x: Value, ins: list[int], outs: list[int], labels: list[Labels]
 ) -> None:
-    """Write into ``labels`` what one block with one labelled dimension becomes."""
+    """Writes into ``labels`` what one block with one labelled dimension becomes."""
     along = [x.labels[dim] if x.labels[dim] is not None else np.zeros(1, np.int64) for dim in ins]
     which = next(i for i, dim in enumerate(ins) if x.labels[dim] is not None)
     atoms = along[which]
@@ -226,18 +225,18 @@ def _reshape_block(
     made = rows[:, 0] if (rows == rows[:, :1]).all() else call.merge(rows)
     labels[outs[kept]] = made
     if inside is not None:
-        size = _spelled_sizes(call)[outs[kept]]
+        size = _attribute_sizes(call)[outs[kept]]
         call.flow.in_heads.append((() if size is None else size.attributes, made))
 
 
 def _in_heads(call: Call, outs: list[int]) -> int | None:
     """Which of ``outs`` are the features of a head, None where no heads are split off.
 
-    It is the one that an attribute spells that measures heads, such as ``head_dim``; where one
-    spells the number of heads, the other one that is left open or the last.
+    It is the one whose size is an attribute that measures heads, such as ``head_dim``; where an
+    attribute gives the number of heads, it is the last one.
     """
     wide = [index for index, dim in enumerate(outs) if call.shape[dim] > 1]
-    sizes = _spelled_sizes(call)
+    sizes = _attribute_sizes(call)
     measuring = [i for i in wide if (size := sizes[outs[i]]) and size.measures and not size.counts]
     if len(measuring) == 1:
         return measuring[0]
@@ -250,34 +249,35 @@ def _in_heads(call: Call, outs: list[int]) -> int | None:
 def _adapting(call: Call, outs: list[int]) -> int:
     """Which of ``outs`` eager code makes smaller when the dimension that it splits gets smaller.
 
-    It is the one that an attribute spells that counts units, as in ``view(b, self.num_heads, d)``;
-    then the one spelled -1; otherwise of two the last, as in ``view(b, groups, c // groups)``, of
-    more the first, as in ``view(b, c // 4, 2, 2)``. That is so even if the labels differ along
-    another one only: a constant number of groups cuts a smaller tensor at other places. Where the
-    code has it otherwise the sliced model does not run, and the group is put back.
+    It is the one whose size is an attribute that counts units, as in ``view(b, self.num_heads,
+    d)``; then the one given as -1; otherwise of two the last, as in ``view(b, groups, c //
+    groups)``, of more the first, as in ``view(b, c // 4, 2, 2)``. That is so even if the labels
+    differ along another one only: a constant number of groups cuts a smaller tensor at other
+    places. Where the code has it otherwise the sliced model does not run, and the group is put
+    back.
     """
-    spelled = call.get("size") or call.get("shape") or call.get("sizes") or []
+    given = call.get("size") or call.get("shape") or call.get("sizes") or []
     if call.op == "unflatten":
-        spelled = [None] * call.dim() + list(spelled)
+        given = [None] * call.dim() + list(given)
     wide = [index for index, dim in enumerate(outs) if call.shape[dim] > 1]
-    sizes = _spelled_sizes(call)
+    sizes = _attribute_sizes(call)
     counting = [index for index in wide if (size := sizes[outs[index]]) and size.counts]
     if len(counting) == 1:
         return counting[0]
     for index in wide:
-        if outs[index] < len(spelled) and spelled[outs[index]] == -1:
+        if outs[index] < len(given) and given[outs[index]] == -1:
             return index
     return wide[-1] if len(wide) == 2 else wide[0]
 
 
-def _spelled_sizes(call: Call) -> list[Spelled | None]:
-    """What attributes spell each dimension of the output of a reshape."""
+def _attribute_sizes(call: Call) -> list[AttributeInt | None]:
+    """The attributes that give each dimension of the output of a reshape."""
     name = next((name for name in ("size", "shape", "sizes") if call.get(name) is not None), None)
     if name is None:
         return [None] * len(call.shape)
     before = call.dim() if call.op == "unflatten" else 0
     sizes = call.size_attributes(name)
-    made: list[Spelled | None] = [None] * len(call.shape)
+    made: list[AttributeInt | None] = [None] * len(call.shape)
     made[before : before + len(sizes)] = sizes
     return made
 
@@ -290,7 +290,7 @@ def cat(call: Call) -> Value:
     if call.shape[dim] == UNKNOWN and any(value.labels[dim] is not None for value in values):
         raise DependsOnValues
     labels = [
-        None if other == dim else _tie_all(call, [value.labels[other] for value in values])
+        None if other == dim else call.tie_all([value.labels[other] for value in values])
         for other in range(len(call.shape))
     ]
     if any(value.labels[dim] is not None for value in values):
@@ -309,14 +309,7 @@ def stack(call: Call) -> Value:
     """A new dimension; the others are the same in all inputs."""
     values = call.inputs
     labels = [
-        _tie_all(call, [value.labels[dim] for value in values])
-        for dim in range(len(values[0].shape))
+        call.tie_all([value.labels[dim] for value in values]) for dim in range(len(values[0].shape))
     ]
     labels.insert(call.integer("dim") % len(call.shape), None)
     return call.out(labels)
-
-
-def _tie_all(call: Call, met: list[Labels]) -> Labels:
-    for other in met[1:]:
-        call.tie(met[0], other)
-    return None if any(other is None for other in met) else met[0]

@@ -30,7 +30,7 @@ from mipp.problem import Problem
 from mipp.records import Curve, Keep, Trail
 from mipp.selection.curve_points import ScoreTrails
 from mipp.statistics import Batch
-from mipp.tracing.guards import seed_generators
+from mipp.tracing.guards import generators_kept, seed_generators
 
 
 def question_of(problem: Problem) -> Question:
@@ -187,17 +187,17 @@ def check_labels(method: Method, question: Question) -> None:
 @contextmanager
 def undisturbed(question: Question) -> Iterator[None]:
     """Generators seeded for the block and put back after it; full precision; gradients enabled."""
-    devices = sorted({p.device.index or 0 for p in question.model.parameters() if p.is_cuda})
+    devices = {p.device for p in question.model.parameters()}
     cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
     tf32 = cudnn.allow_tf32, matmul.allow_tf32
     with (
-        torch.random.fork_rng(devices=devices),
+        generators_kept(devices),
         torch.enable_grad(),
         # the faster kernels of attention have no second derivative
         sdpa_kernel(SDPBackend.MATH),
     ):
         # seeds devices of the model alone: others are not put back
-        for device in {p.device for p in question.model.parameters()}:
+        for device in devices:
             seed_generators(device, question.seed, question.round)
         try:
             # ten bits of mantissa are not enough for products of second derivatives

@@ -13,14 +13,14 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 from mipp.errors import CalibrationError, InputError
 from mipp.methods.method import Question, Scores, ScoringMethod
 from mipp.methods.shared.samples import ExampleMethod
 from mipp.records import KEPT, Axis, AxisKey, ChannelGraph, FloatArray, Group
 from mipp.statistics import Batch
-from mipp.tracing.calls import measuring
+from mipp.tracing.function_mode import FunctionMode
+from mipp.tracing.guards import measuring
 
 _LAYERS = {f"conv{n}d": 0 for n in (1, 2, 3)} | {f"conv_transpose{n}d": 1 for n in (1, 2, 3)} | {
     "linear": 0
@@ -191,7 +191,7 @@ def _maps(question: Question, axis: Axis, index: int, values: Tensor, channel_di
     return Maps(picked.double(), torch.from_numpy(axis.unit[channels]).to(values.device))
 
 
-class _Follow(TorchFunctionMode):
+class _Follow(FunctionMode):
     """Reports the outputs of activation functions, or with ``inputs`` the inputs of layers."""
 
     def __init__(
@@ -208,24 +208,14 @@ class _Follow(TorchFunctionMode):
         # the tensor is kept, so that no other one gets its id
         self._followed: dict[int, tuple[Tensor, Axis, int]] = {}
 
-    def __torch_function__(
-        self,
-        func: Any,
-        types: Any,
-        args: Sequence[Any] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
+    def call(self, func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
         """Runs ``func`` and follows its output."""
-        given = kwargs or {}
         kind = getattr(func, "__name__", "")
-        output = func(*args, **given)
-        tensors = [value for value in (*args, *given.values()) if isinstance(value, Tensor)]
+        output = func(*args, **kwargs)
+        tensors = [value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)]
         if kind in _LAYERS:
-            values, weight = (
-                given.get(name, args[at] if at < len(args) else None)
-                for at, name in enumerate(("input", "weight"))
-            )
-            self._layer(kind, values, weight, output)
+            given = dict(zip(("input", "weight"), args, strict=False)) | kwargs
+            self._layer(kind, given["input"], given["weight"], output)
         elif kind in _ACTIVATIONS or kind in _SAME_CHANNELS:
             source = next((self._followed[id(t)] for t in tensors if id(t) in self._followed), None)
             if source is not None and isinstance(output, Tensor):

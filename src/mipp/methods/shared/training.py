@@ -12,7 +12,7 @@ from mipp import graph, retrain, surgery
 from mipp.errors import InputError
 from mipp.methods.method import Question, Training, TrainingCost
 from mipp.records import AxisKey, ChannelGraph, IntArray, Keep
-from mipp.surgery.apply import named_tensors
+from mipp.surgery.tensors import named_tensors
 
 
 class Trainer:

@@ -18,14 +18,14 @@ from mipp.errors import SurgeryError
 from mipp.surgery.refit.norms import NormStatistics, follow
 from mipp.tracing.calls import (
     Call,
+    CallHooks,
     NormCall,
-    Taps,
     input_rows,
-    measuring,
     n_positions,
     output_rows,
     token_mask,
 )
+from mipp.tracing.guards import measuring
 from mipp.tracing.sampling import consumer_seed, n_examples, sampled_positions, weight_seed
 
 Inputs = tuple[tuple[Any, ...], Mapping[str, Any]]
@@ -221,7 +221,7 @@ def walk(
                     norms.append(NormStatistics())
                 norms[at].add(call.input)
 
-            recorded = Taps(original, after=note, on_norm=observe, grouped=True)
+            recorded = CallHooks(original, after=note, on_norm=observe, grouped=True)
             with guard(piece.number), recorded:
                 original(*args, **dict(kwargs))
             seen += piece.size
@@ -244,7 +244,7 @@ def walk(
             follow(call, norms[next(norm_at)], channels, norm)
 
         args, kwargs = joined
-        with Taps(changed, after=after, on_norm=on_norm, grouped=True):
+        with CallHooks(changed, after=after, on_norm=on_norm, grouped=True):
             changed(*args, **dict(kwargs))
         for buffer, value in before:
             if id(buffer) not in followed:

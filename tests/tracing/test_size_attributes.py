@@ -1,4 +1,4 @@
-"""Sizes that live in configs, dicts and tuples follow; forms stand in where none could."""
+"""Sizes in configs, dicts and tuples follow; registered forwards stand in where none could."""
 
 import copy
 from dataclasses import dataclass
@@ -13,11 +13,10 @@ from torch.nn import functional as F
 
 import mipp
 from mipp import surgery
-from mipp.graph import counts_units, pruned_forward, spelled
-from mipp.tracing import forwards
+from mipp.graph import counts_units, pruned_forward
+from mipp.tracing import forwards, size_attributes
 from mipp.tracing.size_attributes import integers, put
-
-from .pruning import pruned, reasons, seeded
+from tests.surgery.pruning import pruned, reasons, seeded
 
 WIDTH, HEADS = 12, 4
 X = torch.randn(4, 5, WIDTH, generator=torch.Generator().manual_seed(0)).double()
@@ -52,67 +51,67 @@ class Net(nn.Module):
 class Attention(nn.Module):
     """Fused projections; where the number of heads is read is up to the place."""
 
-    def __init__(self, place, held):
+    def __init__(self, place, sizes):
         super().__init__()
-        self.place, self.held = place, held
+        self.place, self.sizes = place, sizes
         self.qkv, self.o = nn.Linear(WIDTH, 3 * WIDTH), nn.Linear(WIDTH, WIDTH)
 
     def forward(self, x):
         b, n, _ = x.shape
-        heads = self.place(self.held)
+        heads = self.place(self.sizes)
         q, k, v = (t.view(b, n, heads, -1).transpose(1, 2) for t in self.qkv(x).chunk(3, -1))
         return self.o(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
 
 
 PLACES = {
-    "config": (lambda held: held.n_head, Config, "held.n_head"),
-    "namespace": (lambda held: held.n_head, lambda: SimpleNamespace(n_head=4), "held.n_head"),
-    "dict": (lambda held: held["n_head"], lambda: {"n_head": 4, "x": 3}, "held['n_head']"),
+    "config": (lambda sizes: sizes.n_head, Config, "sizes.n_head"),
+    "namespace": (lambda sizes: sizes.n_head, lambda: SimpleNamespace(n_head=4), "sizes.n_head"),
+    "dict": (lambda sizes: sizes["n_head"], lambda: {"n_head": 4, "x": 3}, "sizes['n_head']"),
     "nested": (
-        lambda held: held["text"].n_head,
+        lambda sizes: sizes["text"].n_head,
         lambda: {"text": Config()},
-        "held['text'].n_head",
+        "sizes['text'].n_head",
     ),
-    "list": (lambda held: held.heads[1], lambda: SimpleNamespace(heads=[8, 4]), "held.heads[1]"),
-    "named tuple": (lambda held: held.heads, lambda: Shape(4, 3), "held[0]"),
+    "list": (lambda sizes: sizes.heads[1], lambda: SimpleNamespace(heads=[8, 4]), "sizes.heads[1]"),
+    "named tuple": (lambda sizes: sizes.heads, lambda: Shape(4, 3), "sizes[0]"),
 }
 
 
 @pytest.mark.parametrize("name", PLACES)
 def test_a_number_of_heads_follows_wherever_it_is_held(name, tmp_path, monkeypatch):
-    monkeypatch.setattr(spelled, "_COUNTS", set(spelled._COUNTS))
-    place, make_held, written = PLACES[name]
+    monkeypatch.setattr(size_attributes, "_COUNTS", set(size_attributes._COUNTS))
+    place, make_sizes, written = PLACES[name]
     if name == "named tuple":
-        counts_units("held[0]")
+        counts_units("sizes[0]")
 
     def make():
-        return seeded(lambda: Net(Attention(place, make_held())))
+        return seeded(lambda: Net(Attention(place, make_sizes())))
 
     model = make()
     graph, (_, few) = pruned(model, X)
     assert {g.name: g.n_units for g in graph.groups} == {"hidden": 7, "blocks.0.qkv": HEADS}
     assert [(s.module, s.name, s.size) for s in graph.sizes] == [("blocks.0", written, HEADS)]
-    assert place(model.blocks[0].held) == HEADS
-    assert place(few.blocks[0].held) == few.blocks[0].o.in_features // 3 < HEADS
+    assert place(model.blocks[0].sizes) == HEADS
+    assert place(few.blocks[0].sizes) == few.blocks[0].o.in_features // 3 < HEADS
     surgery.save(few, tmp_path / "few.safetensors")
     back = surgery.load(make(), tmp_path / "few.safetensors")
     assert torch.equal(back(X), few(X))
-    assert place(back.blocks[0].held) == place(few.blocks[0].held)
+    assert place(back.blocks[0].sizes) == place(few.blocks[0].sizes)
 
 
 def test_a_config_that_layers_share_says_another_number_in_each(tmp_path):
     config = Config()
 
     def make():
-        return seeded(lambda: Net(*(Attention(lambda held: held.n_head, config) for _ in range(2))))
+        return seeded(lambda: Net(*(Attention(lambda own: own.n_head, config) for _ in range(2))))
 
     model = make()
     plan = mipp.plan(model, [X], widths={"blocks.0.qkv": 1, "blocks.1.qkv": 3}, noise=0.1)
     small = mipp.Plan.from_json(plan.to_json(), model).apply(refit=False)
     torch.testing.assert_close(small(X), plan.mask()(X))
-    assert [block.held.n_head for block in small.blocks] == [1, 3]
+    assert [block.sizes.n_head for block in small.blocks] == [1, 3]
     assert config.n_head == HEADS
-    assert model.blocks[0].held is model.blocks[1].held is config
+    assert model.blocks[0].sizes is model.blocks[1].sizes is config
     mipp.save(small, tmp_path / "small.safetensors")
     assert torch.equal(mipp.load(make(), tmp_path / "small.safetensors")(X), small(X))
 
@@ -138,10 +137,10 @@ def test_only_plain_data_is_looked_into_and_changed_in_copies():
         "deep[7]": 4,
     }
     before = copy.deepcopy(module.deep)
-    held = module.deep
+    sizes = module.deep
     put(module, "deep['a'][1]['b'].n_head", 9)
     put(module, "deep['a'][0][1]", 8)
-    assert held == before
+    assert sizes == before
     assert module.deep == {"a": [(2, 8), {"b": Config(9)}], 7: 4}
 
 
@@ -174,7 +173,7 @@ def any_number_of_heads(self, x):
 
 
 @pytest.fixture(autouse=True)
-def _forms(monkeypatch):
+def _classes(monkeypatch):
     monkeypatch.setattr(forwards, "_FORWARDS", dict(forwards._FORWARDS))
 
 

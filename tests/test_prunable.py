@@ -3,7 +3,8 @@
 import torch
 from torch import nn
 
-from mipp.graph import CostModel, trace, without
+from mipp.graph import CostModel, trace
+from mipp.prunable import without
 from mipp.records import AxisKey
 
 

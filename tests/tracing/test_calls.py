@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from mipp.tracing.calls import Taps, input_rows, measuring, n_positions, output_rows, weight_matrix
+from mipp.tracing.calls import CallHooks, input_rows, n_positions, output_rows, weight_matrix
+from mipp.tracing.guards import measuring
 
 CASES = {
     "conv1d": (nn.Conv1d(3, 4, 3, stride=2, padding=1), (2, 3, 9)),
@@ -20,14 +21,14 @@ CASES = {
 }
 
 
-def tapped(layer, x):
+def seen_call(layer, x):
     seen = []
 
     def after(call, output):
         seen.append((call, output))
         return output
 
-    with Taps(layer, after=after):
+    with CallHooks(layer, after=after):
         layer(x)
     return seen[0]
 
@@ -37,7 +38,7 @@ def tapped(layer, x):
 def test_output_is_weight_times_input_row(name):
     layer, shape = CASES[name]
     x = torch.randn(shape)
-    call, output = tapped(layer, x)
+    call, output = seen_call(layer, x)
     pick = torch.randperm(n_positions(call, output))[:7]
     rows = input_rows(call, output, pick)
     product = rows @ weight_matrix(call.kind, layer.weight).T + layer.bias
@@ -54,7 +55,7 @@ def test_output_is_weight_times_input_row(name):
 def test_windows_of_a_transposed_convolution_are_its_adjoint(layer):
     """<g, f(x)> = sum over positions of <window of g, W x>."""
     x = torch.randn(2, 3, *([5] * (layer.weight.dim() - 2)))
-    call, output = tapped(layer, x)
+    call, output = seen_call(layer, x)
     g = torch.randn_like(output)
     everything = torch.arange(n_positions(call, output))
     product = input_rows(call, output, everything) @ weight_matrix(call.kind, layer.weight).T
@@ -79,7 +80,7 @@ def test_functional_and_repeated_calls_are_seen_by_their_parameter():
         seen.append(call.key)
         return output
 
-    with Taps(model, after=after):
+    with CallHooks(model, after=after):
         model(torch.randn(2, 4))
     assert seen == [("w", 0), ("w", 1)]
 
@@ -118,7 +119,7 @@ PRODUCTS = {
 def test_a_product_with_a_weight_is_a_linear_layer_whose_features_are_last(name):
     multiply, shape = PRODUCTS[name]
     layer, x = Product(multiply), torch.randn(shape)
-    call, output = tapped(layer, x)
+    call, output = seen_call(layer, x)
     assert (call.name, call.weight is layer.weight) == ("weight", True)
     assert call.input.shape[:-1] == output.shape[:-1]
     rows = input_rows(call, output, torch.arange(n_positions(call, output)))
@@ -132,7 +133,7 @@ def test_products_of_tensors_without_storage_are_passed_by():
         return w @ torch.vmap(lambda q: q @ q.mT)(x)
 
     layer, x = Product(attend, (3, 4)), torch.randn(2, 4, 5)
-    call, output = tapped(layer, x)
+    call, output = seen_call(layer, x)
     assert (call.name, output.shape) == ("weight", (2, 4, 3))
 
 
@@ -140,7 +141,7 @@ def test_products_of_tensors_without_storage_are_passed_by():
 def test_what_after_returns_has_the_place_of_such_a_product(name):
     multiply, shape = PRODUCTS[name]
     layer, x = Product(multiply), torch.randn(shape)
-    with Taps(layer, after=lambda call, output: output * 2):
+    with CallHooks(layer, after=lambda call, output: output * 2):
         doubled = layer(x)
     plus = 1 if "added" in name else 0  # is no part of the product
     torch.testing.assert_close(doubled + plus, (layer(x) + plus) * 2 - plus)
@@ -161,7 +162,7 @@ def test_what_after_returns_has_the_place_of_such_a_product(name):
 def test_other_products_are_passed_by(multiply):
     layer, x = Product(multiply), torch.randn(4, 5, 6)
     seen = []
-    with Taps(layer, after=lambda call, output: seen.append(call) or output):
+    with CallHooks(layer, after=lambda call, output: seen.append(call) or output):
         made = layer(x)
     assert seen == []
     torch.testing.assert_close(made, layer(x))
@@ -169,21 +170,21 @@ def test_other_products_are_passed_by(multiply):
 
 def test_the_output_that_after_returns_is_what_the_model_goes_on_with():
     model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 2))
-    with Taps(model, after=lambda call, output: output * 0):
+    with CallHooks(model, after=lambda call, output: output * 0):
         assert not model(torch.randn(2, 3)).any()
     assert model(torch.randn(2, 3)).any()
 
 
 def test_grouped_convolutions_are_passed_by():
     model = nn.Conv2d(4, 4, 3, groups=2)
-    with Taps(model, after=lambda call, output: output * 0):
+    with CallHooks(model, after=lambda call, output: output * 0):
         assert model(torch.randn(1, 4, 5, 5)).any()
 
 
 def test_batch_norm_is_seen_before_it_runs():
     seen = []
     model = nn.BatchNorm2d(3).eval()
-    with Taps(model, on_norm=seen.append):
+    with CallHooks(model, on_norm=seen.append):
         model(torch.randn(2, 3, 4, 4))
     assert seen[0].running_mean is model.running_mean
 

@@ -11,22 +11,12 @@ from torch import nn
 
 from mipp.errors import InputError, SurgeryError
 from mipp.records import Axis, AxisKey, Cost
-from mipp.surgery.apply import (
-    apply_plan,
-    mask_model,
-    named_tensors,
-    recorded_axes,
-    slice_model,
-    state_shapes,
-    zeroed_axes,
-)
-from mipp.surgery.record import (
-    PlanRecord,
-    axis_keeps,
-    fingerprint,
-    kept_indices,
-    with_placeholders,
-)
+from mipp.surgery.history import recorded_axes
+from mipp.surgery.keeps import axis_keeps, fingerprint, kept_indices, with_placeholders
+from mipp.surgery.mask import mask_model, zeroed_axes
+from mipp.surgery.record import PlanRecord
+from mipp.surgery.slice import apply_plan, slice_model
+from mipp.surgery.tensors import named_tensors, state_shapes
 
 from .hand_built import CASES, axis, consumer, graph
 

@@ -12,16 +12,10 @@ from hypothesis import strategies as st
 
 from mipp.errors import FileError, InputError
 from mipp.records import Cost, GroupSummary, Refusal
-from mipp.surgery.apply import apply_plan, slice_model, state_shapes
-from mipp.surgery.record import (
-    AxisKeep,
-    PlanRecord,
-    axis_keeps,
-    fingerprint,
-    installed_version,
-    kept_indices,
-    kept_of,
-)
+from mipp.surgery.keeps import AxisKeep, axis_keeps, fingerprint, kept_indices, kept_of
+from mipp.surgery.record import PlanRecord, installed_version
+from mipp.surgery.slice import apply_plan, slice_model
+from mipp.surgery.tensors import state_shapes
 
 from .hand_built import CASES
 

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 import mipp
 from mipp.errors import InputError, SurgeryError
 from mipp.tracing.guards import as_it_was, duplicate
+from mipp.tracing.module_contents import SAVED
 
 X = torch.randn(32, 6, generator=torch.Generator().manual_seed(1))
 
@@ -46,7 +47,7 @@ class Breaking(Keeper):
         raise RuntimeError("on purpose")
 
 
-def held(model):
+def contents(model):
     """Everything that the model holds, to compare by identity."""
     own = {k: v for k, v in vars(model).items() if not k.startswith("_")}
     tensors = [*model.buffers(), *model.parameters()]
@@ -91,19 +92,19 @@ PASSES = {
 @pytest.mark.parametrize("name", PASSES)
 def test_attributes_and_buffers_are_put_back(name):
     model = Keeper().eval()
-    before = held(model)
+    before = contents(model)
     PASSES[name](model)
-    unchanged(before, held(model))
+    unchanged(before, contents(model))
     assert not hasattr(model, "new")
     copy.deepcopy(model)
 
 
 def test_they_are_put_back_after_a_failure():
     model = Breaking()
-    before = held(model)
+    before = contents(model)
     with pytest.raises(mipp.MippError, match="on purpose"):
         mipp.plan(model, [X], budget="macs=50%")
-    unchanged(before, held(model))
+    unchanged(before, contents(model))
     assert model.training
 
 
@@ -143,6 +144,22 @@ def test_values_that_a_fit_writes_stay():
         model(X)
     assert int(model.counted) == 1
     assert model.calls == 0
+
+
+def test_a_guard_inside_another_copies_only_what_has_changed():
+    model = Keeper()
+    with as_it_was(model):
+        model.counted += 1
+        with as_it_was(model):
+            outer, inner = SAVED.get()
+            assert inner[id(model.assigned)][1] is outer[id(model.assigned)][1]
+            assert inner[id(model.counted)][1] is not outer[id(model.counted)][1]
+            model.counted += 1
+            model.assigned += 1
+        assert int(model.counted) == 1
+        assert not model.assigned.any()
+    assert int(model.counted) == 0
+    assert SAVED.get() == ()
 
 
 OFF = {"no_grad": torch.no_grad, "inference_mode": torch.inference_mode}

@@ -10,9 +10,8 @@ from torch.nn.utils import parametrizations, parametrize, prune
 
 import mipp
 from mipp.errors import SurgeryError
-from mipp.surgery.apply import named_tensors
-
-from .pruning import pruned, reasons, seeded
+from mipp.surgery.tensors import named_tensors
+from tests.surgery.pruning import pruned, reasons, seeded
 
 NORMS = {
     "weight": parametrizations.weight_norm,

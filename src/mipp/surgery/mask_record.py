@@ -1,7 +1,6 @@
-"""Single weights that go: what a plan of them says, as plain data, and the zeros it makes."""
+"""What a plan of single weights says, as plain data, and the zeros that it makes."""
 
 import base64
-import json
 import zlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -9,19 +8,13 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from pydantic import TypeAdapter, ValidationError
 from torch import Tensor, nn
 
-from mipp.errors import FileError, InputError
+from mipp.errors import InputError
 from mipp.records import BoolArray, Refusal, Trail
-from mipp.surgery.apply import named_tensors, slice_model, state_shapes
-from mipp.surgery.plan_text import few_rows_lines
-from mipp.surgery.record import (
-    check_digest,
-    digest_of,
-    fingerprint,
-    first_problem,
-)
+from mipp.surgery.record import few_rows_lines, json_text, read_json
+from mipp.surgery.slice import slice_model
+from mipp.surgery.tensors import check_fingerprint, named_tensors
 
 FORMAT = 1
 """Version of the JSON form of a plan of single weights."""
@@ -43,7 +36,9 @@ class LayerSummary:
     """What a plan does to one weight.
 
     ``nats`` are per example, rows seen one by one; NaN where a method measures none.
-    ``empty_rows``: outputs that read nothing any more.
+
+    Attributes:
+        empty_rows: Outputs that read nothing any more.
     """
 
     name: str
@@ -59,10 +54,13 @@ class LayerSummary:
 class MaskRecord:
     """All that a plan of single weights says.
 
-    ``masks``: parameter name -> which entries stay, bit by bit in the order of the flattened
-    weight, deflated, in base 64 (`packed`, `unpacked`). ``trails``: nats lost with the weights of a
-    layer, for reports; none where a method measures none. ``refused``: layers that are left as they
-    are; their ``n_units`` are weights. The other fields are as in a `PlanRecord`.
+    Attributes:
+        masks: Parameter name -> which entries stay, bit by bit in the order of the flattened
+            weight, deflated, in base 64 (`packed`, `unpacked`).
+        trails: Nats lost with the weights of a layer, for reports; none where a method measures
+            none.
+        refused: Layers that are left as they are; their ``n_units`` are weights. The other fields
+            are as in a `PlanRecord`.
     """
 
     granularity: str
@@ -98,47 +96,25 @@ class MaskRecord:
         content: dict[str, Any] = {"format": FORMAT, "kind": KIND} | asdict(self)
         if not self.trails:
             del content["trails"]
-        for row in content["summary"]:
-            for name in ("nats_before", "nats_after"):
-                row[name] = None if np.isnan(row[name]) else row[name]
-        try:
-            return json.dumps(content | {"digest": digest_of(content)}, indent=1, allow_nan=False)
-        except (TypeError, ValueError) as error:
-            raise InputError(
-                f"the plan holds what JSON cannot: {error}. Expected finite numbers, text, lists "
-                "and dicts of these; only the nats of a layer may be NaN (not measured)."
-            ) from error
+        return json_text(content, "layer")
 
     @classmethod
     def from_json(cls, text: str) -> "MaskRecord":
-        """Read what `to_json` wrote; raises `FileError` if the text is damaged."""
-        advice = "Make the plan again, or restore the file from a copy."
-        try:
-            content = json.loads(text)
-        except (TypeError, ValueError, RecursionError) as error:
-            raise FileError(f"not a plan: expected JSON text, got {error}. {advice}") from error
-        found = content if isinstance(content, dict) else {}
-        if (found.get("format"), found.get("kind")) != (FORMAT, KIND):
-            raise FileError(
+        """Reads what `to_json` wrote.
+
+        Raises:
+            FileError: The text is damaged, or no plan of single weights.
+        """
+
+        def problem(content: Mapping[str, Any]) -> str:
+            found = content.get("format"), content.get("kind")
+            return "" if found == (FORMAT, KIND) else (
                 f"not a plan of weights that this version reads: expected format {FORMAT} of kind "
-                f"{KIND!r}, got {found.get('format')!r} of kind {found.get('kind')!r}. Plans of "
-                "units are read by mipp.Plan.from_json."
-            )
-        fields = {n: v for n, v in found.items() if n not in ("format", "kind", "digest")}
-        rows = fields.get("summary")
-        for row in rows if isinstance(rows, list) else ():
-            for name in ("nats_before", "nats_after"):
-                if isinstance(row, dict) and row.get(name, 0) is None:
-                    row[name] = np.nan
-        try:
-            record: MaskRecord = TypeAdapter(cls).validate_json(json.dumps(fields), strict=True)
-        except ValidationError as error:
-            raise FileError(f"damaged plan: {first_problem(error)}. {advice}") from error
-        kept = {"digest": json.loads(text).get("digest")}
-        if json.loads(record.to_json()) | kept != json.loads(text) | kept:
-            raise FileError(f"damaged plan: it holds fields that a plan does not have. {advice}")
-        check_digest(json.loads(text))  # as it was, without what stands for null
-        return record
+                f"{KIND!r}, got {found[0]!r} of kind {found[1]!r}. Plans of units are read by "
+                "mipp.Plan.from_json."
+            )  # fmt: skip
+
+        return read_json(cls, text, problem)
 
     def notes(self) -> list[str]:
         """Lines of what has to be known to judge the figures."""
@@ -149,7 +125,7 @@ class MaskRecord:
         width = max((len(row.name) for row in self.summary), default=0)
         lines = []
         for row in self.summary:
-            told = "" if np.isnan(row.nats_before) else (
+            nats = "" if np.isnan(row.nats_before) else (
                 f", {row.nats_after / row.nats_before if row.nats_before else 1.0:.1%} of "
                 f"{row.nats_before:.4g} nats"
             )  # fmt: skip
@@ -157,7 +133,7 @@ class MaskRecord:
             share = row.weights_after / max(row.weights_before, 1)
             lines.append(
                 f"{row.name:<{width}}  {row.weights_before:>9,} -> {row.weights_after:>9,} weights "
-                f"({share:.1%} left){told}{empty}"
+                f"({share:.1%} left){nats}{empty}"
             )
         for what, before, after in (
             ("weights", self.before.weights, self.after.weights),
@@ -176,7 +152,7 @@ def packed(mask: BoolArray) -> str:
 
 
 def unpacked(text: str, shape: tuple[int, ...], name: str) -> BoolArray:
-    """The mask again; raises `InputError` if the text is not of that many entries."""
+    """The mask that was packed; raises `InputError` if the text is not of that many entries."""
     size = int(np.prod(shape))
     try:
         # never more than a mask of this size and one byte, whatever the text would unpack to
@@ -194,7 +170,10 @@ def apply_masks(
 ) -> Module:
     """A copy of the model with zeros where the masks are false; the model itself is not changed.
 
-    ``weights``: values that the parameters get before that, those of the model where absent.
+    Args:
+        model: The model, of which a copy is changed.
+        masks: Which entries of a parameter stay, by its name.
+        weights: Values that the parameters get before that, those of the model where absent.
     """
     copied = slice_model(model, {})
     tensors = named_tensors(copied)
@@ -207,11 +186,5 @@ def apply_masks(
 
 
 def check_made_for(model: nn.Module, record: MaskRecord) -> None:
-    """Raise `InputError` if the plan was made for a model of another structure."""
-    found = fingerprint(state_shapes(model))
-    if found != record.fingerprint:
-        raise InputError(
-            f"the plan was made for another model: expected one with fingerprint "
-            f"{record.fingerprint[:12]}, got {type(model).__name__} with {found[:12]}. Names and "
-            f"shapes of all weights must be those of the model that was planned for."
-        )
+    """Raises `InputError` if the plan was made for a model of another structure."""
+    check_fingerprint(model, record.fingerprint)

@@ -1,0 +1,101 @@
+"""Copies of a model, of the same size, in which the weights of removed units are zero."""
+
+from typing import Literal, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from mipp.errors import InputError
+from mipp.records import AxisKey, ChannelGraph, IntArray, Keep
+from mipp.surgery.attributes import ZERO_IS_SAFE
+from mipp.surgery.keeps import AxisKeep, axis_keeps, check_keep, with_placeholders
+from mipp.surgery.narrow_norms import narrow_norms
+from mipp.surgery.record import PlanRecord
+from mipp.surgery.tensors import deep_copy, misfit, named_tensors, tensor_of
+
+Module = TypeVar("Module", bound=nn.Module)
+
+
+def mask_model(
+    model: Module, graph: ChannelGraph, keep: Keep, *, norms: Literal["kept", "all"] = "kept"
+) -> Module:
+    """A copy of the model, of the same size, that computes what the sliced model computes.
+
+    The consumers' weights that read removed units are set to zero, which alone is exact; so are
+    the weights, biases and norm parameters that make them. Buffers (running statistics) stay, and
+    so do parameters of layers not known here, where a zero might be divided by. ``keep`` may leave
+    a group without any unit.
+
+    A norm across units that go sees in the sliced model what is ``"kept"``, and so it does here, by
+    a hook. With ``norms="all"`` it sees all units as in the model itself, and what it makes of the
+    removed ones is read by nobody: this is what removing them would be if that were exact.
+
+    Raises:
+        InputError: ``keep`` does not fit the graph or the graph does not fit the model.
+    """
+    check_keep(graph, keep, may_empty=True)
+    masked = deep_copy(model, {})
+    tensors = named_tensors(masked)
+    read = {consumer.in_axis for consumer in graph.consumers}
+    for key, removed in _removed(masked, graph, keep).items():
+        if norms == "all" and key not in read:
+            continue
+        tensor = tensor_of(tensors, key)
+        size = graph.axes[key].size
+        if tensor.shape[key.dim] != size:
+            raise InputError(misfit(key, tensor, f"expected size {size} as in the graph"))
+        _zero(tensor, key.dim, removed)
+    if norms == "kept":
+        narrow_norms(masked, graph.norms, keep)
+    else:
+        for full, layer in zip(model.modules(), masked.modules(), strict=True):
+            if isinstance(full, nn.Embedding) and isinstance(layer, nn.Embedding):
+                # a table that is also the output layer makes what the norms have to see
+                whole = full.weight.detach().clone()
+                layer.weight = nn.Parameter(whole, requires_grad=full.weight.requires_grad)
+    return masked
+
+
+def zeroed_axes(model: nn.Module, graph: ChannelGraph, keep: Keep) -> tuple[AxisKeep, ...]:
+    """What `with_placeholders` adds to ``keep``, as indices whose weights have to be zero."""
+    shaped = with_placeholders(graph, keep)
+    without = {index: ~shaped[index] | units for index, units in keep.items()}
+    return axis_keeps(graph, _removed(model, graph, without))
+
+
+def zero_placeholders(small: nn.Module, record: PlanRecord) -> None:
+    """Sets the weights of units that stay for their shape alone to zero, in a sliced model."""
+    kept, tensors = record.kept(), named_tensors(small)
+    for axis in record.zeroed:
+        among = kept.get(axis.key, np.arange(axis.size))
+        _zero(tensors[axis.tensor], axis.dim, np.searchsorted(among, axis.indices))
+
+
+def _removed(model: nn.Module, graph: ChannelGraph, keep: Keep) -> dict[AxisKey, IntArray]:
+    """Removed indices, shape ``(n_removed,)``, of each dimension that may be zeroed there."""
+    safe = _safe_to_zero(model, graph)
+    removed = {
+        key: np.flatnonzero(~axis.kept(keep))
+        for key, axis in graph.axes.items()
+        if key in safe or key.tensor in safe
+    }
+    return {key: indices for key, indices in removed.items() if len(indices)}
+
+
+def _zero(tensor: Tensor, dim: int, indices: IntArray) -> None:
+    with torch.no_grad():
+        tensor.index_fill_(dim, torch.as_tensor(indices, device=tensor.device), 0)
+
+
+def _safe_to_zero(model: nn.Module, graph: ChannelGraph) -> set[AxisKey | str]:
+    """Dimensions, and names of tensors in all dimensions, where removed units may be zeroed."""
+    safe: set[AxisKey | str] = {consumer.in_axis for consumer in graph.consumers}
+    safe |= {producer for group in graph.groups for producer in group.producers}
+    safe |= {consumer.bias for consumer in graph.consumers if consumer.bias is not None}
+    safe |= {key for product in graph.products for key in (*product.left, *product.right)}
+    for name, layer in model.named_modules(remove_duplicate=False):
+        if isinstance(layer, ZERO_IS_SAFE):
+            prefix = f"{name}." if name else ""
+            safe |= {prefix + own for own, _ in layer.named_parameters(recurse=False)}
+    return safe
