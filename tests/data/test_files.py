@@ -110,7 +110,7 @@ def test_offline_error_names_folder_files_and_what_to_do(monkeypatch, tmp_path):
     def offline(*args, **kwargs):
         raise ConnectionError("no route\nto host")
 
-    monkeypatch.setattr("mipp.data.downloads.pooch.retrieve", offline)
+    monkeypatch.setattr("pooch.retrieve", offline)
     (tmp_path / "a.bin").write_bytes(b"a")
     downloads = [Download("http://host/x.tar.gz", "0" * 32, ("a.bin", "b.bin"))]
     with pytest.raises(FileError) as caught:

@@ -9,7 +9,6 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.datasets import load_digits
 
 from mipp.data.dataset import Dataset
 from mipp.data.downloads import Download, data_root, ensure
@@ -163,6 +162,8 @@ def _read_part(
 
 
 def _digits(split: str) -> Dataset:
+    from sklearn.datasets import load_digits  # noqa: PLC0415 - takes a second to import
+
     digits = load_digits()
     is_test = np.arange(len(digits.target)) % 5 == 4
     mine = is_test if split == "test" else ~is_test

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import platformdirs
-import pooch
 
 from mipp.errors import FileError
 
@@ -61,6 +60,8 @@ def ensure(folder: Path, downloads: Sequence[Download]) -> None:
 
 
 def _fetch(folder: Path, download: Download) -> None:
+    import pooch  # noqa: PLC0415 - brings requests, and most data are there already
+
     with tempfile.TemporaryDirectory(dir=folder, prefix=".fetching-") as scratch:
         name = download.url.rpartition("/")[2]
         fetched = Path(pooch.retrieve(download.url, f"md5:{download.md5}", name, scratch))

@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import numpy as np
-from scipy import stats
 
 from mipp.checks import check_fields
 from mipp.errors import InputError
@@ -96,4 +95,6 @@ def surely_positive(estimates: FloatArray) -> float:
     mean, deviation = float(estimates.mean()), float(estimates.std(ddof=1))
     if deviation == 0:
         return float(mean > 0)
+    from scipy import stats  # noqa: PLC0415 - takes half a second to import
+
     return float(stats.t.cdf(mean / (deviation / np.sqrt(n)), n - 1))
