@@ -26,7 +26,7 @@ from torch.utils import _pytree as pytree
 import mipp
 from mipp import graph, statistics, surgery
 from mipp.graph import CostModel
-from mipp.planning import usable_graph
+from mipp.planning import prunable_graph
 
 SHARES = (0.3, 0.7)
 TOLERANCE = 1e-8
@@ -138,7 +138,7 @@ def measure(library: str, name: str) -> dict[str, Any]:
     found: dict[str, Any] = {"parameters": sum(p.numel() for p in model.parameters())}
     started = time.process_time()
     try:
-        traced = usable_graph(model, statistics.read_batches([batch], None))
+        traced = prunable_graph(model, statistics.read_batches([batch], None))
     except mipp.MippError as error:
         return found | {"refusal": str(error)}
     found["seconds"] = time.process_time() - started

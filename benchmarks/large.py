@@ -32,7 +32,7 @@ from common import Records, arguments, table
 
 import mipp
 from mipp import graph, statistics
-from mipp.planning import usable_graph
+from mipp.planning import prunable_graph
 
 GIB = 2**20  # ru_maxrss is in KiB
 TOKENS, LENGTH = 16_384, 128
@@ -99,7 +99,7 @@ def child(case: str, work: str) -> None:
     if work == "trace":
         found = graph.trace(model, (), example)
     else:
-        found = usable_graph(model, statistics.read_batches([example], None))
+        found = prunable_graph(model, statistics.read_batches([example], None))
     seconds = time.process_time() - started
     held = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
     print(

@@ -63,7 +63,7 @@ def measure(name: str, threads: int, batch: int, clock: str) -> dict[str, Any]:
     stopwatch: latency.Stopwatch = processor_time if clock == "cpu" else latency.take_turns
     settings = mipp.Latency(batch=batch, layer_seconds=0.005, stopwatch=stopwatch)
     by_macs = mipp.plan(model, [images], "macs=50%", method="l2")
-    speed = Speed(model, planning.usable_graph(model, data), data, settings)
+    speed = Speed(model, planning.prunable_graph(model, data), data, settings)
     half = speed.time(by_macs.apply(refit=False))
     found: dict[str, Any] = {
         "whole_ms": speed.full.ms,

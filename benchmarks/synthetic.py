@@ -31,7 +31,7 @@ import mipp
 from mipp import statistics, surgery
 from mipp.planning.clock import Clock
 from mipp.planning.consumer_views import Views
-from mipp.planning.options import read_options
+from mipp.planning.option_values import unit_options
 from mipp.planning.plan import masks as as_masks
 from mipp.records import Scorer
 
@@ -146,9 +146,9 @@ def _yardstick(
     net: nn.Module, data: tuple[Tensor, Tensor], noise: float | str
 ) -> dict[str, Scorer]:
     """What each layer transfers to the next, on data that no mask was made from."""
-    options = read_options(noise=noise)
+    options = unit_options(noise=noise)
     batches = statistics.read_batches(_batches(data), None)
-    traced = mipp.planning.usable_graph(net, batches)
+    traced = mipp.planning.prunable_graph(net, batches)
     views = Views(net, traced, batches, options, lambda *_: None, Clock())
     show = views.of(traced.groups)
     return {

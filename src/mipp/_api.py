@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from mipp import data, methods, models, retrain, weights
+from mipp import data, methods, models, presets, retrain, weights
 from mipp.errors import (
     BudgetError,
     CalibrationError,
@@ -26,13 +26,11 @@ from mipp.planning import (
     WeightOptions,
     WeightPlan,
     information_kept,
-    information_kept_by,
     plan,
     plans,
-    presets,
     prune,
-    scratch,
 )
+from mipp.planning.scratch import scratch
 from mipp.prepare import folded, restacked, unstacked
 from mipp.selection import Budget, Confidence, Share
 from mipp.statistics import CaptureConfig
@@ -78,7 +76,6 @@ __all__ = [
     "export_onnx",
     "folded",
     "information_kept",
-    "information_kept_by",
     "load",
     "methods",
     "models",

@@ -46,7 +46,7 @@ def perform(ground: Ground) -> Result:
         return finished(ground)
     assert item.initial is not None
     plan = ground.plan()
-    model = planning.scratch(plan, seed=item.seed + NEW_SEED, widths=item.initial)
+    model = planning.scratch.scratch(plan, seed=item.seed + NEW_SEED, widths=item.initial)
     training, retraining = parents.recipe_of(item.net), ground.retraining_recipe()
     recipe = methods.scratch.equal_epochs(training, retraining)
     if item.training == "compute":
