@@ -45,3 +45,11 @@ def test_public_names_are_there_and_others_are_an_error():
         mipp.no_such_name  # noqa: B018
     with pytest.raises(ImportError, match="no_such_name"):
         from mipp import no_such_name  # noqa: F401
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["prune", "--help"]])
+def test_help_is_shown_without_torch_and_numpy(arguments):
+    code = f"import sys\nfrom mipp.cli import app\ntry: app({arguments})\nexcept SystemExit: pass"
+    found = imported(code)
+    assert not found & {"torch", "numpy", "pydantic", *HEAVY}
+    assert "mipp.cli.prune" in found

@@ -16,7 +16,7 @@ def short(monkeypatch):
         found = model_names.find_network(name)
         return replace(found, recipe=replace(found.recipe, epochs=1))
 
-    monkeypatch.setattr("mipp.cli.demo.find_network", find)
+    monkeypatch.setattr("mipp.cli.model_names.find_network", find)
     monkeypatch.setattr("mipp.cli.demo.RETRAINING", 1)
 
 

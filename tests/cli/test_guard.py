@@ -71,7 +71,7 @@ def test_errors_by_kind(mipp, monkeypatch, error, code, text):
     def fail(_name):
         raise error
 
-    monkeypatch.setattr("mipp.cli.inspect.find_network", fail)
+    monkeypatch.setattr("mipp.cli.model_names.find_network", fail)
     done = mipp("inspect", "--model", "mlp")
     assert done.code == code
     assert text in done.err
@@ -95,7 +95,7 @@ def test_debug_shows_the_errors_that_an_error_hides(mipp, monkeypatch):
         except KeyError:
             raise library.GraphError("no trace") from None
 
-    monkeypatch.setattr("mipp.cli.inspect.find_network", fail)
+    monkeypatch.setattr("mipp.cli.model_names.find_network", fail)
     plain, debug = mipp("inspect", "--model", "mlp"), mipp("inspect", "--model", "mlp", "--debug")
     assert plain.err == "error: no trace\n"
     assert "KeyError: 'deep inside'" in debug.err

@@ -1,8 +1,10 @@
 """The page of one plan: curves with their cuts, widths, costs, refusals, options, versions."""
 
 import json
+import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib import metadata
 from typing import Any
 
 import numpy as np
@@ -34,6 +36,12 @@ class Measured:
     latency_ms: tuple[float, float] | None = None
     command: str = ""
     data: str = ""
+
+
+def versions() -> dict[str, str]:
+    """Of what numbers depend on: mipp, torch and Python."""
+    installed = {"mipp": metadata.version("torch-mipp"), "torch": metadata.version("torch")}
+    return installed | {"python": platform.python_version()}
 
 
 def plan_page(
