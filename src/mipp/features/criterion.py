@@ -125,6 +125,11 @@ def select_features(
         InputError: arguments that do not fit.
         CalibrationError: a model whose layers, or whose loss, do not see X.
     """
+    if isinstance(X, nn.Module):
+        raise InputError(
+            f"X is a {type(X).__name__}; expected examples, an array or a tensor. Give the model "
+            "second: mipp.select_features(x, model)."
+        )
     chosen = information.read(estimator)
     if isinstance(Y, nn.Module):
         examples = as_examples(Y, X)
