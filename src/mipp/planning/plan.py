@@ -59,7 +59,8 @@ class _AnyPlan(Generic[Model]):
             measured: accuracy and latency, where they were measured; a plan measures none.
 
         Raises:
-            InputError: Plotly is not installed.
+            InputError: Plotly is not installed, or a name that ends in neither ``.html`` nor
+                ``.htm``.
             FileError: the file cannot be written.
         """
         versions = {"torch": torch.__version__, "Python": platform.python_version()}
