@@ -174,7 +174,9 @@ def test_what_is_wrong_with_own_code_is_said(mipp, own, option, name, text):
     given = {"--model": "own_net:Net", "--data": "own_net:batches"} | {option: name}
     arguments = [word for pair in given.items() for word in pair]
     done = mipp("train", *arguments, "--out", "x.safetensors")
-    assert done.code in (1, 2)  # 2 where the name itself is wrong
+    wrong_usage = name in ("own_net:Nett", "own_net:", "no_such_module:net", "own_net:number")
+    wrong_usage |= option == "--data" and name in ("own_net:wrong", "own_net:half")
+    assert done.code == (2 if wrong_usage else 1)
     assert text in " ".join(done.err.split())
 
 

@@ -13,7 +13,7 @@ import mipp
 from mipp.cli import arguments as arg
 from mipp.cli.demo import demo
 from mipp.cli.evaluate import evaluate
-from mipp.cli.exit_codes import EXIT_CODES
+from mipp.cli.exit_codes import EXIT_CODES, warn_plainly
 from mipp.cli.export_command import export
 from mipp.cli.inspect import inspect
 from mipp.cli.output import open_output
@@ -82,4 +82,5 @@ def bench(context: typer.Context) -> None:
 
 def main() -> None:
     """The command ``mipp``."""
+    warn_plainly()
     app(prog_name="mipp")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mipp.cli import arguments as arg
-from mipp.cli.exit_codes import FAILED, readable_errors
+from mipp.cli.exit_codes import FAILED, Guard, readable_errors
 from mipp.cli.output import Output, check_folder, open_output, write_text
 from mipp.errors import FileError
 
@@ -54,7 +54,7 @@ def demo(
             _make(folder)
         check_folder(folder, "--out")
         with _one_thread():
-            model, small, outcome = _work(output, seed)
+            model, small, outcome = _work(output, guard, seed)
         surgery.save(model, folder / "full.safetensors")
         surgery.save(small, folder / "small.safetensors")
         write_text(folder / "plan.json", outcome.plan.to_json())
@@ -71,7 +71,7 @@ def demo(
             raise typer.Exit(FAILED)
 
 
-def _work(output: Output, seed: int) -> "tuple[nn.Module, nn.Module, Outcome]":
+def _work(output: Output, guard: Guard, seed: int) -> "tuple[nn.Module, nn.Module, Outcome]":
     """The trained model, the pruned one, and what pruning came to."""
     import torch
 
@@ -91,7 +91,7 @@ def _work(output: Output, seed: int) -> "tuple[nn.Module, nn.Module, Outcome]":
     output.say(f"Pruning it to {BUDGET}, then retraining it for {RETRAINING} epochs.")
     retrain_by = fine_tuning(recipe, RETRAINING)
     task = Task(selection.parse_budget(BUDGET), {}, retrain_by, seed)
-    small, outcome = run(task, network, model, source, output)
+    small, outcome = run(task, network, model, source, output, guard)
     return model, small, outcome
 
 

@@ -60,7 +60,7 @@ def export(
     from mipp import statistics
     from mipp.cli import text_tables
     from mipp.cli.datasets import find_source
-    from mipp.cli.model_loading import Wanted, check_weights, examples, open_model
+    from mipp.cli.model_loading import Wanted, check_shape, check_weights, examples, open_model
     from mipp.cli.model_names import find_network
     from mipp.export import export_onnx
     from mipp.surgery import state_shapes
@@ -72,12 +72,13 @@ def export(
         check_weights(weights)
         check_target(onnx, "--onnx", suffix=".onnx", source=weights, force=force)
         source = None if data is None else find_source(data, data_root)
-        guard.arguments_read()
         batches = examples(network, source, shape, seed)
+        guard.arguments_read()
         full = open_model(network, Wanted(width, classes, None, "cpu", seed), source)
         opened = full
         if weights is not None:
             opened = open_model(network, Wanted(width, classes, weights, "cpu", seed), source)
+        check_shape(network, opened, batches, shape)
         batch = statistics.read_batches(batches, 4)[0]
         with output.busy("exporting"):
             made = export_onnx(

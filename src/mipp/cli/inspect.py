@@ -32,7 +32,7 @@ def inspect(
     from mipp import graph, planning
     from mipp.cli import text_tables
     from mipp.cli.datasets import find_source
-    from mipp.cli.model_loading import Wanted, check_weights, examples, open_model
+    from mipp.cli.model_loading import Wanted, check_shape, check_weights, examples, open_model
     from mipp.cli.model_names import find_network
 
     with readable_errors(debug) as guard:
@@ -41,11 +41,12 @@ def inspect(
         network = find_network(model)
         check_weights(weights)
         source = None if data is None else find_source(data, data_root)
+        batches = examples(network, source, shape, seed)
         guard.arguments_read()
         wanted = Wanted(width, classes, weights, device, seed)
-        batches = examples(network, source, shape, seed)
         with output.busy("tracing"):
             opened = open_model(network, wanted, source)
+            check_shape(network, opened, batches, shape)
             few = planning.calibration(opened, batches, 4)
             traced = planning.prunable_graph(opened, few, head_dims=head_dims, residual=residual)
         costs = [graph.group_cost(traced, None, group.index) for group in traced.groups]

@@ -8,7 +8,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
-from mipp import models, retrain, surgery
+from mipp import models, retrain, statistics, surgery
 from mipp.cli.datasets import Source
 from mipp.cli.model_names import Network
 from mipp.cli.user_imports import said
@@ -144,6 +144,18 @@ def examples(network: Network, source: Source | None, shape: str | None, seed: i
     if network.vocabulary is not None:
         return [{"input_ids": torch.randint(network.vocabulary, (4, *sizes), generator=generator)}]
     return [torch.randn(4, *sizes, generator=generator)]
+
+
+def check_shape(network: Network, model: nn.Module, batches: Any, shape: str | None) -> None:
+    """Raise `InputError` where the model does not take inputs of the shape of ``--input``."""
+    if shape is None:
+        return
+    batch = statistics.read_batch(batches[0]).to(next(model.parameters()).device)
+    if why := surgery.failure(model, batch.args, batch.kwargs):
+        raise InputError(
+            f"--input {shape} does not fit {network.name}: {why}. Give the shape of one example, "
+            "without the batch, that the model takes."
+        )
 
 
 def _read_shape(text: str) -> tuple[int, ...]:

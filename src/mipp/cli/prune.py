@@ -301,7 +301,7 @@ def prune(
             check_plotly()
         opened = open_model(network, Wanted(width, classes, weights, device, seed), source)
         check_fit(network, opened, source)
-        small, outcome = run(task, network, opened, source, output)
+        small, outcome = run(task, network, opened, source, output, guard)
         files = {"pruned model": out, "plan": plan, "report": report}
         _write(small, outcome, data, *files.values())
         outcome.show(output)

@@ -10,6 +10,7 @@ from torch import nn
 
 from mipp import methods, planning, retrain, selection
 from mipp.cli.datasets import Source
+from mipp.cli.exit_codes import Guard
 from mipp.cli.model_names import Network
 from mipp.cli.output import Output
 from mipp.cli.prune import FINE_TUNING
@@ -56,7 +57,7 @@ class Task:
 
 
 def run(
-    task: Task, network: Network, model: nn.Module, source: Source, output: Output
+    task: Task, network: Network, model: nn.Module, source: Source, output: Output, guard: Guard
 ) -> tuple[nn.Module, Outcome]:
     """The pruned model, and what it came to."""
 
@@ -70,7 +71,7 @@ def run(
         () if task.train is None
         else source.train(task.train.batch_size, task.seed, task.train.augment)
     )  # fmt: skip
-    with output.stages() as progress:
+    with output.stages() as progress, guard.arguments():
         plan: planning.Plan[Any] | planning.WeightPlan[Any] = planning.plan(
             model, batches, task.budget, granularity=task.granularity,  # type: ignore[call-overload]
             progress=progress, seed=task.seed, **options,

@@ -90,8 +90,7 @@ def train(
         torch.manual_seed(seed)
         network = find_network(model)
         check_weights(weights)
-        going_on = resume is not None and resume.exists()  # --out is from the same run
-        check_target(out, "--out", suffix=".safetensors", force=force or going_on)
+        check_target(out, "--out", suffix=".safetensors", force=force)
         check_target(resume, "--resume", suffix=".safetensors", source=out)
         given: dict[str, Any] = {
             "epochs": epochs, "peak_lr": lr, "batch_size": batch_size, "precision": precision,
