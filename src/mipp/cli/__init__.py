@@ -68,16 +68,16 @@ app.command(epilog=EXIT_CODES)(train)
 app.command(epilog=EXIT_CODES)(demo)
 
 
-@app.command(
-    context_settings={
-        "allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": [],
-    }
-)  # fmt: skip
-def bench(context: typer.Context) -> None:
+@app.command(context_settings={"ignore_unknown_options": True, "help_option_names": []})
+def bench(
+    words: Annotated[
+        list[str] | None, typer.Argument(metavar="COMMAND ...", help="See mipp bench --help.")
+    ] = None,
+) -> None:
     """Run suites of measurements, and show what was measured."""
     from mipp.cli import bench as suites
 
-    suites.app(context.args, prog_name="mipp bench")
+    suites.app(words or ["--help"], prog_name="mipp bench")
 
 
 def main() -> None:
