@@ -260,7 +260,7 @@ def prune(
     from mipp.cli.pruning import Task, fine_tuning, run
     from mipp.cli.user_imports import find
     from mipp.planning.model_outputs import read_outputs
-    from mipp.report import check_plotly, versions
+    from mipp.report import check_plotly, current_versions
 
     with readable_errors(debug) as guard:
         _check_says_how_much(granularity, budget, confidence, preset)
@@ -323,7 +323,7 @@ def prune(
                 "out": _text(out),
                 "plan": _text(plan),
                 "report": _text(report),
-                "versions": versions(),
+                "versions": current_versions(),
             }
         )
 
