@@ -68,9 +68,11 @@ def test_a_shape_that_does_not_fit_is_named(mipp):
 
 def test_a_warning_is_its_text_alone():
     code = (
-        "import sys, warnings, mipp.cli as cli\n"
-        "cli.app = lambda prog_name: warnings.warn('few examples. Give more.')\n"
-        "cli.main()"
+        "import sys, warnings\n"
+        "from mipp.cli import main\n"
+        "fewer = lambda prog_name: warnings.warn('few examples. Give more.')\n"
+        "sys.modules['mipp.cli.app'].app = fewer\n"
+        "main()"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stderr == "warning: few examples. Give more.\n"
