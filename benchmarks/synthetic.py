@@ -22,6 +22,8 @@ from typing import Any
 import numpy as np
 import torch
 from common import HERE, Records, spread, table
+from mipp.planning.clock import Clock
+from mipp.planning.consumer_views import Views
 from synthetic_masks import correlation, distinct, nats_about_task
 from synthetic_nets import Design, Kind, Problem, Start
 from synthetic_picture import Panel, Point, draw
@@ -29,8 +31,6 @@ from torch import Tensor, nn
 
 import mipp
 from mipp import statistics, surgery
-from mipp.planning.clock import Clock
-from mipp.planning.consumer_views import Views
 from mipp.planning.option_values import unit_options
 from mipp.planning.plan import masks as as_masks
 from mipp.records import Scorer

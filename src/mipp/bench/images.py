@@ -11,8 +11,8 @@ from mipp import data
 from mipp.bench.suite import FOLDER
 from mipp.data import Dataset, deform
 from mipp.data.dataset import balanced_indices
-from mipp.data.downloads import data_root
 from mipp.data.folder import load_folder
+from mipp.data.published_files import data_root
 from mipp.measurements import Item
 
 

@@ -1,9 +1,9 @@
-"""Which features tell something: TERC on its own, for the input of a model, for scikit-learn."""
+"""Feature selection by transfer entropy: on arrays, for a model's input, for scikit-learn."""
 
 from typing import TYPE_CHECKING, Any
 
 from mipp.features.criterion import select_features, terc
-from mipp.features.feature_selection import FeatureSelection
+from mipp.features.elimination import FeatureSelection
 
 if TYPE_CHECKING:
     from mipp.features.selector import FeatureSelector

@@ -57,6 +57,7 @@ def plan_page(
 
     Args:
         record: the plan. Without its ``trails``, as plans of older files are, there are no curves.
+        title: of the page.
         seconds: how long the stages of planning took.
         versions: name -> version of what computed it, beside mipp's own in the record; those of
             torch and Python now by default.
