@@ -133,7 +133,7 @@ def test_plain_and_pickled_tensors_are_read(mipp, own):
 
 def test_inspect_needs_the_shape_of_the_inputs(mipp, own):
     done = mipp("inspect", "-m", "own_net:Net")
-    assert done.code == 1
+    assert done.code == 2
     assert "--input 3,32,32, or --data" in done.err
     by_shape = mipp("inspect", "-m", "own_net:Net", "--input", "6", "--json").json
     by_data = mipp("inspect", "-m", "own_net:Net", "--data", "own_net:batches", "--json").json
