@@ -34,7 +34,9 @@ from torch import nn
 
 import mipp
 from mipp import data, retrain
-from mipp.weights import Choice, SparseGPT, chosen, curves_of, spend
+from mipp.methods import SparseGPT
+from mipp.selection.spend_weights import Choice, spend
+from mipp.weights import chosen, curves_of
 from mipp.weights import row_curves as curves_module
 from mipp.weights.regression import Rows, best_weights
 

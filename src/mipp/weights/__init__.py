@@ -1,4 +1,4 @@
-"""Pruning inside layers: which weights there are, what each row tells, and what is left of it.
+"""Pruning inside layers: the weights, the information of each row, and the refit of what is left.
 
 The pieces of `mipp.plan(granularity="weight")` and its patterns; the mathematics is in
 `mipp.weights.regression`, and derived in docs/weights.md.

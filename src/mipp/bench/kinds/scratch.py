@@ -5,7 +5,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from mipp import methods, planning
+from mipp import methods
 from mipp.bench import parents
 from mipp.bench.ground import Ground, finished, sizes
 from mipp.bench.kinds.kind import Kind
@@ -46,7 +46,7 @@ def perform(ground: Ground) -> Result:
         return finished(ground)
     assert item.initial is not None
     plan = ground.plan()
-    model = planning.scratch.scratch(plan, seed=item.seed + NEW_SEED, widths=item.initial)
+    model = methods.scratch.same_size(plan, seed=item.seed + NEW_SEED, widths=item.initial)
     training, retraining = parents.recipe_of(item.net), ground.retraining_recipe()
     recipe = methods.scratch.equal_epochs(training, retraining)
     if item.training == "compute":
