@@ -142,7 +142,7 @@ def test_inspect_needs_the_shape_of_the_inputs(mipp, own):
         "name": "2", "units": 8, "producers": ["2"], "consumers": ["4"], "macs": 120.0,
         "params": 128, "exact": True,
     }  # fmt: skip
-    assert mipp("inspect", "-m", "own_net:Net", "--input", "six").code == 1
+    assert mipp("inspect", "-m", "own_net:Net", "--input", "six").code == 2
 
 
 def test_inspect_lists_what_is_not_counted(mipp, own):
