@@ -9,95 +9,34 @@ Start with `plan`; its settings are the fields of `Options`, or, for single weig
 (``granularity="weight"``), of `WeightOptions`. What is raised on purpose is a `MippError`.
 """
 
-from mipp import data, methods, models, presets, retrain, weights
-from mipp.errors import (
-    BudgetError,
-    CalibrationError,
-    CalibrationWarning,
-    FileError,
-    GraphError,
-    InputError,
-    MippError,
-    SurgeryError,
-    TrainingError,
-)
-from mipp.export import OnnxFile, export_onnx, to_semi_structured
-from mipp.features import FeatureSelection, FeatureSelector, select_features, terc
-from mipp.information import Gaussian, Masked, Mlp, mutual_information
-from mipp.latency import Latency
-from mipp.methods import Training
-from mipp.methods.scratch import same_size as scratch
-from mipp.planning import (
-    KeptInformation,
-    Options,
-    Plan,
-    WeightOptions,
-    WeightPlan,
-    information_kept,
-    plan,
-    plans,
-    prune,
-)
-from mipp.prepare import folded, restacked, unstacked
-from mipp.selection import Budget, Confidence, Share
-from mipp.statistics import CaptureConfig
-from mipp.surgery import (
-    Refit,
-    load,
-    original_indices,
-    save,
-)
+from importlib import import_module
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
-__all__ = [
-    "Budget",
-    "BudgetError",
-    "CalibrationError",
-    "CalibrationWarning",
-    "CaptureConfig",
-    "Confidence",
-    "FeatureSelection",
-    "FeatureSelector",
-    "FileError",
-    "Gaussian",
-    "GraphError",
-    "InputError",
-    "KeptInformation",
-    "Latency",
-    "Masked",
-    "MippError",
-    "Mlp",
-    "OnnxFile",
-    "Options",
-    "Plan",
-    "Refit",
-    "Share",
-    "SurgeryError",
-    "Training",
-    "TrainingError",
-    "WeightOptions",
-    "WeightPlan",
-    "data",
-    "export_onnx",
-    "folded",
-    "information_kept",
-    "load",
-    "methods",
-    "models",
-    "mutual_information",
-    "original_indices",
-    "plan",
-    "plans",
-    "presets",
-    "prune",
-    "restacked",
-    "retrain",
-    "save",
-    "scratch",
-    "select_features",
-    "terc",
-    "to_semi_structured",
-    "unstacked",
-    "weights",
-]
+if TYPE_CHECKING:
+    from mipp._api import *  # noqa: F403
+else:
+
+    def __getattr__(name: str) -> Any:
+        """A public name or a module of this package, imported when it is first asked for.
+
+        PyTorch takes two seconds to import, and ``mipp --help`` shall not wait for it.
+        """
+        if name == "FeatureSelector":  # scikit-learn takes one more second
+            return import_module("mipp.features").FeatureSelector
+        if not name.startswith("_") and find_spec(f"mipp.{name}") is not None:
+            return import_module(f"mipp.{name}")
+        if name.startswith("_") and name != "__all__":
+            raise AttributeError(f"module 'mipp' has no attribute {name!r}")
+        public = import_module("mipp._api")
+        if name == "__all__":  # who reads this wants all of them, such as pdoc in the namespace
+            globals().update({each: __getattr__(each) for each in public.__all__})
+        try:
+            return getattr(public, name)
+        except AttributeError:
+            raise AttributeError(f"module 'mipp' has no attribute {name!r}") from None
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *import_module("mipp._api").__all__})

@@ -12,11 +12,13 @@ from mipp.cli import model_names
 def short(monkeypatch):
     """Training that takes a second."""
 
+    original = model_names.find_network
+
     def find(name):
-        found = model_names.find_network(name)
+        found = original(name)
         return replace(found, recipe=replace(found.recipe, epochs=1))
 
-    monkeypatch.setattr("mipp.cli.demo.find_network", find)
+    monkeypatch.setattr("mipp.cli.model_names.find_network", find)
     monkeypatch.setattr("mipp.cli.demo.RETRAINING", 1)
 
 

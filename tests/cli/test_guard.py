@@ -1,5 +1,8 @@
 """Exit codes and messages."""
 
+import subprocess
+import sys
+
 import pytest
 
 import mipp as library
@@ -25,6 +28,9 @@ def test_help_and_version(mipp):
         ("inspect", "--model", "mlp", "--seed", "-1"),
         ("inspect", "--model", "mlp", "--no-such-option"),
         ("inspect", "--model", "no-such-model"),
+        ("inspect", "--model", "no_such_module.at_all:net"),
+        ("inspect", "--model", "mlp", "--input", "abc"),
+        ("export", "--model", "mlp", "--input", "abc", "--onnx", "x.onnx"),
         ("inspect", "--model", "mlp", "--data", "no-such-data"),
         ("eval", "--model", "no-such-model", "--weights", "x.safetensors"),
         ("prune", "--model", "mlp", "--budget", "macs=lots"),
@@ -52,6 +58,26 @@ def test_an_error_is_one_message_without_traceback(mipp):
     )
 
 
+def test_a_shape_that_does_not_fit_is_named(mipp):
+    for command in (("inspect",), ("export", "--onnx", "x.onnx")):
+        done = mipp(*command, "--model", "digits_cnn", "--input", "5,9,9")
+        assert done.code == 1
+        assert "--input 5,9,9 does not fit digits_cnn: RuntimeError: Given groups=1" in done.err
+        assert "calibration" not in done.err
+
+
+def test_a_warning_is_its_text_alone():
+    code = (
+        "import sys, warnings\n"
+        "from mipp.cli import main\n"
+        "fewer = lambda prog_name: warnings.warn('few examples. Give more.')\n"
+        "sys.modules['mipp.cli.app'].app = fewer\n"
+        "main()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stderr == "warning: few examples. Give more.\n"
+
+
 def test_debug_shows_where(mipp):
     done = mipp("eval", "--model", "digits_cnn", "--weights", "nothing.safetensors", "--debug")
     assert done.code == 1
@@ -71,7 +97,7 @@ def test_errors_by_kind(mipp, monkeypatch, error, code, text):
     def fail(_name):
         raise error
 
-    monkeypatch.setattr("mipp.cli.inspect.find_network", fail)
+    monkeypatch.setattr("mipp.cli.model_names.find_network", fail)
     done = mipp("inspect", "--model", "mlp")
     assert done.code == code
     assert text in done.err
@@ -95,7 +121,7 @@ def test_debug_shows_the_errors_that_an_error_hides(mipp, monkeypatch):
         except KeyError:
             raise library.GraphError("no trace") from None
 
-    monkeypatch.setattr("mipp.cli.inspect.find_network", fail)
+    monkeypatch.setattr("mipp.cli.model_names.find_network", fail)
     plain, debug = mipp("inspect", "--model", "mlp"), mipp("inspect", "--model", "mlp", "--debug")
     assert plain.err == "error: no trace\n"
     assert "KeyError: 'deep inside'" in debug.err

@@ -133,7 +133,7 @@ def test_plain_and_pickled_tensors_are_read(mipp, own):
 
 def test_inspect_needs_the_shape_of_the_inputs(mipp, own):
     done = mipp("inspect", "-m", "own_net:Net")
-    assert done.code == 1
+    assert done.code == 2
     assert "--input 3,32,32, or --data" in done.err
     by_shape = mipp("inspect", "-m", "own_net:Net", "--input", "6", "--json").json
     by_data = mipp("inspect", "-m", "own_net:Net", "--data", "own_net:batches", "--json").json
@@ -142,7 +142,7 @@ def test_inspect_needs_the_shape_of_the_inputs(mipp, own):
         "name": "2", "units": 8, "producers": ["2"], "consumers": ["4"], "macs": 120.0,
         "params": 128, "exact": True,
     }  # fmt: skip
-    assert mipp("inspect", "-m", "own_net:Net", "--input", "six").code == 1
+    assert mipp("inspect", "-m", "own_net:Net", "--input", "six").code == 2
 
 
 def test_inspect_lists_what_is_not_counted(mipp, own):
@@ -174,7 +174,9 @@ def test_what_is_wrong_with_own_code_is_said(mipp, own, option, name, text):
     given = {"--model": "own_net:Net", "--data": "own_net:batches"} | {option: name}
     arguments = [word for pair in given.items() for word in pair]
     done = mipp("train", *arguments, "--out", "x.safetensors")
-    assert done.code in (1, 2)  # 2 where the name itself is wrong
+    wrong_usage = name in ("own_net:Nett", "own_net:", "no_such_module:net", "own_net:number")
+    wrong_usage |= option == "--data" and name in ("own_net:wrong", "own_net:half")
+    assert done.code == (2 if wrong_usage else 1)
     assert text in " ".join(done.err.split())
 
 

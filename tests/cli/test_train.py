@@ -35,10 +35,14 @@ def test_a_checkpoint_goes_on_to_the_same_weights(mipp, small_cnn, tmp_path):
     mipp("train", *small_cnn, "--out", whole, *epochs(2))
     first = mipp("train", *small_cnn, "--out", parts, "--resume", saved, *epochs(2))
     assert saved.is_file()
-    again = mipp("train", *small_cnn, "--out", parts, "--resume", saved, *epochs(2))
+    refused = mipp("train", *small_cnn, "--out", parts, "--resume", saved, *epochs(2))
+    assert refused.code == 1
+    assert "or --force to replace it" in refused.err
+    work = ("train", *small_cnn, "--out", parts, "--resume", saved, "--force")
+    again = mipp(*work, *epochs(2))
     assert first.json["accuracy"] == again.json["accuracy"]
     assert whole.read_bytes() == parts.read_bytes()
-    other = mipp("train", *small_cnn, "--out", parts, "--resume", saved, *epochs(3))
+    other = mipp(*work, *epochs(3))
     assert other.code == 1
     assert "another run" in other.err
 

@@ -164,6 +164,8 @@ def test_what_cannot_be_exported_is_said(tmp_path, monkeypatch):
         mipp.export_onnx(Conv(), torch.randn(2, 5, 6, 6), path)
     with pytest.raises(FileError, match="a folder that exists"):
         mipp.export_onnx(Conv(), images(), tmp_path / "none" / "net.onnx")
+    with pytest.raises(InputError, match=r"net.foo: .*ends in .onnx. Give such a name"):
+        mipp.export_onnx(Conv(), images(), tmp_path / "net.foo")
     (tmp_path / "bad.onnx").write_text("no network")
     with pytest.raises(FileError, match="onnxruntime cannot read"):
         OnnxSession(tmp_path / "bad.onnx")

@@ -241,6 +241,11 @@ def test_an_input_that_does_not_fit_a_model_is_refused(x, given, text):
         select_features(x, nn.Linear(3, 2), **given)
 
 
+def test_swapped_arguments_are_named():
+    with pytest.raises(InputError, match=r"X is a Linear; expected ex.*select_features\(x, m"):
+        select_features(nn.Linear(3, 2), torch.randn(40, 3))
+
+
 def test_noise_is_refused_where_there_is_no_model():
     with pytest.raises(InputError, match="noise= is about the outputs of a model"):
         select_features(normal(20, 3), normal(20), noise=0.1)

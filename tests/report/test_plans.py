@@ -167,6 +167,10 @@ def test_a_plan_writes_its_own_page(plan, tmp_path):
     assert f"torch {torch.__version__}" in html
     with pytest.raises(FileError, match="cannot be written"):
         plan.report(tmp_path / "none" / "plan.html")
+    plan.report(tmp_path / "plan.htm")
+    with pytest.raises(InputError, match=r"plan.pdf: .*ends in .html or .htm. Give such a name"):
+        plan.report(tmp_path / "plan.pdf")
+    assert not (tmp_path / "plan.pdf").exists()
 
 
 def test_plotly_is_asked_for_before_long_work(monkeypatch):

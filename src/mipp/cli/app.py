@@ -1,17 +1,18 @@
 """The commands, put together."""
 
+from dataclasses import asdict
 from typing import Annotated
 
 import typer
 
 import mipp
-from mipp.cli import bench
+from mipp.cli import arguments as arg
 from mipp.cli.demo import demo
 from mipp.cli.evaluate import evaluate
-from mipp.cli.exit_codes import EXIT_CODES
+from mipp.cli.exit_codes import EXIT_CODES, warn_plainly
 from mipp.cli.export_command import export
 from mipp.cli.inspect import inspect
-from mipp.cli.methods import methods
+from mipp.cli.output import open_output
 from mipp.cli.prune import prune
 from mipp.cli.train import train
 
@@ -41,6 +42,17 @@ def mipp_command(
     """Mutual information preserving pruning of PyTorch networks."""
 
 
+def methods(json: arg.Json = False) -> None:
+    """List what --method of prune takes: what each looks at, how it ranks, in how many rounds."""
+    from mipp.cli import text_tables
+    from mipp.methods import facts
+
+    output = open_output(json)
+    rows = facts()
+    output.show(text_tables.methods(rows))
+    output.result({"methods": [asdict(row) for row in rows]})
+
+
 app.command(epilog=EXIT_CODES)(inspect)
 app.command(epilog=EXIT_CODES)(prune)
 app.command(epilog=EXIT_CODES)(methods)
@@ -48,9 +60,21 @@ app.command("eval", epilog=EXIT_CODES)(evaluate)
 app.command(epilog=EXIT_CODES)(export)
 app.command(epilog=EXIT_CODES)(train)
 app.command(epilog=EXIT_CODES)(demo)
-app.add_typer(bench.app, name="bench")
+
+
+@app.command(context_settings={"ignore_unknown_options": True, "help_option_names": []})
+def bench(
+    words: Annotated[
+        list[str] | None, typer.Argument(metavar="COMMAND ...", help="See mipp bench --help.")
+    ] = None,
+) -> None:
+    """Run suites of measurements, and show what was measured."""
+    from mipp.cli.bench import app as suites
+
+    suites(words or ["--help"], prog_name="mipp bench")
 
 
 def main() -> None:
     """The command ``mipp``."""
+    warn_plainly()
     app(prog_name="mipp")

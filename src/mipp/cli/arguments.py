@@ -1,11 +1,31 @@
-"""Options that several commands have in common."""
+"""Options that several commands have in common, and the names that help lists.
+
+The library has these names, too, but not without importing torch; a test holds them equal.
+"""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from mipp import data, models
+from mipp.options import Options, help_of
+
+MODELS = (
+    "digits_cnn", "mlp", "lenet5", "vgg11", "vgg16", "vgg19", "resnet20", "resnet20b", "resnet56",
+    "resnet56b", "resnet18", "resnet34", "resnet50", "resnet50_imagenet",
+)  # fmt: skip
+DATA = ("digits", "mnist", "cifar10", "cifar100")
+METHODS = (
+    "mipp", "bnscale", "chip", "dhspg", "flap", "fpgm", "grasp", "hrank", "imp", "itergrasp",
+    "itersnip", "l1", "l2", "mipp-leave-one-out", "mipp-solo", "obs", "oto", "prospr", "random",
+    "snip", "sosp", "synflow", "taylor", "thinet",
+)  # fmt: skip
+TRAINING_METHODS = ("dhspg", "imp", "oto")
+WEIGHT_METHODS = (
+    "mipp", "sparsegpt", "wanda", "grasp", "itergrasp", "itersnip", "l1", "l2", "prospr", "random",
+    "snip", "sosp", "synflow",
+)  # fmt: skip
+ESTIMATORS = ("gaussian", "masked", "mlp")
 
 _MODEL, _DATA, _OUTPUT = "Model", "Data", "Output"
 
@@ -16,7 +36,7 @@ ModelName = Annotated[
         "-m",
         metavar="NAME",
         rich_help_panel=_MODEL,
-        help=f"One of {', '.join(models.names())}; or torchvision:NAME, timm:NAME, hf:FOLDER (an "
+        help=f"One of {', '.join(MODELS)}; or torchvision:NAME, timm:NAME, hf:FOLDER (an "
         "image classifier, or the .json of its configuration), or package.module:factory, a "
         "function or class in the current folder or installed that makes a torch.nn.Module.",
     ),
@@ -63,7 +83,7 @@ DataName = Annotated[
         "-d",
         metavar="NAME",
         rich_help_panel=_DATA,
-        help=f"One of {', '.join(data.names())}; or package.module:function for your own, a "
+        help=f"One of {', '.join(DATA)}; or package.module:function for your own, a "
         "function without arguments that returns (training batches, test batches), each a "
         "DataLoader or a list of pairs (x, y) of inputs and class indices.",
     ),
@@ -96,7 +116,7 @@ HeadDims = Annotated[
     bool,
     typer.Option(
         "--head-dims",
-        help="Inside attention the units are features of all heads, in place of whole heads.",
+        help=help_of(Options, "head_dims"),
     ),
 ]
 Residual = Annotated[

@@ -14,8 +14,7 @@ from mipp import bench
 from mipp.cli import arguments as arg
 from mipp.cli.bench_report import measured, report_suites, write_page
 from mipp.cli.exit_codes import EXIT_CODES, FAILED, readable_errors
-from mipp.cli.output import Output, open_output
-from mipp.cli.output_files import check_target
+from mipp.cli.output import Output, check_target, open_output
 from mipp.cli.text_tables import in_parts, new_table
 from mipp.measurements import Item, Record
 from mipp.report import check_plotly

@@ -9,8 +9,7 @@ import typer
 from mipp import bench, measurements, report
 from mipp.cli import arguments as arg
 from mipp.cli.exit_codes import readable_errors
-from mipp.cli.output import Output, open_output
-from mipp.cli.output_files import check_target
+from mipp.cli.output import Output, check_target, open_output
 from mipp.errors import FileError
 
 

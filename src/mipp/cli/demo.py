@@ -8,23 +8,19 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-import torch
 import typer
-from torch import nn
 
-from mipp import retrain, selection, surgery
 from mipp.cli import arguments as arg
-from mipp.cli.datasets import find_source
-from mipp.cli.exit_codes import FAILED, readable_errors
-from mipp.cli.model_loading import Wanted, open_model
-from mipp.cli.model_names import find_network
-from mipp.cli.output import Output, open_output
-from mipp.cli.output_files import check_folder, write_text
-from mipp.cli.pruning import Task, fine_tuning, run
-from mipp.cli.results import Outcome
+from mipp.cli.exit_codes import FAILED, Guard, readable_errors
+from mipp.cli.output import Output, check_folder, open_output, write_text
 from mipp.errors import FileError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from mipp.cli.results import Outcome
 
 MODEL, DATA = "digits_cnn", "digits"
 BUDGET, SHARE = "macs=25%", 0.25
@@ -48,6 +44,8 @@ def demo(
 
     Needs no downloads and takes less than two minutes on two cores.
     """
+    from mipp import surgery
+
     with readable_errors(debug) as guard:
         guard.arguments_read()
         output = open_output(json)
@@ -56,7 +54,7 @@ def demo(
             _make(folder)
         check_folder(folder, "--out")
         with _one_thread():
-            model, small, outcome = _work(output, seed)
+            model, small, outcome = _work(output, guard, seed)
         surgery.save(model, folder / "full.safetensors")
         surgery.save(small, folder / "small.safetensors")
         write_text(folder / "plan.json", outcome.plan.to_json())
@@ -73,8 +71,16 @@ def demo(
             raise typer.Exit(FAILED)
 
 
-def _work(output: Output, seed: int) -> tuple[nn.Module, nn.Module, Outcome]:
+def _work(output: Output, guard: Guard, seed: int) -> "tuple[nn.Module, nn.Module, Outcome]":
     """The trained model, the pruned one, and what pruning came to."""
+    import torch
+
+    from mipp import retrain, selection
+    from mipp.cli.datasets import find_source
+    from mipp.cli.model_loading import Wanted, open_model
+    from mipp.cli.model_names import find_network
+    from mipp.cli.pruning import Task, fine_tuning, run
+
     torch.manual_seed(seed)
     network, source = find_network(MODEL), find_source(DATA, None)
     model = open_model(network, Wanted(None, None, None, "cpu", seed), source)
@@ -85,13 +91,15 @@ def _work(output: Output, seed: int) -> tuple[nn.Module, nn.Module, Outcome]:
     output.say(f"Pruning it to {BUDGET}, then retraining it for {RETRAINING} epochs.")
     retrain_by = fine_tuning(recipe, RETRAINING)
     task = Task(selection.parse_budget(BUDGET), {}, retrain_by, seed)
-    small, outcome = run(task, network, model, source, output)
+    small, outcome = run(task, network, model, source, output, guard)
     return model, small, outcome
 
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
     """These tensors are so small that a second thread only waits for the first."""
+    import torch
+
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -119,9 +127,12 @@ def _evaluated(path: Path, seed: int) -> Mapping[str, Any]:
     return found
 
 
-def _checks(outcome: Outcome, reloaded: Mapping[str, Any]) -> dict[str, bool]:
+def _checks(outcome: "Outcome", reloaded: Mapping[str, Any]) -> dict[str, bool]:
+    from mipp.planning import Plan
+
     plan, (before, after) = outcome.plan, outcome.accuracy
     assert outcome.retrained is not None
+    assert isinstance(plan, Plan)
     return {
         "the full network has at least 97 % of the test images right": before >= 0.97,
         "at most 25 % of the MACs are left": plan.after.macs <= SHARE * plan.before.macs,

@@ -1,14 +1,7 @@
 """``mipp eval``: accuracy, cost and latency of a model with its weights, pruned or not."""
 
-import torch
-
-from mipp import retrain
 from mipp.cli import arguments as arg
-from mipp.cli import model_cost, text_tables
-from mipp.cli.datasets import find_source
 from mipp.cli.exit_codes import readable_errors
-from mipp.cli.model_loading import Wanted, check_fit, check_weights, open_model
-from mipp.cli.model_names import find_network
 from mipp.cli.output import open_output
 
 
@@ -28,6 +21,15 @@ def evaluate(
 
     Weights of a pruned model are read into the full-size model that --model names.
     """
+    import torch
+
+    from mipp import retrain
+    from mipp.cli.datasets import find_source
+    from mipp.cli.model_loading import Wanted, check_fit, check_weights, open_model
+    from mipp.cli.model_names import find_network
+    from mipp.cli.results import cost_of, latency_ms
+    from mipp.cli.text_tables import exact
+
     with readable_errors(debug) as guard:
         output = open_output(json)
         torch.manual_seed(seed)
@@ -39,18 +41,14 @@ def evaluate(
         check_fit(network, opened, source)
         with output.busy("evaluating"):
             found = retrain.evaluate(network.classifier(opened), source.test())
-            cost = model_cost.cost_of(opened, source.test())
-        (latency,) = model_cost.latency_ms([opened], source.test())
+            cost = cost_of(opened, source.test())
+        (latency,) = latency_ms([opened], source.test())
         params = sum(parameter.numel() for parameter in opened.parameters())
         output.say(f"accuracy    {100 * found.accuracy:.2f} % of {found.n_samples} examples")
         output.say(f"loss        {found.loss:.4f} nats")
-        macs = (
-            "not known: the model cannot be traced"
-            if cost is None
-            else text_tables.exact(cost.macs)
-        )
+        macs = "not known: the model cannot be traced" if cost is None else exact(cost.macs)
         output.say(f"MACs        {macs}")
-        output.say(f"parameters  {text_tables.exact(params)}")
+        output.say(f"parameters  {exact(params)}")
         output.say(f"latency     {latency:.3f} ms for one example on the CPU")
         output.result(
             {

@@ -2,6 +2,7 @@
 
 import sys
 import traceback
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -24,6 +25,11 @@ EXIT_CODES = (
 )
 
 
+def warn_plainly() -> None:
+    """Warnings are their text alone: users look for no line of a library."""
+    warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
+
+
 class Guard:
     """Which errors are wrong usage: those about arguments, until these are read."""
 
@@ -33,6 +39,15 @@ class Guard:
     def arguments_read(self) -> None:
         """From here on an error is one of the work."""
         self.reading = False
+
+    @contextmanager
+    def arguments(self) -> Iterator[None]:
+        """While arguments are read that need the model, which an `InputError` is about."""
+        try:
+            yield
+        except InputError:
+            self.reading = True
+            raise
 
     def code(self, error: MippError) -> int:
         """The exit code. Files, and what failed in code that was called, are no wrong usage."""

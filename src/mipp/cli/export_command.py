@@ -2,25 +2,18 @@
 
 import tempfile
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-import torch
 import typer
-from torch import nn
 
-from mipp import export as exporting
-from mipp import statistics
 from mipp.cli import arguments as arg
-from mipp.cli import model_cost, text_tables
-from mipp.cli.datasets import find_source
-from mipp.cli.example_inputs import examples
 from mipp.cli.exit_codes import readable_errors
-from mipp.cli.model_loading import Wanted, check_weights, open_model
-from mipp.cli.model_names import find_network
-from mipp.cli.output import open_output
-from mipp.cli.output_files import check_target
-from mipp.surgery import state_shapes
-from mipp.tracing.guards import duplicate
+from mipp.cli.output import check_target, open_output
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from mipp import statistics
 
 
 def export(
@@ -62,6 +55,16 @@ def export(
     Weights of a pruned model are read into the full-size model that --model names, which is then
     timed too. Needs the extra: pip install 'torch-mipp[onnx]'.
     """
+    import torch
+
+    from mipp import statistics
+    from mipp.cli import text_tables
+    from mipp.cli.datasets import find_source
+    from mipp.cli.model_loading import Wanted, check_shape, check_weights, examples, open_model
+    from mipp.cli.model_names import find_network
+    from mipp.export import export_onnx
+    from mipp.surgery import state_shapes
+
     with readable_errors(debug) as guard:
         output = open_output(json)
         torch.manual_seed(seed)
@@ -69,15 +72,16 @@ def export(
         check_weights(weights)
         check_target(onnx, "--onnx", suffix=".onnx", source=weights, force=force)
         source = None if data is None else find_source(data, data_root)
-        guard.arguments_read()
         batches = examples(network, source, shape, seed)
+        guard.arguments_read()
         full = open_model(network, Wanted(width, classes, None, "cpu", seed), source)
         opened = full
         if weights is not None:
             opened = open_model(network, Wanted(width, classes, weights, "cpu", seed), source)
+        check_shape(network, opened, batches, shape)
         batch = statistics.read_batches(batches, 4)[0]
         with output.busy("exporting"):
-            made = exporting.export_onnx(
+            made = export_onnx(
                 opened, batch, onnx, dynamic_batch=not fixed_batch, dynamic_length=dynamic_length
             )
         pruned = state_shapes(full) != state_shapes(opened)
@@ -110,9 +114,13 @@ def export(
 
 
 def _times(
-    models: dict[str, nn.Module], batch: statistics.Batch, path: Path, fixed: bool
+    models: "dict[str, nn.Module]", batch: "statistics.Batch", path: Path, fixed: bool
 ) -> dict[str, dict[str, float]]:
     """Milliseconds of each model in PyTorch and in onnxruntime; all take turns."""
+    from mipp.cli.results import latency_ms
+    from mipp.export import OnnxSession, export_onnx
+    from mipp.tracing.guards import duplicate
+
     example = batch if fixed else batch.part(0, 1)
     tensors = example.tensors()
     with tempfile.TemporaryDirectory(prefix="mipp-export-") as folder:
@@ -121,9 +129,9 @@ def _times(
             file = path
             if name != "model":
                 file = Path(folder) / f"{name}.onnx"
-                exporting.export_onnx(duplicate(model), batch, file, dynamic_batch=not fixed)
-            works.append(exporting.OnnxSession(file).work(*tensors))
-        found: list[Any] = model_cost.latency_ms(list(models.values()), [example], works)
+                export_onnx(duplicate(model), batch, file, dynamic_batch=not fixed)
+            works.append(OnnxSession(file).work(*tensors))
+        found: list[Any] = latency_ms(list(models.values()), [example], works)
     count = len(models)
     return {
         name: {"pytorch": found[n], "onnxruntime": found[count + n]}

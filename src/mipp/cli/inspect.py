@@ -1,20 +1,14 @@
 """``mipp inspect``: what could be pruned in a model, what not, and why."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-
-from mipp import graph, planning
 from mipp.cli import arguments as arg
-from mipp.cli import text_tables
-from mipp.cli.datasets import find_source
-from mipp.cli.example_inputs import examples
 from mipp.cli.exit_codes import readable_errors
-from mipp.cli.model_loading import Wanted, check_weights, open_model
-from mipp.cli.model_names import find_network
 from mipp.cli.output import open_output
-from mipp.records import ChannelGraph, Cost
+
+if TYPE_CHECKING:
+    from mipp.records import ChannelGraph, Cost
 
 
 def inspect(
@@ -33,17 +27,26 @@ def inspect(
     debug: arg.Debug = False,
 ) -> None:
     """List the groups of units that can be pruned, outputs first, and what is refused and why."""
+    import torch
+
+    from mipp import graph, planning
+    from mipp.cli import text_tables
+    from mipp.cli.datasets import find_source
+    from mipp.cli.model_loading import Wanted, check_shape, check_weights, examples, open_model
+    from mipp.cli.model_names import find_network
+
     with readable_errors(debug) as guard:
         output = open_output(json)
         torch.manual_seed(seed)
         network = find_network(model)
         check_weights(weights)
         source = None if data is None else find_source(data, data_root)
+        batches = examples(network, source, shape, seed)
         guard.arguments_read()
         wanted = Wanted(width, classes, weights, device, seed)
-        batches = examples(network, source, shape, seed)
         with output.busy("tracing"):
             opened = open_model(network, wanted, source)
+            check_shape(network, opened, batches, shape)
             few = planning.calibration(opened, batches, 4)
             traced = planning.prunable_graph(opened, few, head_dims=head_dims, residual=residual)
         costs = [graph.group_cost(traced, None, group.index) for group in traced.groups]
@@ -61,12 +64,14 @@ def inspect(
         output.result(_described(traced, costs, full) | {"model": model, "seed": seed})
 
 
-def _described(traced: ChannelGraph, costs: Sequence[Cost], full: Cost) -> dict[str, Any]:
+def _described(traced: "ChannelGraph", costs: "Sequence[Cost]", full: "Cost") -> dict[str, Any]:
+    from mipp.cli.text_tables import producers
+
     groups = [
         {
             "name": group.name,
             "units": group.n_units,
-            "producers": text_tables.producers(group),
+            "producers": producers(group),
             "consumers": [traced.consumers[index].name for index in group.consumers],
             "exact": group.index not in traced.inexact,
             "macs": cost.macs,

@@ -8,7 +8,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
-from mipp import models, retrain, surgery
+from mipp import models, retrain, statistics, surgery
 from mipp.cli.datasets import Source
 from mipp.cli.model_names import Network
 from mipp.cli.user_imports import said
@@ -123,3 +123,46 @@ def _saved_by_mipp(path: Path) -> bool:
 def _some(names: list[str]) -> str:
     shown = ", ".join(names[:4])
     return shown if len(names) <= 4 else f"{shown} and {len(names) - 4} more"
+
+
+def examples(network: Network, source: Source | None, shape: str | None, seed: int) -> Any:
+    """Batches of the data, or a random one of the shape that is given or usual."""
+    if source is not None and shape is None:
+        return source.test()
+    if shape is not None:
+        sizes = _read_shape(shape)
+    elif network.name in models.names():
+        sizes = models.input_shape(network.name)
+    elif network.input_shape is not None:
+        sizes = network.input_shape
+    else:
+        raise InputError(
+            f"the inputs of {network.name} are not known. Give the shape of one, such as "
+            "--input 3,32,32, or --data."
+        )
+    generator = torch.Generator().manual_seed(seed)
+    if network.vocabulary is not None:
+        return [{"input_ids": torch.randint(network.vocabulary, (4, *sizes), generator=generator)}]
+    return [torch.randn(4, *sizes, generator=generator)]
+
+
+def check_shape(network: Network, model: nn.Module, batches: Any, shape: str | None) -> None:
+    """Raise `InputError` where the model does not take inputs of the shape of ``--input``."""
+    if shape is None:
+        return
+    batch = statistics.read_batch(batches[0]).to(next(model.parameters()).device)
+    if why := surgery.failure(model, batch.args, batch.kwargs):
+        raise InputError(
+            f"--input {shape} does not fit {network.name}: {why}. Give the shape of one example, "
+            "without the batch, that the model takes."
+        )
+
+
+def _read_shape(text: str) -> tuple[int, ...]:
+    try:
+        sizes = tuple(int(part) for part in text.replace("x", ",").split(","))
+    except ValueError:
+        sizes = ()
+    if not sizes or min(sizes) < 1:
+        raise InputError(f"--input {text}: expected whole numbers with commas, such as 3,224,224.")
+    return sizes

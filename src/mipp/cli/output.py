@@ -1,18 +1,20 @@
-"""Where a command speaks: text for people, one line of JSON for machines."""
+"""What a command writes: text for people, one line of JSON for machines, and files."""
 
 import json
-import platform
+import tempfile
+import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 import rich
-import torch
 import typer
 from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from mipp.errors import FileError, InputError
 
 _STAGES = {"capture": "measuring activations", "score": "scoring units", "train": "training"}
 
@@ -65,15 +67,6 @@ class Output:
             typer.echo(json.dumps(content, allow_nan=False))
 
 
-def versions() -> dict[str, str]:
-    """Of what numbers depend on."""
-    return {
-        "mipp": metadata.version("torch-mipp"),
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-    }
-
-
 def open_output(as_json: bool) -> Output:
     """All that rich prints, training's bar too, goes to stdout, or to stderr beside JSON.
 
@@ -81,3 +74,67 @@ def open_output(as_json: bool) -> Output:
     """
     rich.reconfigure(stderr=as_json, markup=False, emoji=False)
     return Output(rich.get_console(), as_json)
+
+
+def check_target(
+    path: Path | None,
+    option: str,
+    *,
+    suffix: str,
+    source: Path | None = None,
+    force: bool = True,
+) -> None:
+    """Find out now whether ``path`` can be written.
+
+    ``force``: a file that is there may be replaced.
+
+    Raises:
+        InputError: its name does not end in ``suffix``.
+        FileError: its folder is missing or cannot be written to, it is a folder, it is ``source``,
+            which the work starts from, or it is there already.
+    """
+    if path is None:
+        return
+    if path.suffix != suffix:
+        raise InputError(f"{option} {path}: expected a name that ends in {suffix}.")
+    if path.is_dir():
+        raise FileError(f"{option} {path} is a folder; expected the name of a file.")
+    if source is not None and path.resolve() == source.resolve():
+        raise FileError(
+            f"{option} {path} is the file that the weights come from, and would replace them. "
+            "Give another name."
+        )
+    check_folder(path.parent, option)
+    if path.exists() and not force:
+        raise FileError(
+            f"{option} {path}: there is such a file already. Give another name, or --force to "
+            "replace it."
+        )
+
+
+def check_folder(folder: Path, option: str) -> None:
+    """Raise `FileError` unless files can be made in ``folder``."""
+    if not folder.is_dir():
+        raise FileError(f"{option}: there is no folder {folder}. Make it first, or give another.")
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise FileError(
+            f"{option}: nothing can be written to {folder} ({error.strerror or error}). Change "
+            "its permissions, or give another folder."
+        ) from error
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write beside the target, then put it in its place."""
+    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
+    try:
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(path)
+    except OSError as error:
+        raise FileError(
+            f"{path} cannot be written: {error}. Check room and permissions."
+        ) from error
+    finally:
+        partial.unlink(missing_ok=True)

@@ -2,31 +2,32 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import torch
 import typer
-from torch import nn
 
-from mipp import information, methods, planning, presets, retrain, selection, surgery
 from mipp.cli import arguments as arg
-from mipp.cli.datasets import Source, find_source
 from mipp.cli.exit_codes import readable_errors
-from mipp.cli.model_loading import Wanted, check_fit, check_weights, open_model
-from mipp.cli.model_names import Network, find_network
-from mipp.cli.output import Output, open_output, versions
-from mipp.cli.output_files import check_target, write_text
-from mipp.cli.pruning import FINE_TUNING, Task, fine_tuning, run
-from mipp.cli.results import Outcome
-from mipp.cli.user_imports import find
-from mipp.cli.weighing import WeightOutcome, WeightTask, check_unused, run_weights
+from mipp.cli.output import Output, check_target, open_output, write_text
 from mipp.errors import InputError
-from mipp.planning.model_outputs import read_outputs
-from mipp.report import check_plotly
+from mipp.options import Options, help_of
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from mipp import retrain
+    from mipp.cli.model_names import Network
+    from mipp.cli.results import Outcome
+
+FINE_TUNING = 5
+"""Retraining starts from weights that are good: its peak rate is the recipe's over this."""
 
 _PLANNING, _RETRAINING, _OUTPUT = "What goes", "Retraining", "Output"
-_DEFAULTS = planning.Options()
-_TRAINING = [row.name for row in methods.facts() if row.needs == "training"]
+
+
+def _help(name: str) -> str:
+    """The line of help that the library has for a setting, without the marks of code."""
+    return help_of(Options, name).replace("`", "")
 
 
 def prune(
@@ -59,16 +60,16 @@ def prune(
     samples: Annotated[
         int | None,
         typer.Option(
-            min=1, rich_help_panel="Data", show_default=str(_DEFAULTS.samples),
+            min=1, rich_help_panel="Data", show_default="5120",
             help="Training examples at most that activations are measured on.",
         ),
     ] = None,
     method: Annotated[
         str | None,
         typer.Option(
-            rich_help_panel=_PLANNING, show_default=_DEFAULTS.method.name,
-            help=f"How units are ranked: {', '.join(methods.names())}; `mipp methods` says what "
-            f"each one is. Single weights: {', '.join(methods.weight_names())}.",
+            rich_help_panel=_PLANNING, show_default="mipp",
+            help=f"How units are ranked: {', '.join(arg.METHODS)}; `mipp methods` says what "
+            f"each one is. Single weights: {', '.join(arg.WEIGHT_METHODS)}.",
         ),
     ] = None,
     preset: Annotated[
@@ -82,16 +83,15 @@ def prune(
     estimator: Annotated[
         str | None,
         typer.Option(
-            rich_help_panel=_PLANNING, show_default=_DEFAULTS.estimator.name,
-            help=f"How information is measured: {', '.join(information.names())}.",
+            rich_help_panel=_PLANNING, show_default="gaussian",
+            help=f"How information is measured: {', '.join(arg.ESTIMATORS)}.",
         ),
     ] = None,
     target: Annotated[
         Literal["activations", "outputs", "labels"] | None,
         typer.Option(
-            metavar="WHAT", rich_help_panel=_PLANNING, show_default=_DEFAULTS.target,
-            help="What units must tell: activations (what the next layer gives), outputs (of the "
-            "model) or labels.",
+            metavar="WHAT", rich_help_panel=_PLANNING, show_default="activations",
+            help=_help("target"),
         ),
     ] = None,
     confidence: Annotated[
@@ -105,15 +105,14 @@ def prune(
     next_layer: Annotated[
         Literal["whole", "pruned"] | None,
         typer.Option(
-            metavar="HOW", rich_help_panel=_PLANNING, show_default=_DEFAULTS.next_layer,
-            help="With --confidence or a budget of information: a layer tells of the whole next "
-            "one, or of what is left of it (pruned).",
+            metavar="HOW", rich_help_panel=_PLANNING, show_default="whole",
+            help=_help("next_layer"),
         ),
     ] = None,
     noise: Annotated[
         str | None,
         typer.Option(
-            rich_help_panel=_PLANNING, show_default=str(_DEFAULTS.estimator.noise),
+            rich_help_panel=_PLANNING, show_default="fisher",
             help="What counts as noise in a consumer's output: fisher, or a share of its variance "
             "such as 0.1.",
         ),
@@ -121,8 +120,7 @@ def prune(
     order: Annotated[
         Literal["greedy", "ordered"] | None,
         typer.Option(
-            metavar="HOW", rich_help_panel=_PLANNING, show_default=_DEFAULTS.order,
-            help="Elimination: greedy (scored anew after each removal) or ordered (in one pass).",
+            metavar="HOW", rich_help_panel=_PLANNING, show_default="greedy", help=_help("order"),
         ),
     ] = None,
     allocation: Annotated[
@@ -137,22 +135,21 @@ def prune(
     rounds: Annotated[
         int | None,
         typer.Option(
-            rich_help_panel=_PLANNING, show_default=f"{_DEFAULTS.rounds}, or the method's own",
-            help="Prune in so many steps, measuring again after each.",
+            rich_help_panel=_PLANNING, show_default="1, or the method's own", help=_help("rounds"),
         ),
     ] = None,
     passes: Annotated[
         int | None,
         typer.Option(
-            rich_help_panel=_PLANNING, show_default=str(_DEFAULTS.passes),
-            help="Score so often, each time for the outputs that were kept the time before.",
+            rich_help_panel=_PLANNING, show_default="1",
+            help=_help("passes"),
         ),
     ] = None,
     refit: Annotated[
         str | None,
         typer.Option(
             metavar="MODE", rich_help_panel=_PLANNING,
-            show_default=_DEFAULTS.refit.mode if _DEFAULTS.refit else "none",
+            show_default="sequential",
             help="How the weights that stay take over: sequential, closed, norm or none; own is "
             "what the source of --method does.",
         ),
@@ -165,21 +162,20 @@ def prune(
         list[str] | None,
         typer.Option(
             metavar="NAME", rich_help_panel=_PLANNING,
-            help="Group or module that keeps all units; * and ? match; can be given several times.",
+            help=_help("protect") + " Can be given several times.",
         ),
     ] = None,
     min_units: Annotated[
         int | None,
         typer.Option(
-            rich_help_panel=_PLANNING, show_default=str(_DEFAULTS.min_units),
+            rich_help_panel=_PLANNING, show_default="1",
             help="Units that every group keeps at least; 0 lets whole layers go.",
         ),
     ] = None,
     round_to: Annotated[
         int | None,
         typer.Option(
-            rich_help_panel=_PLANNING, show_default=str(_DEFAULTS.round_to),
-            help="Groups that lose units keep a multiple of this many.",
+            rich_help_panel=_PLANNING, show_default="1", help=_help("round_to"),
         ),
     ] = None,
     memory: Annotated[
@@ -201,7 +197,7 @@ def prune(
         typer.Option(
             metavar="EPOCHS", min=1, rich_help_panel=_PLANNING,
             show_default="as the network's recipe",
-            help=f"Of one training, with methods that train: {', '.join(_TRAINING)}.",
+            help=f"Of one training, with methods that train: {', '.join(arg.TRAINING_METHODS)}.",
         ),
     ] = None,
     retraining: Annotated[
@@ -255,6 +251,17 @@ def prune(
     debug: arg.Debug = False,
 ) -> None:  # fmt: skip
     """Prune a model to a budget and show what is left of it: units, information, cost, accuracy."""
+    import torch
+
+    from mipp import presets, selection
+    from mipp.cli.datasets import find_source
+    from mipp.cli.model_loading import Wanted, check_fit, check_weights, open_model
+    from mipp.cli.model_names import find_network
+    from mipp.cli.pruning import Task, fine_tuning, run
+    from mipp.cli.user_imports import find
+    from mipp.planning.model_outputs import read_outputs
+    from mipp.report import check_plotly, current_versions
+
     with readable_errors(debug) as guard:
         _check_says_how_much(granularity, budget, confidence, preset)
         output = open_output(json)
@@ -262,6 +269,7 @@ def prune(
             raise InputError(f"--refit {refit} and --no-refit were both given; give one of them.")
         if (retrain_lr is not None or distill) and not retraining:
             raise InputError("--retrain-lr and --distill need --retrain EPOCHS.")
+        _check_preset(preset, granularity)
         options = _given(
             samples=samples, method=method, estimator=estimator, target=target,
             confidence=confidence, next_layer=next_layer, noise=_number(noise), order=order,
@@ -276,16 +284,12 @@ def prune(
             options = presets.change(presets.paper(), options)
         network = replace(find_network(model), outputs=options.get("outputs"))
         train_by = _training(options, network, train_epochs)
-        retrain_by = None
-        if retraining:
-            retrain_by = fine_tuning(network.recipe, retraining, retrain_lr, distill)
+        retrain_by = (
+            fine_tuning(network.recipe, retraining, retrain_lr, distill) if retraining else None
+        )
         wanted = None if budget is None else selection.parse_budget(budget)
-        task: Task | WeightTask
-        if granularity == "unit":
-            task = Task(wanted, options, retrain_by, seed, train_by)
-        else:
-            check_unused(preset=preset)
-            task = WeightTask(granularity, wanted, options, retrain_by, seed)
+        training = train_by if granularity == "unit" else None
+        task = Task(wanted, options, retrain_by, seed, training, granularity)
         check_weights(weights)
         check_target(out, "--out", suffix=".safetensors", source=weights, force=force)
         check_target(plan, "--plan", suffix=".json", force=force)
@@ -297,21 +301,14 @@ def prune(
             check_plotly()
         opened = open_model(network, Wanted(width, classes, weights, device, seed), source)
         check_fit(network, opened, source)
-        small, outcome = _done(task, network, opened, source, output)
-        if out is not None:
-            surgery.save(small, out)
-        if plan is not None:
-            write_text(plan, outcome.plan.to_json())
-        if report is not None:
-            outcome.plan.report(report, outcome.measured(data))
+        small, outcome = run(task, network, opened, source, output, guard)
+        files = {"pruned model": out, "plan": plan, "report": report}
+        _write(small, outcome, data, *files.values())
         outcome.show(output)
         if weights is None and not network.trained:
             what = "this model has" if train_by is None else "its training began with"
             output.say(f"No --weights were given: {what} random weights.")
-        output.say(
-            f"pruned model in {out}" if out else "The model was not kept: no --out was given."
-        )
-        _say_where(output, plan=plan, report=report)
+        _say_where(output, files)
         output.result(
             {
                 "model": model,
@@ -326,13 +323,30 @@ def prune(
                 "out": _text(out),
                 "plan": _text(plan),
                 "report": _text(report),
-                "versions": versions(),
+                "versions": current_versions(),
             }
         )
 
 
-def _say_where(output: Output, **paths: Path | None) -> None:
-    for what, path in paths.items():
+def _write(
+    small: "nn.Module", outcome: "Outcome", data: str,
+    out: Path | None, plan: Path | None, report: Path | None,
+) -> None:  # fmt: skip
+    """The files that were asked for. ``data``: what accuracy was measured on."""
+    from mipp import surgery
+
+    if out is not None:
+        surgery.save(small, out)
+    if plan is not None:
+        write_text(plan, outcome.plan.to_json())
+    if report is not None:
+        outcome.plan.report(report, outcome.measured(data))
+
+
+def _say_where(output: Output, files: dict[str, Path | None]) -> None:
+    if files["pruned model"] is None:
+        output.say("The model was not kept: no --out was given.")
+    for what, path in files.items():
         if path is not None:
             output.say(f"{what} in {path}")
 
@@ -350,26 +364,27 @@ def _check_says_how_much(granularity: str, *given: object) -> None:
         )
 
 
+def _check_preset(preset: str | None, granularity: str) -> None:
+    if preset is not None and granularity != "unit":
+        raise InputError(
+            f"--preset {preset} was given with a --granularity of single weights; it is for units. "
+            "Leave one of the two out."
+        )
+
+
 def _training(
-    options: dict[str, Any], network: Network, train_epochs: int | None
-) -> retrain.Recipe | None:
+    options: dict[str, Any], network: "Network", train_epochs: int | None
+) -> "retrain.Recipe | None":
     """The recipe of methods that train, None for the others."""
-    if options.get("method") in _TRAINING:
+    if options.get("method") in arg.TRAINING_METHODS:
         return replace(network.recipe, epochs=train_epochs or network.recipe.epochs)
     if train_epochs is not None:
+        names = " or ".join(arg.TRAINING_METHODS)
         raise InputError(
-            f"--train-epochs {train_epochs} needs --method {' or '.join(_TRAINING)}, which "
-            "train; --retrain EPOCHS is for what comes after pruning."
+            f"--train-epochs {train_epochs} needs --method {names}, which train; --retrain EPOCHS "
+            "is for what comes after pruning."
         )
     return None
-
-
-def _done(
-    task: Task | WeightTask, network: Network, model: nn.Module, source: Source, output: Output
-) -> tuple[nn.Module, Outcome | WeightOutcome]:
-    if isinstance(task, WeightTask):
-        return run_weights(task, network, model, source, output)
-    return run(task, network, model, source, output)
 
 
 def _number(noise: str | None) -> float | str | None:

@@ -9,6 +9,7 @@ from rich.text import Text
 
 from mipp.methods import Facts
 from mipp.records import ChannelGraph, Cost, Group, GroupSummary, Refusal
+from mipp.surgery.mask_record import LayerSummary
 
 _LABEL = 30
 """Characters of a label of a wide table before it is folded."""
@@ -19,24 +20,49 @@ _GAP = 2
 
 def groups_after(summary: Sequence[GroupSummary]) -> Table:
     """What a plan does to each group, outputs first; nats only where the method measures any."""
-    measured = not all(math.isnan(row.nats_before) for row in summary)
-    nats = {"information": "right"} if measured else {}
+    nats = _information(summary)
     table = new_table("group", units="right", **nats, MACs="right", params="right")
     for row in summary:
-        kept = [percent(share(row.nats_before, row.nats_after))] if measured else []
         table.add_row(
             row.name,
             f"{row.units_before} → {row.units_after}",
-            *kept,
+            *(_kept(row) for _ in nats),
             f"{short(row.macs_before)} → {short(row.macs_after)}",
             f"{short(row.params_before)} → {short(row.params_after)}",
         )
-    nats_told = "information: share of the nats that is kept. " if measured else ""
-    table.caption = nats_told + (
-        "MACs, params: of the layers that make or read the group; a layer between two groups "
-        "counts in both."
+    what = "information: share of the nats that is kept. " if nats else ""
+    table.caption = (
+        f"{what}MACs, params: of the layers that make or read the group; a layer between two "
+        "groups counts in both."
     )
     return table
+
+
+def layers_after(summary: Sequence[LayerSummary]) -> Table:
+    """What a plan of single weights does to each layer; nats only where the method measures any."""
+    nats = _information(summary)
+    table = new_table("layer", weights="right", left="right", **nats, empty="right")
+    for row in summary:
+        table.add_row(
+            row.name,
+            f"{short(row.weights_before)} → {short(row.weights_after)}",
+            percent(share(row.weights_before, row.weights_after)),
+            *(_kept(row) for _ in nats),
+            str(row.empty_rows),
+        )
+    what = "information: share of the nats that is kept, output by output. " if nats else ""
+    table.caption = f"{what}empty: outputs that read nothing any more."
+    return table
+
+
+def _information(summary: Sequence[GroupSummary] | Sequence[LayerSummary]) -> dict[str, str]:
+    """The column of information, where any was measured."""
+    measured = not all(math.isnan(row.nats_before) for row in summary)
+    return {"information": "right"} if measured else {}
+
+
+def _kept(row: GroupSummary | LayerSummary) -> str:
+    return percent(share(row.nats_before, row.nats_after))
 
 
 def groups_of(graph: ChannelGraph, costs: Sequence[Cost]) -> Table:
@@ -73,11 +99,12 @@ def methods(rows: Sequence[Facts]) -> Table:
     return table
 
 
-def refusals(refused: Sequence[Refusal]) -> Table:
-    """What is left as it is, and why."""
-    table = new_table("not pruned", units="right", why="left")
+def refusals(refused: Sequence[Refusal], what: str = "units") -> Table:
+    """What is left as it is, and why. ``what``: units, or weights, which are many."""
+    table = new_table("not pruned", **{what: "right"}, why="left")
     for row in refused:
-        table.add_row(row.name, str(row.n_units), row.reason)
+        number = str(row.n_units) if what == "units" else exact(row.n_units)
+        table.add_row(row.name, number, row.reason)
     return table
 
 

@@ -5,17 +5,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import torch
 import typer
 
-from mipp import retrain, surgery
 from mipp.cli import arguments as arg
-from mipp.cli.datasets import find_source
 from mipp.cli.exit_codes import readable_errors
-from mipp.cli.model_loading import Wanted, check_fit, check_weights, open_model
-from mipp.cli.model_names import find_network
-from mipp.cli.output import open_output
-from mipp.cli.output_files import check_target
+from mipp.cli.output import check_target, open_output
 
 _PANEL = "Training"
 
@@ -84,18 +78,25 @@ def train(
 
     Built-in networks have recipes that reach the accuracy of the literature, or near it.
     """
+    import torch
+
+    from mipp import retrain, surgery
+    from mipp.cli.datasets import find_source
+    from mipp.cli.model_loading import Wanted, check_fit, check_weights, open_model
+    from mipp.cli.model_names import find_network
+
     with readable_errors(debug) as guard:
         output = open_output(json)
         torch.manual_seed(seed)
         network = find_network(model)
         check_weights(weights)
-        going_on = resume is not None and resume.exists()  # --out is from the same run
-        check_target(out, "--out", suffix=".safetensors", force=force or going_on)
+        check_target(out, "--out", suffix=".safetensors", force=force)
         check_target(resume, "--resume", suffix=".safetensors", source=out)
-        recipe = changed(
-            network.recipe, epochs=epochs, peak_lr=lr, batch_size=batch_size, precision=precision,
-            augment=augment,
-        )  # fmt: skip
+        given: dict[str, Any] = {
+            "epochs": epochs, "peak_lr": lr, "batch_size": batch_size, "precision": precision,
+            "augment": augment,
+        }  # fmt: skip
+        recipe = replace(network.recipe, **{n: v for n, v in given.items() if v is not None})
         source = find_source(data, data_root)
         guard.arguments_read()
         opened = open_model(network, Wanted(width, classes, weights, device, seed), source)
@@ -130,8 +131,3 @@ def train(
                 "seed": seed,
             }
         )
-
-
-def changed(recipe: retrain.Recipe, **given: Any) -> retrain.Recipe:
-    """The recipe with the fields that were given, those that are not None."""
-    return replace(recipe, **{name: value for name, value in given.items() if value is not None})

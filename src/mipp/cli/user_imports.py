@@ -26,10 +26,14 @@ def find(reference: str, option: str) -> Any:
     try:
         found = importlib.import_module(module_name)
     except Exception as error:
-        raise InputError(
+        failed = InputError(
             f"{option} {reference}: importing {module_name} failed with {said(error)}. It is "
             f"looked for in the current folder ({here}) and among the installed packages."
-        ) from error
+        )
+        name = error.name if isinstance(error, ModuleNotFoundError) else None
+        if name is not None and f"{module_name}.".startswith(f"{name}."):
+            raise failed from None  # a wrong name is wrong usage; what fails in a module is not
+        raise failed from error
     for name in path.split("."):
         if not hasattr(found, name):
             raise InputError(

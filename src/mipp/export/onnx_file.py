@@ -148,7 +148,8 @@ def export_onnx(
             default the square root of the machine precision (3e-4 for float32).
 
     Raises:
-        InputError: if the extra ``onnx`` is not installed, or the batch or model cannot be used.
+        InputError: if the extra ``onnx`` is not installed, the name does not end in ``.onnx``, or
+            the batch or model cannot be used.
         SurgeryError: if the model cannot be exported, or onnxruntime computes other numbers.
         FileError: if the file cannot be written.
 
@@ -162,6 +163,11 @@ def export_onnx(
     for name in PACKAGES:
         needed(name)
     target = Path(path)
+    if target.suffix.lower() != ".onnx":
+        raise InputError(
+            f"{target}: what is written is an ONNX file, and expected is a name that ends in "
+            ".onnx. Give such a name."
+        )
     if target.is_dir() or not target.parent.is_dir():
         raise FileError(
             f"{target} cannot be written: expected the name of a file in a folder that exists."

@@ -147,6 +147,11 @@ def select_features(
         >>> select_features(images, images[:, 0, 1, 1], keep=1).mask[0].tolist()
         [[False, False], [False, True]]
     """
+    if isinstance(X, nn.Module):
+        raise InputError(
+            f"X is a {type(X).__name__}; expected examples, an array or a tensor. Give the model "
+            "second: mipp.select_features(x, model)."
+        )
     chosen = information.read(estimator)
     if isinstance(Y, nn.Module):
         examples = as_examples(Y, X)

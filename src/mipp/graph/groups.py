@@ -4,8 +4,6 @@ from collections import Counter
 from collections.abc import Container, Mapping
 
 import numpy as np
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 from mipp.errors import GraphError
 from mipp.graph.findings import Flow
@@ -94,6 +92,9 @@ def solve(flow: Flow, shapes: Mapping[str, tuple[int, ...]]) -> Solution:
 
 def _components(flow: Flow) -> Solution:
     """Groups of classes that one producer makes, numbered in order of execution."""
+    from scipy.sparse import coo_array  # noqa: PLC0415 - only tracing needs SciPy
+    from scipy.sparse.csgraph import connected_components  # noqa: PLC0415
+
     classes = flow.ties.classes()
     n_classes = int(classes.class_of.max()) + 1
     made = [classes.unit_of[flow.atoms[key]] for key in flow.producers]

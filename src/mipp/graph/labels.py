@@ -10,8 +10,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 from torch.fx import Node
 
 from mipp.records import IntArray
@@ -175,6 +173,9 @@ class Ties:
 
     def classes(self) -> Classes:
         """Connected components of all ties, with the reasons."""
+        from scipy.sparse import coo_array  # noqa: PLC0415 - only tracing needs SciPy
+        from scipy.sparse.csgraph import connected_components  # noqa: PLC0415
+
         left = np.concatenate([np.zeros(0, np.int64), *self._left])
         right = np.concatenate([np.zeros(0, np.int64), *self._right])
         links = coo_array(

@@ -1,6 +1,5 @@
 """Nats that a consumer would lose with each unit."""
 
-from mipp.information import known
 from mipp.information.estimators import Estimator, get, mutual_information, names, read
 from mipp.information.gaussian.scorer import Gaussian, GaussianScorer
 from mipp.information.gaussian.standardised import fisher_whitening, in_units_of_noise
@@ -31,7 +30,6 @@ __all__ = [
     "fisher_whitening",
     "get",
     "in_units_of_noise",
-    "known",
     "mutual_information",
     "names",
     "observations",

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy.optimize import nnls
 from torch import nn
 
 from mipp import graph, latency, selection, statistics, surgery
@@ -110,6 +109,8 @@ class Speed:
                 for choice in ({}, *choices)
             ]
         )
+        from scipy.optimize import nnls  # noqa: PLC0415 - only budgets of latency need it
+
         # errors count as shares of what was measured, as a budget does
         factors, _ = nnls(features / medians[:, None], np.ones(len(medians)))
         factors = factors * self.full.ms / float(features[0] @ factors)

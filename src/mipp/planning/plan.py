@@ -1,6 +1,5 @@
 """A plan: what would go, what stays, what is refused and why; and the model that it makes."""
 
-import platform
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -59,11 +58,11 @@ class _AnyPlan(Generic[Model]):
             measured: accuracy and latency, where they were measured; a plan measures none.
 
         Raises:
-            InputError: Plotly is not installed.
+            InputError: Plotly is not installed, or a name that ends in neither ``.html`` nor
+                ``.htm``.
             FileError: the file cannot be written.
         """
-        versions = {"torch": torch.__version__, "Python": platform.python_version()}
-        page = self._page(self.record, seconds=self.seconds, versions=versions, measured=measured)
+        page = self._page(self.record, seconds=self.seconds, measured=measured)
         write(Path(path), page)
 
     @staticmethod

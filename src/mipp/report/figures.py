@@ -1,11 +1,11 @@
 """Figures as plain data: what ``page.js`` draws with Plotly in the reader's browser."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from mipp.measurements import Record
-from mipp.report.styles import Style
+from mipp.report.styles import SYMBOLS, Style, plain_style
 from mipp.report.summaries import Summary
 from mipp.report.tables import Table
 
@@ -121,6 +121,50 @@ class Figure:
     def content(self) -> dict[str, Any]:
         """As JSON for the page."""
         return {"height": self.height, "views": [view.content() for view in self.views]}
+
+
+def bars(
+    title: str, caption: str, what: str, shares: Sequence[tuple[str, float, str]], table: Table
+) -> Figure:
+    """A bar for each (name, share, words), with the table of the same rows."""
+    points = tuple(
+        Point(name, Summary(share, 1), f"<b>{name}</b><br>{words}") for name, share, words in shares
+    )
+    names = tuple(name for name, _, _ in shares)
+    series = (Series(what, points, Style("mipp", 0, "solid", SYMBOLS[0], 4.0)),)
+    view = View(
+        (), Axis("", "names", names), Axis(what, "percent", zero=True), series, drawing="bars"
+    )
+    return Figure(title, caption, (), (view,), {(): table}, height=90 + 26 * len(names))
+
+
+def curves_figure(title: str, caption: str, what: str, views: Sequence[View]) -> Figure:
+    """Views that are chosen by group or by layer."""
+    options = tuple((view.choice[0], view.choice[0]) for view in views)
+    return Figure(title, caption, (Choice(what, options),), tuple(views))
+
+
+def together(
+    choice: str,
+    x_title: str,
+    curves: Sequence[tuple[str, int, float, Sequence[tuple[int, float | int]], Sequence[str]]],
+) -> View:
+    """Shares of what is removed and lost, one line each; the last place is the cut, a large mark.
+
+    ``curves``: name, number that could go, nats before, places of (removed, lost), words for each.
+    """
+    lines, cuts = [], []
+    for index, (name, before, nats_before, places, words) in enumerate(curves):
+        style, whole = plain_style(index), nats_before if nats_before > 0 else 1.0
+        points = [
+            Point(gone / max(before, 1), Summary(lost / whole, 1), text)
+            for (gone, lost), text in zip(places, words, strict=True)
+        ]
+        lines.append(Series(name, tuple(points[:-1]), style))
+        cuts.append(Series(name, (points[-1],), replace(style, width=4.0)))
+    x = Axis(x_title, "percent", zero=True)
+    y = Axis("share of nats lost", "percent", zero=True)
+    return View((choice,), x, y, (*lines, *cuts))
 
 
 def looks(style: Style) -> dict[str, Any]:

@@ -16,6 +16,8 @@ from mipp.report.figures import Choice, Figure, looks
 from mipp.report.styles import DARK, FAMILIES, FEW, LIGHT, Style
 from mipp.report.tables import Table
 
+SUFFIXES = (".html", ".htm")
+
 BUTTONS = 5
 """Up to so many options are buttons in a row; more are a list to choose from."""
 
@@ -122,8 +124,14 @@ def write(path: Path, text: str) -> None:
     """Writes the page beside its target, then puts it in its place.
 
     Raises:
+        InputError: a name that browsers would not open as a page.
         FileError: it cannot be written there.
     """
+    if path.suffix.lower() not in SUFFIXES:
+        raise InputError(
+            f"the report {path}: a report is a page of HTML, and expected is a name that ends in "
+            f"{' or '.join(SUFFIXES)}. Give such a name; a browser can print the page as a PDF."
+        )
     partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
     try:
         partial.write_text(text, encoding="utf-8")

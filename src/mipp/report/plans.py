@@ -1,18 +1,21 @@
 """The page of one plan: curves with their cuts, widths, costs, refusals, options, versions."""
 
 import json
+import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib import metadata
 from typing import Any
 
 import numpy as np
 
-from mipp.records import GroupSummary, Trail
-from mipp.report.figures import Axis, Choice, Figure, Point, Series, View
+from mipp.records import GroupSummary, Refusal, Trail
+from mipp.report.figures import Axis, Figure, Point, Series, View, bars, curves_figure, together
 from mipp.report.page import Facts, Page, Section
-from mipp.report.styles import SYMBOLS, Style, plain_style
+from mipp.report.styles import SYMBOLS, Style
 from mipp.report.summaries import Summary
 from mipp.report.tables import Cell, Row, Table, count, short
+from mipp.surgery.mask_record import LayerSummary, MaskRecord
 from mipp.surgery.record import PlanRecord
 
 ALL = "all groups"
@@ -36,6 +39,12 @@ class Measured:
     data: str = ""
 
 
+def current_versions() -> dict[str, str]:
+    """Of what numbers depend on: mipp, torch and Python."""
+    installed = {"mipp": metadata.version("torch-mipp"), "torch": metadata.version("torch")}
+    return installed | {"python": platform.python_version()}
+
+
 def plan_page(
     record: PlanRecord,
     *,
@@ -46,10 +55,12 @@ def plan_page(
 ) -> str:
     """The HTML of one plan.
 
-    Parameters:
+    Args:
         record: the plan. Without its ``trails``, as plans of older files are, there are no curves.
+        title: of the page.
         seconds: how long the stages of planning took.
-        versions: name -> version of what computed it, beside mipp's own in the record.
+        versions: name -> version of what computed it, beside mipp's own in the record; those of
+            torch and Python now by default.
         measured: accuracy and latency, where they were measured.
 
     Raises:
@@ -67,29 +78,40 @@ def plan_page(
         lead += f"\n\nNothing is left of {', '.join(record.collapsed)}."
     if record.uncounted:
         lead += f"\n\nNot counted in multiply-accumulates: {'; '.join(record.uncounted)}."
-    sections = [
-        Section("Before and after", "", (outcome_facts(_changes(record), known), _widths(record))),
-        _curves(record),
-        _refusals(record),
-        Section(
-            "How it was made",
-            "",
-            (
-                made_by(record.mipp_version, record.fingerprint, seconds, versions, known),
-                options_table(record.options),
-            ),
-        ),
-    ]
-    footer = "Made by mipp; this file is complete and loads nothing."
-    return Page(title, lead, tuple(sections), footer=footer).html()
-
-
-def _changes(record: PlanRecord) -> tuple[tuple[str, float | int, float | int], ...]:
-    return (
+    changes = (
         ("multiply-accumulates", record.before.macs, record.after.macs),
         ("parameters", record.before.params, record.after.params),
         ("units", record.before.units, record.after.units),
     )
+    return page_of(
+        record,
+        title,
+        lead,
+        (outcome_facts(changes, known), _widths(record)),
+        _curves(record),
+        refusals(record.refused, "channels", "units", "every group of channels"),
+        made_by(record, seconds, versions, known),
+    )
+
+
+def page_of(
+    record: PlanRecord | MaskRecord,
+    title: str,
+    lead: str,
+    outcome: tuple[Facts, Figure],
+    curves: Section,
+    refused: Section,
+    made: Facts,
+) -> str:
+    """The HTML of a plan, of units or of single weights."""
+    sections = (
+        Section("Before and after", "", outcome),
+        curves,
+        refused,
+        Section("How it was made", "", (made, _options_table(record.options))),
+    )
+    footer = "Made by mipp; this file is complete and loads nothing."
+    return Page(title, lead, sections, footer=footer).html()
 
 
 def outcome_facts(
@@ -117,45 +139,37 @@ def _percent(value: float) -> str:
     return f"{100 * value:.2f} %"
 
 
-def _inputs_first(record: PlanRecord) -> tuple[GroupSummary, ...]:
-    return tuple(reversed(record.summary))
-
-
 def _widths(record: PlanRecord) -> Figure:
-    groups = _inputs_first(record)
-    names = tuple(row.name for row in groups)
-    points = []
-    for row in groups:
-        share = row.units_after / row.units_before
-        hover = f"<b>{row.name}</b><br>{row.units_after} of {row.units_before} units stay"
-        points.append(Point(row.name, Summary(share, 1), hover))
-    told = (
+    groups = tuple(reversed(record.summary))
+    what = (
         " Nats in the table: information that the units tell their consumers, per example, and "
         "what is left of it."
-        if any(np.isfinite(row.nats_before) for row in groups)
+        if measured_nats(groups)
         else ""
     )
-    style = Style("mipp", 0, "solid", SYMBOLS[0], 4.0)
-    series = (Series("units kept", tuple(points), style),)
-    views = (View((), Axis("", "names", names), Axis("units kept", "percent", zero=True), series,
-                  drawing="bars"),)  # fmt: skip
-    return Figure(
-        title="Widths",
-        caption=f"Share of each group's units that stays, from inputs to outputs.{told} MACs and "
+    shares = [
+        (row.name, row.units_after / row.units_before,
+         f"{row.units_after} of {row.units_before} units stay")
+        for row in groups
+    ]  # fmt: skip
+    caption = (
+        f"Share of each group's units that stays, from inputs to outputs.{what} MACs and "
         "parameters in the table: of the layers that make or read the group; a layer between two "
-        "groups counts in both.",
-        choices=(),
-        views=views,
-        tables={(): _groups(groups)},
-        height=90 + 26 * len(groups),
+        "groups counts in both."
     )
+    return bars("Widths", caption, "units kept", shares, _groups(groups))
+
+
+def measured_nats(rows: Sequence[GroupSummary] | Sequence[LayerSummary]) -> bool:
+    """Whether the method measured information."""
+    return any(np.isfinite(row.nats_before) for row in rows)
 
 
 def _groups(groups: Sequence[GroupSummary]) -> Table:
-    told = any(np.isfinite(row.nats_before) for row in groups)
+    has_nats = measured_nats(groups)
     made = []
     for row in groups:
-        mine = (nats(row.nats_before), nats(row.nats_after), _kept(row)) if told else ()
+        mine = (nats(row.nats_before), nats(row.nats_after), _kept(row)) if has_nats else ()
         made.append(
             Row(
                 row.name,
@@ -167,7 +181,7 @@ def _groups(groups: Sequence[GroupSummary]) -> Table:
             )
         )  # fmt: skip
     columns = (
-        "units", "left", *(("nats", "nats left", "in %") if told else ()),
+        "units", "left", *(("nats", "nats left", "in %") if has_nats else ()),
         "MACs", "MACs left", "params", "params left",
     )  # fmt: skip
     note = "Before and after pruning."
@@ -208,14 +222,8 @@ def _curves(record: PlanRecord) -> Section:
         else "Scores of single units in the order in which they go, each from the round it went "
         "in (rounds can differ in scale); the cut is where the plan stops. Scores are no nats."
     )
-    names = tuple(view.choice[0] for view in views)
-    figure = Figure(
-        title="Nats lost with the units" if by_nats else "Scores of the units",
-        caption=words,
-        choices=(Choice("group", tuple((name, name) for name in names)),),
-        views=tuple(views),
-    )
-    return Section(title, "", (figure,))
+    name = "Nats lost with the units" if by_nats else "Scores of the units"
+    return Section(title, "", (curves_figure(name, words, "group", views),))
 
 
 def _cut(trail: Trail, row: GroupSummary) -> tuple[float, float]:
@@ -225,27 +233,15 @@ def _cut(trail: Trail, row: GroupSummary) -> tuple[float, float]:
 
 
 def _together(trails: Sequence[Trail], rows: Mapping[str, GroupSummary]) -> View:
-    lines, cuts = [], []
-    for index, trail in enumerate(trails):
-        row, style = rows[trail.group], plain_style(index)
-        whole = row.nats_before if row.nats_before > 0 else 1.0
-        points = [
-            Point(n / row.units_before, Summary(value / whole, 1), _hover(trail, row, n, value))
-            for n, value in zip(trail.removed, trail.values, strict=True)
-        ]
-        lines.append(Series(trail.group, tuple(points), style))
+    curves = []
+    for trail in trails:
+        row = rows[trail.group]
         gone, value = _cut(trail, row)
-        hover = "<b>cut</b>, " + _hover(trail, row, int(gone), value)
-        mark = Point(gone / row.units_before, Summary(value / whole, 1), hover)
-        cuts.append(Series(trail.group, (mark,), large_mark(style)))
-    x = Axis("units removed", "percent", zero=True)
-    y = Axis("share of nats lost", "percent", zero=True)
-    return View((ALL,), x, y, (*lines, *cuts))
-
-
-def large_mark(style: Style) -> Style:
-    """The same with larger marks."""
-    return Style(style.family, style.colour, style.dash, style.symbol, 4.0)
+        places = [*zip(trail.removed, trail.values, strict=True), (int(gone), value)]
+        words = [_hover(trail, row, n, lost) for n, lost in places]
+        words[-1] = f"<b>cut</b>, {words[-1]}"
+        curves.append((trail.group, row.units_before, row.nats_before, places, words))
+    return together(ALL, "units removed", curves)
 
 
 def _alone(trail: Trail, row: GroupSummary) -> View:
@@ -278,24 +274,27 @@ def _hover(trail: Trail, row: GroupSummary, n: int, value: float | int) -> str:
     return f"<b>{trail.group}</b><br>unit {n} of {row.units_before}, {goes}<br>{short(value, 4)}"
 
 
-def _refusals(record: PlanRecord) -> Section:
-    if not record.refused:
-        return Section("What is refused", "Nothing: every group of channels can be pruned.")
-    rows = tuple(Row(r.name, (count(r.n_units), Cell(r.reason))) for r in record.refused)
+def refusals(refused: Sequence[Refusal], corner: str, counted: str, everything: str) -> Section:
+    """What is left as it is; ``everything``: what can be pruned where nothing is refused."""
+    title = "What is refused"
+    if not refused:
+        return Section(title, f"Nothing: {everything} can be pruned.")
+    rows = tuple(Row(r.name, (count(r.n_units), Cell(r.reason))) for r in refused)
     note = "Left as they are, and why."
-    table = Table("channels", ("units", "why"), rows, note, is_methods=False, name="refused")
-    return Section("What is refused", "", (table,))
+    table = Table(corner, (counted, "why"), rows, note, is_methods=False, name="refused")
+    return Section(title, "", (table,))
 
 
 def made_by(
-    version: str,
-    fingerprint: str,
+    record: PlanRecord | MaskRecord,
     seconds: Mapping[str, float] | None,
     versions: Mapping[str, str] | None,
     measured: Measured,
 ) -> Facts:
-    """Versions, seconds and what was run. ``version``: of mipp; ``fingerprint``: of the model."""
-    all_versions = {"mipp": version} | dict(versions or {})
+    """Versions, seconds, what was run, and the model's fingerprint."""
+    now = current_versions()
+    others = versions or {"torch": now["torch"], "Python": now["python"]}
+    all_versions = {"mipp": record.mipp_version} | dict(others)
     rows = [("versions", ", ".join(f"{name} {v}" for name, v in all_versions.items()))]
     if seconds:
         rows.append(("seconds", ", ".join(f"{name} {s:.3g}" for name, s in seconds.items())))
@@ -303,11 +302,11 @@ def made_by(
         rows.insert(0, ("command", measured.command))
     if measured.data:
         rows.append(("data", measured.data))
-    rows.append(("fingerprint of the model", fingerprint))
+    rows.append(("fingerprint of the model", record.fingerprint))
     return Facts("Made by", tuple(rows), folded=True)
 
 
-def options_table(options: Mapping[str, Any]) -> Table:
+def _options_table(options: Mapping[str, Any]) -> Table:
     """All settings of a plan."""
     rows = tuple(Row(name, (Cell(_words(value)),)) for name, value in options.items())
     note = "All settings of the plan."

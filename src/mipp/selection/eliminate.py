@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import numpy as np
-from scipy import stats
 
 from mipp.checks import check_fields
 from mipp.errors import InputError
@@ -112,6 +111,8 @@ def surely_positive(estimates: FloatArray) -> float:
     mean, deviation = float(estimates.mean()), float(estimates.std(ddof=1))
     if deviation == 0:
         return float(mean > 0)
+    from scipy import stats  # noqa: PLC0415 - takes half a second to import
+
     return float(stats.t.cdf(mean / (deviation / np.sqrt(n)), n - 1))
 
 
