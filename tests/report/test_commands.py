@@ -5,10 +5,10 @@ import json
 import pytest
 from typer.testing import CliRunner
 
-from mipp import bench
+from lab import runner, suite_files
 from mipp.cli import app
 from mipp.report import page
-from tests.bench.small import tiny
+from tests.lab.small import tiny
 
 from . import made_up
 from .reading import Page, titles
@@ -80,7 +80,7 @@ def test_records_of_a_file_become_a_report(tmp_path):
 
 
 def test_a_suite_brings_its_title_and_says_that_it_is_unfinished(tmp_path):
-    items = bench.items(bench.load("cost"))
+    items = suite_files.items(suite_files.load("cost"))
     some = made_up.costs(made_up.FEW[:1])[0]
     mine = [some.model_copy(update={"item": item, "id": item.id, "suite": "cost"})
             for item in items[:3]]  # fmt: skip
@@ -90,8 +90,8 @@ def test_a_suite_brings_its_title_and_says_that_it_is_unfinished(tmp_path):
     assert done.exit_code == 0, done.output
     assert "report of 3 measurements" in done.output  # the fourth is none of the suite's items
     text = Page(out.read_text("utf-8")).text
-    assert bench.load("cost").title in text
-    assert f"Unfinished: 3 of {len(bench.with_parents(items))} items" in text
+    assert suite_files.load("cost").title in text
+    assert f"Unfinished: 3 of {len(runner.with_parents(items))} items" in text
 
 
 def test_what_cannot_be_reported_is_told(tmp_path):

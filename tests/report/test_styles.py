@@ -3,8 +3,8 @@ from itertools import combinations
 import numpy as np
 import pytest
 
+from lab.measurements import MethodSpec
 from mipp import methods
-from mipp.measurements import MethodSpec
 from mipp.report.styles import DARK, FAMILIES, LIGHT, REFERENCE, styles_of
 
 from .made_up import FEW, MANY

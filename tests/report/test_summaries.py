@@ -1,7 +1,6 @@
 import pytest
-from scipy.stats import binomtest
-
 from mipp.report.summaries import over_seeds, share_of_runs
+from scipy.stats import binomtest
 
 
 def test_mean_and_sample_deviation_are_those_of_the_values():

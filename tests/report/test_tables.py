@@ -1,4 +1,5 @@
 from mipp.report.summaries import Summary, over_seeds
+
 from mipp.report.tables import Cell, Row, Table, marked, marked_columns, percent, short, significant
 
 

@@ -5,15 +5,15 @@ from typing import Annotated
 import typer
 
 import mipp
-from mipp.cli import bench
 from mipp.cli.demo import demo
 from mipp.cli.evaluate import evaluate
-from mipp.cli.exit_codes import EXIT_CODES
+from mipp.cli.exit_codes import EXIT_CODES, readable_errors
 from mipp.cli.export_command import export
 from mipp.cli.inspect import inspect
 from mipp.cli.methods import methods
 from mipp.cli.prune import prune
 from mipp.cli.train import train
+from mipp.errors import InputError
 
 app = typer.Typer(
     name="mipp",
@@ -48,7 +48,18 @@ app.command("eval", epilog=EXIT_CODES)(evaluate)
 app.command(epilog=EXIT_CODES)(export)
 app.command(epilog=EXIT_CODES)(train)
 app.command(epilog=EXIT_CODES)(demo)
-app.add_typer(bench.app, name="bench")
+
+
+@app.command(
+    hidden=True, context_settings={"allow_extra_args": True, "ignore_unknown_options": True}
+)
+def bench() -> None:
+    """Benchmarks are run from a clone of the repository: python -m lab."""
+    with readable_errors(debug=False):
+        raise InputError(
+            "mipp bench was given; benchmarks are no part of the package. In a clone of the "
+            "repository, install '.[lab,report]' and use: python -m lab list | run | show | report."
+        )
 
 
 def main() -> None:

@@ -1,6 +1,5 @@
 """How many nats a consumer would lose with each unit."""
 
-from mipp.information import known
 from mipp.information.estimate import mutual_information
 from mipp.information.estimator import (
     ConsumerView,
@@ -33,7 +32,6 @@ __all__ = [
     "fisher_whitening",
     "get",
     "in_units_of_noise",
-    "known",
     "mutual_information",
     "names",
     "observations",

@@ -2,7 +2,6 @@
 
 from mipp.report.page import check_plotly, write
 from mipp.report.plans import Measured, plan_page
-from mipp.report.suites import Suite, suites_page
 from mipp.report.weight_plans import weights_page
 
-__all__ = ["Measured", "Suite", "check_plotly", "plan_page", "suites_page", "weights_page", "write"]
+__all__ = ["Measured", "check_plotly", "plan_page", "weights_page", "write"]

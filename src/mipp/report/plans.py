@@ -11,8 +11,7 @@ from mipp.records import GroupSummary, Trail
 from mipp.report.figures import Axis, Choice, Figure, Point, Series, View
 from mipp.report.page import Facts, Page, Section
 from mipp.report.styles import SYMBOLS, Style, plain_style
-from mipp.report.summaries import Summary
-from mipp.report.tables import Cell, Row, Table, count, short
+from mipp.report.tables import Cell, Row, Summary, Table, count, short
 from mipp.surgery.record import PlanRecord
 
 ALL = "all groups"

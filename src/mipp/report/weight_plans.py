@@ -12,8 +12,7 @@ from mipp.report.figures import Axis, Choice, Figure, Point, Series, View
 from mipp.report.page import Page, Section
 from mipp.report.plans import Measured, large_mark, made_by, nats, options_table, outcome_facts
 from mipp.report.styles import SYMBOLS, Style, plain_style
-from mipp.report.summaries import Summary
-from mipp.report.tables import Cell, Row, Table, count, short
+from mipp.report.tables import Cell, Row, Summary, Table, count, short
 
 ALL = "all layers"
 
