@@ -12,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from lab import experiments, runner, subjects, suite_files
 from lab.pace import Pace, in_words
-from lab.report_command import report_suites, write_report
+from lab.report_command import RECORDS, report_suites, write_report
 from lab.runner import AnyItem
 from lab.tables import TextTable, in_parts
 from mipp.cli import arguments as arg
@@ -45,7 +45,6 @@ Smoke = Annotated[
     bool,
     typer.Option("--smoke", help="The suite's tiny version, to try it: its records are apart."),
 ]
-RECORDS = Path(__file__).with_name("records")
 MIN_TITLE, BESIDE_TITLE = 20, 54
 """Columns of a terminal that titles have at least, and that names and numbers need."""
 

@@ -1,6 +1,7 @@
 """One measurement of a benchmark as it lies on disk: a line of JSON that says all about itself.
 
-``lab/records/NAME.jsonl`` has one `Record` of a suite a line, or one `Row` of an experiment. A record is whole or absent: what a killed process
+``lab/records/NAME.jsonl`` has one `Record` of a suite a line, or one `Row` of an experiment. A
+record is whole or absent: what a killed process
 left of its last line is no record, and is dropped when the next one is written.
 """
 

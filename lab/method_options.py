@@ -8,7 +8,8 @@ from pydantic import TypeAdapter, ValidationError
 
 from mipp import methods
 from mipp.errors import InputError
-from mipp.planning.options import Options, read_options
+from mipp.options import Options
+from mipp.planning.option_values import unit_options
 
 OWN = (
     "allocation", "estimator", "noise", "target", "order", "passes", "rounds", "min_units",
@@ -30,7 +31,7 @@ def arguments(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
         raise InputError(f"options.{WIDTHS} = {options[WIDTHS]!r}; expected 'mipp'.")
     if name == "mipp":
         _known(given, name, ())
-        read_options(**given)
+        unit_options(**given)
         return given
     method = methods.get(name)
     own = {field.name for field in fields(method)}
@@ -38,7 +39,7 @@ def arguments(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
     hints = get_type_hints(type(method))
     record = {key: _fitting(key, given[key], hints[key]) for key in given if key in own}
     rest = {key: value for key, value in given.items() if key not in own}
-    read_options(**rest)
+    unit_options(**rest)
     return {"method": replace(method, **record), **rest}
 
 

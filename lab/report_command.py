@@ -14,13 +14,17 @@ from mipp.cli.output import Output, open_output
 from mipp.cli.output_files import check_target
 from mipp.report import write
 
+RECORDS = Path(__file__).with_name("records")
+"""The folder of records that are under version control."""
+
 
 def report_suites(
     suites: Annotated[
         list[str] | None,
         typer.Argument(
             metavar="[SUITE]...",
-            help="Names that `python -m lab list` has, .toml files, or .jsonl files of records. All that have records unless given.",
+            help="Names that `python -m lab list` has, .toml files, or "
+            ".jsonl files of records; all suites with records unless given.",
         ),
     ] = None,
     out: Annotated[
@@ -28,7 +32,7 @@ def report_suites(
     ] = Path("report.html"),
     records: Annotated[
         Path, typer.Option(metavar="FOLDER", help="Where the records are: SUITE.jsonl.")
-    ] = Path(__file__).with_name("records"),
+    ] = RECORDS,
     smoke: Annotated[
         bool, typer.Option("--smoke", help="Of the suites' tiny versions, whose records are apart.")
     ] = False,

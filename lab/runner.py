@@ -26,7 +26,8 @@ Reported = Callable[[Record | Row], None]
 class Choice:
     """Which items of a suite; None for all. ``nets`` and ``methods`` are labels or names.
 
-    ``only``: fields of an experiment's keys and patterns, ``"net=vgg*"``."""
+    ``only``: fields of an experiment's keys and patterns, ``"net=vgg*"``.
+    """
 
     seeds: tuple[int, ...] | None = None
     stages: tuple[str, ...] | None = None

@@ -26,7 +26,7 @@ from lab.experiment import Experiment, Key, Rows, Settings
 from lab.tables import TextTable
 from mipp import graph, statistics, surgery
 from mipp.graph import CostModel
-from mipp.planning import usable_graph
+from mipp.planning import prunable_graph
 
 SHARES = (0.3, 0.7)
 TOLERANCE = 1e-8
@@ -138,7 +138,7 @@ def measure(key: Key, _settings: Settings) -> dict[str, Any]:
     found: dict[str, Any] = {"parameters": sum(p.numel() for p in model.parameters())}
     started = time.process_time()
     try:
-        traced = usable_graph(model, statistics.read_batches([batch], None))
+        traced = prunable_graph(model, statistics.read_batches([batch], None))
     except mipp.MippError as error:
         return found | {"refusal": str(error)}
     found["seconds"] = time.process_time() - started

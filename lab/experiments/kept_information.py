@@ -63,7 +63,7 @@ def measure(key: Key, _settings: Settings) -> dict[str, Any]:
         if seed >= ASKED.get(name, seed + 1):
             continue
         mine = {key: plan for key, plan in plans.items() if key[1] in MEASURED.get(name, SHARES)}
-        every = mipp.information_kept_by(model, fresh, list(mine.values()), seed=seed, **wanted)
+        every = mipp.information_kept(model, fresh, list(mine.values()), seed=seed, **wanted)
         for (choice, budget), kept in zip(mine, every, strict=True):
             nats = found[budget][choice].setdefault("nats", {})
             nats[name] = {k.consumer: (k.before, k.after) for k in kept}

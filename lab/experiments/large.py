@@ -10,8 +10,8 @@ copy). Memory is the highest that the process held beyond the model and its firs
 
 The work *plan* (``--only work=plan``) plans half of the neurons of all MLPs (heads are protected)
 from 16,384 tokens, with relative noise, next to one pass over the same examples without gradients;
-on all threads, in seconds, so nothing else should run. ``memory`` is that option of `mipp.plan`: the
-bytes that second moments may take.
+on all threads, in seconds, so nothing else should run. ``memory`` is that option of `mipp.plan`:
+the bytes that second moments may take.
 """
 
 import math
@@ -27,7 +27,7 @@ import mipp
 from lab.experiment import Experiment, Key, Rows, Settings
 from lab.tables import TextTable
 from mipp import graph, statistics
-from mipp.planning import usable_graph
+from mipp.planning import prunable_graph
 
 GIB = 2**20  # ru_maxrss is in KiB
 TOKENS, LENGTH = 16_384, 128
@@ -100,7 +100,7 @@ def understood(case: str, work: str) -> dict[str, Any]:
     if work == "trace":
         found = graph.trace(model, (), example)
     else:
-        found = usable_graph(model, statistics.read_batches([example], None))
+        found = prunable_graph(model, statistics.read_batches([example], None))
     seconds = time.process_time() - started
     held = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
     return {

@@ -1,7 +1,7 @@
 """What `latency=50%` comes to on this machine: table, real model, and MACs for comparison.
 
     python -m lab run latency                     # some minutes; processor time of one thread
-    python -m lab run latency --set clock=wall    # real time, also of two threads: on an idle machine
+    python -m lab run latency --set clock=wall    # real time, also of two threads: alone on it
 
 Random weights and images, L2 units: which units go does not change the time. For each network,
 number of threads and batch size, in turns with the whole model: a plan for half the MACs, and one
@@ -25,7 +25,7 @@ from lab.tables import TextTable
 from mipp import latency, models, planning, statistics
 from mipp.errors import BudgetError
 from mipp.planning.latency_budget import Speed
-from mipp.planning.plan_record import masks
+from mipp.problem import masks
 from mipp.records import FloatArray
 
 NETS = {"lenet5": 1.0, "resnet20": 1.0, "vgg16": 0.25}
@@ -63,7 +63,7 @@ def measure(key: Key, _settings: Settings) -> dict[str, Any]:
     stopwatch: latency.Stopwatch = processor_time if clock == "cpu" else latency.take_turns
     settings = mipp.Latency(batch=batch, layer_seconds=0.005, stopwatch=stopwatch)
     by_macs = mipp.plan(model, [images], "macs=50%", method="l2")
-    speed = Speed(model, planning.usable_graph(model, data), data, settings)
+    speed = Speed(model, planning.prunable_graph(model, data), data, settings)
     half = speed.time(by_macs.apply(refit=False))
     found: dict[str, Any] = {
         "whole_ms": speed.full.ms,

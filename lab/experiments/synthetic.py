@@ -30,10 +30,11 @@ from lab.experiments.synthetic_nets import Design, Kind, Problem, Start
 from lab.experiments.synthetic_picture import Panel, Point, draw
 from lab.tables import TextTable, spread
 from mipp import statistics, surgery
-from mipp.planning.clock import Clock
-from mipp.planning.consumer_views import Views
-from mipp.planning.options import read_options
-from mipp.planning.plan import masks as as_masks
+from mipp.methods.consumer_views import Views
+from mipp.planning.option_values import unit_options
+from mipp.problem import Clock
+from mipp.problem import Problem as Measured
+from mipp.problem import masks as as_masks
 from mipp.records import Scorer
 
 KINDS: tuple[Kind, ...] = ("standard", "convolutional")
@@ -148,10 +149,10 @@ def _yardstick(
     net: nn.Module, data: tuple[Tensor, Tensor], noise: float | str
 ) -> dict[str, Scorer]:
     """What each layer transfers to the next, on data that no mask was made from."""
-    options = read_options(noise=noise)
+    options = unit_options(noise=noise)
     batches = statistics.read_batches(_batches(data), None)
-    traced = mipp.planning.usable_graph(net, batches)
-    views = Views(net, traced, batches, options, lambda *_: None, Clock())
+    traced = mipp.planning.prunable_graph(net, batches)
+    views = Views(Measured(net, traced, batches, options, lambda *_: None, Clock()))
     show = views.of(traced.groups)
     return {
         group.name: options.estimator.scorer(show(group, {}), group.n_units)

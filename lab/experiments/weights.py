@@ -8,7 +8,7 @@ Trained parents (seeds 0, 1, 2). Sparsity is that of the weights of convolutions
 first and last ones too; 2:4 of those whose inputs come in fours. Accuracy is told *at once*, with
 the weights that the method's source leaves, and with the *update* that all share (least squares,
 layer after layer; it is MIPP's own). *Retrained*: from the method's own weights, zeros held, the
-image nets for an epoch (or ``--set epochs=N``) at a fifth of the recipe's rate, the transformer for 25
+image nets for an epoch (``--set epochs=N``) at a fifth of the recipe's rate, the transformer for 25
 steps. Seconds are those until the weights are chosen; MIPP's plans for all shares are made from one
 measurement, whose seconds are in each of them. The transformer is the pretrained AntiBERTy (see
 antiberty.py): of its MLPs alone, and its quality is the accuracy at masked residues.

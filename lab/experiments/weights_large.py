@@ -1,4 +1,4 @@
-"""One large layer, 1024 x 1024 or 4096 x 4096: time, memory and nats lost of choices of its weights.
+"""One large layer, 1024 x 1024 or 4096 x 4096: time, memory and nats lost with single weights.
 
     python -m lab run weights_large --only d=1024
 

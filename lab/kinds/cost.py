@@ -20,7 +20,7 @@ def perform(workbench: Workbench) -> Result:
 
 
 def measured(content: dict[str, Any], device: str) -> dict[str, Any]:
-    """The plan as plain data, with the memory that the process gets beyond what net and images take."""
+    """The plan, as JSON, with the memory that the process gets beyond what net and images take."""
     workbench = Workbench(Item.model_validate(content), torch.device(device))
     # net, images and all code that is loaded on first use are there before anything is measured
     planning.plan(workbench.model, workbench.calibration, "units=90%", method="random")

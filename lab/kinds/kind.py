@@ -18,8 +18,8 @@ class NoSettings(Section):
 class Kind:
     """``settings``: the model of the suite's ``[settings]``; ``about``: one line for the list.
 
-    ``expand(suite, settings)`` gives the items, ``perform(workbench)`` the result of one. An item has
-    all that determines its result, and ``perform`` looks at nothing else.
+    ``expand(suite, settings)`` gives the items, ``perform(workbench)`` the result of one. An item
+    has all that determines its result, and ``perform`` looks at nothing else.
     """
 
     name: str

@@ -46,7 +46,7 @@ def perform(workbench: Workbench) -> Result:
         return finished(workbench)
     assert item.initial is not None
     plan = workbench.plan()
-    model = planning.scratch(plan, seed=item.seed + NEW_SEED, widths=item.initial)
+    model = planning.scratch.scratch(plan, seed=item.seed + NEW_SEED, widths=item.initial)
     training, retraining = parents.recipe_of(item.net), workbench.retraining_recipe()
     recipe = methods.scratch.equal_epochs(training, retraining)
     if item.training == "compute":

@@ -1,7 +1,7 @@
 """What every method looks like: one colour, dash and marker in all figures of all reports.
 
-MIPP has a colour of its own and the widest line. The others share seven colours, and where there are
-more, dashes and markers tell them apart.
+MIPP has a colour of its own and the widest line. The others share seven colours, and where there
+are more, dashes and markers tell them apart.
 """
 
 from collections.abc import Iterable, Iterator

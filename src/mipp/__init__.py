@@ -9,7 +9,7 @@ Start with `plan`; its settings are the fields of `Options`, or, for single weig
 (``granularity="weight"``), of `WeightOptions`. What is raised on purpose is a `MippError`.
 """
 
-from mipp import data, methods, models, retrain, weights
+from mipp import data, methods, models, presets, retrain, weights
 from mipp.errors import (
     BudgetError,
     CalibrationError,
@@ -33,13 +33,11 @@ from mipp.planning import (
     WeightOptions,
     WeightPlan,
     information_kept,
-    information_kept_by,
     plan,
     plans,
-    presets,
     prune,
-    scratch,
 )
+from mipp.planning.scratch import scratch
 from mipp.prepare import folded, restacked, unstacked
 from mipp.selection import Budget, Confidence, Share
 from mipp.statistics import CaptureConfig
@@ -84,7 +82,6 @@ __all__ = [
     "export_onnx",
     "folded",
     "information_kept",
-    "information_kept_by",
     "load",
     "methods",
     "models",

@@ -13,7 +13,7 @@ import mipp
 from mipp import statistics, surgery
 from mipp.errors import FileError, InputError
 from mipp.graph import cost, counts_units, spelled
-from mipp.planning import usable_graph
+from mipp.planning import prunable_graph
 from mipp.tracing.attention import PrunedAttention
 from tests.graph.checks import counted
 from tests.graph.slicing import random_keep
@@ -29,7 +29,7 @@ def built(name):
 
 
 def usable(model, *args):
-    return usable_graph(model, statistics.read_batches([*args] or [TOKENS], None))
+    return prunable_graph(model, statistics.read_batches([*args] or [TOKENS], None))
 
 
 def check(model, graph, keep, make, path, *args):

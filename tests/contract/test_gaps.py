@@ -9,14 +9,14 @@ from torch.nn import functional as F
 
 import mipp
 from mipp import graph, statistics
-from mipp.planning import usable_graph
+from mipp.planning import prunable_graph
 from tests.graph.checks import counted
 
 from .zoo import ZOO
 
 
 def usable(model, *args):
-    return usable_graph(model.eval(), statistics.read_batches([(args, None)], None))
+    return prunable_graph(model.eval(), statistics.read_batches([(args, None)], None))
 
 
 class Unread(nn.Module):

@@ -13,7 +13,7 @@ import mipp
 from mipp import statistics, surgery
 from mipp.errors import GraphError, InputError
 from mipp.graph import cost
-from mipp.planning import usable_graph
+from mipp.planning import prunable_graph
 from tests.graph.checks import counted
 from tests.graph.slicing import random_keep
 
@@ -35,7 +35,7 @@ def built(make):
 
 
 def usable(model, *args):
-    return usable_graph(model, statistics.read_batches([*args] or [TOKENS], None), head_dims=True)
+    return prunable_graph(model, statistics.read_batches([*args] or [TOKENS], None), head_dims=True)
 
 
 def heads_of(graph):

@@ -16,7 +16,7 @@ import mipp
 from mipp import statistics, surgery
 from mipp.errors import GraphError
 from mipp.graph import CostModel, cost
-from mipp.planning import usable_graph
+from mipp.planning import prunable_graph
 from tests.graph.slicing import random_keep
 
 from .zoo import ZOO
@@ -27,7 +27,7 @@ CLASSIFIERS = ("LeNet", "VGG", "ResNet, basic", "MobileNetV2", "ViT, fused proje
 def usable(entry):
     model, (args, kwargs) = entry.built(), entry.arguments()
     batch = kwargs or (args, None)
-    return model, usable_graph(model, statistics.read_batches([batch], None)), batch
+    return model, prunable_graph(model, statistics.read_batches([batch], None)), batch
 
 
 @pytest.mark.parametrize("name", CLASSIFIERS)
@@ -143,7 +143,7 @@ def test_models_of_the_libraries(library, name):
         for parameter in model.parameters():  # zeros would hide mistakes
             parameter.add_(0.02 * torch.randn_like(parameter))
     batch = torch.randn(2, 3, 224, 224)
-    graph = usable_graph(model.eval(), statistics.read_batches([batch], None))
+    graph = prunable_graph(model.eval(), statistics.read_batches([batch], None))
     assert len(graph.groups) >= 5
     model, images = model.double(), torch.randn(3, 3, 224, 224, dtype=torch.float64)
     keep = random_keep(graph, random.Random(0), 0.5)

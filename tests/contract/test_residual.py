@@ -11,7 +11,7 @@ from torch.nn import functional as F
 import mipp
 from mipp import statistics, surgery
 from mipp.graph import cost
-from mipp.planning import usable_graph
+from mipp.planning import prunable_graph
 from tests.graph.slicing import random_keep
 
 from .zoo import ZOO
@@ -35,7 +35,7 @@ def case(name):
 
 
 def usable(model, args, kwargs=None):
-    return usable_graph(
+    return prunable_graph(
         model, statistics.read_batches([kwargs or (args, None)], None), residual=True
     )
 
@@ -151,7 +151,7 @@ def test_the_difference_is_measured_and_told(tied):
 
 def test_without_being_asked_for_the_stream_stays():
     model = stream("layer")
-    graph = usable_graph(model, statistics.read_batches([TOKENS], None))
+    graph = prunable_graph(model, statistics.read_batches([TOKENS], None))
     assert not graph.inexact
     assert any("tied into one unit by layer_norm" in item.reason for item in graph.refused)
 

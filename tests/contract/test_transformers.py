@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from mipp import statistics, surgery
-from mipp.planning import usable_graph
+from mipp.planning import prunable_graph
 from tests.graph.slicing import random_keep
 
 transformers = pytest.importorskip(
@@ -81,7 +81,7 @@ def test_heads_and_neurons_go_and_masked_is_sliced(name, tmp_path):
         seen = torch.ones_like(tokens)
         seen[1, 5:] = 0
         inputs = {"input_ids": tokens, "attention_mask": seen}
-    graph = usable_graph(model, statistics.read_batches([inputs], None))
+    graph = prunable_graph(model, statistics.read_batches([inputs], None))
     widths = [group.n_units for group in graph.groups]
     assert widths.count(n_heads) == 2
     assert widths.count(20) == 2
@@ -104,7 +104,7 @@ def test_features_of_heads_go_and_masked_is_sliced(name):
     inputs = {"input_ids": torch.randint(3, 30, (4, 7))}
     if name == "vit":
         inputs = {"pixel_values": torch.randn(4, 3, 8, 8)}
-    graph = usable_graph(model, statistics.read_batches([inputs], None), head_dims=True)
+    graph = prunable_graph(model, statistics.read_batches([inputs], None), head_dims=True)
     assert len(graph.products) == 2
     assert {product.power for product in graph.products} == {0}  # a number of each layer
     keep = {
@@ -122,7 +122,7 @@ def test_features_of_heads_go_and_masked_is_sliced(name):
 @pytest.mark.parametrize("name", ["bert", "gpt2", "llama"])
 def test_the_residual_stream_goes_and_masked_is_sliced(name):
     model, inputs = built(MODELS[name][0]), {"input_ids": torch.randint(3, 30, (4, 7))}
-    graph = usable_graph(model, statistics.read_batches([inputs], None), residual=True)
+    graph = prunable_graph(model, statistics.read_batches([inputs], None), residual=True)
     (stream,) = graph.inexact
     assert graph.groups[stream].n_units == 16
     keep = random_keep(graph, random.Random(2), 0.5)

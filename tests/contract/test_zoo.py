@@ -15,7 +15,7 @@ from torch.utils import _pytree as pytree
 import mipp
 from mipp import graph, statistics, surgery
 from mipp.graph import CostModel
-from mipp.planning import usable_graph
+from mipp.planning import prunable_graph
 from tests.graph.checks import counted
 
 from .zoo import ZOO, table
@@ -149,7 +149,7 @@ def test_what_is_pruned_can_be_pruned_again(case):
     if case.entry.nothing:
         pytest.skip("nothing in it can be pruned")
     small = cut(case.model, case.graph, without_units(case.graph, 0.3))
-    again = usable_graph(small, statistics.read_batches([case.batch], None))
+    again = prunable_graph(small, statistics.read_batches([case.batch], None))
     wide = {group.name for group in case.graph.groups if group.n_units > 2}
     assert wide <= {group.name for group in again.groups}
     keep = without_units(again, 0.3, seed=1)

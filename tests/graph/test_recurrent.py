@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from mipp import statistics, surgery
 from mipp.graph import cost, trace
-from mipp.planning import usable_graph
+from mipp.planning import prunable_graph
 
 from .checks import counted, groups, refusals, units
 from .slicing import random_keep
@@ -72,7 +72,7 @@ NETS = {
 @pytest.mark.parametrize("name", NETS)
 def test_hidden_features_go_in_every_gate_and_masked_is_sliced(name, tmp_path):
     model = NETS[name]().double().eval()
-    graph = usable_graph(model, statistics.read_batches([X.double()], None))
+    graph = prunable_graph(model, statistics.read_batches([X.double()], None))
     n_units = model.rnn.proj_size or 7
     weight = "weight_hr_l0" if model.rnn.proj_size else "weight_ih_l0"
     (group,) = (group for group in graph.groups if group.producers[0].tensor == f"rnn.{weight}")
@@ -154,7 +154,7 @@ CELLS = {
 @pytest.mark.parametrize("name", CELLS)
 def test_hidden_features_of_a_cell_go_in_every_gate_and_masked_is_sliced(name):
     model = CELLS[name]().double().eval()
-    graph = usable_graph(model, statistics.read_batches([X.double()], None))
+    graph = prunable_graph(model, statistics.read_batches([X.double()], None))
     weight = f"cells.{len(model.cells) - 1}.weight_ih"
     (group,) = (group for group in graph.groups if group.name == weight)
     assert (group.n_units, [graph.consumers[c].name for c in group.consumers]) == (7, ["a"])
@@ -171,13 +171,13 @@ def test_hidden_features_of_a_cell_go_in_every_gate_and_masked_is_sliced(name):
 def test_a_start_that_is_learned_goes_with_the_hidden_features_of_a_cell():
     model = Cells(nn.GRUCell(6, 7), start=lambda net, cell, x: net.begin.expand(len(x), -1))
     model.double().eval()
-    graph = usable_graph(model, statistics.read_batches([X.double()], None))
+    graph = prunable_graph(model, statistics.read_batches([X.double()], None))
     assert units(graph, "begin", 0) == " ".join(f"cells.0.weight_ih.{unit}" for unit in range(7))
 
 
 def test_zeros_of_a_size_in_numbers_keep_the_hidden_features_of_a_cell():
     model = Cells(nn.GRUCell(6, 7), start=lambda net, cell, x: x.new_zeros(len(x), 7)).eval()
-    graph = usable_graph(model, statistics.read_batches([X], None))
+    graph = prunable_graph(model, statistics.read_batches([X], None))
     assert list(groups(graph)) == ["a"]
     ((n_units, reason),) = refusals(graph)["cells.0.weight_ih"]
     assert n_units == 7

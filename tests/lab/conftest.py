@@ -6,6 +6,8 @@ import sys
 
 import pytest
 
+from tests.report.conftest import light  # noqa: F401 - a fixture
+
 
 @pytest.fixture(scope="session")
 def parents_cache(tmp_path_factory):

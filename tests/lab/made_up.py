@@ -66,7 +66,7 @@ def record(kind="accuracy", result=None, suite="made-up", **item):
         versions=Versions(mipp="0.1.0", torch="2.13.0+cpu", python="3.11.2"),
         machine=Machine(processor="made-up processor", cores=2, threads=1, memory=8 * 2**30,
                         device="cpu"),
-        commit="abc1234", command="mipp bench run made-up",
+        commit="abc1234", command="python -m lab run made-up",
         finished=f"2026-11-23T10:{whole.seed:02d}:00+00:00",
     )  # fmt: skip
 

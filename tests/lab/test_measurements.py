@@ -29,7 +29,7 @@ def record(**item):
             "machine": {
                 "processor": "x", "cores": 2, "threads": 1, "memory": 8, "device": "cpu",
             },
-            "command": "mipp bench run some",
+            "command": "python -m lab run some",
             "finished": "2026-01-01T00:00:00Z",
         }
     )  # fmt: skip
@@ -74,7 +74,7 @@ def test_half_a_line_at_the_end_is_told_and_is_no_record(tmp_path):
 def test_a_damaged_line_elsewhere_is_an_error_that_names_it(tmp_path):
     path = tmp_path / "some.jsonl"
     path.write_text(record().line()[:-40] + "\n" + record(seed=1).line() + "\n")
-    with pytest.raises(FileError, match=r"some\.jsonl, line 1 is no record of mipp bench"):
+    with pytest.raises(FileError, match=r"some\.jsonl, line 1 is no record of the lab"):
         measurements.read(path)
 
 

@@ -4,18 +4,21 @@ import statistics
 
 import pytest
 
+from lab.report import SuiteRecords, suites_page
 from mipp.errors import FileError, InputError
-from mipp.report import Suite, page, suites_page, write
+from mipp.report import page, write
+from tests.report.reading import Page, titles
 
 from . import made_up
-from .reading import Page, titles
 
 plotly_javascript = page.plotly_javascript
 pytestmark = pytest.mark.usefixtures("light")
 
 
 def page_of(records, **more):
-    return suites_page([Suite("made-up", "Made up", "Nothing here was measured.", records, **more)])
+    return suites_page(
+        [SuiteRecords("made-up", "Made up", "Nothing here was measured.", records, **more)]
+    )
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +88,7 @@ def test_the_first_table_says_where_mipp_stands(accuracies, html):
 
 
 def test_every_figure_says_how_it_was_made(html):
-    for words in ("mipp bench run made-up", "abc1234", "made-up processor, 2 cores, 1 thread",
+    for words in ("python -m lab run made-up", "abc1234", "made-up processor, 2 cores, 1 thread",
                   "mipp 0.1.0, torch 2.13.0+cpu, Python 3.11.2", "3 (0, 1, 2)"):  # fmt: skip
         assert html.count(words) >= 5  # four figures and the suite
 
@@ -194,7 +197,9 @@ def test_labels_cannot_end_the_script_that_they_stand_in():
 
 
 def test_a_suite_without_records_is_an_error_that_says_what_to_run():
-    with pytest.raises(InputError, match=r"suite made-up has no records.*mipp bench run made-up"):
+    with pytest.raises(
+        InputError, match=r"suite made-up has no records.*python -m lab run made-up"
+    ):
         page_of(())
     with pytest.raises(InputError, match="no suite"):
         suites_page([])

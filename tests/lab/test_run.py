@@ -24,7 +24,8 @@ def suite_file(tmp_path, **given):
 
 def run(suite, folder, how=runner.How(), choice=runner.Choice()):  # noqa: B008 - frozen
     store = Store(folder, suite.name)
-    return runner.run(suite, store, runner.todo(suite, store, choice), how)
+    items = runner.todo(suite.name, suite_files.items(suite), store, choice)
+    return runner.run(suite.name, store, items, how)
 
 
 def test_what_is_finished_is_not_measured_again(tmp_path):
@@ -39,10 +40,10 @@ def test_what_is_finished_is_not_measured_again(tmp_path):
 
 def test_a_record_says_how_it_was_made(tmp_path):
     suite = suite_files.read(tiny(), "tiny.toml")
-    run(suite, tmp_path, runner.How(command="mipp bench run tiny"))
+    run(suite, tmp_path, runner.How(command="python -m lab run tiny"))
     found = Store(tmp_path, "tiny").records()[0]
     assert found.id == found.item.id == suite_files.items(suite)[0].id
-    assert found.command == "mipp bench run tiny"
+    assert found.command == "python -m lab run tiny"
     assert found.machine.cores >= 1
     assert found.machine.memory > 2**20
     assert found.result.seconds.total >= found.result.seconds.plan > 0
@@ -168,7 +169,7 @@ def all_there_once(path, n_items):
 
 def test_a_killed_run_loses_nothing_that_was_finished(tmp_path, spawn):
     file, path = suite_file(tmp_path, seeds=SEEDS), tmp_path / "out" / "tiny.jsonl"
-    command = ("mipp", "bench", "run", file, "--out", path.parent)
+    command = ("lab", "run", file, "--out", path.parent)
     killed = spawn(*command)
     wait_for(path, 3, killed)
     os.kill(killed.pid, signal.SIGKILL)
@@ -186,7 +187,7 @@ def test_a_killed_run_loses_nothing_that_was_finished(tmp_path, spawn):
 @pytest.mark.slow
 def test_two_runs_at_once_measure_every_item_once(tmp_path, spawn):
     file, path = suite_file(tmp_path, seeds=SEEDS), tmp_path / "out" / "tiny.jsonl"
-    command = ("mipp", "bench", "run", file, "--out", path.parent, "--json")
+    command = ("lab", "run", file, "--out", path.parent, "--json")
     runs = [spawn(*command) for _ in range(2)]
     outputs = [process.communicate(timeout=300)[0] for process in runs]
     assert [process.returncode for process in runs] == [0, 0], outputs
@@ -206,7 +207,7 @@ def test_a_cluster_that_loses_a_worker_still_has_all_records_once(tmp_path, spaw
     workers = [spawn("distributed.cli.dask_worker", address, *alone) for _ in range(2)]
     seeds = range(8)
     file, path = suite_file(tmp_path, seeds=seeds), tmp_path / "out" / "tiny.jsonl"
-    done = spawn("mipp", "bench", "run", file, "--out", path.parent, "--dask", address)
+    done = spawn("lab", "run", file, "--out", path.parent, "--dask", address)
     wait_for(path, 4, done)
     os.kill(workers[0].pid, signal.SIGKILL)
     output, _ = done.communicate(timeout=400)

@@ -93,16 +93,39 @@ def test_built_in_suites_are_right_and_named_as_their_file(name):
 
 def test_a_suite_says_its_choice_is_not_there(tmp_path):
     suite = suite_files.read(tiny(), "tiny.toml")
-    store = Store(tmp_path, "tiny")
+    store, items = Store(tmp_path, "tiny"), suite_files.items(suite)
     with pytest.raises(InputError, match="--methods l1 is nothing that tiny has; expected some of"):
-        runner.todo(suite, store, runner.Choice(methods=("l1",)))
+        runner.todo(suite.name, items, store, runner.Choice(methods=("l1",)))
     with pytest.raises(InputError, match="--seeds 7 is nothing that tiny has"):
-        runner.todo(suite, store, runner.Choice(seeds=(7,)))
+        runner.todo(suite.name, items, store, runner.Choice(seeds=(7,)))
     with pytest.raises(InputError, match="--nets vgg11 is nothing that tiny has"):
-        runner.todo(suite, store, runner.Choice(nets=("vgg11",)))
-    assert len(runner.todo(suite, store, runner.Choice(methods=("random",)))) == 1
+        runner.todo(suite.name, items, store, runner.Choice(nets=("vgg11",)))
+    assert len(runner.todo(suite.name, items, store, runner.Choice(methods=("random",)))) == 1
     several = suite_files.load("layers")
-    mine = runner.Choice(nets=("lenet5",)).of(several, suite_files.items(several))
+    mine = runner.Choice(nets=("lenet5",)).of(several.name, suite_files.items(several))
     assert {item.net.label for item in mine} == {"lenet5/mnist"}
-    assert mine == runner.Choice(nets=("lenet5/mnist",)).of(several, suite_files.items(several))
-    assert len(runner.todo(suite, store, runner.Choice(limit=1))) == 1
+    assert mine == runner.Choice(nets=("lenet5/mnist",)).of(
+        several.name, suite_files.items(several)
+    )
+    assert len(runner.todo(suite.name, items, store, runner.Choice(limit=1))) == 1
+
+
+def test_a_variant_of_a_template_has_its_own_values_and_else_the_defaults():
+    template = {
+        "title": "{net} here",
+        "seeds": "{seeds}",
+        "nets": [{"name": "{net}", "width": "{width}"}],
+        "methods": [{"name": "mipp"}],
+        "defaults": {"seeds": [0, 1], "width": 0.5},
+        "variants": {
+            "a": {"net": "vgg11", "width": 1},
+            "b": {"net": "lenet5", "more_methods": [1]},
+        },
+    }
+    assert suite_files.filled(template, "a") == {
+        "title": "vgg11 here",
+        "seeds": [0, 1],
+        "nets": [{"name": "vgg11", "width": 1}],
+        "methods": [{"name": "mipp"}],
+    }
+    assert suite_files.filled(template, "b")["methods"] == [{"name": "mipp"}, 1]

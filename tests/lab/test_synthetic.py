@@ -1,21 +1,17 @@
-import importlib
 import itertools
 import math
-from pathlib import Path
 from xml.etree import ElementTree as ET
 
 import numpy as np
 import pytest
 import torch
 
-FOLDER = Path(__file__).resolve().parents[2] / "benchmarks"
+from lab.experiments import synthetic_masks, synthetic_nets, synthetic_picture
 
 
 @pytest.fixture
-def parts(monkeypatch):
-    monkeypatch.syspath_prepend(str(FOLDER))
-    names = ("synthetic_nets", "synthetic_masks", "synthetic_picture")
-    return [importlib.import_module(name) for name in names]
+def parts():
+    return synthetic_nets, synthetic_masks, synthetic_picture
 
 
 def seeded(seed: int) -> torch.Generator:

@@ -11,7 +11,7 @@ from torch import nn
 import mipp
 from mipp import methods
 from mipp.methods import SNIP, Method, ScoringMethod, SynFlow, Trained, TrainingMethod
-from mipp.planning.options import read_options
+from mipp.planning.option_values import unit_options
 
 from .nets import Normed, data, jitter_norms, plain, question, some, unchecked, wide
 
@@ -151,8 +151,8 @@ def test_progress_is_told_by_round():
 
 
 def test_rounds_as_a_keyword_replaces_those_of_the_method():
-    assert read_options(method="synflow").rounds == 100
-    settings = read_options(method="synflow", rounds=7)
+    assert unit_options(method="synflow").rounds == 100
+    settings = unit_options(method="synflow", rounds=7)
     assert settings.method == SynFlow(rounds=7)
     assert settings.rounds == 7
     with pytest.raises(mipp.InputError, match="SynFlow has rounds=0; expected at least 1"):

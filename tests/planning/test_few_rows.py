@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 import mipp
-from mipp.planning.few_rows import n_features
-from mipp.planning.keywords import read_memory
+from mipp.planning.option_values import read_memory
+from mipp.statistics.few_rows import n_features
 
 
 def net():

@@ -60,7 +60,7 @@ def test_of_the_pruned_next_layer_only_what_stays_is_told():
 def test_several_choices_at_once_are_measured_as_each_alone(next_layer):
     model, batches = net(), data()
     keeps = [{"0": [0, 3]}, {}, {"0": [1, 2, 5], "2": [1, 2]}]
-    together = mipp.information_kept_by(model, batches, keeps, next_layer=next_layer)
+    together = mipp.information_kept(model, batches, keeps, next_layer=next_layer)
     alone = [mipp.information_kept(model, batches, k, next_layer=next_layer) for k in keeps]
     assert together == alone
     assert together[0] != together[2]

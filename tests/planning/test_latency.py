@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import mipp
 from mipp.errors import BudgetError, InputError
 from mipp.latency import Latency
-from mipp.planning import usable_graph
+from mipp.planning import prunable_graph
 from mipp.planning.latency_budget import Speed
 
 
@@ -102,7 +102,7 @@ def test_several_rounds_and_several_budgets():
 
 def test_what_no_layer_explains_is_found_and_stays():
     model, data = Net(), [mipp.statistics.read_batch(x) for x in batches()]
-    traced = usable_graph(model, data)
+    traced = prunable_graph(model, data)
     speed = Speed(model, traced, data, Latency(stopwatch=overhead))
     assert speed.table.fixed == pytest.approx(3000, rel=0.1)
     assert speed.whole.latency == pytest.approx(speed.full.ms)

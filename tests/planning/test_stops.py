@@ -10,7 +10,7 @@ from torch import nn
 import mipp
 from mipp import information
 from mipp.errors import BudgetError, InputError
-from mipp.planning.options import read_options
+from mipp.planning.option_values import unit_options
 
 SMALL = {"epochs": 2, "hidden": (8,), "batch_size": 128, "max_targets": 8}
 ESTIMATORS = {
@@ -200,11 +200,11 @@ def test_options_that_do_not_fit_are_errors_that_say_so(options, message):
 
 
 def test_confidence_takes_relative_noise_unless_told_otherwise():
-    assert read_options(confidence=0.9).estimator.noise == 0.1
-    assert read_options(stop=mipp.Confidence(0.9), estimator="mlp").estimator.noise == 0.1
-    assert read_options(confidence=0.9, noise="fisher").estimator.noise == "fisher"
-    assert read_options(confidence=0.9, estimator=mipp.Gaussian()).estimator.noise == "fisher"
-    assert read_options(stop=mipp.Share(0.9)).estimator.noise == "fisher"
+    assert unit_options(confidence=0.9).estimator.noise == 0.1
+    assert unit_options(stop=mipp.Confidence(0.9), estimator="mlp").estimator.noise == 0.1
+    assert unit_options(confidence=0.9, noise="fisher").estimator.noise == "fisher"
+    assert unit_options(confidence=0.9, estimator=mipp.Gaussian()).estimator.noise == "fisher"
+    assert unit_options(stop=mipp.Share(0.9)).estimator.noise == "fisher"
 
 
 def test_too_few_examples_for_five_fits_are_an_error_that_says_what_to_do():

@@ -7,7 +7,9 @@ from torch import nn
 
 import mipp
 from mipp import graph, selection
-from mipp.planning.spending import part_way
+from mipp.options import Options
+from mipp.planning.spending import Spending
+from mipp.problem import Clock, Problem
 
 
 def net():
@@ -60,8 +62,9 @@ def test_after_half_of_the_rounds_half_of_the_way_is_gone_in_factors_and_nothing
     model = net()
     traced = graph.trace(model, (BATCHES[0][0][:2],))
     wanted = selection.Budget({}, widths={"2": 2, "0": 0, "5": 7})
-    full = graph.cost(traced)
-    widths = [part_way(wanted, {}, traced, full, share, {}).widths for share in (0.5, 1.0)]
+    problem = Problem(net(), traced, (), Options(), lambda *_: None, Clock())
+    spending = Spending(problem, wanted, None)
+    widths = [spending._part_way(share, {}).widths for share in (0.5, 1.0)]
     assert widths == [{"2": 4, "0": 1, "5": 7}, {"2": 2, "0": 0, "5": 7}]
 
 

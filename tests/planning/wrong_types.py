@@ -115,7 +115,7 @@ def calls() -> None:
         "WeightPlan.hold": zeros.hold,
         "information_kept: keep": lambda v: mipp.information_kept(NET, BATCHES, v),
         "information_kept: units": lambda v: mipp.information_kept(NET, BATCHES, {"0": v}),
-        "information_kept_by": lambda v: mipp.information_kept_by(NET, BATCHES, v),
+        "information_kept": lambda v: mipp.information_kept(NET, BATCHES, v),
         "scratch: plan": mipp.scratch,
         "save: model": lambda v: mipp.save(v, folder / "x.safetensors"),
         "save: path": lambda v: mipp.save(small, v),

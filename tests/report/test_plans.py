@@ -10,9 +10,9 @@ from torch import nn
 
 import mipp
 from mipp.errors import FileError, InputError
-from mipp.planning.curve_points import POINTS, NatsTrails, ScoreTrails
 from mipp.records import ChannelGraph, Curve, Group, Refusal
 from mipp.report import Measured, plan_page
+from mipp.selection.curve_points import POINTS, NatsTrails, ScoreTrails
 
 from .reading import Page, titles
 

@@ -6,14 +6,14 @@ import torch
 
 from mipp import statistics, surgery
 from mipp.graph import cost
-from mipp.planning import usable_graph
+from mipp.planning import prunable_graph
 from tests.graph.slicing import random_keep
 
 
 def pruned(model, *args, **kwargs):
     """The graph of a model, and what is left at 70 % and at 30 %, checked against the mask."""
     batch = dict(kwargs) or (args[0] if len(args) == 1 else args)
-    graph = usable_graph(model, statistics.read_batches([batch], None))
+    graph = prunable_graph(model, statistics.read_batches([batch], None))
     left = []
     for share in (0.7, 0.3):
         keep = random_keep(graph, random.Random(1), share)

@@ -12,7 +12,7 @@ from torch.utils import _pytree as pytree
 from mipp import statistics, surgery
 from mipp.errors import GraphError
 from mipp.graph import cost, trace
-from mipp.planning import usable_graph
+from mipp.planning import prunable_graph
 from tests.graph.checks import counted
 from tests.graph.random_networks import random_network
 from tests.graph.slicing import random_keep
@@ -34,7 +34,7 @@ def check(seed, n_steps, wild):
     before = {name: value.clone() for name, value in model.state_dict().items()}
     try:
         if wild:
-            graph = usable_graph(model, statistics.read_batches([batch], None))
+            graph = prunable_graph(model, statistics.read_batches([batch], None))
         else:
             graph = trace(model, (batch,))
     except GraphError as error:

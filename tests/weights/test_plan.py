@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 import mipp
-from mipp import planning, weights
+from mipp import weights
 from tests.weights.nets import Mixed, Tied, images, mlp, vectors
 
 QUICK = {"noise": 0.1}
@@ -314,7 +314,7 @@ def test_what_does_not_fit_is_an_error(budget, options, error, text):
 
 
 def test_options_of_units_name_the_methods_of_weights():
-    names = planning.weight_methods()
+    names = methods.weight_names()
     assert names[:3] == ["mipp", "sparsegpt", "wanda"]
     assert {"l1", "l2", "snip", "grasp", "synflow", "random"} <= set(names)
     assert "hrank" not in names

@@ -45,7 +45,7 @@ def inspect(
         with output.busy("tracing"):
             opened = open_model(network, wanted, source)
             few = planning.calibration(opened, batches, 4)
-            traced = planning.usable_graph(opened, few, head_dims=head_dims, residual=residual)
+            traced = planning.prunable_graph(opened, few, head_dims=head_dims, residual=residual)
         costs = [graph.group_cost(traced, None, group.index) for group in traced.groups]
         full = graph.cost(traced)
         output.show(text_tables.groups_of(traced, costs))

@@ -9,7 +9,7 @@ from torch import nn
 
 from mipp import graph, latency, statistics
 from mipp.errors import GraphError
-from mipp.planning.prunable import with_routes
+from mipp.prunable import with_routes
 from mipp.records import Cost
 from mipp.tracing.guards import duplicate
 

@@ -15,7 +15,8 @@ from torch import nn
 from mipp import models, retrain
 from mipp.cli import user_imports
 from mipp.errors import InputError
-from mipp.planning.model_outputs import Outputs, picked
+from mipp.options import Outputs
+from mipp.planning.model_outputs import picked
 
 IMAGENET = (3, 224, 224)
 TEXT = 32

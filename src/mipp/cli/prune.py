@@ -8,7 +8,7 @@ import torch
 import typer
 from torch import nn
 
-from mipp import information, methods, planning, retrain, selection, surgery
+from mipp import information, methods, planning, presets, retrain, selection, surgery
 from mipp.cli import arguments as arg
 from mipp.cli.datasets import Source, find_source
 from mipp.cli.exit_codes import readable_errors
@@ -66,9 +66,9 @@ def prune(
     method: Annotated[
         str | None,
         typer.Option(
-            rich_help_panel=_PLANNING, show_default=_DEFAULTS.method,
+            rich_help_panel=_PLANNING, show_default=_DEFAULTS.method.name,
             help=f"How units are ranked: {', '.join(methods.names())}; `mipp methods` says what "
-            f"each one is. Single weights: {', '.join(planning.weight_methods())}.",
+            f"each one is. Single weights: {', '.join(methods.weight_names())}.",
         ),
     ] = None,
     preset: Annotated[
@@ -273,7 +273,7 @@ def prune(
         )  # fmt: skip
         read_outputs(options.get("outputs"))
         if preset is not None:
-            options = planning.presets.change(planning.presets.paper(), options)
+            options = presets.change(presets.paper(), options)
         network = replace(find_network(model), outputs=options.get("outputs"))
         train_by = _training(options, network, train_epochs)
         retrain_by = None

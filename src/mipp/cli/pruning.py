@@ -14,7 +14,7 @@ from mipp.cli.datasets import Source
 from mipp.cli.model_names import Network
 from mipp.cli.output import Output
 from mipp.cli.results import Outcome
-from mipp.planning.options import read_options
+from mipp.planning.option_values import unit_options
 from mipp.retrain import Recipe
 
 FINE_TUNING = 5
@@ -37,7 +37,7 @@ class Task:
 
     def __post_init__(self) -> None:
         """Options that do not fit are told now, before data are read."""
-        planning.wanted_budget(self.budget, read_options(**self.with_training(())))
+        planning.wanted_budget(self.budget, unit_options(**self.with_training(())))
 
     def with_training(self, batches: Iterable[Any]) -> dict[str, Any]:
         """The options, with these batches where the method trains on them."""
@@ -55,7 +55,7 @@ def run(
             return retrain.evaluate(network.classifier(of), source.test()).accuracy
 
     before = accuracy(model)
-    samples = read_options(**task.with_training(())).samples
+    samples = unit_options(**task.with_training(())).samples
     batches = source.calibration(samples, task.seed)
     options = task.with_training(
         () if task.train is None

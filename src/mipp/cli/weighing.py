@@ -16,7 +16,8 @@ from mipp.cli.datasets import Source
 from mipp.cli.model_names import Network
 from mipp.cli.output import Output
 from mipp.errors import InputError
-from mipp.planning.weight_options import WeightOptions, read_weight_options, weight_budget
+from mipp.options import WeightOptions
+from mipp.planning.option_values import weight_budget, weight_options
 from mipp.retrain import Recipe
 
 
@@ -36,7 +37,7 @@ class WeightTask:
 
     def read(self) -> WeightOptions:
         """The options as a record."""
-        return read_weight_options(self.granularity, self.options)
+        return weight_options(self.granularity, self.options)
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,4 +1,4 @@
-"""Competing methods: each ranks the units of a model; graph, costs and surgery are shared.
+"""Methods: each ranks the units of a model; graph, costs and surgery are shared.
 
 A method is a frozen record of its options, one of the classes here. `mipp.plan` takes its name or
 the record: ``method="synflow"``, ``method=mipp.methods.SynFlow(rounds=20)``.
@@ -16,8 +16,12 @@ from mipp.methods.fpgm import FPGM
 from mipp.methods.grasp import GraSP, IterGraSP
 from mipp.methods.hrank import HRank
 from mipp.methods.imp import IMP
+from mipp.methods.layerwise import LAYERWISE, Layerwise, SparseGPT, Wanda
 from mipp.methods.magnitude import L1, L2
 from mipp.methods.method import (
+    NOT_MEASURED,
+    Budgeted,
+    Choice,
     Method,
     Needs,
     Question,
@@ -29,15 +33,18 @@ from mipp.methods.method import (
     Training,
     TrainingCost,
     TrainingMethod,
+    WeightChoice,
     WeightMethod,
+    WeightTarget,
 )
+from mipp.methods.mipp import Mipp
 from mipp.methods.obs import OBS
 from mipp.methods.oto import OTO
 from mipp.methods.prospr import ProsPr
 from mipp.methods.random import Random
 from mipp.methods.shared.aggregate import Aggregation, aggregate
 from mipp.methods.shared.gradients import prunable_weights
-from mipp.methods.shared.iterative import ask, curves, in_rounds, trained
+from mipp.methods.shared.iterative import curves_of_scores
 from mipp.methods.shared.normalise import Normalisation
 from mipp.methods.shared.unstructured import Choose, ScoresWeights, weight_masks
 from mipp.methods.snip import SNIP, IterSNIP
@@ -51,7 +58,7 @@ _ALL: dict[str, type[Method]] = {
     method.name: method
     for method in (
         BNScale, CHIP, DHSPG, FLAP, FPGM, GraSP, HRank, IMP, IterGraSP, IterSNIP, L1, L2,
-        LeaveOneOut, OBS, OTO, ProsPr, Random, SNIP, SOSP, Solo, SynFlow, Taylor, ThiNet,
+        LeaveOneOut, Mipp, OBS, OTO, ProsPr, Random, SNIP, SOSP, Solo, SynFlow, Taylor, ThiNet,
     )
 }  # fmt: skip
 
@@ -69,28 +76,23 @@ class Facts:
     rounds: int
 
 
-_MIPP = Facts(
-    "mipp", "mutual information with what the next layer gives", "Westphal et al. 2024, "
-    "arXiv 2411.00147", "data", True, "global", 1,
-)  # fmt: skip
-
-
 def names() -> list[str]:
     """Names that ``mipp.plan(method=...)`` takes, ``"mipp"`` first."""
-    return ["mipp", *sorted(_ALL)]
+    return [Mipp.name, *sorted(name for name in _ALL if name != Mipp.name)]
+
+
+def weight_names() -> list[str]:
+    """Names that ``method=`` takes for single weights, ``"mipp"`` first."""
+    scoring = [name for name in names()[1:] if get(name).chooses_weights]
+    return [Mipp.name, *sorted(LAYERWISE), *scoring]
 
 
 def get(name: str) -> Method:
     """The method of that name, with its defaults.
 
     Raises:
-        InputError: with the known names; also for ``"mipp"``, whose settings are `mipp.Options`.
+        InputError: with the known names.
     """
-    if name == _MIPP.name:
-        raise InputError(
-            "method='mipp' is the package's own; its settings are those of mipp.Options, and it "
-            "has no record here."
-        )
     if name not in _ALL:
         raise InputError(f"method={name!r} is not known; expected one of {', '.join(names())}.")
     return _ALL[name]()
@@ -98,9 +100,9 @@ def get(name: str) -> Method:
 
 def facts() -> list[Facts]:
     """A row for each of `names`, in that order."""
-    methods = [get(name) for name in names()[1:]]
-    return [_MIPP] + [
-        Facts(m.name, m.summary, m.source, m.needs, m.at_init, m.ranking, m.rounds) for m in methods
+    return [
+        Facts(m.name, m.summary, m.source, m.needs, m.at_init, m.ranking, m.rounds)
+        for m in map(get, names())
     ]
 
 
@@ -112,20 +114,26 @@ __all__ = [
     "IMP",
     "L1",
     "L2",
+    "LAYERWISE",
+    "NOT_MEASURED",
     "OBS",
     "OTO",
     "SNIP",
     "SOSP",
     "Aggregation",
     "BNScale",
+    "Budgeted",
+    "Choice",
     "Choose",
     "Facts",
     "GraSP",
     "HRank",
     "IterGraSP",
     "IterSNIP",
+    "Layerwise",
     "LeaveOneOut",
     "Method",
+    "Mipp",
     "Normalisation",
     "ProsPr",
     "Question",
@@ -134,6 +142,7 @@ __all__ = [
     "ScoresWeights",
     "ScoringMethod",
     "Solo",
+    "SparseGPT",
     "Spend",
     "SynFlow",
     "Taylor",
@@ -142,16 +151,17 @@ __all__ = [
     "Training",
     "TrainingCost",
     "TrainingMethod",
+    "Wanda",
+    "WeightChoice",
     "WeightMethod",
+    "WeightTarget",
     "aggregate",
-    "ask",
-    "curves",
+    "curves_of_scores",
     "facts",
     "get",
-    "in_rounds",
     "names",
     "prunable_weights",
     "scratch",
-    "trained",
     "weight_masks",
+    "weight_names",
 ]

@@ -1,16 +1,18 @@
 """What every competing method is: facts, options, and an answer to one question."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
-from typing import Any, ClassVar, Literal, get_args, get_origin, get_type_hints
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
 from mipp.checks import check_fields
 from mipp.errors import InputError
 from mipp.methods.shared.aggregate import Aggregation, aggregate
-from mipp.records import ChannelGraph, FloatArray, Keep
+from mipp.options import Allocation, WeightAllocation
+from mipp.problem import Problem, WeightProblem
+from mipp.records import BoolArray, ChannelGraph, Curve, FloatArray, Keep, Trail
 from mipp.retrain import Recipe
 from mipp.statistics import Batch, Loss
 from mipp.surgery import Refit
@@ -103,6 +105,104 @@ class Trained:
     notes: Mapping[str, float | int] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, eq=False)
+class Choice:
+    """The units that stay, and what is known of the choice.
+
+    Attributes:
+        keep: group name -> units that stay.
+        nats: group name -> nats that all units transferred, and nats that were lost; NaN where none
+            are measured.
+        trails: what the choice was made from, for reports.
+        notes: what the record of the plan holds beside the options.
+        model: in place of the caller's, where the method has trained it.
+    """
+
+    keep: Mapping[str, tuple[int, ...]]
+    nats: Mapping[str, tuple[float, float]]
+    trails: tuple[Trail, ...] = ()
+    notes: Mapping[str, Any] = field(default_factory=dict)
+    model: nn.Module | None = None
+
+
+@runtime_checkable
+class Budgeted(Protocol):
+    """A budget, to be spent on curves or scores, in one step or several."""
+
+    @property
+    def has_bounds(self) -> bool:
+        """Whether anything but a stop rule bounds what stays."""
+        ...
+
+    def information(self, share: float) -> float | None:
+        """The share of its information that every consumer keeps, ``share`` of the way."""
+        ...
+
+    def check(self) -> None:
+        """Raises `BudgetError` where the budget cannot be met, whatever the scores."""
+        ...
+
+    def on_scores(self, scores: Scores, keep: Keep, share: float) -> Keep:
+        """See `Spend`."""
+        ...
+
+    def on_curves(
+        self,
+        curves: Mapping[int, Curve],
+        problem: Problem,
+        share: float,
+        gone: Mapping[str, int],
+        *,
+        final: bool,
+    ) -> dict[int, BoolArray]:
+        """The units of ``problem`` that stay, by group index.
+
+        Args:
+            curves: of each group of the problem.
+            problem: the one planned for, or what earlier rounds have left of it.
+            share: of the way to the budget, in equal factors.
+            gone: group name -> units left, of groups that are in the problem no more.
+            final: whether it is the last word, for which a latency is measured.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class WeightTarget:
+    """What a budget leaves of single weights.
+
+    Attributes:
+        most: so many weights; None for any number.
+        information: share of its information that every layer keeps; None for no such bound.
+    """
+
+    most: float | None
+    information: float | None
+
+
+@dataclass(frozen=True, eq=False)
+class WeightChoice:
+    """The single weights that stay.
+
+    Attributes:
+        masks: parameter name -> mask in its shape, true where a weight stays.
+        nats: parameter name -> nats before, and nats lost; NaN where none are measured.
+        own: parameter name -> values that the method gives; None where it gives none.
+        trails: what the choice was made from, for reports.
+        loss: in words, whose Fisher information was used.
+    """
+
+    masks: Mapping[str, Tensor]
+    nats: Mapping[str, tuple[float, float]]
+    own: Mapping[str, Tensor] | None = None
+    trails: tuple[Trail, ...] = ()
+    loss: str = ""
+
+
+NOT_MEASURED = (float("nan"), float("nan"))
+"""Nats of a group or layer whose method measures none."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Method(ABC):
     """A way to choose units. A frozen record: its fields are its options.
@@ -112,6 +212,12 @@ class Method(ABC):
     how the budget is spread unless ``allocation=`` says otherwise (``"global"``, or ``"uniform"``
     for local scores). ``update``: what the source does to the weights that stay, None for nothing;
     ``refit="own"`` of `mipp.plan` does that in place of the refit that all methods share.
+
+    ``measures_information``: whether scores are nats, which stop rules and budgets of information
+    need. ``chooses_weights``: whether single weights can be chosen, too; these are spread over the
+    layers by ``weight_allocation`` unless ``allocation=`` names another of ``weight_allocations``.
+    ``slices_between_rounds``: each round measures the model that the one before has left, sliced
+    and refitted; else what went is zero in a model of full size.
 
     ``rounds``: score and remove in so many steps, each on what the one before has left.
     """
@@ -123,21 +229,47 @@ class Method(ABC):
     at_init: ClassVar[bool]
     ranking: ClassVar[Ranking]
     update: ClassVar[Refit | None] = None
+    measures_information: ClassVar[bool] = False
+    slices_between_rounds: ClassVar[bool] = False
+    weight_allocations: ClassVar[tuple[WeightAllocation, ...]] = ("global", "uniform", "rows")
 
     rounds: int = 1
 
     def __post_init__(self) -> None:
-        """Refuse words that are no choice, and fewer than one round."""
+        """Refuse values of other types, and fewer than one round."""
         check_fields(self)
-        hints = get_type_hints(type(self))
-        for option in fields(self):
-            hint, value = hints[option.name], getattr(self, option.name)
-            if get_origin(hint) is Literal and value not in get_args(hint):
-                raise InputError(
-                    f"{type(self).__name__} has {option.name}={value!r}; expected one of "
-                    f"{', '.join(map(repr, get_args(hint)))}."
-                )
         self._at_least(1, "rounds")
+
+    @property
+    def allocation(self) -> Allocation:
+        """How a budget is spread over the groups unless the caller says otherwise."""
+        return "global" if self.ranking == "global" else "uniform"
+
+    @property
+    def weight_allocation(self) -> WeightAllocation:
+        """How single weights are spread over the layers unless the caller says otherwise."""
+        return "global" if self.ranking == "global" else "uniform"
+
+    @property
+    def chooses_weights(self) -> bool:
+        """Whether it can choose single weights."""
+        return callable(getattr(self, "weight_scores", None))
+
+    @abstractmethod
+    def choose(self, problem: Problem, budgets: Sequence[Budgeted]) -> Iterator[Choice]:
+        """The units that stay, for one budget after the other."""
+
+    def choose_weights(
+        self, problem: WeightProblem, targets: Sequence[WeightTarget]
+    ) -> Iterator[WeightChoice]:
+        """The single weights that stay, for one target after the other."""
+        from mipp.methods.shared.unstructured import ranked
+
+        return (ranked(self, problem, target) for target in targets)
+
+    def recorded(self) -> dict[str, Any]:
+        """Its own options, as the record of a plan holds them."""
+        return {"method_options": asdict(self)}
 
     def _at_least(self, least: float | int, *names: str) -> None:
         for name in names:
@@ -155,6 +287,12 @@ class ScoringMethod(Method):
     @abstractmethod
     def score(self, question: Question) -> Scores:
         """A finite score for every unit of a group; those of removed units are not read."""
+
+    def choose(self, problem: Problem, budgets: Sequence[Budgeted]) -> Iterator[Choice]:
+        """Scores and removes, in rounds; the scores of the first round serve all budgets."""
+        from mipp.methods.shared.iterative import in_rounds
+
+        return in_rounds(self, problem, budgets)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -195,3 +333,13 @@ class TrainingMethod(Method):
 
         Removed units need not be zeros in what is returned; they are sliced off.
         """
+
+    def choose(self, problem: Problem, budgets: Sequence[Budgeted]) -> Iterator[Choice]:
+        """Trains towards the one budget.
+
+        Raises:
+            InputError: for several budgets.
+        """
+        from mipp.methods.shared.iterative import trained_towards
+
+        return trained_towards(self, problem, budgets)

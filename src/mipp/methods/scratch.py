@@ -14,7 +14,7 @@ from torch import nn
 
 from mipp import graph, selection
 from mipp.errors import InputError
-from mipp.methods.shared.iterative import curves
+from mipp.methods.shared.iterative import curves_of_scores
 from mipp.records import BoolArray, ChannelGraph, Cost
 from mipp.retrain import Recipe
 from mipp.tracing.guards import duplicate
@@ -82,7 +82,7 @@ def uniform_widths(
     bound = selection.Budget({match: (float(getattr(after, match)), False)})
     n_units = {group.index: group.n_units for group in traced.groups}
     model = graph.CostModel(traced)
-    return selection.spend(curves(scores, {}), n_units, model, bound, limits, "uniform")
+    return selection.spend(curves_of_scores(scores, {}), n_units, model, bound, limits, "uniform")
 
 
 def equal_epochs(training: Recipe, retraining: Recipe | None = None) -> Recipe:

@@ -1,47 +1,40 @@
-"""The whole way: trace, capture, score, select, and a plan that can be applied."""
+"""The whole method: open the model, let the method choose, and make plans that can be applied."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
-from functools import partial
-from typing import Any, Literal, overload
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, Literal, Unpack, overload
 
-import numpy as np
 from torch import nn
 
-from mipp import graph, methods, processes, selection, statistics, surgery
+from mipp import graph, processes, selection
 from mipp.errors import InputError
-from mipp.planning import presets
-from mipp.planning.clock import Clock
-from mipp.planning.competing import plan_by_method, plans_by_method
-from mipp.planning.curve_points import NatsTrails
-from mipp.planning.curves import Curves
-from mipp.planning.information_kept import KeptInformation, information_kept, information_kept_by
-from mipp.planning.keywords import read_budgets, read_progress
-from mipp.planning.latency_budget import Speed, timed, within
-from mipp.planning.model_outputs import answering, for_model
-from mipp.planning.options import (
+from mipp.options import (
+    Granularity,
     Options,
     Progress,
+    UnitKeywords,
+    WeightKeywords,
+    WeightOptions,
+)
+from mipp.planning.information_kept import KeptInformation, information_kept
+from mipp.planning.latency_budget import timed
+from mipp.planning.model_outputs import answering
+from mipp.planning.option_values import (
     Wanted,
+    read_budgets,
     read_options,
+    read_progress,
     to_dict,
     wanted_budget,
-)
-from mipp.planning.plan import Model, Plan, calibration, example, fit
-from mipp.planning.plan_record import count_nats, made_record, masks
-from mipp.planning.prunable import check_parts, check_patterns, check_widths, usable_graph
-from mipp.planning.scratch import scratch
-from mipp.planning.spending import part_way, select, spent
-from mipp.planning.weighing import plan_weights
-from mipp.planning.weight_options import (
-    Granularity,
-    WeightOptions,
-    read_weight_options,
     weight_budget,
-    weight_methods,
+    weights_to_dict,
 )
-from mipp.planning.weight_plan import WeightPlan
-from mipp.records import BoolArray, ChannelGraph, Curve
+from mipp.planning.plan import Model, Plan, WeightPlan, calibration
+from mipp.planning.plan_record import plan_record
+from mipp.planning.spending import Spending
+from mipp.planning.weight_record import weight_record, weight_target
+from mipp.problem import Clock, Problem, WeightProblem
+from mipp.prunable import check_parts, check_patterns, check_widths, example, prunable_graph
+from mipp.statistics import Batch
 from mipp.tracing.guards import check_ordinary, gradients_enabled
 
 __all__ = [
@@ -53,15 +46,11 @@ __all__ = [
     "WeightPlan",
     "calibration",
     "information_kept",
-    "information_kept_by",
     "plan",
     "plans",
-    "presets",
+    "prunable_graph",
     "prune",
-    "scratch",
-    "usable_graph",
     "wanted_budget",
-    "weight_methods",
 ]
 
 
@@ -69,11 +58,11 @@ __all__ = [
 def plan(
     model: Model,
     batches: Iterable[Any],
-    budget: "Wanted | None" = None,
+    budget: Wanted | None = None,
     *,
     granularity: Literal["unit"] = "unit",
     progress: Progress | None = None,
-    **options: Any,
+    **options: Unpack[UnitKeywords],
 ) -> Plan[Model]: ...
 
 
@@ -81,11 +70,11 @@ def plan(
 def plan(
     model: Model,
     batches: Iterable[Any],
-    budget: "str | selection.Budget | None" = None,
+    budget: str | selection.Budget | None = None,
     *,
     granularity: Literal["weight", "2:4", "4:8"],
     progress: Progress | None = None,
-    **options: Any,
+    **options: Unpack[WeightKeywords],
 ) -> WeightPlan[Model]: ...
 
 
@@ -94,7 +83,7 @@ def plan(
 def plan(
     model: Model,
     batches: Iterable[Any],
-    budget: "Wanted | None" = None,
+    budget: Wanted | None = None,
     *,
     granularity: str = "unit",
     progress: Progress | None = None,
@@ -102,7 +91,7 @@ def plan(
 ) -> Plan[Model] | WeightPlan[Model]:
     """Decides which units of ``model`` go. Changes nothing; `Plan.apply` makes the small model.
 
-    Parameters:
+    Args:
         model: any module that `torch.export` can trace. It is left exactly as it was. Inside of
             `torch.compile`, DataParallel or DistributedDataParallel the module that was wrapped is
             what is planned for: names, and the small model, are without the wrapper.
@@ -134,76 +123,18 @@ def plan(
         SurgeryError: the model cannot be copied, or computes something else in every call.
         InputError: an option that is not known or does not fit.
     """
-    if granularity != "unit":
-        return _weights(model, batches, [budget], granularity, progress, options)[0]
-    settings = read_options(**options)
-    wanted = wanted_budget(budget, settings)
-    report = read_progress(progress)
-    clock = Clock()
-    own, original, data = _opened(model, batches, settings)
-    traced = usable_graph(original, data, **settings.wider)
-    clock.lap("capture")
-    check_patterns(traced, settings.protect)
-    check_widths(traced, settings.widths, settings.protect, settings.min_units)
-    check_parts(traced, wanted.parts)
-    speed = timed(original, traced, data, [wanted], settings, clock)
-    if isinstance(settings.method, methods.Method):
-        made = plan_by_method(original, traced, data, wanted, settings, report, clock, speed)
-        return for_model(made, own, settings.outputs)
-
-    full = graph.cost(traced) if speed is None else speed.whole
-    targets = wanted.limits(full)
-    current: Model = original
-    now = traced
-    keep: dict[str, tuple[int, ...]] = {g.name: tuple(range(g.n_units)) for g in traced.groups}
-    nats: dict[str, tuple[float, float]] = {}
-    trails = NatsTrails()
-    how = ""
-    for number in range(1, settings.rounds + 1):
-        # groups that are down to one unit are not in the graph any more, but still count
-        left = {g.name for g in now.groups}
-        gone = {n: len(u) for n, u in keep.items() if n not in left}
-        step = part_way(wanted, targets, traced, full, number / settings.rounds, gone)
-        curves = Curves(current, now, data, settings, report, clock)
-        # nothing can be measured behind an empty layer: only the last round may leave one
-        least = settings.min_units if number == settings.rounds else max(settings.min_units, 1)
-        limited = replace(settings, min_units=least)
-        chosen, curve_of = select(curves, now, step, limited, speed)
-        how = how or curves.loss
-        clock.lap("plan")
-        if speed is not None and number == settings.rounds:
-            chosen = within(
-                speed, current, now, step, partial(_spent, curve_of, now, limited, speed)
-            )
-            clock.lap("timing")
-        for group in now.groups:
-            units = np.array(keep[group.name])
-            keep[group.name] = tuple(units[chosen[group.index]].tolist())
-            count_nats(nats, group.name, curve_of[group.index], chosen[group.index])
-            trails.follow(group.name, curve_of[group.index], chosen[group.index])
-        if not targets and all(len(units) == 1 for units in keep.values()):
-            break  # a stop rule is through with all of them
-        if number < settings.rounds:
-            kept = surgery.kept_indices(traced, masks(traced, keep))
-            current = surgery.slice_graph(original, traced, kept)
-            if settings.refit is not None:
-                fit(current, original, traced, kept, data, settings.refit, settings.seed)
-            now = usable_graph(current, data, **settings.wider)
-            clock.lap("capture")
-    words = to_dict(settings, str(wanted)) | {"loss": how}
-    record = made_record(original, traced, keep, nats, words, trails.trails(), speed, data)
-    return Plan(record, own, traced, data, settings.refit, clock.seconds, settings.outputs)
+    return _plans(model, batches, [budget], granularity, progress, options)[0]
 
 
 @overload
 def plans(
     model: Model,
     batches: Iterable[Any],
-    budgets: "Iterable[Wanted]",
+    budgets: Iterable[Wanted],
     *,
     granularity: Literal["unit"] = "unit",
     progress: Progress | None = None,
-    **options: Any,
+    **options: Unpack[UnitKeywords],
 ) -> list[Plan[Model]]: ...
 
 
@@ -211,11 +142,11 @@ def plans(
 def plans(
     model: Model,
     batches: Iterable[Any],
-    budgets: "Iterable[str | selection.Budget]",
+    budgets: Iterable[str | selection.Budget],
     *,
     granularity: Literal["weight"],
     progress: Progress | None = None,
-    **options: Any,
+    **options: Unpack[WeightKeywords],
 ) -> list[WeightPlan[Model]]: ...
 
 
@@ -224,7 +155,7 @@ def plans(
 def plans(
     model: Model,
     batches: Iterable[Any],
-    budgets: "Iterable[Wanted]",
+    budgets: Iterable[Wanted],
     *,
     granularity: str = "unit",
     progress: Progress | None = None,
@@ -235,64 +166,19 @@ def plans(
     Takes what `plan` takes and raises what it raises.
 
     Raises:
-        InputError: with ``passes`` or ``rounds`` above 1, or an information budget in ``ordered``
-            elimination or with ``next_layer="pruned"``, whose measurements depend on the budget.
+        InputError: several budgets with ``passes`` or ``rounds`` above 1, or an information budget
+            in ``ordered`` elimination or with ``next_layer="pruned"``, whose measurements depend on
+            the budget.
     """
-    budgets = read_budgets(budgets)
-    if granularity != "unit":
-        return _weights(model, batches, budgets, granularity, progress, options)
-    settings = read_options(**options)
-    wanted = [wanted_budget(budget, settings) for budget in budgets]
-    on_the_way = settings.order == "ordered" and any(b.information is not None for b in wanted)
-    on_the_way |= settings.next_layer == "pruned" and settings.stop is None
-    if settings.passes > 1 or settings.rounds > 1 or on_the_way:
-        raise InputError(
-            f"mipp.plans was given passes={settings.passes}, rounds={settings.rounds}, "
-            f"order={settings.order!r} and next_layer={settings.next_layer!r} for "
-            f"{', '.join(map(str, wanted))}; what is measured then depends on the budget. Call "
-            "mipp.plan for each."
-        )
-    clock = Clock()
-    own, original, data = _opened(model, batches, settings)
-    traced = usable_graph(original, data, **settings.wider)
-    clock.lap("capture")
-    check_patterns(traced, settings.protect)
-    for one in wanted:
-        check_parts(traced, one.parts)
-    speed = timed(original, traced, data, wanted, settings, clock)
-    if isinstance(settings.method, methods.Method):
-        by_method = plans_by_method(
-            original, traced, data, wanted, settings, read_progress(progress), clock, speed
-        )
-        return [for_model(one, own, settings.outputs) for one in by_method]
-    curves = Curves(original, traced, data, settings, read_progress(progress), clock)
-    made = curves.make({}, None)
-    found = []
-    for budget in wanted:
-        chosen = within(
-            speed, original, traced, budget, partial(_spent, made, traced, settings, speed)
-        )
-        keep: dict[str, tuple[int, ...]] = {}
-        nats: dict[str, tuple[float, float]] = {}
-        trails = NatsTrails()
-        for group in traced.groups:
-            keep[group.name] = tuple(np.flatnonzero(chosen[group.index]).tolist())
-            count_nats(nats, group.name, made[group.index], chosen[group.index])
-            trails.follow(group.name, made[group.index], chosen[group.index])
-        clock.lap("plan")
-        words = to_dict(settings, str(budget)) | {"loss": curves.loss}
-        clocked = speed if "latency" in budget.bounds else None
-        record = made_record(original, traced, keep, nats, words, trails.trails(), clocked, data)
-        seconds = dict(clock.seconds)
-        found.append(Plan(record, own, traced, data, settings.refit, seconds, settings.outputs))
-    return found
+    wanted = read_budgets(budgets)
+    return _plans(model, batches, wanted, granularity, progress, options)
 
 
 @gradients_enabled()
 def prune(
     model: Model,
     batches: Iterable[Any],
-    budget: "Wanted | None" = None,
+    budget: Wanted | None = None,
     *,
     granularity: Granularity = "unit",
     **options: Any,
@@ -305,52 +191,114 @@ def prune(
     return plan(model, batches, budget, granularity=granularity, **options).apply()  # type: ignore[arg-type]
 
 
-def _weights(
+def _plans(
     model: Model,
     batches: Iterable[Any],
-    budgets: "Sequence[Wanted | None]",
+    budgets: Sequence[Wanted | None],
     granularity: str,
     progress: Progress | None,
-    options: Mapping[str, Any],
-) -> list[WeightPlan[Model]]:
-    """Plans of single weights, one for each budget."""
-    settings = read_weight_options(granularity, options)
-    wanted = [weight_budget(budget, settings) for budget in budgets]
-    clock = Clock()
-    own, original, data = _opened(model, batches, settings)
-    found = plan_weights(original, data, wanted, settings, read_progress(progress), clock)
-    return [for_model(one, own, settings.outputs) for one in found]
+    keywords: dict[str, Any],
+) -> list[Any]:
+    """The plans, one for each budget."""
+    options = read_options(granularity, keywords)
+    report, clock = read_progress(progress), Clock()
+    own: Model = graph.unwrap(model)  # type: ignore[assignment] # of the model, or inside
+    if isinstance(options, WeightOptions):
+        targets = [weight_budget(budget, options) for budget in budgets]
+        data, seen = _opened(own, batches, options)
+        weight_problem = WeightProblem.of(seen, data, options, report, clock)
+        return list(_weight_plans(own, weight_problem, targets))
+    wanted = [wanted_budget(budget, options) for budget in budgets]
+    _check_several(wanted, options)
+    data, seen = _opened(own, batches, options)
+    problem = Problem.of(seen, data, options, report, clock)
+    check_patterns(problem.graph, options.protect)
+    check_widths(problem.graph, options.widths, options.protect, options.min_units)
+    for budget in wanted:
+        check_parts(problem.graph, budget.parts)
+    return list(_unit_plans(own, problem, wanted))
 
 
 def _opened(
-    model: Model, batches: Iterable[Any], settings: Options | WeightOptions
-) -> tuple[Model, Model, list[statistics.Batch]]:
-    """The user's own module inside of wrappers, how it is seen (``outputs``), and the batches."""
-    own: Model = graph.unwrap(model)  # type: ignore[assignment] # of the model, or inside
+    own: nn.Module, batches: Iterable[Any], options: Options | WeightOptions
+) -> tuple[list[Batch], nn.Module]:
+    """The batches, and the model as it is measured: it returns what ``outputs=`` picks."""
     check_ordinary(own)
-    data = _read(own, batches, settings)
-    return own, answering(own, settings.outputs, example(own, data)), data
+    _check_merged(options)
+    data = calibration(own, batches, options.samples)
+    return data, answering(own, options.outputs, example(own, data))
 
 
-def _spent(
-    made: Mapping[int, Curve],
-    traced: ChannelGraph,
-    settings: Options,
-    speed: Speed | None,
-    budget: selection.Budget,
-) -> dict[int, BoolArray]:
-    return spent(made, traced, budget, settings, speed=speed)
+def _unit_plans(
+    own: Model, problem: Problem, budgets: Sequence[selection.Budget]
+) -> Iterator[Plan[Model]]:
+    """What the method chooses for each budget, and the record of it."""
+    options, speed = problem.options, timed(problem, budgets)
+    spendings = [Spending(problem, budget, speed) for budget in budgets]
+    choices = options.method.choose(problem, spendings)
+    for spending, choice in zip(spendings, choices, strict=True):
+        latency = None
+        if speed is not None and spending.checked is not None:
+            latency = speed.full, spending.checked, speed.describe(spending.checked)
+        words = to_dict(options, str(spending.budget))
+        seen = problem.model if choice.model is None else choice.model
+        record = plan_record(seen, problem.graph, choice, words, problem.batches, latency)
+        problem.clock.lap("plan")
+        mine = own
+        if choice.model is not None:  # which the method has trained, in the class that `seen` had
+            choice.model.__class__ = type(own)
+            mine = choice.model  # type: ignore[assignment] # a copy, of the same class
+        yield Plan(
+            record=record,
+            model=mine,
+            traced=problem.graph,
+            batches=problem.batches,
+            refit=options.refit,
+            seconds=dict(problem.clock.seconds),
+            outputs=options.outputs,
+        )
 
 
-def _read(
-    model: nn.Module, batches: Iterable[Any], settings: Options | WeightOptions
-) -> list[statistics.Batch]:
-    """The batches, of a kind and for a model that all ranks have in common."""
-    rounds = settings.rounds if isinstance(settings, Options) and settings.method == "mipp" else 1
-    if rounds > 1 and settings.refit is not None and processes.rank_and_size()[1] > 1:
+def _weight_plans(
+    own: Model, problem: WeightProblem, budgets: Sequence[selection.Budget | None]
+) -> Iterator[WeightPlan[Model]]:
+    """What the method chooses for each budget, and the record of it."""
+    options = problem.options
+    targets = [weight_target(problem, budget) for budget in budgets]
+    choices = options.method.choose_weights(problem, targets)
+    for budget, choice in zip(budgets, choices, strict=True):
+        record = weight_record(problem, choice, weights_to_dict(options, budget))
+        problem.clock.lap("plan")
+        yield WeightPlan(
+            record=record,
+            model=own,
+            batches=problem.batches,
+            refit=options.refit,
+            own=choice.own,
+            seconds=dict(problem.clock.seconds),
+        )
+
+
+def _check_several(budgets: Sequence[selection.Budget], options: Options) -> None:
+    """Raises `InputError` for several budgets where what is measured depends on the budget."""
+    on_the_way = options.order == "ordered" and any(b.information is not None for b in budgets)
+    on_the_way |= options.next_layer == "pruned" and options.stop is None
+    if len(budgets) > 1 and (options.passes > 1 or options.rounds > 1 or on_the_way):
+        raise InputError(
+            f"mipp.plans was given passes={options.passes}, rounds={options.rounds}, "
+            f"order={options.order!r} and next_layer={options.next_layer!r} for "
+            f"{', '.join(map(str, budgets))}; what is measured then depends on the budget. Call "
+            "mipp.plan for each."
+        )
+
+
+def _check_merged(options: Options | WeightOptions) -> None:
+    """Raises `InputError` for rounds with a refit, which several processes cannot agree on."""
+    slices = isinstance(options, Options) and options.method.slices_between_rounds
+    rounds = options.rounds if isinstance(options, Options) and slices else 1
+    if rounds > 1 and options.refit is not None and processes.rank_and_size()[1] > 1:
         raise InputError(
             f"rounds={rounds} refits the model between rounds, and a refit is not merged "
             "over processes, so that every rank would go on with another model. Use refit=None, "
             "or plan in one process."
         )
-    return calibration(model, batches, settings.samples)

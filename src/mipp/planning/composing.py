@@ -5,12 +5,10 @@ from collections.abc import Sequence
 import numpy as np
 from torch import nn
 
-from mipp import statistics, surgery
+from mipp import methods, statistics, surgery
 from mipp.errors import InputError
-from mipp.planning.plan_record import made_record
+from mipp.planning.plan_record import plan_record
 from mipp.records import ChannelGraph
-
-_NOT_MEASURED = (float("nan"), float("nan"))
 
 
 def composed(
@@ -43,8 +41,8 @@ def composed(
             raise differ
         keep[name] = tuple(np.asarray(first.keep[name])[list(units)].tolist())
     options = {**later.options, "after": dict(first.options)}
-    nats = dict.fromkeys(keep, _NOT_MEASURED)
-    record = made_record(model, traced, keep, nats, options, data=data)
+    choice = methods.Choice(keep, dict.fromkeys(keep, methods.NOT_MEASURED))
+    record = plan_record(model, traced, choice, options, data)
     own = first.kept()
     for axis in later.axes:
         earlier = own.get(axis.key)

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Unpack, overload
 
 import numpy as np
 from torch import nn
@@ -10,13 +10,13 @@ from torch import nn
 from mipp import graph, processes
 from mipp.checks import checked
 from mipp.errors import InputError
-from mipp.planning.clock import Clock
-from mipp.planning.consumer_views import Views
+from mipp.methods.consumer_views import Views
+from mipp.options import Progress, UnitKeywords
 from mipp.planning.model_outputs import answering
-from mipp.planning.options import Progress, read_options
-from mipp.planning.plan import Plan, calibration, example
-from mipp.planning.plan_record import masks
-from mipp.planning.prunable import usable_graph
+from mipp.planning.option_values import read_progress, unit_options
+from mipp.planning.plan import Plan, calibration
+from mipp.problem import Clock, Problem, masks
+from mipp.prunable import example
 from mipp.records import ChannelGraph
 from mipp.tracing.guards import check_ordinary, gradients_enabled
 
@@ -44,59 +44,73 @@ Choice = Plan[Any] | Mapping[str, Sequence[int]]
 """A plan, or group name -> units that stay; groups that are absent keep all of theirs."""
 
 
-@checked
+@overload
 def information_kept(
     model: nn.Module,
     batches: Iterable[Any],
     keep: Choice,
     *,
     progress: Progress | None = None,
-    **options: Any,
-) -> tuple[KeptInformation, ...]:
-    """Measures what a choice of units keeps, between each group and each layer that reads it.
+    **options: Unpack[UnitKeywords],
+) -> tuple[KeptInformation, ...]: ...
 
-    Parameters:
-        model: the unpruned model. It is left exactly as it was.
-        batches: as in `mipp.plan`; best other examples than the plan was made with.
-        keep: a plan, or group name -> indices of the units that stay; groups that are absent keep
-            all of theirs.
-        options: of `mipp.plan`, of which ``estimator``, ``noise``, ``target``, ``next_layer``,
-            ``samples``, ``calibration``, ``loss``, ``outputs``, ``memory`` and ``seed`` count.
-            ``next_layer="pruned"`` measures only what is told about the outputs that stay.
 
-    Raises:
-        InputError: a group that the model does not have, or units that its group does not have.
-        CalibrationError, GraphError: as in `mipp.plan`.
-    """
-    return information_kept_by(model, batches, [keep], progress=progress, **options)[0]
+@overload
+def information_kept(
+    model: nn.Module,
+    batches: Iterable[Any],
+    keep: Sequence[Choice],
+    *,
+    progress: Progress | None = None,
+    **options: Unpack[UnitKeywords],
+) -> list[tuple[KeptInformation, ...]]: ...
 
 
 @processes.raises_on_all_ranks
 @gradients_enabled()
 @checked
-def information_kept_by(
+def information_kept(
     model: nn.Module,
     batches: Iterable[Any],
-    keeps: Sequence[Choice],
+    keep: Choice | Sequence[Choice],
     *,
     progress: Progress | None = None,
     **options: Any,
-) -> list[tuple[KeptInformation, ...]]:
-    """`information_kept` of several choices; what they have in common is measured once.
+) -> tuple[KeptInformation, ...] | list[tuple[KeptInformation, ...]]:
+    """Measures what a choice of units keeps, between each group and each layer that reads it.
 
-    With the whole next layer that is nearly everything, learned estimators included.
+    Args:
+        model: the unpruned model. It is left exactly as it was.
+        batches: as in `mipp.plan`; best other examples than the plan was made with.
+        keep: a plan, or group name -> indices of the units that stay; groups that are absent keep
+            all of theirs. Of a list of these, what they have in common is measured once; with the
+            whole next layer that is nearly everything, learned estimators included.
+        progress: as in `mipp.plan`.
+        options: of `mipp.plan`, of which ``estimator``, ``noise``, ``target``, ``next_layer``,
+            ``samples``, ``calibration``, ``loss``, ``outputs``, ``memory`` and ``seed`` count.
+            ``next_layer="pruned"`` measures only what is transferred to the outputs that stay.
+
+    Returns:
+        A record for each pair of group and layer; for a list of choices a list of these.
+
+    Raises:
+        InputError: a group that the model does not have, or units that its group does not have.
+        CalibrationError, GraphError: as in `mipp.plan`.
     """
-    settings = read_options(**options)
+    several = isinstance(keep, Sequence)
+    keeps: Sequence[Choice] = keep if isinstance(keep, Sequence) else [keep]
+    settings = unit_options(**options)
     own = graph.unwrap(model)
     check_ordinary(own)
     data = calibration(own, batches, settings.samples)
     original = answering(own, settings.outputs, example(own, data))
-    traced = usable_graph(original, data, **settings.wider)
+    problem = Problem.of(original, data, settings, read_progress(progress), Clock())
+    traced = problem.graph
     chosen = [dict(keep.keep) if isinstance(keep, Plan) else dict(keep) for keep in keeps]
     for one in chosen:
         _check(traced, one)
     kept = [masks(traced, one) for one in chosen]
-    views = Views(original, traced, data, settings, progress or (lambda *_: None), Clock())
+    views = Views(problem)
     found: list[list[KeptInformation]] = [[] for _ in keeps]
     for part in views.parts():
         views_of = views.of(part)
@@ -117,7 +131,7 @@ def information_kept_by(
                     KeptInformation(group.name, name, float(b), float(a))
                     for name, b, a in zip(names, before, after, strict=True)
                 ]
-    return [tuple(one) for one in found]
+    return [tuple(one) for one in found] if several else tuple(found[0])
 
 
 def _check(traced: ChannelGraph, keep: Mapping[str, Sequence[int]]) -> None:

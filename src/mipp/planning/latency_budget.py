@@ -12,8 +12,7 @@ from torch import nn
 
 from mipp import graph, latency, selection, statistics, surgery
 from mipp.errors import BudgetError
-from mipp.planning.clock import Clock
-from mipp.planning.options import Options
+from mipp.problem import Problem
 from mipp.records import BoolArray, ChannelGraph, Cost, Keep, LatencyTable, LayerTable
 from mipp.tracing.calls import measuring
 
@@ -101,7 +100,7 @@ class Speed:
                 seconds=settings.layer_seconds,
             )
             choices = [_part(traced, share) for share in SHARES]
-            models = [_sliced(model, traced, choice) for choice in choices]
+            models = [sliced(model, traced, choice) for choice in choices]
             runs = self._time([model, *models])
         medians = np.array([np.median(mine) for mine in runs])
         self.full = Timed(float(medians[0]), latency.scatter(runs[0]))
@@ -115,7 +114,6 @@ class Speed:
         factors, _ = nnls(features / medians[:, None], np.ones(len(medians)))
         factors = factors * self.full.ms / float(features[0] @ factors)
         self.table = _sum(layers, outputs, factors)
-        self.checked: Timed | None = None
 
     @property
     def whole(self) -> Cost:
@@ -139,11 +137,11 @@ class Speed:
         target: float,
         choose: Callable[[selection.Budget], Choice],
         made: Callable[[Choice], nn.Module],
-    ) -> Choice:
-        """The choice whose real model meets ``target`` (ms), found by asking for more or less.
+    ) -> tuple[Choice, Timed]:
+        """The choice whose real model meets ``target`` (ms), and its time.
 
-        ``choose``: by the table, for a budget. ``made``: the small model of a choice. What was
-        measured of it is in ``checked``.
+        It is found by asking for more or less. ``choose``: by the table, for a budget. ``made``:
+        the small model of a choice.
 
         Raises:
             BudgetError: it is not met, or is too near to the full time to tell.
@@ -176,16 +174,15 @@ class Speed:
         if best is None:
             raise self._missed(search)
         self._check_noise(target, best[0])
-        self.checked = best[0]
-        return best[1]
+        return best[1], best[0]
 
-    def describe(self) -> dict[str, Any]:
-        """How it was measured, as JSON can hold it."""
+    def describe(self, checked: Timed) -> dict[str, Any]:
+        """How it was measured, as JSON can hold it. ``checked``: of the small model."""
         return {
             "batch": self.settings.batch,
             "threads": torch.get_num_threads(),
             "device": str(self._device),
-            "scatter_ms": [self.full.scatter, self.checked.scatter if self.checked else None],
+            "scatter_ms": [self.full.scatter, checked.scatter],
         }
 
     def _check_noise(self, target: float, seen: Timed) -> None:
@@ -220,40 +217,17 @@ class Speed:
         return self.settings.stopwatch(works, seconds=seconds, fewest=FEWEST, device=self._device)
 
 
-def timed(
-    model: nn.Module,
-    traced: ChannelGraph,
-    data: Sequence[statistics.Batch],
-    budgets: Sequence[selection.Budget],
-    settings: Options,
-    clock: Clock,
-) -> Speed | None:
+def timed(problem: Problem, budgets: Sequence[selection.Budget]) -> Speed | None:
     """The model's speed, measured where one of the budgets asks for it."""
     if not any("latency" in budget.bounds for budget in budgets):
         return None
-    speed = Speed(model, traced, data, settings.latency)
-    clock.lap("timing")
+    speed = Speed(problem.model, problem.graph, problem.batches, problem.options.latency)
+    problem.clock.lap("timing")
     return speed
 
 
-def within(
-    speed: Speed | None,
-    model: nn.Module,
-    traced: ChannelGraph,
-    budget: selection.Budget,
-    choose: Callable[[selection.Budget], Choice],
-) -> Choice:
-    """What ``choose`` makes of the budget; found to meet it where it is one of latency.
-
-    ``model``, ``traced``: what units are chosen from, which may have been pruned before.
-    """
-    if speed is None or "latency" not in budget.bounds:
-        return choose(budget)
-    target = budget.limits(speed.whole)["latency"]
-    return speed.settle(budget, target, choose, lambda keep: _sliced(model, traced, keep))
-
-
-def _sliced(model: nn.Module, traced: ChannelGraph, keep: Keep) -> nn.Module:
+def sliced(model: nn.Module, traced: ChannelGraph, keep: Keep) -> nn.Module:
+    """The model that only the units in ``keep`` are left in, not refitted."""
     shaped = surgery.with_placeholders(traced, keep)
     return surgery.slice_graph(model, traced, surgery.kept_indices(traced, shaped))
 

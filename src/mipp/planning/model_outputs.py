@@ -1,22 +1,18 @@
 """Which of a model's outputs matter, where that is not all of them."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import replace
+from collections.abc import Mapping
 from typing import Any, TypeVar
 
 import torch
 from torch import nn
 
 from mipp.errors import InputError
+from mipp.options import Outputs
 from mipp.surgery.outputs import tensors_in
 from mipp.tracing.calls import measuring
 from mipp.tracing.guards import Unannounced
 
-Outputs = Callable[[Any], Any]
-"""Picks from what a model returns what has to stay as it is."""
-
 Model = TypeVar("Model", bound=nn.Module)
-AnyPlan = TypeVar("AnyPlan", bound=Any)
 
 
 def read_outputs(outputs: Any) -> None:
@@ -70,19 +66,6 @@ def check_same_outputs(recorded: object, outputs: Outputs | None) -> None:
             f"outputs={function_name(outputs)} was given for a plan that was made for all outputs. "
             "Leave it out, or make the plan again with it."
         )
-
-
-def for_model(plan: AnyPlan, model: nn.Module, outputs: Outputs | None) -> AnyPlan:
-    """A plan for the model itself, of one that was made for what `answering` gives.
-
-    A method that trains gives a copy of its own, of which only the class is put back.
-    """
-    if outputs is None or plan.model is None:
-        return plan
-    if any(a is not b for a, b in zip(plan.model.parameters(), model.parameters(), strict=True)):
-        plan.model.__class__ = type(model)
-        model = plan.model
-    return replace(plan, model=model)
 
 
 def picked(outputs: Outputs, output: Any) -> Any:

@@ -1,55 +1,40 @@
-"""What a plan says of each group, and the record that is kept of it."""
+"""The record of a plan: what it says of each group, and how it was made."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import torch
 from torch import nn
 
-from mipp import graph, statistics, surgery
-from mipp.planning.few_rows import few_rows, of_consumers
-from mipp.planning.inexactness import shifts
-from mipp.planning.latency_budget import Speed
-from mipp.records import BoolArray, ChannelGraph, Curve, GroupSummary, Keep, Trail
+from mipp import graph, methods, statistics, surgery
+from mipp.planning.latency_budget import Timed
+from mipp.problem import masks
+from mipp.records import ChannelGraph, GroupSummary
+from mipp.statistics.few_rows import few_rows, of_consumers
+from mipp.surgery.outputs import tensors_in
 
 
-def masks(traced: ChannelGraph, keep: Mapping[str, Sequence[int]]) -> Keep:
-    """Kept unit indices by group name as masks by group index."""
-    out = {}
-    for group in traced.groups:
-        if group.name in keep:
-            mask = np.zeros(group.n_units, dtype=bool)
-            mask[list(keep[group.name])] = True
-            out[group.index] = mask
-    return out
-
-
-def count_nats(
-    nats: dict[str, tuple[float, float]],
-    name: str,
-    curve: Curve,
-    keep: BoolArray,
-) -> None:
-    """Adds one round's loss to the group's (nats before, nats lost so far)."""
-    before, lost = nats.get(name, (curve.total, 0.0))
-    nats[name] = (before, lost + float(curve.nats_lost[int((~keep).sum())]))
-
-
-def made_record(
+def plan_record(
     model: nn.Module,
     traced: ChannelGraph,
-    keep: Mapping[str, tuple[int, ...]],
-    nats: Mapping[str, tuple[float, float]],
+    choice: methods.Choice,
     options: Mapping[str, Any],
-    trails: tuple[Trail, ...] = (),
-    speed: Speed | None = None,
-    data: Sequence[statistics.Batch] = (),
+    data: Sequence[statistics.Batch],
+    latency: tuple[Timed, Timed, Mapping[str, Any]] | None = None,
 ) -> surgery.PlanRecord:
-    """The plan as plain data. ``keep``, ``nats``: by group name. ``speed``: that was measured.
+    """The plan as plain data.
 
-    ``data``: calibration batches, on which it is measured what is not exact.
+    Args:
+        model: that the plan is for.
+        traced: its groups.
+        choice: the units that stay.
+        options: as plain values.
+        data: calibration batches, on which what is not exact is measured.
+        latency: before, after, and how it was measured, where it was.
     """
+    keep = choice.keep
     chosen = masks(traced, keep)
     shaped = surgery.with_placeholders(traced, chosen)
     whole, pruned = graph.CostModel(traced), graph.CostModel(traced, chosen)
@@ -57,7 +42,7 @@ def made_record(
     for group in traced.groups:
         before = whole.group_cost(group.index)
         after = pruned.group_cost(group.index)
-        total, lost = nats[group.name]
+        total, lost = choice.nats[group.name]
         summary.append(
             GroupSummary(
                 name=group.name,
@@ -72,12 +57,12 @@ def made_record(
                 params_after=after.params,
             )
         )
-    options = {**options, **few_rows(of_consumers(traced), data)}
+    options = {**options, **choice.notes, **few_rows(of_consumers(traced), data)}
     before, after = whole.cost(), pruned.cost()
-    if speed is not None and speed.checked is not None:
-        before = replace(before, latency=speed.full.ms)
-        after = replace(after, latency=speed.checked.ms)
-        options = {**options, "latency": speed.describe()}
+    if latency is not None:
+        full, checked, how = latency
+        before, after = replace(before, latency=full.ms), replace(after, latency=checked.ms)
+        options = {**options, "latency": dict(how)}
     kept = surgery.kept_indices(traced, shaped)
     return surgery.PlanRecord(
         keep=keep,
@@ -92,8 +77,48 @@ def made_record(
         zeroed=surgery.zeroed_axes(model, traced, chosen),
         sizes=surgery.attribute_keeps(traced, kept),
         scales=surgery.scale_keeps(traced, kept),
-        inexact=shifts(model, traced, keep, data),
-        trails=trails,
+        inexact=_inexactness(model, traced, keep, data),
+        trails=choice.trails,
         unsure=surgery.unsure_sizes(traced, kept),
         uncounted=traced.uncounted,
     )
+
+
+def _inexactness(
+    model: nn.Module,
+    traced: ChannelGraph,
+    keep: Mapping[str, Sequence[int]],
+    data: Sequence[statistics.Batch],
+) -> dict[str, float]:
+    """For each group that loses units which norms go across, the relative change of the outputs.
+
+    It is ``|a - b| / |a|`` over all outputs on the calibration data. Nobody reads the removed units
+    in either; in ``a`` norms see all units, in ``b``, as in the sliced model, those that stay.
+    Nothing else is removed.
+    """
+    found = {}
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    for index in sorted(traced.inexact):
+        group = traced.groups[index]
+        kept = torch.zeros(group.n_units, dtype=torch.bool)
+        kept[list(keep[group.name])] = True
+        if bool(kept.all()) or not bool(kept.any()):
+            continue
+        one = {index: kept.numpy()}
+        whole = surgery.mask_model(model, traced, one, norms="all").eval()
+        narrow = surgery.mask_model(model, traced, one).eval()
+        moved = size = 0.0
+        with torch.no_grad(), torch.random.fork_rng():
+            for batch in data:
+                here = batch.to(device)
+                made = [
+                    [t.double() for t in tensors_in(net(*here.args, **dict(here.kwargs)))]
+                    for net in (whole, narrow)
+                ]
+                for first, second in zip(*made, strict=True):
+                    # such as the minus infinity of what a mask hides
+                    finite = first.isfinite() & second.isfinite()
+                    moved += float((first - second)[finite].square().sum())
+                    size += float(first[finite].square().sum())
+        found[group.name] = (moved / size) ** 0.5 if size else 0.0
+    return found

@@ -6,7 +6,7 @@ from mipp import methods, selection, surgery
 from mipp.checks import checked
 from mipp.errors import InputError
 from mipp.planning.plan import Model, Plan
-from mipp.planning.prunable import protected
+from mipp.prunable import protected
 from mipp.tracing.guards import gradients_enabled
 
 

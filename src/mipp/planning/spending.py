@@ -1,75 +1,168 @@
-"""From curves and a budget to the units that stay."""
+"""A budget, spent on curves or scores: the units that stay, in one step or several."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 import numpy as np
 
-from mipp import graph, methods, selection
+from mipp import graph, selection
 from mipp.errors import BudgetError, InputError
-from mipp.planning.curves import Curves
-from mipp.planning.latency_budget import Speed
-from mipp.planning.options import Options
-from mipp.planning.prunable import protected
-from mipp.records import BoolArray, ChannelGraph, Cost, Curve, Keep
+from mipp.methods import Scores, curves_of_scores
+from mipp.options import Options
+from mipp.planning.latency_budget import Speed, Timed, sliced
+from mipp.problem import Problem
+from mipp.prunable import protected
+from mipp.records import BoolArray, ChannelGraph, Curve, Keep
 
 
-def select(
-    curves: Curves,
-    traced: ChannelGraph,
-    budget: selection.Budget,
-    settings: Options,
-    speed: Speed | None = None,
-) -> tuple[dict[int, BoolArray], dict[int, Curve]]:
-    """One round: curves for all outputs, a first choice, then again for the outputs it keeps."""
-    keep: Keep = {}
-    for _ in range(settings.passes):
-        made = curves.make(keep, budget.information)
-        keep = spent(made, traced, budget, settings, speed=speed)
-    return dict(keep), made
+class Spending:
+    """One budget for a problem, see `mipp.methods.Budgeted`.
+
+    Attributes:
+        budget: as it was asked for.
+        speed: of the whole model, where the budget bounds the latency.
+        checked: latency of the chosen model, where the budget bounds it.
+    """
+
+    def __init__(self, problem: Problem, budget: selection.Budget, speed: Speed | None) -> None:
+        self.budget, self._problem = budget, problem
+        self.speed = speed if "latency" in budget.bounds else None
+        self.checked: Timed | None = None
+        self._full = graph.cost(problem.graph) if self.speed is None else self.speed.whole
+        self._targets = budget.limits(self._full)
+
+    @property
+    def has_bounds(self) -> bool:
+        """Whether anything but a stop rule or a share of information bounds what stays."""
+        return bool(self._targets)
+
+    def information(self, share: float) -> float | None:
+        """The share of its information that every consumer keeps, ``share`` of the way."""
+        return None if self.budget.information is None else self.budget.information**share
+
+    def check(self) -> None:
+        """Raises `BudgetError` where the budget cannot be met, whatever the scores."""
+        nothing = {g.index: np.zeros(g.n_units) for g in self._problem.graph.groups}
+        self._by_table(nothing, {}, self._part_way(1.0, {}))
+
+    def on_scores(self, scores: Scores, keep: Keep, share: float) -> Keep:
+        """Of the units in ``keep`` those that stay ``share`` of the way."""
+        budget = self._part_way(share, {})
+        if share < 1:
+            return self._by_table(scores, keep, budget)
+        return self._met(
+            self._problem, budget, lambda asked: dict(self._by_table(scores, keep, asked))
+        )
+
+    def on_curves(
+        self,
+        curves: Mapping[int, Curve],
+        problem: Problem,
+        share: float,
+        gone: Mapping[str, int],
+        *,
+        final: bool,
+    ) -> dict[int, BoolArray]:
+        """The units of the problem that stay, see `mipp.methods.Budgeted`."""
+        budget, options = self._part_way(share, gone), problem.options
+        if (
+            share < 1
+        ):  # nothing can be measured behind an empty layer: only the last round leaves one
+            options = replace(options, min_units=max(options.min_units, 1))
+
+        def choose(asked: selection.Budget) -> dict[int, BoolArray]:
+            return _spent(curves, problem.graph, asked, options, speed=self.speed)
+
+        return self._met(problem, budget, choose) if final else choose(budget)
+
+    def _by_table(self, scores: Scores, keep: Keep, budget: selection.Budget) -> Keep:
+        problem, made = self._problem, curves_of_scores(scores, keep)
+        chosen = _spent(made, problem.graph, budget, problem.options, keep, self.speed)
+        return problem.everything() | chosen
+
+    def _met(
+        self,
+        problem: Problem,
+        budget: selection.Budget,
+        choose: Callable[[selection.Budget], dict[int, BoolArray]],
+    ) -> dict[int, BoolArray]:
+        """What ``choose`` makes of the budget; measured to meet it where it is one of latency."""
+        if self.speed is None:
+            return choose(budget)
+        target = budget.limits(self.speed.whole)["latency"]
+        chosen, self.checked = self.speed.settle(
+            budget, target, choose, lambda keep: sliced(problem.model, problem.graph, keep)
+        )
+        problem.clock.lap("timing")
+        return chosen
+
+    def _part_way(self, share: float, gone: Mapping[str, int]) -> selection.Budget:
+        """The budget after ``share`` of the rounds, the same factor in each.
+
+        ``gone``: name of each group that is not in the graph of this round any more -> units that
+        it has left.
+        """
+        wanted, bounds = self.budget, {}
+        for name, target in self._targets.items():
+            whole = getattr(self._full, name)
+            bound = whole * (target / whole) ** share
+            bounds[name] = (bound - sum(gone.values()) if name == "units" else bound, False)
+        widths = wanted.widths
+        if widths is not None and share < 1:
+            sizes = {g.name: g.n_units for g in self._problem.graph.groups}
+            # nothing can be measured behind an empty layer: only the last round may leave one
+            widths = {
+                n: max(1, math.ceil(sizes[n] * (w / sizes[n]) ** share - 1e-9))
+                for n, w in widths.items()
+            }
+        parts = wanted.parts
+        if parts is not None:
+            parts = {
+                p: _part_of(part, p, self._problem.graph, share, gone) for p, part in parts.items()
+            }
+        information = self.information(share)
+        return replace(wanted, bounds=bounds, information=information, widths=widths, parts=parts)
 
 
-def spent(
+def _spent(
     curves: Mapping[int, Curve],
     traced: ChannelGraph,
     budget: selection.Budget,
-    settings: Options,
+    options: Options,
     keep: Keep | None = None,
     speed: Speed | None = None,
 ) -> dict[int, BoolArray]:
     """The units that stay when the budget is spent on these curves, by group index.
 
     ``keep``: those that are left now; the others come first in the curves. ``speed``: whose table
-    tells the latency, where the budget has one.
+    predicts the latency, where the budget has one.
     """
     if budget.widths is not None:
         return _in_widths(curves, traced, budget.widths)
     if budget.parts is not None:
-        return _in_parts(curves, traced, budget.parts, settings, keep)
+        return _in_parts(curves, traced, budget.parts, options, keep)
     n_units = {group.index: group.n_units for group in traced.groups}
     costs = graph.CostModel(traced, keep, None if speed is None else speed.table)
     gone = {group: int((~units).sum()) for group, units in (keep or {}).items()}
-    limits, allocation = _limits(traced, settings), _allocation(settings)
+    limits, allocation = _limits(traced, options), _allocation(options)
     return selection.spend(curves, n_units, costs, budget, limits, allocation, gone)
 
 
-def _limits(traced: ChannelGraph, settings: Options) -> selection.Limits:
-    spared = frozenset(protected(traced, settings.protect))
-    return selection.Limits(settings.min_units, settings.round_to, spared)
+def _limits(traced: ChannelGraph, options: Options) -> selection.Limits:
+    spared = frozenset(protected(traced, options.protect))
+    return selection.Limits(options.min_units, options.round_to, spared)
 
 
-def _allocation(settings: Options) -> selection.Allocation:
-    if settings.allocation is None and isinstance(settings.method, methods.Method):
-        return "global" if settings.method.ranking == "global" else "uniform"
-    return settings.allocation or "priced"
+def _allocation(options: Options) -> selection.Allocation:
+    return options.allocation or options.method.allocation
 
 
 def _in_parts(
     curves: Mapping[int, Curve],
     traced: ChannelGraph,
     parts: Mapping[str, selection.Budget],
-    settings: Options,
+    options: Options,
     keep: Keep | None,
 ) -> dict[int, BoolArray]:
     """Each pattern's groups by their own budget; units cost the same, whatever else is removed."""
@@ -88,8 +181,8 @@ def _in_parts(
                 n_units,
                 graph.CostModel(traced, found),
                 selection.Budget({"units": (others + bound, False)}),
-                _limits(traced, settings),
-                _allocation(settings),
+                _limits(traced, options),
+                _allocation(options),
                 {index: int((~found[index]).sum()) for index in mine},
             )
         except BudgetError as error:
@@ -115,39 +208,6 @@ def _in_widths(
             )
         keep[group.index][order[:lost]] = False
     return keep
-
-
-def part_way(
-    wanted: selection.Budget,
-    targets: Mapping[str, float],
-    traced: ChannelGraph,
-    full: Cost,
-    share: float,
-    gone: Mapping[str, int],
-) -> selection.Budget:
-    """The budget after ``share`` of the rounds, the same factor in each.
-
-    ``traced``, ``full``: the whole model and its cost. ``gone``: name of each group that is not in
-    the graph of this round any more -> units that it has left.
-    """
-    bounds = {}
-    for name, target in targets.items():
-        whole = getattr(full, name)
-        bound = whole * (target / whole) ** share
-        bounds[name] = (bound - sum(gone.values()) if name == "units" else bound, False)
-    information = None if wanted.information is None else wanted.information**share
-    widths = wanted.widths
-    if widths is not None and share < 1:
-        sizes = {g.name: g.n_units for g in traced.groups}
-        # nothing can be measured behind an empty layer: only the last round may leave one
-        widths = {
-            n: max(1, math.ceil(sizes[n] * (w / sizes[n]) ** share - 1e-9))
-            for n, w in widths.items()
-        }
-    parts = wanted.parts
-    if parts is not None:
-        parts = {p: _part_of(part, p, traced, share, gone) for p, part in parts.items()}
-    return replace(wanted, bounds=bounds, information=information, widths=widths, parts=parts)
 
 
 def _part_of(

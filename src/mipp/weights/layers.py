@@ -22,6 +22,7 @@ from mipp.errors import GraphError, InputError
 from mipp.records import Kind, Refusal
 from mipp.statistics import Batch
 from mipp.tracing.calls import LINEAR, Call, NormCall, Taps, measuring, n_positions
+from mipp.weights.regression import Pattern
 
 EXAMPLES = 16
 """So many are looked at, one by one, for layers whose positions depend on values."""
@@ -162,6 +163,22 @@ def _routed(model: nn.Module, batches: Iterable[Batch]) -> set[str]:
                 return set()
     names = set().union(*counts)
     return {n for n in names if len({c[n] for c in counts}) > 1 or counts[0][n] == 0}
+
+
+def in_whole_runs(
+    layers: Sequence[Layer], pattern: Pattern
+) -> tuple[tuple[Layer, ...], tuple[Refusal, ...]]:
+    """The layers whose inputs come in whole runs of a pattern, and the others."""
+    fits = {layer.name: layer.channels % pattern.run == 0 for layer in layers}
+    reason = "its {} inputs are no multiple of {}, so that no kernel takes the pattern"
+    return tuple(layer for layer in layers if fits[layer.name]), tuple(
+        Refusal(
+            layer.module, torch.Size(layer.shape).numel(),
+            reason.format(layer.channels, pattern.run),
+        )
+        for layer in layers
+        if not fits[layer.name]
+    )  # fmt: skip
 
 
 def without_protected(layers: Sequence[Layer], patterns: Iterable[str]) -> tuple[Layer, ...]:

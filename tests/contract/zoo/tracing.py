@@ -11,7 +11,7 @@ from torch._ops import OpOverload
 from mipp import statistics
 from mipp.errors import GraphError
 from mipp.graph.rules.rule import Rule, find_rule, op_name
-from mipp.planning import usable_graph
+from mipp.planning import prunable_graph
 from mipp.records import ChannelGraph
 
 from .entry import Entry
@@ -57,7 +57,7 @@ def traced(entry: Entry) -> Case:
 
     with patch.object(sys.modules["mipp.graph.propagate"], "find_rule", seen):
         try:
-            case.graph = usable_graph(case.model, statistics.read_batches([case.batch], None))
+            case.graph = prunable_graph(case.model, statistics.read_batches([case.batch], None))
         except GraphError as error:
             case.error = str(error)
     return case

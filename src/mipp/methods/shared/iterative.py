@@ -1,8 +1,9 @@
 """Asking a method round by round: a masked copy, scores, fewer units, and again."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,6 +14,9 @@ from torch.utils import _pytree as pytree
 from mipp import processes, surgery
 from mipp.errors import CalibrationError, InputError
 from mipp.methods.method import (
+    NOT_MEASURED,
+    Budgeted,
+    Choice,
     Method,
     Question,
     Scores,
@@ -22,31 +26,83 @@ from mipp.methods.method import (
     Training,
     TrainingMethod,
 )
-from mipp.records import Curve, Keep
+from mipp.problem import Problem
+from mipp.records import Curve, Keep, Trail
 from mipp.retrain.state import seed_generators
+from mipp.selection.curve_points import ScoreTrails
 from mipp.statistics import Batch
 
-Progress = Callable[[int, int], None]
-"""Called as ``progress(rounds done, rounds)``."""
+
+def question_of(problem: Problem) -> Question:
+    """What a method is asked of the caller's own model."""
+    options = problem.options
+    return Question(problem.model, problem.graph, problem.batches, options.loss, options.seed)
 
 
 def in_rounds(
-    method: ScoringMethod, question: Question, spend: Spend, progress: Progress
-) -> dict[int, np.ndarray]:
-    """The units that stay, by group index; masks are cumulative, and scores are made anew.
-
-    ``question``: about the caller's own model, which is not changed.
+    method: ScoringMethod, problem: Problem, budgets: Sequence[Budgeted]
+) -> Iterator[Choice]:
+    """The units that stay for each budget; masks are cumulative, and scores are made anew.
 
     Raises:
+        BudgetError: a budget that cannot be met, before anything is scored.
         InputError: labels that the method needs are missing, or as the method says.
         CalibrationError: scores that are not finite.
     """
-    keep: Keep = everything(question)
-    for number in range(1, method.rounds + 1):
-        scores = ask(method, replace(question, keep=keep, round=number, rounds=method.rounds))
-        keep = spend(scores, keep, number / method.rounds)
-        progress(number, method.rounds)
-    return dict(keep)
+    for budget in budgets:
+        budget.check()
+    question = replace(question_of(problem), keep=problem.everything(), rounds=method.rounds)
+    first: Scores | None = None
+    for budget in budgets:
+        keep: Keep = problem.everything()
+        trails = ScoreTrails()
+        for number in range(1, method.rounds + 1):
+            scores = first if number == 1 else None
+            if scores is None:
+                scores = ask(method, replace(question, keep=keep, round=number))
+            first = scores if number == 1 else first
+            left = budget.on_scores(scores, keep, number / method.rounds)
+            trails.follow(scores, keep, left)
+            keep = left
+            problem.progress("score", number, method.rounds)
+        problem.clock.lap("plan" if method.needs == "nothing" else "capture")
+        yield _choice(problem, keep, trails.trails(problem.graph), {"loss": ""})
+
+
+def trained_towards(
+    method: TrainingMethod, problem: Problem, budgets: Sequence[Budgeted]
+) -> Iterator[Choice]:
+    """The trained model and its units for the one budget.
+
+    Raises:
+        InputError: several budgets.
+        BudgetError: a budget that cannot be met, before anything is trained.
+    """
+    training = problem.options.training
+    assert training is not None
+    if len(budgets) > 1:
+        raise InputError(
+            f"mipp.plans was given a method that trains towards one budget: {method}. Call "
+            "mipp.plan for each."
+        )
+    for budget in budgets:
+        budget.check()
+        followed = replace(
+            training, progress=lambda done, steps: problem.progress("train", done, steps)
+        )
+        made = trained(method, question_of(problem), followed, budget.on_scores)
+        problem.clock.lap("train")
+        cost = {} if made.cost is None else asdict(made.cost)
+        how = {"recipe": asdict(training.recipe), "cost": cost, "notes": dict(made.notes)}
+        notes = {"loss": "", "training": how}
+        yield replace(_choice(problem, made.keep, (), notes), model=made.model)
+
+
+def _choice(
+    problem: Problem, keep: Keep, trails: tuple[Trail, ...], notes: dict[str, Any]
+) -> Choice:
+    by_name = {g.name: tuple(np.flatnonzero(keep[g.index]).tolist()) for g in problem.graph.groups}
+    return Choice(by_name, dict.fromkeys(by_name, NOT_MEASURED), trails, notes)
 
 
 def ask(method: ScoringMethod, question: Question) -> Scores:
@@ -178,7 +234,7 @@ def live_entries(question: Question, model: nn.Module) -> dict[str, Tensor]:
     return live
 
 
-def curves(scores: Scores, keep: Keep) -> dict[int, Curve]:
+def curves_of_scores(scores: Scores, keep: Keep) -> dict[int, Curve]:
     """Scores as curves, so that every allocation can spend them. Scores are no nats.
 
     Removed units come first and cost nothing. Where scores are negative, all are counted from the

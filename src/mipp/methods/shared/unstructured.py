@@ -7,11 +7,13 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from mipp import processes
+from mipp import processes, weights
 from mipp.errors import CalibrationError, InputError
-from mipp.methods.method import Method, Question
+from mipp.methods.method import NOT_MEASURED, Method, Question, WeightChoice, WeightTarget
 from mipp.methods.shared.gradients import prunable_weights
 from mipp.methods.shared.iterative import check_labels, undisturbed, workable
+from mipp.methods.shared.weight_layers import highest, whole
+from mipp.problem import WeightProblem
 from mipp.records import ChannelGraph
 from mipp.statistics import Loss, read_batches
 from mipp.tracing.guards import duplicate
@@ -108,3 +110,33 @@ def _best(
     chosen[flat.topk(n_kept).indices] = True
     parts = chosen.split([mask.numel() for mask in masks.values()])
     return {n: part.view_as(mask) for (n, mask), part in zip(masks.items(), parts, strict=True)}
+
+
+def ranked(method: Method, problem: WeightProblem, target: WeightTarget) -> WeightChoice:
+    """The weights of highest scores, of all layers together, of each layer, row or run."""
+    by_name = {layer.name: layer for layer in problem.layers}
+    spread, pattern = problem.options.spread, problem.options.pattern
+
+    def choose(
+        scores: Mapping[str, Tensor], masks: Mapping[str, Tensor], density: float
+    ) -> dict[str, Tensor]:
+        found = {}
+        for name, mask in masks.items():
+            layer, order = by_name[name], weights.cells_first(by_name[name])
+            low = scores[name].double().masked_fill(~mask, -torch.inf)
+            stays = [
+                highest(block[:, order], density, "rows" if spread == "rows" else "uniform",
+                        pattern)
+                for block in layer.blocks(low)
+            ]  # fmt: skip
+            found[name] = whole(layer, stays) & mask
+        return found
+
+    masks = weight_masks(
+        method, problem.model, problem.batches, problem.share(target.most),
+        names=[layer.name for layer in problem.layers],
+        choose=None if spread == "global" and pattern is None else choose,
+        loss=problem.options.loss, seed=problem.options.seed,
+    )  # fmt: skip
+    problem.clock.lap("plan" if method.needs == "nothing" else "capture")
+    return WeightChoice(masks, dict.fromkeys(masks, NOT_MEASURED))

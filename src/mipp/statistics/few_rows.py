@@ -4,16 +4,17 @@ import contextlib
 import math
 import sys
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from mipp import processes, statistics, weights
+from mipp import processes
 from mipp.errors import CalibrationWarning
 from mipp.records import ChannelGraph, Consumer, Curve
+from mipp.statistics.batches import Batch
 
 
 @dataclass(frozen=True)
@@ -44,12 +45,7 @@ def n_features(graph: ChannelGraph, consumer: Consumer) -> int:
     return int(np.prod(shape)) // shape[consumer.out_dim]
 
 
-def of_weights(layers: Sequence[weights.Layer], uses: Mapping[str, float]) -> list[Sampled]:
-    """The layers whose positions were counted, by the name of their weight."""
-    return [Sampled(l.module, uses[l.name], l.block[1]) for l in layers if l.name in uses]
-
-
-def few_rows(layers: Iterable[Sampled], data: Sequence[statistics.Batch]) -> dict[str, Any]:
+def few_rows(layers: Iterable[Sampled], data: Sequence[Batch]) -> dict[str, Any]:
     """Layer -> its rows and features where there are fewer of those, for the options of a plan.
 
     Warns (`mipp.CalibrationWarning`) if there are any.

@@ -1,6 +1,7 @@
 import pytest
-from mipp.report.summaries import over_seeds, share_of_runs
 from scipy.stats import binomtest
+
+from lab.report.summaries import over_seeds, share_of_runs
 
 
 def test_mean_and_sample_deviation_are_those_of_the_values():

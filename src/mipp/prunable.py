@@ -10,15 +10,29 @@ from torch import Tensor, nn
 
 from mipp import graph, processes, statistics, surgery
 from mipp.errors import GraphError, InputError
-from mipp.planning.plan import example
 from mipp.records import ChannelGraph
 from mipp.tracing.calls import Call, Taps, measuring, n_positions
+
+N_TRACED = 4
+"""Examples that a model is traced and tried with."""
 
 ROUTED_EXAMPLES = 64
 """Over so many it is counted, at least, how many positions a routed layer gets."""
 
 
-def usable_graph(
+def example(
+    model: nn.Module, batches: Sequence[statistics.Batch]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Arguments for tracing: a few examples of the first batch, on the model's device.
+
+    All of them where the batch is not divisible.
+    """
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    batch = batches[0].part(0, N_TRACED).to(device)
+    return batch.args, dict(batch.kwargs)
+
+
+def prunable_graph(
     model: nn.Module,
     data: Sequence[statistics.Batch],
     *,

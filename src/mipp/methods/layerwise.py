@@ -1,20 +1,112 @@
 """Competing methods that go layer after layer: Wanda and SparseGPT, from their formulas."""
 
-from dataclasses import dataclass
-from typing import ClassVar
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from mipp import processes, surgery, weights
 from mipp.checks import check_fields
 from mipp.errors import InputError
+from mipp.methods.method import NOT_MEASURED, WeightChoice, WeightTarget
+from mipp.methods.shared.weight_layers import enough_memory, highest, whole
+from mipp.options import WeightAllocation
+from mipp.problem import WeightProblem
 from mipp.selection.spend_weights import Spread
 from mipp.weights.regression import Pattern
 
 
 @dataclass(frozen=True)
-class Wanda:
+class Layerwise(ABC):
+    """A method of single weights that goes layer after layer, on what the pruned net puts in.
+
+    The class attributes are those of a `Method`; ``spread`` is the source's.
+    """
+
+    name: ClassVar[str]
+    summary: ClassVar[str]
+    source: ClassVar[str]
+    spread: ClassVar[Spread]
+    measures_information: ClassVar[bool] = False
+    chooses_weights: ClassVar[bool] = True
+    weight_allocations: ClassVar[tuple[WeightAllocation, ...]] = ("uniform", "rows")
+
+    @property
+    def weight_allocation(self) -> WeightAllocation:
+        """How weights are spread over a layer unless the caller says otherwise."""
+        return self.spread
+
+    @abstractmethod
+    def prune(
+        self,
+        weight: Float[Tensor, "m d"],
+        moment: Float[Tensor, "d d"],
+        share: float,
+        spread: Spread,
+        pattern: Pattern | None = None,
+    ) -> tuple[Bool[Tensor, "m d"], Float[Tensor, "m d"]]:
+        """Which weights of one block of rows stay, and what they become.
+
+        Args:
+            weight: of the block.
+            moment: E[X X'] of what it takes in.
+            share: of the weights that stays, of each row or of all together.
+            spread: which of the two.
+            pattern: in place of a share.
+        """
+
+    def recorded(self) -> dict[str, Any]:
+        """Its own options, as the record of a plan holds them."""
+        return {"method_options": asdict(self)}
+
+    def choose_weights(
+        self, problem: WeightProblem, targets: Sequence[WeightTarget]
+    ) -> Iterator[WeightChoice]:
+        """The single weights that stay, for one target after the other."""
+        return (_layer_after_layer(self, problem, target) for target in targets)
+
+
+def _layer_after_layer(
+    method: Layerwise, problem: WeightProblem, target: WeightTarget
+) -> WeightChoice:
+    options, share = problem.options, problem.share(target.most)
+    spread, pattern = options.spread, options.pattern
+    assert spread in ("uniform", "rows")
+    masks, own = {}, {}
+
+    def visit(stop: weights.Stop) -> None:
+        layer, order = stop.layer, weights.cells_first(stop.layer)
+        stays, made = [], []
+        for block, weight in enumerate(layer.blocks(stop.call.weight.detach())):
+            x = stop.x[:, block][:, order].double()
+            moment, rows = x.T @ x, torch.tensor(float(len(x)), device=x.device)
+            processes.all_reduce(f"what {layer.module} takes in", moment, rows)
+            mask, new = method.prune(
+                weight[:, order].double(), moment / rows, share, spread, pattern
+            )
+            stays.append(mask)
+            made.append(new)
+        masks[layer.name] = whole(layer, stays)
+        stop.call.weight.data.copy_(whole(layer, made))
+        own[layer.name] = stop.call.weight.detach().clone()
+        problem.progress("score", len(masks), len(problem.layers))
+
+    changed = surgery.slice_model(problem.model, {})
+    with enough_memory(problem, "measuring", problem.layers):
+        weights.in_order(
+            changed, problem.model, problem.layers, problem.batches, visit,
+            config=options.calibration, norm="keep", seed=options.seed,
+        )  # fmt: skip
+    problem.clock.lap("capture")
+    return WeightChoice(masks, dict.fromkeys(masks, NOT_MEASURED), own)
+
+
+@dataclass(frozen=True)
+class Wanda(Layerwise):
     """|w_jq| times the norm of input q over all examples and positions; the smallest go.
 
     Compared within each output, which is the paper's default (``spread="rows"``), or within the
@@ -35,14 +127,14 @@ class Wanda:
         spread: Spread,
         pattern: Pattern | None = None,
     ) -> tuple[Bool[Tensor, "m d"], Float[Tensor, "m d"]]:
-        """The weights that stay, and what they become. See `mipp.weights.layerwise`."""
+        """The weights that stay, and what they become. See `Layerwise`."""
         scores = weight.abs() * moment.diagonal().clamp_min(0).sqrt()
-        mask = best(scores, share, spread, pattern)
+        mask = highest(scores, share, spread, pattern)
         return mask, weight * mask
 
 
 @dataclass(frozen=True)
-class SparseGPT:
+class SparseGPT(Layerwise):
     """One sweep over the inputs of a layer: what goes is made up for by the inputs yet to come.
 
     With H = E[X X'] + ``damping`` times its mean diagonal, and U the upper Cholesky factor of
@@ -76,7 +168,7 @@ class SparseGPT:
         spread: Spread,
         pattern: Pattern | None = None,
     ) -> tuple[Bool[Tensor, "m d"], Float[Tensor, "m d"]]:
-        """The weights that stay, and what they become. See `mipp.weights.layerwise`."""
+        """The weights that stay, and what they become. See `Layerwise`."""
         d = weight.shape[1]
         weight, moment = weight.clone(), moment.clone()
         dead = moment.diagonal() <= 0
@@ -93,13 +185,13 @@ class SparseGPT:
             upper, part = root[start:stop, start:stop], weight[:, start:stop].clone()
             if pattern is None:
                 scores = part.square() / upper.diagonal().square()
-                mask[:, start:stop] = best(scores, share, spread, None)
+                mask[:, start:stop] = highest(scores, share, spread, None)
             errors = torch.zeros_like(part)
             for q in range(stop - start):
                 if pattern is not None and q % pattern.run == 0:
                     run = slice(q, min(q + pattern.run, stop - start))
                     scores = part[:, run].square() / upper.diagonal()[run].square()
-                    mask[:, start:stop][:, run] = best(scores, share, spread, pattern)
+                    mask[:, start:stop][:, run] = highest(scores, share, spread, pattern)
                 gone = ~mask[:, start + q]
                 error = part[:, q] * gone / upper[q, q]
                 part[:, q:] -= error.unsqueeze(1) * upper[q, q:]
@@ -109,25 +201,4 @@ class SparseGPT:
         return mask, weight * mask
 
 
-Layerwise = Wanda | SparseGPT
-"""``prune(weight, moment, share, spread, pattern)``: which weights of one block of rows stay, and
-what they become. ``moment``: E[X X'] of what it takes in. ``share`` of the weights stays, of each
-row or of all together (``spread``); a pattern decides by itself how many."""
-
 LAYERWISE: dict[str, type[Layerwise]] = {method.name: method for method in (Wanda, SparseGPT)}
-
-
-def best(
-    scores: Float[Tensor, "m d"], share: float, spread: Spread, pattern: Pattern | None
-) -> Bool[Tensor, "m d"]:
-    """The highest scores: those of each run, of each row, or of all rows together."""
-    whole = torch.ones_like(scores, dtype=torch.bool)
-    if pattern is not None:
-        return ~pattern.removable(whole, scores)
-    held = scores if spread == "rows" else scores.reshape(1, -1)
-    count = int(share * held.shape[1] + 1e-9)
-    order = held.argsort(dim=1, descending=True, stable=True)[:, :count]
-    found = torch.zeros_like(held, dtype=torch.bool).scatter_(
-        1, order, torch.ones_like(order, dtype=torch.bool)
-    )
-    return found.view_as(scores)

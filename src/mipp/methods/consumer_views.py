@@ -1,0 +1,228 @@
+"""What the consumers of each group take in, measured and shown as the group sees it.
+
+Moments are enough for an estimator in closed form; others read rows of observations.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from mipp import information, out_of_memory, processes, statistics
+from mipp.covariance import FEW
+from mipp.errors import CalibrationError, InputError
+from mipp.problem import Problem, report_batches
+from mipp.records import AxisKey, Consumer, Group, Keep
+from mipp.statistics.few_rows import n_features
+
+ViewsOf = Callable[[Group, Keep], list[information.View]]
+"""The consumers of a group, given what is kept of the outputs and of other groups."""
+
+
+class Views:
+    """Measures a model group by group; second moments are kept between calls when they fit.
+
+    ``loss``: after the first measurement, in words which loss was used.
+    """
+
+    def __init__(self, problem: Problem) -> None:
+        self.model, self.graph, self.batches = problem.model, problem.graph, problem.batches
+        self.options, self.clock, self._problem = problem.options, problem.clock, problem
+        self.loss = ""
+        self._statistics: dict[int, statistics.Statistics] = {}
+        self._observer = Observer(problem) if problem.options.needs_rows else None
+
+    def parts(self) -> list[list[Group]]:
+        """Groups in passes whose measurements fit into the memory allowed."""
+        parts: list[list[Group]] = []
+        room, held = -1, set[int]()
+        for group in self.graph.groups:
+            new = [c for c in group.consumers if c not in held]
+            size = sum(self._bytes(c) for c in new)
+            if size > room:
+                parts.append([])
+                room, held = self.options.memory, set()
+                size = sum(self._bytes(c) for c in group.consumers)
+            parts[-1].append(group)
+            held |= set(group.consumers)
+            room -= size
+        return parts
+
+    def of(self, part: Sequence[Group]) -> ViewsOf:
+        """Measures what the groups' consumers take in."""
+        observer, consumers = self._observer, self.graph.consumers
+        if observer is None:
+            statistics = self._measure(part)
+            return lambda group, keep: [
+                self._view(group, consumers[c], statistics[c], keep) for c in group.consumers
+            ]
+        with_fisher = self.options.target == "activations" and self._fisher_wanted()
+        fishers = {c: s.fisher for c, s in self._measure(part).items()} if with_fisher else {}
+        self.clock.lap("plan")
+        read_by = sorted({c for group in part for c in group.consumers})
+        with self.enough_memory("gathering rows for", read_by):
+            rows = observer.rows(read_by)
+        self.clock.lap("capture")
+        return lambda group, keep: [
+            observer.view(group, c, rows, fishers.get(c), keep) for c in group.consumers
+        ]
+
+    def enough_memory(self, doing: str, consumers: Sequence[int]) -> AbstractContextManager[None]:
+        """Says which of the consumers is the largest, should memory run out inside."""
+        largest = max(consumers, key=self._bytes)
+        consumer = self.graph.consumers[largest]
+        features = n_features(self.graph, consumer)
+        return out_of_memory.enough_memory(
+            doing, consumer.name, features, self._bytes(largest), CalibrationError,
+            f"Lower memory= (now {self.options.memory:,} bytes), which holds fewer layers at a "
+            "time, give fewer samples=, name the layer in protect=, or take a method that needs no "
+            "moments, such as method='l2'.",
+        )  # fmt: skip
+
+    def _fisher_wanted(self) -> bool:
+        return self.options.estimator.noise == "fisher"
+
+    def _bytes(self, index: int) -> int:
+        consumer = self.graph.consumers[index]
+        shape = self.graph.shapes[consumer.weight]
+        inputs = n_features(self.graph, consumer)
+        # the window of outputs of a transposed convolution belongs to its Fisher matrix
+        outputs = int(np.prod(shape)) // inputs
+        rows = self._observer.bytes(index) if self._observer is not None else 0
+        fisher = outputs**2 if self._fisher_wanted() else 0
+        seen = consumer.uses * sum(len(batch) for batch in self.batches)
+        # far fewer rows than features are kept as they are, see `mipp.covariance.Factor`
+        held = int(seen) if FEW * seen <= inputs else inputs
+        return 8 * (inputs * held + fisher) + rows
+
+    def _measure(self, part: Sequence[Group]) -> Mapping[int, statistics.Statistics]:
+        wanted = sorted({c for group in part for c in group.consumers})
+        if any(c not in self._statistics for c in wanted):
+            self.clock.lap("plan")
+            with self.enough_memory("measuring", wanted):
+                self._statistics, self.loss = statistics.capture(
+                    self.model,
+                    {c: self.graph.consumers[c] for c in wanted},
+                    self.batches,
+                    loss=self.options.loss if self._fisher_wanted() else None,
+                    config=self.options.calibration,
+                    seed=self.options.seed,
+                    advance=report_batches(self._problem),
+                )
+            self.clock.lap("capture")
+        return self._statistics
+
+    def _view(
+        self, group: Group, consumer: Consumer, seen: statistics.Statistics, keep: Keep
+    ) -> information.ConsumerView:
+        weight: Tensor = self.model.get_parameter(consumer.weight).detach()
+        return information.consumer_view(
+            self.graph, group, consumer, weight, seen.covariance, seen.fisher, keep
+        )
+
+
+class Observer:
+    """Collects rows for some groups at a time, and shows each consumer as its group sees it."""
+
+    def __init__(self, problem: Problem) -> None:
+        if processes.rank_and_size()[1] > 1:
+            raise InputError(
+                "Rows of observations are not merged over processes. Use estimator='gaussian' "
+                "without stop= and target=, or plan in one process."
+            )
+        self.model, self.graph, self.batches = problem.model, problem.graph, problem.batches
+        self.options = options = problem.options
+        wants_maps = options.target != "activations"
+        self.shape: information.RowShape = "maps" if wants_maps else options.estimator.row_shape
+        self._answers: Tensor | None = None
+        if options.target in ("outputs", "labels"):
+            self._answers = statistics.answers(self.model, self.batches, options.target)
+
+    def rows(self, wanted: Sequence[int]) -> dict[int, statistics.Rows]:
+        """The rows of these consumers, in one pass over the batches."""
+        return statistics.collect_rows(
+            self.model,
+            {c: self.graph.consumers[c] for c in wanted},
+            self.batches,
+            shape=self.shape,
+            config=self.options.calibration,
+            seed=self.options.seed,
+        )
+
+    def bytes(self, consumer: int) -> int:
+        """What the rows of one consumer take, about."""
+        found = self.graph.consumers[consumer]
+        shape = self.graph.shapes[found.weight]
+        n_samples = sum(len(batch) for batch in self.batches)
+        if self.shape == "maps":
+            # inputs have about as many positions as outputs
+            width = shape[found.in_dim] + shape[found.out_dim]
+            return int(4 * n_samples * found.uses * width)
+        features = int(np.prod(shape)) // shape[found.out_dim]
+        config = self.options.calibration
+        rows = min(max(config.rows_per_feature * features, config.min_rows), n_samples * found.uses)
+        return 4 * int(rows) * (features + shape[found.out_dim])
+
+    def view(
+        self,
+        group: Group,
+        index: int,
+        rows: Mapping[int, statistics.Rows],
+        fisher: Float[Tensor, "m m"] | None,
+        keep: Keep,
+    ) -> information.Observations:
+        """One consumer of the group: kept inputs, and what is to be told from them."""
+        consumer, seen = self.graph.consumers[index], rows[index]
+        in_axis = self.graph.axes[consumer.in_axis]
+        per_input = seen.inputs.shape[1] // in_axis.size
+        mine = in_axis.group == group.index
+        unit = np.repeat(np.where(mine, in_axis.unit, -1), per_input)
+        columns = np.flatnonzero(np.repeat(mine | in_axis.kept(keep), per_input))
+        device = seen.inputs.device
+        targets, noise = self._targets(index, seen, fisher, keep)
+        return information.Observations(
+            inputs=seen.inputs[:, torch.as_tensor(columns, device=device)],
+            targets=targets,
+            unit=torch.as_tensor(unit[columns], device=device),
+            uses=consumer.uses if self.shape == "positions" else 1,
+            noise=noise,
+            example=seen.example.to(device),
+        )
+
+    def _targets(
+        self, index: int, seen: statistics.Rows, fisher: Float[Tensor, "m m"] | None, keep: Keep
+    ) -> tuple[Tensor, float]:
+        """What is to be told, in units of its noise; and the variance of that noise."""
+        consumer = self.graph.consumers[index]
+        noise = self.options.estimator.noise
+        if self._answers is not None:
+            answers = self._answers.to(seen.inputs.device)
+            if not answers.is_floating_point():
+                return answers, 0.0
+            share = 0.1 if noise == "fisher" else noise
+            return information.in_units_of_noise(answers, float(share)), 1.0
+        n_channels = self.graph.shapes[consumer.weight][consumer.out_dim]
+        per_output = seen.outputs.shape[1] // n_channels
+        axis = self.graph.axes.get(AxisKey(consumer.weight, consumer.out_dim))
+        kept = np.arange(n_channels) if axis is None else np.flatnonzero(axis.kept(keep))
+        chosen = torch.as_tensor(kept, device=seen.outputs.device)
+        y = seen.outputs.view(len(seen.outputs), n_channels, per_output)[:, chosen]
+        if fisher is not None and len(fisher) == n_channels:
+            # the same Fisher matrix at every position of a map
+            white = information.fisher_whitening(fisher[chosen][:, chosen])
+            return torch.einsum("rc,ncp->nrp", white.to(y.dtype), y).flatten(1), 1.0
+        flat = y.flatten(1)
+        if fisher is not None and self.shape == "maps":
+            raise InputError(
+                f"{consumer.name} is a transposed convolution, whose Fisher matrix is that of one "
+                "input position. Give the estimator row_shape='positions', or noise=0.1."
+            )
+        if fisher is not None:
+            # of a transposed convolution: the window of outputs of each input position
+            window = (chosen.unsqueeze(1) * per_output + torch.arange(per_output)).flatten()
+            white = information.fisher_whitening(fisher[window][:, window])
+            return flat @ white.T.to(flat.dtype), 1.0
+        return information.in_units_of_noise(flat, float(noise)), 1.0

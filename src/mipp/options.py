@@ -1,0 +1,316 @@
+"""All settings of a plan: each has a type, a default and one line of help.
+
+The docstrings of `Options` and `WeightOptions`, the help of the command line and the record of a
+plan are made from these fields. Importing this module imports no torch; the types of the fields are
+imported with the first record that is made.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import MISSING, Field, dataclass, field, fields
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, get_type_hints
+
+if TYPE_CHECKING:
+    from mipp import information, latency, methods, selection, statistics, surgery, weights
+
+Target = Literal["activations", "outputs", "labels"]
+
+Granularity = Literal["unit", "weight", "2:4", "4:8"]
+"""What goes as a whole: units (filters, neurons, heads), or single weights; of these any, or so
+many that of every four (eight) neighbouring inputs of an output two (four) stay."""
+
+Order = Literal["greedy", "ordered"]
+"""``greedy``: all units left are scored anew at every step, and the least informative one goes.
+``ordered``: one pass, least informative on its own first (the paper's MI ordering)."""
+
+Allocation = Literal["priced", "global", "tolerance", "uniform"]
+WeightAllocation = Literal["priced", "global", "uniform", "rows"]
+
+Outputs = Callable[[Any], Any]
+"""Picks from what a model returns what has to stay as it is."""
+
+Progress = Callable[[str, int, int], None]
+"""Called as ``progress(stage, done, total)`` while a plan is made or applied."""
+
+
+def option(help: str, default: Any = MISSING, make: Callable[[], Any] | None = None) -> Any:  # noqa: A002
+    """A field with its default, or what makes it, and one line of help."""
+    if make is not None:
+        return field(default_factory=make, metadata={"help": help})
+    return field(default=default, metadata={"help": help})
+
+
+def _mipp() -> "methods.Method":
+    from mipp.methods import Mipp
+
+    return Mipp()
+
+
+def _gaussian() -> "information.Estimator":
+    from mipp.information import Gaussian
+
+    return Gaussian()
+
+
+def _refit() -> "surgery.Refit":
+    from mipp.surgery import Refit
+
+    return Refit()
+
+
+def _calibration() -> "statistics.CaptureConfig":
+    from mipp.statistics import CaptureConfig
+
+    return CaptureConfig()
+
+
+def _latency() -> "latency.Latency":
+    from mipp.latency import Latency
+
+    return Latency()
+
+
+def _import_types() -> None:
+    """Gives the names in the annotations below their meaning."""
+    global information, latency, methods, selection, statistics, surgery, weights  # noqa: PLW0603
+    from mipp import information, latency, methods, selection, statistics, surgery, weights
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Common:
+    """What plans of units and of single weights have in common."""
+
+    loss: "statistics.Loss | str" = option(
+        "Whose Fisher information is the noise: `categorical`, `gaussian`, `auto` (one of the two, "
+        "by targets and outputs) or a function of (output, target) that gives the nats summed over "
+        "the batch. For methods that need labels, the loss that the net is trained with.",
+        "auto",
+    )
+    protect: tuple[str, ...] = option(
+        "Names of groups, layers or modules that stay whole; `*` and `?` match.", ()
+    )
+    samples: int | None = option("Calibration examples that are used at most; None for all.", 5120)
+    calibration: "statistics.CaptureConfig" = option(
+        "How many rows are measured.", make=_calibration
+    )
+    memory: int = option(
+        "Bytes (or text such as `4GiB`) that second moments may take. Beyond it they are gathered "
+        "in several passes, one layer at a time at the least.",
+        4 * 2**30,
+    )
+    outputs: Outputs | None = option(
+        "A function that picks from what the model returns what matters, such as `lambda output: "
+        "output[0]`; what is read by nothing else can be pruned. None: all of it.",
+        None,
+    )
+    seed: int = option("Seed of everything that is drawn.", 0)
+
+    def __post_init__(self) -> None:
+        from mipp.checks import check_fields
+        from mipp.errors import InputError
+
+        _import_types()
+        check_fields(self, owner="")
+        for name, least in (("samples", 1), ("memory", 1), ("seed", 0)):
+            value = getattr(self, name)
+            if value is not None and not least <= value < 2**63:
+                raise InputError(f"{name}={value}; expected a whole number, at least {least}.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(_Common):
+    """Settings of `mipp.plan`, each also a keyword of it."""
+
+    method: "methods.Method" = option(
+        "How units are chosen: a name of `mipp.methods.names` or a record such as "
+        "`mipp.methods.SynFlow`.",
+        make=_mipp,
+    )
+    training: "methods.Training | None" = option("What methods that train are given.", None)
+    estimator: "information.Estimator" = option(
+        "How information is measured: a name of `mipp.information.names` or a record such as "
+        "`mipp.Gaussian`. The keyword `noise` replaces its field of that name.",
+        make=_gaussian,
+    )
+    target: Target = option(
+        "What a group must tell: `activations` (what its consumers give), `outputs` (of the model) "
+        "or the `labels` that come with the batches.",
+        "activations",
+    )
+    order: Order = option(
+        "Elimination: `greedy` (scored anew after each removal) or `ordered` (one pass).", "greedy"
+    )
+    stop: "selection.Stop | None" = option(
+        "A rule that says which units may go at all, such as `mipp.Confidence`. The keyword "
+        "`confidence=0.95` is short for that one. With it an estimator given by name has "
+        "`noise=0.1` unless `noise` is given: through Fisher noise the layers of a trained net "
+        "share so few nats that no unit passes the test.",
+        None,
+    )
+    next_layer: Literal["whole", "pruned"] = option(
+        "With a stop rule or an information budget: whether a consumer's `whole` output counts, or "
+        "what the groups decided before have left of it (`pruned`, the paper's).",
+        "whole",
+    )
+    allocation: Allocation | None = option(
+        "How the budget is spread over the groups: `priced` (fewest nats per cost saved), `global` "
+        "(fewest nats), `tolerance` (the same share of nats lost) or `uniform` (the same share of "
+        "units kept). None is the method's own.",
+        None,
+    )
+    passes: int = option(
+        "Curves are worked out for all outputs of the consumers, then `passes - 1` times again for "
+        "those that are kept.",
+        1,
+    )
+    rounds: int = option(
+        "Prune in so many steps, measuring again on the pruned net. Replaces the method's own.", 1
+    )
+    min_units: int = option(
+        "Units that a group keeps at least; 0 lets whole layers go, which `Plan.collapsed` lists.",
+        1,
+    )
+    round_to: int = option("A group that loses units keeps a multiple of so many.", 1)
+    widths: Mapping[str, int] | None = option(
+        "In place of a budget, how many units each group keeps, exactly: another plan, or group "
+        "name -> number. Groups that are absent keep all.",
+        None,
+    )
+    refit: "surgery.Refit | None" = option(
+        "How the remaining weights take over: a record, or the name of a mode. None or False "
+        "leaves them; `own` is what the method's source does.",
+        make=_refit,
+    )
+    latency: "latency.Latency" = option("How a budget of latency is measured.", make=_latency)
+    head_dims: bool = option(
+        "Inside attention the units are not whole heads but features of heads, each taken from all "
+        "heads at once.",
+        False,
+    )
+    residual: bool = option(
+        "What layer norms and RMS norms go across (the residual stream of a transformer) can be "
+        "pruned, too, which is not exact (`Plan.record.inexact`).",
+        False,
+    )
+
+    @property
+    def wider(self) -> dict[str, bool]:
+        """What is asked for beyond the usual units, as `mipp.graph.trace` takes it."""
+        return {"head_dims": self.head_dims, "residual": self.residual}
+
+    @property
+    def needs_rows(self) -> bool:
+        """Whether moments are not enough: rows of observations have to be kept."""
+        return (
+            self.estimator.reads == "rows"
+            or self.target != "activations"
+            or isinstance(self.stop, selection.Confidence)
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class WeightOptions(_Common):
+    """Settings of `mipp.plan` with ``granularity="weight"``, ``"2:4"`` or ``"4:8"``."""
+
+    granularity: Granularity = option("What goes: `weight`, `2:4` or `4:8`.", "weight")
+    method: "methods.Method | methods.Layerwise" = option(
+        "How weights are chosen: `mipp`, `wanda`, `sparsegpt` or a method that scores single "
+        "weights (`l2`, `snip`, `grasp`, `synflow`, ...), by name or as a record.",
+        make=_mipp,
+    )
+    noise: float | int | str = option(
+        "Noise that outputs are seen through: `fisher`, or a share of their variance.", "fisher"
+    )
+    ridge: float | int = option("Added to every input's variance, as a share of it.", 1e-4)
+    allocation: WeightAllocation | None = option(
+        "How the budget is spread: `priced` (fewest nats per weight, over all rows of all layers), "
+        "`global` (the highest scores of all layers), `uniform` (every layer keeps the same share) "
+        "or `rows` (every output does). None is the method's own.",
+        None,
+    )
+    refit: "surgery.Refit | Literal['own'] | None" = option(
+        "How the weights that stay take over; `own` is what the method's source does. Only `mode`, "
+        "`ridge`, `norm` and the rows of a `mipp.Refit` are used.",
+        make=_refit,
+    )
+
+    @property
+    def pattern(self) -> "weights.regression.Pattern | None":
+        """That the weights of every row have to fit, if any."""
+        from mipp.weights.regression import Pattern
+
+        patterns = {"2:4": Pattern(2, 4), "4:8": Pattern(4, 8)}
+        return patterns.get(self.granularity)
+
+    @property
+    def spread(self) -> WeightAllocation:
+        """How the budget is spread, the method's own if nothing was asked for."""
+        return self.allocation or self.method.weight_allocation
+
+
+def types_of(record: type) -> dict[str, Any]:
+    """The type of each field."""
+    _import_types()
+    return get_type_hints(record)
+
+
+def help_of(record: type, name: str) -> str:
+    """The line of help of a field."""
+    found: Field[Any] = record.__dataclass_fields__[name]  # type: ignore[attr-defined]
+    return str(found.metadata["help"])
+
+
+def _document(record: type) -> None:
+    """Adds the fields to the docstring, in the order of the alphabet."""
+    lines = [
+        f"        {one.name}: {one.metadata['help'].replace('`', '``')}"
+        for one in sorted(fields(record), key=lambda one: one.name)
+    ]
+    record.__doc__ = f"{record.__doc__}\n\n    Attributes:\n" + "\n".join(lines) + "\n"
+
+
+_document(Options)
+_document(WeightOptions)
+
+
+class _CommonKeywords(TypedDict, total=False):
+    loss: "statistics.Loss | str"
+    protect: str | Iterable[str] | None
+    samples: int | None
+    calibration: "statistics.CaptureConfig"
+    memory: int | str
+    outputs: Outputs | None
+    seed: int
+
+
+class UnitKeywords(_CommonKeywords, total=False):
+    """The keywords of `mipp.plan` for units, as users may write them."""
+
+    method: "str | methods.Method"
+    training: "methods.Training | None"
+    estimator: "str | information.Estimator"
+    noise: float | int | str
+    target: Target
+    order: Order
+    stop: "selection.Stop | None"
+    confidence: float | int | None
+    next_layer: Literal["whole", "pruned"]
+    allocation: Allocation | None
+    passes: int
+    rounds: int
+    min_units: int
+    round_to: int
+    widths: "Mapping[str, int] | Any | None"
+    refit: "surgery.Refit | str | bool | None"
+    latency: "latency.Latency"
+    head_dims: bool
+    residual: bool
+
+
+class WeightKeywords(_CommonKeywords, total=False):
+    """The keywords of `mipp.plan` for single weights, as users may write them."""
+
+    method: "str | methods.Method | methods.Layerwise"
+    noise: float | int | str
+    ridge: float | int
+    allocation: WeightAllocation | None
+    refit: "surgery.Refit | str | bool | None"

@@ -1,0 +1,496 @@
+"""From what users write to the options and the budget of a plan."""
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, fields, is_dataclass, replace
+from numbers import Integral
+from typing import Any, Literal, get_args
+
+from torch import nn
+
+from mipp import information, methods, selection, surgery
+from mipp.checks import shown
+from mipp.errors import FileError, InputError
+from mipp.options import Granularity, Options, Progress, WeightOptions, types_of
+from mipp.planning.model_outputs import function_name, read_outputs
+
+Wanted = str | Mapping[str, str | selection.Budget] | selection.Budget
+"""A budget, as users write it."""
+
+_MEASURING = ("estimator", "target", "order", "passes")
+"""Settings of mipp's own measurement, which other methods do not make."""
+
+
+def read_options(granularity: str, given: Mapping[str, Any]) -> Options | WeightOptions:
+    """Options from the keywords of `mipp.plan`, short forms included.
+
+    Raises:
+        InputError: an unknown granularity or keyword, or a value that does not fit; the text names
+            it.
+    """
+    if granularity not in get_args(Granularity):
+        raise InputError(
+            f"granularity={granularity!r}; expected one of "
+            f"{', '.join(map(repr, get_args(Granularity)))}."
+        )
+    return unit_options(**given) if granularity == "unit" else weight_options(granularity, given)
+
+
+def unit_options(**given: Any) -> Options:
+    """Options of units from the keywords of `mipp.plan`.
+
+    Raises:
+        InputError: an unknown keyword, or a value that does not fit; the text names it.
+    """
+    given["stop"] = read_stop(given.get("stop"), given.pop("confidence", None))
+    estimator = _estimator(given, sure=isinstance(given["stop"], selection.Confidence))
+    known = set(Options.__dataclass_fields__)
+    unknown = sorted(set(given) - known)
+    if unknown:
+        raise InputError(
+            f"mipp.plan has no option {', '.join(unknown)}; expected some of "
+            f"{', '.join(sorted(known | {'noise', 'confidence'}))}."
+        )
+    if given.get("widths") is not None:
+        given["widths"] = read_widths(given["widths"])
+    _read_common(given)
+    _check_words(given)
+    for name, least in (("passes", 1), ("rounds", 1), ("min_units", 0), ("round_to", 1)):
+        count = given.get(name, 1)
+        if isinstance(count, bool) or not isinstance(count, int) or count < least:
+            raise InputError(f"{name}={count!r}; expected a whole number, at least {least}.")
+    for name in ("head_dims", "residual"):
+        if not isinstance(given.get(name, False), bool):
+            raise InputError(f"{name}={given[name]!r}; expected True or False.")
+    given |= read_method(given.pop("method", "mipp"), given.get("rounds"), given.get("training"))
+    if "refit" in given:
+        given["refit"] = read_refit(given["refit"], given["method"])
+    return Options(estimator=estimator, **given)
+
+
+def _check_words(given: Mapping[str, Any]) -> None:
+    """Raises `InputError` for a word that is none of the choices of its option."""
+    hints = types_of(Options)
+    for name in ("order", "allocation", "target", "next_layer"):
+        choices = [word for one in (hints[name], *get_args(hints[name])) for word in get_args(one)]
+        words = list(dict.fromkeys(word for word in choices if isinstance(word, str)))
+        optional = type(None) in get_args(hints[name])
+        if name in given and given[name] not in words and not (optional and given[name] is None):
+            raise InputError(
+                f"{name}={given[name]!r}; expected one of {', '.join(map(repr, words))}."
+            )
+
+
+def _read_common(given: dict[str, Any]) -> None:
+    """Reads what units and single weights have in common, in place."""
+    if "memory" in given:
+        given["memory"] = read_memory(given["memory"])
+    given["protect"] = read_protect(given.get("protect", ()))
+    read_outputs(given.get("outputs"))
+
+
+def read_method(
+    method: "str | methods.Method", rounds: int | None, training: methods.Training | None
+) -> dict[str, Any]:
+    """A method's name or record as the options ``method`` and ``rounds``.
+
+    Raises:
+        InputError: an unknown name; a method that trains without ``training``, or the reverse.
+    """
+    found = methods.get(method) if isinstance(method, str) else method
+    if not isinstance(found, methods.Method):
+        raise InputError(
+            f"method={shown(method)}; expected one of {', '.join(methods.names())}, or a record "
+            "such as mipp.methods.SynFlow()."
+        )
+    trains = isinstance(found, methods.TrainingMethod)
+    if trains != (training is not None):
+        raise InputError(
+            f"method={found.name!r} was given {'without' if trains else 'with'} training=; methods "
+            "that train need mipp.Training(batches, recipe), and the others take none."
+        )
+    if rounds is not None:
+        found = replace(found, rounds=rounds)
+    return {"method": found, "rounds": found.rounds}
+
+
+def _estimator(given: dict[str, Any], *, sure: bool) -> information.Estimator:
+    """Takes ``estimator`` and ``noise`` out of the options; ``sure``: the rule is a confidence."""
+    by_name = isinstance(given.get("estimator", "gaussian"), str)
+    estimator = information.read(given.pop("estimator", "gaussian"))
+    if by_name and sure:
+        given.setdefault("noise", 0.1)
+    if "noise" not in given:
+        return estimator
+    noise = given.pop("noise")
+    if noise is None:
+        raise InputError("noise=None; expected 'fisher' or a positive number such as 0.1.")
+    if not is_dataclass(estimator):
+        raise InputError(
+            f"noise={noise!r} was given with {shown(estimator)}, whose noise is not a field that "
+            "can be replaced. Leave noise= out, and set it in the estimator."
+        )
+    return replace(estimator, noise=noise)
+
+
+def read_stop(stop: Any, confidence: Any) -> "selection.Stop | None":
+    """The stop rule from either way of giving it."""
+    if confidence is not None:
+        if stop is not None:
+            raise InputError("confidence= and stop= were both given; give one of them.")
+        if isinstance(confidence, bool) or not isinstance(confidence, (int, float)):
+            raise InputError(f"confidence={confidence!r}; expected a number such as 0.95.")
+        return selection.Confidence(confidence)
+    if stop is not None and (isinstance(stop, type) or not isinstance(stop, selection.Stop)):
+        raise InputError(
+            f"stop={stop!r}; expected a rule such as mipp.Confidence(0.95) or mipp.Share(0.99)."
+        )
+    return stop
+
+
+def read_refit(
+    refit: "surgery.Refit | str | bool | None", method: "methods.Method | None" = None
+) -> "surgery.Refit | None":
+    """True, False, a mode's name, a record, or "own" of the ``method`` as a `Refit` or None."""
+    if refit == "own" and method is not None:
+        return method.update
+    if refit is None or refit is False or refit == "none":
+        return None
+    if refit is True:
+        return surgery.Refit()
+    if isinstance(refit, str):
+        return surgery.Refit(mode=refit)
+    if not isinstance(refit, surgery.Refit):
+        raise InputError(
+            f"refit={shown(refit)}; expected True, False, a mode such as 'sequential', or a record "
+            "such as mipp.Refit(ridge=1e-3)."
+        )
+    return refit
+
+
+def recorded_refit(options: Mapping[str, Any]) -> "surgery.Refit | None":
+    """The refit that a plan read from text was made with.
+
+    Raises:
+        FileError: options that no `mipp.Refit` has.
+    """
+    settings = options.get("refit")
+    try:
+        if settings is None or isinstance(settings, dict):
+            return None if settings is None else surgery.Refit(**settings)
+        problem = f"expected the fields of mipp.Refit, got {shown(settings)}"
+    except (TypeError, InputError) as error:
+        problem = str(error)
+    raise FileError(
+        f"damaged plan: its refit options cannot be read: {problem}. Make the plan again, or "
+        "restore the file from a copy."
+    )
+
+
+def read_widths(widths: Any) -> dict[str, int]:
+    """Units by group name, from a plan or a mapping of numbers."""
+    if isinstance(widths, Mapping):
+        found = dict(widths)
+    elif isinstance(getattr(widths, "keep", None), Mapping):
+        found = {name: len(units) for name, units in widths.keep.items()}
+    else:
+        raise InputError(
+            f"widths={widths!r}; expected a plan, or a mapping of group names to numbers of units."
+        )
+    for name, width in found.items():
+        if isinstance(width, bool) or not isinstance(width, Integral):
+            raise InputError(f"widths= gives group {name} {width!r}; expected a number of units.")
+    return {name: int(width) for name, width in found.items()}
+
+
+def read_protect(protect: Any) -> tuple[str, ...]:
+    """Names and patterns of what keeps all units, from one of them or several.
+
+    Raises:
+        InputError: anything that is not text; of a module it has the name to look for.
+    """
+    if protect is None:
+        return ()
+    names = (protect,) if isinstance(protect, str) else protect
+    if not isinstance(names, Iterable) or isinstance(names, nn.Module | type | bytes):
+        names = (names,)
+    found = []
+    for name in names:
+        if not isinstance(name, str):
+            what = type(name).__name__
+            raise InputError(
+                f"protect= holds {shown(name)}, of type {what}; expected names of groups or "
+                "modules, such as protect=['layer1.conv2', '*attention*']. The name of a module is "
+                "the one that model.named_modules() gives it."
+            )
+        found.append(name)
+    return tuple(found)
+
+
+def read_memory(memory: int | str) -> int:
+    """Bytes from a number or from text such as ``"4GiB"``."""
+    if isinstance(memory, int) and not isinstance(memory, bool):
+        return memory
+    if isinstance(memory, str) and memory.isdecimal():
+        return int(memory)
+    for suffix, factor in (("GiB", 2**30), ("MiB", 2**20), ("GB", 10**9), ("MB", 10**6)):
+        if isinstance(memory, str) and memory.lower().endswith(suffix.lower()):
+            try:
+                return int(float(memory[: -len(suffix)]) * factor)
+            except (ValueError, OverflowError):
+                break
+    raise InputError(f"memory={shown(memory)}; expected bytes or text such as '4GiB' or '500MB'.")
+
+
+def read_budgets(budgets: Any) -> list[Any]:
+    """The budgets of `mipp.plans` as a list; raises `InputError` for one that is not in a list."""
+    if isinstance(budgets, str | bytes | Mapping) or not isinstance(budgets, Iterable):
+        raise InputError(
+            f"budgets is {shown(budgets)}; expected a list of budgets, such as ['macs=50%', "
+            "'macs=25%']. For a single one use mipp.plan."
+        )
+    return list(budgets)
+
+
+def read_progress(progress: Any) -> Progress:
+    """What is called on the way; raises `InputError` for something that cannot be called."""
+    if progress is None:
+        return lambda _stage, _done, _total: None
+    if not callable(progress):
+        raise InputError(
+            f"progress={shown(progress)}; expected None, or a function that is called as "
+            "progress(stage, done, total), such as print."
+        )
+    called: Progress = progress
+    return called
+
+
+def to_dict(options: Options, budget: str) -> dict[str, Any]:
+    """The options as plain JSON values, for the record of a plan."""
+    refit = options.refit
+    named: dict[str, Any] = {name: True for name, asked in options.wider.items() if asked}
+    named |= {} if options.outputs is None else {"outputs": function_name(options.outputs)}
+    named |= options.method.recorded()
+    plain = ("target", "order", "next_layer", "allocation", "passes", "rounds", "min_units",
+             "round_to", "samples", "seed")  # fmt: skip
+    return named | {
+        "method": options.method.name,
+        "budget": budget,
+        "estimator": options.estimator.name,
+        "noise": options.estimator.noise,
+        "estimator_settings": _settings(options.estimator),
+        "stop": None if options.stop is None else repr(options.stop),
+        "protect": list(options.protect),
+        "refit": None if refit is None else asdict(refit),
+        **{name: getattr(options, name) for name in plain},
+    }
+
+
+def _settings(estimator: information.Estimator) -> dict[str, Any]:
+    """The fields of the estimator's record, tuples as lists; of another object what it prints."""
+    if not is_dataclass(estimator):
+        return {"repr": repr(estimator)}
+    found = asdict(estimator)
+    return {n: list(v) if isinstance(v, tuple) else v for n, v in found.items()}
+
+
+def wanted_budget(budget: "Wanted | None", settings: Options) -> selection.Budget:
+    """The budget as a record; empty where a stop rule decides alone.
+
+    Raises:
+        BudgetError: it cannot be read.
+        InputError: neither is given, or options that need one.
+    """
+    if settings.widths is not None:
+        if budget is not None or settings.stop is not None:
+            raise InputError(
+                "widths= was given with a budget or a stop rule; it says itself how many units "
+                "stay. Give one of them."
+            )
+        wanted = selection.Budget({}, widths=settings.widths)
+    elif budget is not None:
+        wanted = selection.parse_budget(budget)
+    elif settings.stop is not None:
+        wanted = selection.Budget({})
+    else:
+        raise InputError(
+            "Neither a budget nor a stop rule was given. Say how much may be left, such as "
+            "budget='macs=50%', in what widths=, or when to stop, such as "
+            "stop=mipp.Confidence(0.95)."
+        )
+    ends, method = settings.stop is not None or wanted.information is not None, settings.method
+    if ends and not method.measures_information:
+        raise InputError(
+            f"method={method.name!r} measures no information, so that it has no use for "
+            "stop= or a budget of information=. Give a budget of macs, params or units."
+        )
+    default = {one.name: one for one in fields(Options)}
+    idle = [n for n in _MEASURING if getattr(settings, n) != _default(default[n])]
+    if idle and not method.measures_information:
+        raise InputError(
+            f"method={method.name!r} has no use for {', '.join(idle)}: how mipp measures "
+            "and eliminates. Leave them out (noise= is a setting of the estimator); a method's own "
+            "settings are fields of its record in mipp.methods."
+        )
+    if settings.next_layer == "pruned" and not ends:
+        raise InputError(
+            "next_layer='pruned' needs a rule that decides each group on its own: stop=, or a "
+            "budget of information=. For a budget of cost use passes=2."
+        )
+    return wanted
+
+
+def _default(field: Any) -> Any:
+    made = field.default_factory
+    return made() if callable(made) else field.default
+
+
+# ---- single weights
+
+
+def weight_options(granularity: str, given: Mapping[str, Any]) -> WeightOptions:
+    """Options of single weights from the keywords of `mipp.plan`.
+
+    Raises:
+        InputError: an unknown keyword, or a value that does not fit.
+    """
+    known = set(WeightOptions.__dataclass_fields__) - {"granularity"}
+    unknown = sorted(set(given) - known)
+    of_units = set(Options.__dataclass_fields__) | {"confidence"}
+    if unknown and set(unknown) <= of_units:
+        raise InputError(
+            f"granularity={granularity!r} has no use for {', '.join(unknown)}: how units are "
+            f"measured and removed. Its options are {', '.join(sorted(known))}."
+        )
+    if unknown:
+        raise InputError(
+            f"mipp.plan has no option {', '.join(unknown)}; with granularity={granularity!r} "
+            f"expected some of {', '.join(sorted(known))}."
+        )
+    read = dict(given)
+    read["method"] = read_weight_method(read.get("method", "mipp"))
+    _read_common(read)
+    if "refit" in read and read["refit"] != "own":
+        read["refit"] = read_refit(read["refit"])
+    if "refit" in read and read["refit"] == "own" and read["method"].measures_information:
+        read["refit"] = surgery.Refit()
+    options = WeightOptions(granularity=granularity, **read)  # type: ignore[arg-type] # as checked
+    _check_weights(options)
+    return options
+
+
+def read_weight_method(method: Any) -> "methods.Method | methods.Layerwise":
+    """A method of single weights, by its name or as a record.
+
+    Raises:
+        InputError: none such, with those there are.
+    """
+    expected = ", ".join(methods.weight_names())
+    if isinstance(method, str) and method in methods.LAYERWISE:
+        return methods.LAYERWISE[method]()
+    if isinstance(method, str) and method not in methods.names():
+        raise InputError(
+            f"method={method!r} is not known; single weights are chosen by {expected}."
+        )
+    found = methods.get(method) if isinstance(method, str) else method
+    if not isinstance(found, methods.Method | methods.Layerwise):
+        raise InputError(
+            f"method={shown(method)}; expected one of {expected}, or a record "
+            "such as mipp.methods.SynFlow()."
+        )
+    if not found.chooses_weights:
+        raise InputError(
+            f"method={found.name!r} chooses units, not single weights; expected one of {expected}."
+        )
+    return found
+
+
+def weight_budget(budget: "Wanted | None", options: WeightOptions) -> selection.Budget | None:
+    """The budget as a record; None where a pattern decides.
+
+    Raises:
+        BudgetError: it cannot be read.
+        InputError: there is none, or one that single weights cannot meet.
+    """
+    granularity = options.granularity
+    if options.pattern is not None:
+        if budget is not None:
+            raise InputError(
+                f"granularity={granularity!r} was given the budget {budget}; the pattern itself "
+                "says how many weights stay. Leave the budget out, or use granularity='weight'."
+            )
+        return None
+    if budget is None:
+        raise InputError(
+            "No budget was given. Say how many parameters may be other than zero, such as "
+            "budget='params=10%', or what share of its information every layer keeps, such as "
+            "budget='information=99%'."
+        )
+    if isinstance(budget, Mapping):
+        raise InputError(
+            f"budget={dict(budget)!r} was given for single weights; expected one budget for the "
+            "whole model, such as 'params=10%'. What protect= names stays."
+        )
+    wanted = selection.parse_budget(budget)
+    others = sorted(set(wanted.bounds) - {"params"})
+    if others or wanted.widths is not None:
+        raise InputError(
+            f"granularity='weight' was given a budget of {', '.join(others) or 'widths'}: zeros "
+            "among the weights of a layer save no multiply-accumulates, time or units in dense "
+            "kernels. Give params= or information=, or use granularity='unit'."
+        )
+    if wanted.information is not None and not options.method.measures_information:
+        raise InputError(
+            f"method={options.method.name!r} measures no information; give a budget of params."
+        )
+    return wanted
+
+
+def _check_weights(options: WeightOptions) -> None:
+    spread, method = options.allocation, options.method
+    fits = method.weight_allocations
+    if spread is not None and (spread not in fits or options.pattern is not None):
+        expected = (
+            f"one of {', '.join(map(repr, fits))} for method={method.name!r}"
+            if options.pattern is None
+            else f"none, since granularity={options.granularity!r} says it for every row"
+        )
+        raise InputError(f"allocation={spread!r}; expected {expected}.")
+    noise = options.noise
+    known = noise == "fisher" or (not isinstance(noise, str | bool) and 0 < noise < math.inf)
+    if not known:
+        raise InputError(
+            f"noise={noise!r}; expected 'fisher' or a positive number such as 0.1, the share of "
+            "each output's variance that counts as noise."
+        )
+    if not 0 < options.ridge < 1e6:
+        raise InputError(f"ridge={options.ridge}; expected a number above 0, such as 1e-4.")
+    check_weight_refit(options.refit)
+
+
+def check_weight_refit(refit: "surgery.Refit | Literal['own'] | None") -> None:
+    """Raise `InputError` for a `mipp.Refit` that single weights have no use for."""
+    if isinstance(refit, surgery.Refit) and (refit.fits, refit.toward) != ("weights", "old"):
+        raise InputError(
+            f"Refit has fits={refit.fits!r} and toward={refit.toward!r}; single weights are fitted "
+            "with fits='weights' and toward='old' only."
+        )
+
+
+def weights_to_dict(options: WeightOptions, budget: selection.Budget | None) -> dict[str, Any]:
+    """The options as plain JSON values, for the record of a plan."""
+    named: dict[str, Any] = options.method.recorded()
+    named |= {} if options.outputs is None else {"outputs": function_name(options.outputs)}
+    refit = options.refit
+    return named | {
+        "granularity": options.granularity,
+        "method": options.method.name,
+        "budget": None if budget is None else str(budget),
+        "noise": options.noise,
+        "ridge": options.ridge,
+        "allocation": None if options.pattern is not None else options.spread,
+        "protect": list(options.protect),
+        "samples": options.samples,
+        "refit": asdict(refit) if isinstance(refit, surgery.Refit) else refit,
+        "seed": options.seed,
+    }

@@ -1,0 +1,203 @@
+"""What all stages of planning are about: a model, its graph, the batches and the options."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from mipp import processes, statistics, surgery, weights
+from mipp.options import Options, Progress, WeightOptions
+from mipp.prunable import example, prunable_graph
+from mipp.records import AxisKey, ChannelGraph, IntArray, Keep, Refusal
+
+
+class Clock:
+    """Seconds that each stage took, from lap to lap.
+
+    ``capture``: tracing, and every pass through the model; ``plan``: scoring and selection;
+    ``train``: the training that some methods do; ``timing``: layers and models, for a budget of
+    latency.
+    """
+
+    def __init__(self) -> None:
+        self.seconds = {"capture": 0.0, "plan": 0.0}
+        self._last = time.perf_counter()
+
+    def lap(self, stage: str) -> None:
+        """Adds the time since the last lap to the stage."""
+        now = time.perf_counter()
+        self.seconds[stage] = self.seconds.get(stage, 0.0) + now - self._last
+        self._last = now
+
+
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """Units of a model that may go.
+
+    Attributes:
+        model: as it is measured, which is with the outputs that ``outputs=`` picks.
+        graph: its groups of units.
+        batches: calibration batches.
+        options: of the plan.
+        progress: called as ``progress(stage, done, total)``.
+        clock: seconds of each stage.
+    """
+
+    model: nn.Module
+    graph: ChannelGraph
+    batches: Sequence[statistics.Batch]
+    options: Options
+    progress: Progress
+    clock: Clock
+
+    @classmethod
+    def of(
+        cls,
+        model: nn.Module,
+        batches: Sequence[statistics.Batch],
+        options: Options,
+        progress: Progress,
+        clock: Clock,
+    ) -> "Problem":
+        """Traces the model.
+
+        Raises:
+            GraphError: the model cannot be traced, or nothing in it can be pruned.
+        """
+        graph = prunable_graph(model, batches, **options.wider)
+        clock.lap("capture")
+        return cls(model, graph, batches, options, progress, clock)
+
+    def everything(self) -> dict[int, np.ndarray]:
+        """Masks that keep every unit, by group index."""
+        return {group.index: np.ones(group.n_units, dtype=bool) for group in self.graph.groups}
+
+    def pruned(self, keep: Mapping[str, Sequence[int]]) -> "Problem":
+        """The same of the model that only these units are left in, by group name, refitted."""
+        kept = surgery.kept_indices(self.graph, self.masks(keep))
+        small = surgery.slice_graph(self.model, self.graph, kept)
+        options = self.options
+        if options.refit is not None:
+            refit_on_batches(
+                small, self.model, self.graph, kept, self.batches, options.refit, options.seed
+            )
+        graph = prunable_graph(small, self.batches, **options.wider)
+        self.clock.lap("capture")
+        return replace(self, model=small, graph=graph)
+
+    def masks(self, keep: Mapping[str, Sequence[int]]) -> Keep:
+        """Kept unit indices by group name as masks by group index."""
+        return masks(self.graph, keep)
+
+
+def masks(graph: ChannelGraph, keep: Mapping[str, Sequence[int]]) -> Keep:
+    """Kept unit indices by group name as masks by group index."""
+    found = {}
+    for group in graph.groups:
+        if group.name in keep:
+            mask = np.zeros(group.n_units, dtype=bool)
+            mask[list(keep[group.name])] = True
+            found[group.index] = mask
+    return found
+
+
+@dataclass(frozen=True, eq=False)
+class WeightProblem:
+    """Single weights of a model that may go.
+
+    Attributes:
+        model, batches, options, progress, clock: as of a `Problem`.
+        layers: whose weights can go.
+        refused: other layers, and why their weights stay.
+        live: parameter name -> which of its weights are not zero.
+        positions: by parameter, how many each layer has in an example; known once it is measured.
+    """
+
+    model: nn.Module
+    layers: tuple[weights.Layer, ...]
+    refused: tuple[Refusal, ...]
+    batches: Sequence[statistics.Batch]
+    options: WeightOptions
+    progress: Progress
+    clock: Clock
+    live: Mapping[str, Tensor]
+    positions: dict[str, float] = field(default_factory=dict)
+
+    @classmethod
+    def of(
+        cls,
+        model: nn.Module,
+        batches: Sequence[statistics.Batch],
+        options: WeightOptions,
+        progress: Progress,
+        clock: Clock,
+    ) -> "WeightProblem":
+        """Finds the layers.
+
+        Raises:
+            GraphError: there are none whose weights can go.
+        """
+        args, kwargs = example(model, batches)
+        layers, refused = weights.find_layers(model, statistics.Batch(args, kwargs), batches)
+        if options.pattern is not None:
+            layers, uneven = weights.in_whole_runs(layers, options.pattern)
+            refused = (*refused, *uneven)
+        layers = weights.without_protected(layers, options.protect)
+        processes.agree("the layers found", [f"{l.name} {l.shape}" for l in layers])
+        clock.lap("capture")
+        live = {l.name: model.get_parameter(l.name).detach() != 0 for l in layers}
+        return cls(model, layers, refused, batches, options, progress, clock, live)
+
+    @property
+    def n_live(self) -> int:
+        """Weights that are not zero, in layers that can be pruned."""
+        return sum(int(live.sum()) for live in self.live.values())
+
+    @property
+    def others(self) -> int:
+        """Parameters that cannot go: biases, norms, layers that stay."""
+        all_of_them = sum(p.numel() for p in self.model.parameters())
+        return all_of_them - sum(live.numel() for live in self.live.values())
+
+    def allowed(self, layer: weights.Layer) -> list[Tensor]:
+        """Which weights of each block are not zero, in the order of `weights.cells_first`."""
+        order = weights.cells_first(layer)
+        return [block[:, order] for block in layer.blocks(self.live[layer.name])]
+
+    def share(self, most: float | None) -> float:
+        """``most`` weights as a share of those that are not zero; None: of any number."""
+        return 1.0 if most is None else min(1.0, most / max(self.n_live, 1))
+
+
+def report_batches(problem: Problem | WeightProblem) -> Callable[[], None]:
+    """What a pass calls after each batch, for the caller's progress."""
+    count = iter(range(1, len(problem.batches) + 1))
+    return lambda: problem.progress("capture", next(count), len(problem.batches))
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Where the model's parameters are."""
+    return next((p.device for p in model.parameters()), torch.device("cpu"))
+
+
+def refit_on_batches(
+    small: nn.Module,
+    original: nn.Module,
+    traced: ChannelGraph,
+    kept: Mapping[AxisKey, IntArray],
+    batches: Sequence[statistics.Batch],
+    config: surgery.Refit,
+    seed: int,
+    hold: Callable[[], None] = lambda: None,
+) -> None:
+    """Refits ``small``, in place, on the calibration batches; ``hold`` is called after each fit."""
+    device = device_of(original)
+    moved = statistics.joinable(original, [batch.to(device) for batch in batches])
+    inputs = [(batch.args, batch.kwargs) for batch in moved]
+    whole = statistics.joined(moved)
+    joined = (whole.args, whole.kwargs)
+    with statistics.blaming(None):
+        surgery.refit(small, original, traced, kept, inputs, joined, config, seed, hold)
