@@ -20,7 +20,7 @@ class Store(Generic[AnyRecord]):
     """
 
     def __init__(self, folder: Path, name: str, model: type[AnyRecord] = Record) -> None:  # type: ignore[assignment]
-        self.model = model
+        self.model: type[AnyRecord] = model
         self.path = (folder / f"{name}.jsonl").resolve()
         key = hashlib.sha256(str(self.path).encode()).hexdigest()[:16]
         self._locks = parents.cache().parent / "locks" / key

@@ -34,7 +34,7 @@ STOPS: dict[str, dict[str, Any]] = {
     "masked": mipp.presets.paper(estimator="masked"),
     "gaussian": mipp.presets.paper(estimator="gaussian"),
 }
-EPOCHS, RATE = 1.0, 0.05
+EPOCHS, RATE = 1, 0.05
 """Of retraining, the same for all."""
 
 

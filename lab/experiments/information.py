@@ -124,7 +124,8 @@ def measure(key: Key, _settings: Settings) -> dict[str, Any]:
     dim, n = key["dim"], key["n"]
     make, levels = FAMILIES[key["family"]]
     estimate = warmed_up(key["estimator"])
-    found, seconds = [], []
+    found: list[list[float]] = []
+    seconds: list[float] = []
     for j, level in enumerate(levels):
         one = make(dim, level)
         found.append([])
@@ -291,7 +292,7 @@ def _from(good: Mapping[int, Mapping[int, bool]]) -> str:
     """From how many rows on it is good, by number of features."""
     first: dict[int | None, list[int]] = {}
     for dim, by_rows in good.items():
-        least = None
+        least: int | None = None
         for n in sorted(by_rows, reverse=True):
             if not by_rows[n]:
                 break

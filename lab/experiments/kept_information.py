@@ -10,11 +10,12 @@ width, and so does accuracy, which says nothing about the estimate.
 """
 
 import statistics
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from scipy import stats
+from torch import nn
 
 import mipp
 from lab.experiment import Experiment, Key, Rows, Settings
@@ -43,7 +44,7 @@ ASKED = {"mlp": 1}
 for every choice."""
 
 ENDS = ("none", "refit", "retrained")
-EPOCHS, RATE = 1.0, 0.05
+EPOCHS, RATE = 1, 0.05
 
 
 def measure(key: Key, _settings: Settings) -> dict[str, Any]:
@@ -53,7 +54,7 @@ def measure(key: Key, _settings: Settings) -> dict[str, Any]:
     train = data.load(net.data, "train")
     calibration = data.calibration(train, 2560, 256, seed)
     fresh = data.calibration(train, 5120, 256, 500 + seed)
-    plans = {}
+    plans: dict[tuple[str, str], mipp.Plan[nn.Module]] = {}
     for choice, settings in CHOICES.items():
         options = {"seed": seed, "allocation": "uniform"} | settings
         made = mipp.plans(model, calibration, SHARES, **options)
@@ -72,7 +73,7 @@ def measure(key: Key, _settings: Settings) -> dict[str, Any]:
     return {"found": found}
 
 
-def share(nats: dict[str, tuple[float, float]]) -> float:
+def share(nats: Mapping[str, Sequence[float]]) -> float:
     """Mean over pairs of layers of the share of nats kept."""
     return statistics.mean(after / before for before, after in nats.values())
 

@@ -125,7 +125,7 @@ class Run:
         options = METHODS[method]
         small = plan.apply(refit=options.get("from") == "refit")
         found: dict[str, Any] = {"unpruned": self.unpruned} | sizes(plan)
-        found["seconds"] = round(sum(plan.seconds.values()), 2)
+        found["seconds"] = round(sum((plan.seconds or {}).values()), 2)
         found["none"] = retrain.evaluate(small, test).accuracy
         training = plan.record.options.get("training", {})
         found["own_epochs"] = training.get("cost", {}).get("epochs", 0)

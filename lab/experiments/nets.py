@@ -51,14 +51,14 @@ def test_batches(net: NetSpec) -> data.Batches:
     return data.Batches(test_images(item_of(net, 0)), 1000)
 
 
-def finetune(net: NetSpec, model: nn.Module, epochs: float, seed: int, peak_lr: float) -> None:
+def finetune(net: NetSpec, model: nn.Module, epochs: int, seed: int, peak_lr: float) -> None:
     """Retrains a pruned model, the same way for every method."""
     recipe = dataclasses.replace(parents.recipe_of(net), epochs=epochs, peak_lr=peak_lr)
     retrain.train(model, train_batches(net, recipe, seed + 100), recipe, seed=seed, progress=False)
 
 
 def outcomes(
-    net: NetSpec, plan: "mipp.Plan[nn.Module]", seed: int, epochs: float, peak_lr: float
+    net: NetSpec, plan: "mipp.Plan[nn.Module]", seed: int, epochs: int, peak_lr: float
 ) -> dict[str, float]:
     """Test accuracy of a plan: weights as they are, refitted, and retrained from as they are."""
     test = test_batches(net)

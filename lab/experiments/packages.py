@@ -5,8 +5,8 @@
     python -m lab run packages --again                   # what is recorded is measured once more
 
 The packages go into an environment of their own (``--set environment=FOLDER``, by default in the
-user's cache), made at first use, with torch and all else as ``constraints.txt`` pins them.
-The models (`packages_models.py`) are small and have random weights, as the packages build them; each
+user's cache), made at first use with torch and all else as ``constraints.txt`` pins it. The models
+(`packages_models.py`) are small and have random weights, as the packages build them; each
 is planned from one batch, for half of its units and with the default options, in a process of its
 own (`packages_check.py`), on one thread. Outcomes:
 

@@ -78,6 +78,8 @@ class OnPixels(nn.Module):
     def __init__(self, model: nn.Module, fill: Tensor, offset: Tensor) -> None:
         super().__init__()
         self.model = model
+        self.fill: Tensor
+        self.offset: Tensor
         self.register_buffer("fill", fill)
         self.register_buffer("offset", offset)
 

@@ -83,7 +83,7 @@ class Net:
     protect: tuple[str, ...] = ()
 
 
-def image_net(net: NetSpec, samples: int, epochs: float) -> Net:
+def image_net(net: NetSpec, samples: int, epochs: int) -> Net:
     """One of the nets of `lab.experiments.nets`."""
 
     def retrained(model: nn.Module, plan: mipp.WeightPlan[nn.Module], seed: int) -> None:
@@ -181,7 +181,7 @@ def row(net: Net, seed: int, method: str, sparsity: str) -> dict[str, Any]:
 
 
 @lru_cache(maxsize=1)
-def net_of(label: str, samples: int, epochs: float) -> Net:
+def net_of(label: str, samples: int, epochs: int) -> Net:
     """The net of that label; the last one is kept, so that its plans are."""
     if label == TRANSFORMER:
         return transformer_net()

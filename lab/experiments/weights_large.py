@@ -14,7 +14,9 @@ import torch
 
 from lab.experiment import Experiment, Key, Rows, Settings
 from lab.tables import TextTable
-from mipp.weights import Choice, SparseGPT, chosen, curves_of, spend
+from mipp.methods.layerwise import SparseGPT
+from mipp.selection.spend_weights import Choice, spend
+from mipp.weights import chosen, curves_of
 from mipp.weights import row_curves as curves_module
 from mipp.weights.regression import Rows as RowMoments
 from mipp.weights.regression import best_weights

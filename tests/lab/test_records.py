@@ -1,4 +1,4 @@
-"""The records that are under version control: each is one of the items of its suite or experiment."""
+"""Records under version control: each is one of the items of its suite or experiment."""
 
 import hashlib
 import json
