@@ -55,10 +55,10 @@ class Processes:
             TerminatedWorkerError,
         )
 
-        tasks = (
-            joblib.delayed(perform)(item.content(), self.device, self.n_threads)
-            for item in iter(following, None)
-        )
+        def tasks() -> Iterator[Any]:
+            while (item := following()) is not None:
+                yield joblib.delayed(perform)(item.content(), self.device, self.n_threads)
+
         with joblib.parallel_config("loky", inner_max_num_threads=self.n_threads):
             parallel = joblib.Parallel(
                 n_jobs=self.n_jobs,
@@ -67,7 +67,7 @@ class Processes:
                 pre_dispatch=self.n_jobs,
             )
             try:
-                yield from parallel(tasks)
+                yield from parallel(tasks())
             except TerminatedWorkerError as error:
                 raise InputError(
                     f"one of {self.n_jobs} processes was killed, perhaps for the memory that it "

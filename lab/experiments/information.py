@@ -299,10 +299,10 @@ def _from(good: Mapping[int, Mapping[int, bool]]) -> str:
             least = n
         first.setdefault(least, []).append(dim)
     parts = []
-    for n, dims in sorted(first.items(), key=lambda item: item[0] or 10**9):
+    for rows, dims in sorted(first.items(), key=lambda item: item[0] or 10**9):
         where = ", ".join(map(str, dims)) + (" feature" if dims == [1] else " features")
         everywhere = len(first) == 1
-        when = "never" if n is None else f"from {n} rows"
+        when = "never" if rows is None else f"from {rows} rows"
         parts.append(when if everywhere else f"{when} with {where}")
     return " and ".join(parts)
 

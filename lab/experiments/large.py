@@ -47,7 +47,8 @@ def vit(n: int) -> tuple[torch.nn.Module, list[dict[str, torch.Tensor]]]:
     """12 layers, 768 wide, patches of 16 x 16."""
     import transformers  # noqa: PLC0415 - an extra
 
-    model = transformers.ViTForImageClassification(transformers.ViTConfig(num_labels=1000))
+    config = transformers.ViTConfig(num_labels=1000)  # type: ignore[call-arg]
+    model = transformers.ViTForImageClassification(config)
     n = n if n <= BATCH else math.ceil(TOKENS / 197)  # patches, and the token of the class
     starts = range(0, n, BATCH)
     return model, [{"pixel_values": torch.randn(min(BATCH, n - s), 3, 224, 224)} for s in starts]

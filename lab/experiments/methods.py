@@ -17,7 +17,7 @@ import dataclasses
 import itertools
 from collections.abc import Iterator
 from functools import lru_cache
-from typing import Any
+from typing import Any, Literal
 
 from torch import nn
 
@@ -176,7 +176,7 @@ class Run:
         batches = train_batches(self.net, recipe, self.seed + 100)
         given: dict[str, Any] = {"training": mipp.Training(batches, recipe)}
         if isinstance(method, methods.IMP):
-            rewind = "none" if self.state == "trained" else "initial"
+            rewind: Literal["none", "initial"] = "none" if self.state == "trained" else "initial"
             given["method"] = methods.IMP(
                 rounds=3, rewind=rewind, epochs=self.epochs, peak_lr=self.rate, last_training=False
             )
@@ -192,7 +192,7 @@ class Run:
         plan = self._ask(options | {"seed": self.seed, "budget": budget, "min_units": 0})
         return len(plan.collapsed)
 
-    def _from_scratch(self, widths: str, budget: str) -> dict[str, Any]:
+    def _from_scratch(self, widths: Literal["plan", "uniform"], budget: str) -> dict[str, Any]:
         plan = self._plan("mipp", budget)
         small = mipp.scratch(plan, seed=self.seed + 1000, widths=widths)
         recipe = parents.recipe_of(self.net)

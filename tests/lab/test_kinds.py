@@ -87,7 +87,7 @@ def test_tables_show_every_record(kind, measured):
         numbers = [c.mean for _, cells in table.rows for c in cells if c is not None]
         assert numbers
         assert all(math.isfinite(number) for number in numbers)
-        assert len(table.markdown().splitlines()) == 4 + len(table.rows)
+        assert len(table.text().markdown().splitlines()) == 4 + len(table.rows)
 
 
 def test_the_same_item_gives_the_same_result(measured):
@@ -156,16 +156,16 @@ def test_mean_and_deviation_are_over_the_seeds():
     )  # fmt: skip
     assert cell.mean == pytest.approx(92)
     assert cell.sd == pytest.approx(2 * 2**0.5)
-    assert suite_tables.spelled(cell) == "92.0 ± 2.8 (2)"
+    assert suite_tables.in_words(cell) == "92.0 ± 2.8 (2)"
     assert table.heading() == "lenet5/mnist, trained: accuracy retrained (%; n = 2)"
-    assert table.spelled() == [(table.rows[0][0], ["92.0 ± 2.8"])]
+    assert table.text().rows == [[table.rows[0][0], "92.0 ± 2.8"]]
 
 
 def test_counts_are_in_the_cells_only_where_they_differ():
     cells = suite_tables.Cell(1.5, None, 1), suite_tables.Cell(2.5, 0.5, 2), None
     table = suite_tables.Table("time", "s", ("a", "b", "c"), (("one", cells),))
     assert (table.n, table.heading()) == (None, "time (s)")
-    assert table.spelled() == [("one", ["1.50 (1)", "2.50 ± 0.50 (2)", "–"])]
+    assert table.text().rows == [["one", "1.50 (1)", "2.50 ± 0.50 (2)", "–"]]
 
 
 def test_shares_of_runs_have_no_deviation():
@@ -181,7 +181,7 @@ def test_shares_of_runs_have_no_deviation():
         for seed in (0, 1, 2)
     ]
     cells = [table.rows[0][1][0] for table in suite_tables.tables(rows)]
-    assert [suite_tables.spelled(cell, False) for cell in cells] == ["66.7", "0"]
+    assert [suite_tables.in_words(cell, False) for cell in cells] == ["66.7", "0"]
 
 
 def test_time_left_is_learned_from_items_of_the_same_row():
