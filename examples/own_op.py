@@ -1,4 +1,4 @@
-"""Teach mipp an operation that it does not know: a custom kernel with one number per channel.
+"""Add a rule for an operation that mipp does not know: a custom kernel with one number per channel.
 
 python own_op.py
 """
@@ -13,13 +13,13 @@ from mipp.graph.rules.rule import Call, rule
 
 @torch.library.custom_op("mylib::scaled_relu", mutates_args=())
 def scaled_relu(x: Tensor, scale: Tensor) -> Tensor:
-    """``scale[c] * max(x[n, c, ...], 0)``; a real one would launch a kernel here."""
+    """``scale[c] * max(x[n, c, ...], 0)``; a real operation would launch a kernel here."""
     return x.relu() * scale.view(-1, 1, 1)
 
 
 @scaled_relu.register_fake
 def _(x: Tensor, scale: Tensor) -> Tensor:  # noqa: ARG001
-    """Tells torch.export the shape of the output."""
+    """Give torch.export the shape of the output."""
     return torch.empty_like(x)
 
 
@@ -48,7 +48,7 @@ def main() -> None:
 
     @rule("mylib::scaled_relu")
     def scaled_relu_rule(call: Call) -> Value:
-        """Entry ``c`` of the scale belongs to channel ``c``; everything else passes."""
+        """Entry ``c`` of the scale belongs to channel ``c``; the labels of the input are kept."""
         x = call.tensor("x")
         call.tie_vector(call.tensor("scale"), x.labels[1])
         return call.like(x)

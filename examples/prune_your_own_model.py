@@ -22,7 +22,7 @@ import mipp
 
 
 class Net(nn.Module):
-    """One residual block: the channels of ``stem`` and ``outer`` are added, hence tied."""
+    """One residual block: the channels of ``stem`` and ``outer`` are added, so they are tied."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -52,7 +52,7 @@ def loaders() -> tuple[DataLoader, DataLoader]:
 
 
 def accuracy(model: nn.Module, batches: DataLoader) -> float:
-    """Share of the images that the model has right."""
+    """Share of the images that the model classifies correctly."""
     model.eval()
     with torch.no_grad():
         right = sum(int((model(x).argmax(1) == y).sum()) for x, y in batches)
@@ -60,7 +60,8 @@ def accuracy(model: nn.Module, batches: DataLoader) -> float:
 
 
 def main(folder: Path) -> None:
-    """Train, prune, save, read back."""
+    """Train, prune, save and load."""
+    folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(0)
     train, test = loaders()
     model = Net()

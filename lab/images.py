@@ -12,8 +12,8 @@ from lab.suite import FOLDER
 from mipp import data
 from mipp.data import Dataset, deform
 from mipp.data.dataset import balanced_indices
-from mipp.data.downloads import data_root
 from mipp.data.folder import load_folder
+from mipp.data.published_files import data_root
 
 
 def test_images(item: Item) -> Dataset:

@@ -1,5 +1,7 @@
 """Check the documents: code compiles; names, commands and options exist; links lead somewhere.
 
+The English of documents and docstrings is checked as well, by `check_style`.
+
 Run as ``python scripts/check_docs.py``, in the environment that has mipp installed. Prints what is
 wrong, with file and line, and exits with 1.
 """
@@ -15,6 +17,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+
+import check_style
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # for the lab, which is no part of the package
@@ -82,13 +86,12 @@ def exists(dotted: str) -> bool:
     found: object = importlib.import_module(path)
     for part in parts:
         path += f".{part}"
-        try:
-            found = getattr(found, part)
-        except AttributeError:
-            try:
-                found = importlib.import_module(path)
-            except ImportError:
+        try:  # the module first: `rule` in `graph.rules` is a function as well
+            found = importlib.import_module(path)
+        except ImportError:
+            if not hasattr(found, part):
                 return False
+            found = getattr(found, part)
     return True
 
 
@@ -220,7 +223,9 @@ def main() -> int:
     make_targets = set(TARGET.findall((ROOT / "Makefile").read_text()))
     found = [what for path in documents() for what in document_problems(path, make_targets)]
     found += reference_problems()
-    for what in found:
+    errors, notes = check_style.check()
+    found += errors
+    for what in (*notes, *found):
         print(what)
     print(f"{len(documents())} documents, {len(found)} problems")
     return 1 if found else 0

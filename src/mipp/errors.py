@@ -1,11 +1,17 @@
-"""Every error that mipp raises on purpose.
+"""All errors that mipp raises on purpose.
 
 Each text says what was given, what was expected and what to do about it.
+
+Examples:
+    >>> import mipp
+    >>> mipp.models.build("lenet")
+    Traceback (most recent call last):
+    mipp.errors.InputError: model 'lenet' was given; expected one of ... Did you mean 'lenet5'? ...
 """
 
 
 class MippError(Exception):
-    """Base class: `except mipp.MippError` catches all that mipp raises on purpose."""
+    """Base class: `except mipp.MippError` catches all errors that mipp raises on purpose."""
 
 
 class InputError(MippError, ValueError):
@@ -21,15 +27,15 @@ class CalibrationError(MippError):
 
 
 class CalibrationWarning(UserWarning):
-    """There are fewer calibration examples than what is measured on them asks for."""
+    """There are fewer calibration examples than the measurements need."""
 
 
 class BudgetError(MippError, ValueError):
-    """The budget cannot be read, or cannot be reached; the text names the smallest reachable."""
+    """The budget cannot be parsed or reached; the text names the smallest one that can be."""
 
 
 class SurgeryError(MippError):
-    """Slicing or refitting would give a model that is broken or computes something else."""
+    """Slicing or refitting would break the model or change what it computes."""
 
 
 class FileError(MippError):
@@ -37,4 +43,4 @@ class FileError(MippError):
 
 
 class TrainingError(MippError):
-    """Training cannot go on: a loss that is not finite, or a checkpoint that does not fit."""
+    """Training cannot continue: a loss that is not finite, or a checkpoint that does not fit."""

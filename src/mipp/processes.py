@@ -1,8 +1,8 @@
-"""Several processes under `torch.distributed`: all of them go on, or all of them raise.
+"""Several processes under `torch.distributed`: all of them continue, or all of them raise.
 
-A process that fails on its own leaves the others waiting in their next collective operation. So
-each of these is preceded by an exchange of how the processes fare, and a process that fails takes
-part in one last exchange. Without ``torch.distributed``, or with one process, nothing is exchanged.
+A process that fails alone leaves the others waiting in their next collective operation. So each
+collective operation is preceded by an exchange of statuses, and a process that fails takes part in
+one last exchange. Without ``torch.distributed``, or with one process, nothing is exchanged.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -37,7 +37,7 @@ class _Session:
         self.failure: Exception | None = None
 
     def agree(self, step: str, values: Sequence[str]) -> None:
-        """Raises on all ranks where one failed, is at another step, or has other values."""
+        """Raise on all ranks if one failed, is at another step, or has other values."""
         if self.failure is not None:  # known, and swallowed by some code since
             raise self.failure
         statuses = self._gather(("here", step, tuple(values)))
@@ -46,7 +46,7 @@ class _Session:
             raise self.failure
 
     def fail(self, error: Exception) -> None:
-        """Sends the error to the other ranks; raises unless ``error`` is the one to be raised."""
+        """Send the error to the other ranks; raise unless ``error`` is itself the one to raise."""
         mine = _failed(error)
         try:
             statuses = self._gather(mine)
@@ -55,15 +55,15 @@ class _Session:
             return
         if len(set(statuses)) == 1:
             return
-        told = _failure_of(statuses)
-        assert told is not None
+        reported = _failure_of(statuses)
+        assert reported is not None
         first = next(status for status in statuses if status[0] == "failed")
         if mine != first:
-            raise told from error
+            raise reported from error
         if isinstance(error, MippError):
-            error.args = told.args
+            error.args = reported.args
         else:
-            error.add_note(str(told))
+            error.add_note(str(reported))
 
     def _gather(self, mine: Status) -> list[Status]:
         gathered: list[Any] = [None] * self.size
@@ -83,15 +83,15 @@ _session: ContextVar[_Session | None] = ContextVar("session", default=None)
 
 @contextmanager
 def together(model: Any, *, alone: bool = False) -> Iterator[None]:
-    """Raises on all ranks what the block raises on one, with the number of that rank.
+    """Raise on all ranks what the block raises on one, with the number of that rank.
 
-    Every rank has to run the block. An error of mipp is raised as the same class everywhere;
-    any other one is raised as it is, with a note, where it happened, and as `CalibrationError`
-    on the other ranks. Blocks inside of another one are part of it.
+    Every rank has to run the block. An error of mipp has the same class on all ranks. Any other
+    error is raised unchanged, with a note, on the rank where it happened, and as `CalibrationError`
+    on the other ranks. Nested blocks are part of the outer one.
 
     Args:
-        model: whose device the exchange uses, where that is a GPU.
-        alone: this process runs the block by itself, and merges nothing.
+        model: its device is used for the exchange, if that is a GPU.
+        alone: whether this process runs the block alone, without exchange.
     """
     if _session.get() is not None:
         yield
@@ -115,12 +115,12 @@ def together(model: Any, *, alone: bool = False) -> Iterator[None]:
 def raises_on_all_ranks(
     function: Callable[Parameters, Result],
 ) -> Callable[Parameters, Result]:
-    """Runs a function of a model `together`; with ``training=``, each process by itself."""
+    """Run a function of a model `together`; with ``training=``, in each process alone."""
 
     @wraps(function)
     def run(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Result:
         model = args[0] if args else kwargs.get("model")
-        # what trains does so in each process, and is often called in one only
+        # training runs in each process alone, and is often called in only one
         with together(model, alone=kwargs.get("training") is not None):
             return function(*args, **kwargs)
 
@@ -128,20 +128,20 @@ def raises_on_all_ranks(
 
 
 def rank_and_size() -> tuple[int, int]:
-    """Number of this process and how many there are, in a `together` block; else 0 and 1."""
+    """Number of this process and of all processes, in a `together` block; else 0 and 1."""
     session = _session.get()
     return (0, 1) if session is None else (session.rank, session.size)
 
 
 def agree(step: str, values: Sequence[str]) -> None:
-    """Raises `InputError` on all ranks unless all are at this step with the same values."""
+    """Raise `InputError` on all ranks unless all are at this step with the same values."""
     session = _session.get()
     if session is not None and session.size > 1:
         session.agree(step, values)
 
 
 def all_reduce(step: str, *values: Tensor) -> None:
-    """Sums each tensor over the ranks, in place, in a `together` block; else does nothing."""
+    """Sum each tensor over the ranks, in place, in a `together` block; else do nothing."""
     if rank_and_size()[1] == 1:
         return
     agree(step, [f"{tuple(v.shape)} {_short(v.dtype)}" for v in values])
@@ -170,9 +170,9 @@ def _counts(step: str, count: int) -> list[int]:
 
 
 def same_model(model: nn.Module) -> None:
-    """Raises `InputError` on all ranks unless all have the same parameters, bit for bit.
+    """Raise `InputError` on all ranks unless all have the same parameters, bit for bit.
 
-    Buffers may differ, as the running statistics of data-parallel training do.
+    Buffers may differ, such as the running statistics of data-parallel training.
     """
     if rank_and_size()[1] > 1:
         named = [f"{name} {_described(p)}" for name, p in model.named_parameters()]
@@ -207,7 +207,7 @@ def _failure_of(statuses: Sequence[Status]) -> MippError | None:
 
 
 def _difference(statuses: Sequence[Status]) -> InputError | None:
-    """What to raise where the ranks do not do the same."""
+    """The error to raise if the ranks are not at the same step with the same values."""
     _, step, values = statuses[0]
     for rank, (_, other_step, other_values) in enumerate(statuses):
         if other_step != step:

@@ -15,18 +15,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 KEPT = -1
-"""Group and unit index of what is never removed."""
+"""Group and unit index of channels that are never removed."""
 
 IntArray = NDArray[np.int64]
 BoolArray = NDArray[np.bool_]
 FloatArray = NDArray[np.float64]
 
 Kind = Literal["conv", "conv_transpose", "linear", "matmul"]
-"""Layers that read units; ``matmul`` is a linear layer whose weight is ``(in, out)``."""
+"""Layers that read units; ``matmul`` is a linear layer with a weight of shape ``(in, out)``."""
 
 Keep = Mapping[int, BoolArray]
-"""Group index -> mask of shape ``(n_units,)``, true where the unit stays. A group that is absent
-keeps all its units."""
+"""Group index -> mask of shape ``(n_units,)``, true where the unit is kept. A missing group keeps
+all its units."""
 
 
 @dataclass(frozen=True, order=True)
@@ -41,7 +41,10 @@ class AxisKey:
 class Axis:
     """Which unit each index along one dimension of a parameter or buffer belongs to.
 
-    ``group`` and ``unit`` have shape ``(size,)``; both are ``KEPT`` where nothing is ever removed.
+    Attributes:
+        key: the dimension.
+        group: shape ``(size,)``; ``KEPT`` where nothing is ever removed.
+        unit: same, within its group.
     """
 
     key: AxisKey
@@ -54,7 +57,7 @@ class Axis:
         return len(self.group)
 
     def kept(self, keep: Keep) -> BoolArray:
-        """Mask of shape ``(size,)``: which indices stay when only the units in ``keep`` stay."""
+        """Mask of shape ``(size,)`` of the indices that are kept."""
         mask = np.ones(self.size, dtype=bool)
         for index, units in keep.items():
             mine = self.group == index
@@ -64,14 +67,22 @@ class Axis:
 
 @dataclass(frozen=True)
 class Consumer:
-    """One call of a convolution or linear layer: ``Y = W X + b`` at ``uses`` positions an example.
+    """One call of a convolution or linear layer: ``Y = W X + b``.
 
-    ``weight`` and ``bias`` are parameter names; ``call`` counts the calls of that same weight in
-    one forward pass, from 0. ``in_dim`` and ``out_dim`` are dimensions of the weight (a transposed
-    convolution has them the other way round). ``norm_after`` holds when the output goes to a
-    BatchNorm and nowhere else, which then takes up any shift of the mean. ``alone``: nothing else
-    in the forward pass reads its weight or bias, so that they can be changed for this call's sake.
-    ``routed``: which positions it gets depends on values, as for the tokens of an expert.
+    Attributes:
+        name: of the layer and call.
+        kind: of layer.
+        weight: name of the parameter.
+        bias: same.
+        call: number of the call among those of the same weight in one forward pass, from 0.
+        in_dim: dimension of the weight that reads the units.
+        out_dim: dimension of the weight for the outputs.
+        uses: positions per example.
+        norm_after: whether the output goes to a BatchNorm and nowhere else, which then absorbs any
+            shift of the mean.
+        alone: whether nothing else in the forward pass reads the weight or bias, so that they can
+            be changed for this call.
+        routed: whether its positions depend on values, as for the tokens of an expert.
     """
 
     name: str
@@ -93,7 +104,7 @@ class Consumer:
 
     @property
     def out_axis(self) -> AxisKey:
-        """The dimension of the weight that makes the consumer's own outputs."""
+        """The dimension of the weight that makes the outputs."""
         return AxisKey(self.weight, self.out_dim)
 
 
@@ -101,8 +112,12 @@ class Consumer:
 class Group:
     """Units that are removed together wherever they appear.
 
-    ``producers`` are the weights whose output dimension makes the units; ``consumers`` are indices
-    into ``ChannelGraph.consumers``.
+    Attributes:
+        index: of the group.
+        name: of its first layer.
+        n_units: number of units.
+        producers: the output dimensions of weights that make the units.
+        consumers: indices into ``ChannelGraph.consumers``.
     """
 
     index: int
@@ -114,7 +129,13 @@ class Group:
 
 @dataclass(frozen=True)
 class Refusal:
-    """Channels that are left as they are, and why (op name, source line, what would help)."""
+    """Channels that are left as they are.
+
+    Attributes:
+        name: of the layer that makes them.
+        n_units: how many.
+        reason: name of the operation, source line, and what would help.
+    """
 
     name: str
     n_units: int
@@ -125,8 +146,12 @@ class Refusal:
 class MacsTerm:
     """``coefficient * product of the kept sizes of axes`` multiply-accumulates per example.
 
-    ``routed``: how many positions there are depends on values, as for the tokens of an expert; one
-    is counted until `mipp.graph.with_positions` says how many.
+    Attributes:
+        name: of the layer.
+        coefficient: multiply-accumulates for axes of size 1.
+        axes: dimensions of weights.
+        routed: whether the number of positions depends on values, as for the tokens of an expert;
+            one position is counted until `mipp.graph.with_positions` sets their number.
     """
 
     name: str
@@ -137,11 +162,14 @@ class MacsTerm:
 
 @dataclass(frozen=True, eq=False)
 class LayerTable:
-    """A number for some sizes of the axes of one layer call; linear in between.
+    """Values for some sizes of the axes of one layer call, interpolated linearly.
 
-    ``axes``: those of its weight that can get smaller, none, one or two. ``sizes``: for each the
-    sizes that were measured, rising. ``values``: shape ``(len(sizes[0]), len(sizes[1]))``, as many
-    dimensions as axes. Outside of the sizes the nearest value holds.
+    Attributes:
+        name: of the layer and call.
+        axes: those of its weight that can get smaller: none, one or two.
+        sizes: the sizes that were measured, rising, for each axis.
+        values: shape ``(len(sizes[0]), len(sizes[1]))``, as many dimensions as axes. The nearest
+            value is used outside of the sizes.
     """
 
     name: str
@@ -160,10 +188,13 @@ class LatencyTable:
 
 @dataclass(frozen=True)
 class SizeAttribute:
-    """An integer that a module holds, of value ``size``, that is in proportion to an axis.
+    """An integer attribute of a module that is in proportion to an axis.
 
-    ``module``: path of the module; ``name``: place in it, such as ``num_heads`` or
-    ``config.n_head``.
+    Attributes:
+        module: path of the module.
+        name: place in it, such as ``num_heads`` or ``config.n_head``.
+        size: its value.
+        axis: the dimension.
     """
 
     module: str
@@ -176,14 +207,18 @@ class SizeAttribute:
 class DotProduct:
     """A product of two activations, scores of queries and keys, that sums over units.
 
-    It is right for fewer units if a removed one is zero on both sides, and if the scale that the
-    code puts on the scores stays what it was. Code that takes that scale from the number of units
-    as it runs (``1 / sqrt(q.shape[-1])``) gives another one in a smaller model; what makes the left
-    side is then multiplied by ``(units left / units) ** power``.
+    It is correct for fewer units if the removed ones are zero on both sides and the scale of the
+    scores does not change. Code that computes that scale from the number of units
+    (``1 / sqrt(q.shape[-1])``) changes it in a smaller model; the weights of the left side are then
+    multiplied by ``(units left / units) ** power``.
 
-    ``left``, ``right``: dimensions of the weights and biases that make the two sides; ``rows``: the
-    indices along those of ``left`` that are in this product. ``power``: 0.5, or 0 where the
-    scale is a number of its own. ``sure``: whether that was read from the code, not supposed.
+    Attributes:
+        name: of the product.
+        left: dimensions of the weights and biases that make the left side.
+        right: same for the right side.
+        rows: indices along those of ``left`` that are in this product.
+        power: 0.5, or 0 if the scale does not depend on the number of units.
+        sure: whether that was read from the code, not assumed.
     """
 
     name: str
@@ -196,17 +231,23 @@ class DotProduct:
 
 @dataclass(frozen=True)
 class ChannelGraph:
-    """What the graph stage found: the groups from outputs to inputs, and how they touch tensors.
+    """Result of the graph stage: the groups, and the tensors that their units run through.
 
-    ``axes`` has every dimension of a parameter or buffer that holds at least one removable unit.
-    ``shapes`` has the full shape of every parameter (shared ones once, under their first name);
-    ``aliases`` maps the other names of a shared parameter or buffer to its first name.
-    ``sizes`` are the attributes of modules that have to follow when an axis gets shorter.
-    ``products``: those that sum over removable units. ``norms``: what norms across removable units
-    take in, each under the path of its module, with the dimension that is normed as -1.
-    ``unsure``: attributes as large as an axis, of which it is not known whether they have to
-    follow; one entry for each axis that it may be.
-    ``uncounted``: ops whose multiply-accumulates are not in ``macs``, with their source lines.
+    Attributes:
+        groups: from the outputs of the model to its inputs.
+        consumers: of all groups.
+        axes: every dimension of a parameter or buffer with at least one removable unit.
+        macs: multiply-accumulates, to be summed.
+        shapes: full shape of every parameter (shared ones once, under their first name).
+        refused: channels that are left as they are.
+        aliases: other name of a shared parameter or buffer -> its first name.
+        sizes: attributes of modules that have to change when an axis gets shorter.
+        products: those that sum over removable units.
+        norms: inputs of norms across removable units, each under the path of its module, with the
+            normalised dimension as -1.
+        unsure: attributes as large as an axis that may have to change with it, one entry for each
+            such axis.
+        uncounted: ops whose multiply-accumulates are not in ``macs``, with their source lines.
     """
 
     groups: tuple[Group, ...]
@@ -224,7 +265,7 @@ class ChannelGraph:
 
     @property
     def inexact(self) -> frozenset[int]:
-        """Groups with a norm across their units, whose statistics change when a unit goes."""
+        """Groups with a norm across their units, whose statistics change when a unit is removed."""
         return frozenset(int(g) for norm in self.norms for g in np.unique(norm.group) if g != KEPT)
 
 
@@ -232,10 +273,12 @@ class ChannelGraph:
 class Cost:
     """Exact cost of one choice of widths.
 
-    ``macs``: multiply-accumulates of convolutions and matrix products for one example.
-    ``params``: parameters, shared ones once. ``units``: units of the groups that can be pruned.
-    ``latency``: milliseconds of one forward pass, as measured or from a `LatencyTable`; None where
-    nobody measured it.
+    Attributes:
+        macs: multiply-accumulates of convolutions and matrix products for one example.
+        params: number of parameters, shared ones once.
+        units: number of units in groups that can be pruned.
+        latency: milliseconds of one forward pass, measured or from a `LatencyTable`; None if it was
+            not measured.
     """
 
     macs: float
@@ -246,13 +289,16 @@ class Cost:
 
 @dataclass(frozen=True, eq=False)
 class Curve:
-    """One backward elimination: the whole trade between units and information of a group.
+    """One backward elimination: the trade-off between units and information of a group.
 
-    ``order``: unit indices in order of removal, shape ``(n_removed,)``.
-    ``nats_lost``: nats lost per example after the first ``n`` removals, shape ``(n_removed + 1,)``,
-    first entry 0, never falling. ``total``: nats that all units together transfer.
-    ``consumer_lost`` (n_removed + 1, n_consumers) and ``consumer_total`` (n_consumers,) are the
-    same for each consumer of the group alone.
+    Attributes:
+        order: unit indices in order of removal, shape ``(n_removed,)``.
+        nats_lost: nats lost per example after the first ``n`` removals, shape ``(n_removed + 1,)``,
+            first entry 0, never falling.
+        total: nats that all units together transfer.
+        consumer_lost: nats lost for each consumer of the group alone, shape ``(n_removed + 1,
+            n_consumers)``.
+        consumer_total: total for each consumer alone, shape ``(n_consumers,)``.
     """
 
     order: IntArray
@@ -277,7 +323,7 @@ class Scorer(Protocol):
         ...
 
     def scores(self) -> FloatArray:
-        """Nats lost with each unit left, infinite for removed ones, shape ``(n_units,)``."""
+        """Nats lost with each remaining unit, infinite for removed ones, shape ``(n_units,)``."""
         ...
 
     def nats_of(self, unit: int) -> FloatArray:
@@ -285,29 +331,32 @@ class Scorer(Protocol):
         ...
 
     def remove(self, unit: int) -> FloatArray:
-        """Removes one unit; nats lost, shape ``(n_consumers,)``."""
+        """Remove one unit; nats lost, shape ``(n_consumers,)``."""
         ...
 
     def remove_least(self, count: int) -> list[tuple[int, FloatArray]]:
-        """Removes ``count`` units greedily; ``(unit, nats lost)`` in order."""
+        """Remove ``count`` units greedily; ``(unit, nats lost)`` in order."""
         ...
 
     def transfers(self, units: IntArray) -> FloatArray:
-        """Nats that these units transfer together, whatever was removed, ``(n_consumers,)``."""
+        """Nats that these units transfer together, removed ones too, shape ``(n_consumers,)``."""
         ...
 
     def estimates(self, unit: int) -> FloatArray:
-        """Several estimates of `nats_of`, ``(n_estimates, n_consumers)``, some maybe negative.
+        """Several estimates of `nats_of`, shape ``(n_estimates, n_consumers)``; may be negative.
 
         Raises:
-            InputError: for a scorer that has no more than one.
+            InputError: for a scorer that has only one.
         """
         ...
 
 
 @dataclass(frozen=True)
 class GroupSummary:
-    """What a plan does to one group. ``nats`` are per example; NaN where a method measures none."""
+    """What a plan does to one group.
+
+    Nats and multiply-accumulates are per example; nats are NaN for methods that measure none.
+    """
 
     name: str
     units_before: int
@@ -322,12 +371,15 @@ class GroupSummary:
 
 @dataclass(frozen=True)
 class Trail:
-    """How the units of one group go, at few enough points to keep and to draw.
+    """The elimination of one group, at few enough points to store and to plot.
 
-    ``measure="nats"``: ``values`` are the nats lost per example once ``removed`` units are gone,
-    both from 0, neither falling. ``measure="score"``: ``values`` are the scores of single units, at
-    the place in which they go (1 is the first), each from the round it went in; what stays follows
-    in the order of the last round.
+    Attributes:
+        group: name of the group.
+        measure: what ``values`` are.
+        removed: for ``"nats"``, numbers of units removed, from 0; for ``"score"``, places in the
+            order of removal, from 1.
+        values: for ``"nats"``, nats lost per example, from 0, never falling; for ``"score"``, the
+            scores of single units in the round of their removal, then of kept ones in the last one.
     """
 
     group: str

@@ -8,7 +8,7 @@ import pytest
 
 from mipp import data
 from mipp.data import catalog
-from mipp.data.downloads import data_root
+from mipp.data.published_files import data_root
 from mipp.errors import FileError, InputError
 
 

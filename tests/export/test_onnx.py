@@ -9,7 +9,7 @@ from torch import nn
 
 import mipp
 from mipp.errors import FileError, InputError, SurgeryError
-from mipp.export import OnnxSession, session
+from mipp.export import OnnxSession, onnx_file
 from mipp.export.flat import input_names, named_outputs
 
 pytest.importorskip("onnx")
@@ -174,13 +174,13 @@ def test_what_cannot_be_exported_is_said(tmp_path, monkeypatch):
 
 
 def test_a_missing_extra_is_named(tmp_path, monkeypatch):
-    find = session.importlib.import_module
+    find = onnx_file.importlib.import_module
 
     def without(name):
         if name == "onnxruntime":
             raise ModuleNotFoundError(name)
         return find(name)
 
-    monkeypatch.setattr(session.importlib, "import_module", without)
+    monkeypatch.setattr(onnx_file.importlib, "import_module", without)
     with pytest.raises(InputError, match=r"package onnxruntime.*pip install 'torch-mipp\[onnx\]'"):
         mipp.export_onnx(Conv(), images(), tmp_path / "net.onnx")

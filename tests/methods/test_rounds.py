@@ -171,7 +171,7 @@ def test_several_budgets_share_one_scoring():
     for name, units in plans[1].keep.items():
         assert set(units) <= set(plans[0].keep[name])
     with pytest.raises(mipp.InputError, match=r"rounds=100.*Call mipp.plan for each"):
-        mipp.plans(wide(), batches(), ["units=50%"], method="synflow")
+        mipp.plans(wide(), batches(), ["units=50%", "units=20%"], method="synflow")
 
 
 @pytest.mark.parametrize(
@@ -192,12 +192,13 @@ def test_options_that_do_not_fit_a_method_are_errors(options, text):
         mipp.plan(wide(), batches(), **options)
 
 
-def test_mipp_itself_is_no_record():
-    with pytest.raises(
-        mipp.InputError,
-        match=r"'mipp' is the package's own; its settings are those of mipp.Options",
-    ):
-        methods.get("mipp")
+def test_mipp_is_a_method_beside_its_rivals():
+    assert methods.get("mipp") == methods.Mipp()
+    model = wide()
+    named = mipp.plan(model, batches(), "units=50%", method="mipp")
+    assert (
+        named.to_json() == mipp.plan(model, batches(), "units=50%", method=methods.Mipp()).to_json()
+    )
     assert methods.names()[0] == methods.facts()[0].name == "mipp"
 
 
@@ -273,7 +274,10 @@ def test_training_that_is_missing_or_leads_elsewhere_is_an_error():
     with pytest.raises(mipp.InputError, match="gave back a model of another structure"):
         mipp.plan(wide(), batches(), "units=50%", method=Shrinker(breaks=True), training=bundle())
     with pytest.raises(mipp.InputError, match="trains towards one budget"):
-        mipp.plans(wide(), batches(), ["units=50%"], method=Shrinker(rounds=1), training=bundle())
+        mipp.plans(
+            wide(), batches(), ["units=50%", "units=20%"], method=Shrinker(rounds=1),
+            training=bundle(),
+        )  # fmt: skip
 
 
 # ---- references

@@ -358,7 +358,7 @@ def test_several_budgets_from_one_measurement_are_the_plans_of_each():
 )
 def test_several_budgets_need_a_measurement_that_does_not_depend_on_them(options):
     with pytest.raises(mipp.InputError, match=r"depends on the budget\. Call mipp.plan for each"):
-        mipp.plans(Residual(), batches(), ["information=90%"], **options)
+        mipp.plans(Residual(), batches(), ["information=90%", "information=80%"], **options)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])

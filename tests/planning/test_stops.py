@@ -166,9 +166,11 @@ def test_a_budget_that_the_rule_does_not_reach_is_an_error_that_names_the_rule()
 def test_several_budgets_share_the_measurement_of_a_rule():
     many = mipp.plans(net(), batches(), ["units=95%", "units=85%"], stop=mipp.Share(0.5))
     assert many[0].after.units > many[1].after.units
-    for text in ("information=90%", "information=50%"):
-        with pytest.raises(InputError, match="next_layer='pruned' for information"):
-            mipp.plans(net(), batches(), [text], next_layer="pruned")
+    two = ["information=90%", "information=50%"]
+    with pytest.raises(InputError, match="next_layer='pruned' for information"):
+        mipp.plans(net(), batches(), two, next_layer="pruned")
+    (one,) = mipp.plans(net(), batches(), two[:1], next_layer="pruned")
+    assert one.keep == mipp.plan(net(), batches(), two[0], next_layer="pruned").keep
 
 
 @pytest.mark.parametrize(

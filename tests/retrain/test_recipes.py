@@ -8,7 +8,6 @@ import pytest
 from mipp import models
 from mipp.errors import InputError
 from mipp.retrain import Recipe, recipe_for
-from mipp.retrain.history import EpochRecord, Evaluation, History
 
 
 def test_one_cycle_climbs_from_a_tenth_and_falls_to_nothing():
@@ -71,26 +70,3 @@ def test_every_built_in_network_has_a_recipe(name):
 def test_unknown_recipe_lists_the_known_ones():
     with pytest.raises(InputError, match=r"'lenet' was given; .*vgg16.*Did you mean 'lenet5'"):
         recipe_for("lenet")
-
-
-def history(losses):
-    records = [
-        EpochRecord(epoch, Evaluation(0.0, 0.0, 1), Evaluation(loss, 0.5, 1), 0.1, 1.0)
-        for epoch, loss in enumerate(losses)
-    ]
-    return History(tuple(records))
-
-
-@pytest.mark.parametrize(
-    ("losses", "patience", "stop"),
-    [
-        ([3.0, 2.0, 1.0], 1, False),
-        ([1.0, 2.0], 1, True),
-        ([1.0, 2.0], 2, False),
-        ([1.0, 2.0, 0.5, 0.7, 0.6], 2, True),
-        ([1.0, 1.0], 1, True),
-        ([1.0, 2.0, 3.0], None, False),
-    ],
-)
-def test_patience_counts_epochs_since_the_lowest_loss(losses, patience, stop):
-    assert history(losses).out_of_patience(patience) is stop

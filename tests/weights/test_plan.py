@@ -91,7 +91,7 @@ def test_of_two_inputs_that_repeat_each_other_one_goes_for_nothing():
 
 @pytest.mark.parametrize("most", [1e12, 0.0])
 def test_so_it_is_in_wide_layers_whether_they_are_eliminated_exactly_or_not(monkeypatch, most):
-    monkeypatch.setattr(weights.curves, "EXACT", most)
+    monkeypatch.setattr(weights.row_curves, "EXACT", most)
     torch.manual_seed(0)
     model = nn.Linear(96, 10).eval()
     x = torch.randn(2000, 96)
@@ -314,7 +314,7 @@ def test_what_does_not_fit_is_an_error(budget, options, error, text):
 
 
 def test_options_of_units_name_the_methods_of_weights():
-    names = methods.weight_names()
+    names = mipp.methods.weight_names()
     assert names[:3] == ["mipp", "sparsegpt", "wanda"]
     assert {"l1", "l2", "snip", "grasp", "synflow", "random"} <= set(names)
     assert "hrank" not in names

@@ -1,4 +1,10 @@
-"""Image data sets in memory, without pickle: ``mipp.data.load("digits", "train")``."""
+"""Image data sets in memory, read without pickle.
+
+Examples:
+    >>> import mipp
+    >>> train = mipp.data.load("digits", "train")
+    >>> batches = mipp.data.Batches(train, batch_size=64, shuffle=True)
+"""
 
 from mipp.data.catalog import load, names
 from mipp.data.dataset import Dataset

@@ -1,4 +1,4 @@
-"""The data sets by name: ``load("cifar10", "train")``."""
+"""Published data sets by name."""
 
 import os
 from collections.abc import Mapping
@@ -9,11 +9,9 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.datasets import load_digits
 
 from mipp.data.dataset import Dataset
-from mipp.data.downloads import Download, data_root, ensure
-from mipp.data.formats import read_cifar, read_idx
+from mipp.data.published_files import Download, data_root, ensure, read_cifar, read_idx
 from mipp.errors import InputError
 
 _MNIST = "https://ossci-datasets.s3.amazonaws.com/mnist/"
@@ -22,11 +20,18 @@ _CIFAR = "https://www.cs.toronto.edu/~kriz/"
 
 @dataclass(frozen=True)
 class Source:
-    """A data set as published.
+    """A data set as it was published.
 
-    ``folder`` is relative to the data root. ``parts`` has, for each split, the files to read one
-    after the other and the images in each file; MNIST's files are pairs of images and labels.
-    ``mean`` and ``std`` are those of the training pixels per channel, where white is 1.
+    Attributes:
+        name: what `load` knows it by.
+        folder: relative to the data root.
+        layout: file format.
+        parts: for each split, the files to read in order, and how many images each one has. MNIST's
+            files are pairs of images and labels.
+        downloads: where the files come from.
+        num_classes: number of classes.
+        mean: of the training pixels, per channel, where white is 1.
+        std: same.
     """
 
     name: str
@@ -98,7 +103,12 @@ _SOURCES: Mapping[str, Source] = MappingProxyType(
 
 
 def names() -> tuple[str, ...]:
-    """Names that ``load`` knows; ``digits`` comes with scikit-learn, the others are fetched."""
+    """Names that `load` knows; ``digits`` comes with scikit-learn, the others are downloaded.
+
+    Examples:
+        >>> names()
+        ('digits', 'mnist', 'cifar10', 'cifar100')
+    """
     return ("digits", *_SOURCES)
 
 
@@ -107,17 +117,22 @@ def load(
     split: str = "train",
     root: str | os.PathLike[str] | None = None,
 ) -> Dataset:
-    """A data set, from files in its publisher's layout, which are fetched if they are absent.
+    """Load one split of a data set; its publisher's files are downloaded if they are missing.
 
     Args:
-        name: one of ``names()``.
-        split: ``train`` or ``test``, as published. Of digits, every fifth image is for the test.
-        root: folder that has ``MNIST/raw``, ``cifar-10-batches-bin`` or ``cifar-100-binary``;
-            else the environment variable ``MIPP_DATA``, else the user's cache.
+        name: one of `names`.
+        split: ``train`` or ``test``, as published. For digits, every fifth image is a test image.
+        root: folder that contains ``MNIST/raw``, ``cifar-10-batches-bin`` or ``cifar-100-binary``;
+            by default the environment variable ``MIPP_DATA``, or else the user's cache.
 
     Raises:
         InputError: for an unknown name or split.
-        FileError: if files are damaged, or missing and not to be fetched.
+        FileError: if files are damaged, or missing and cannot be downloaded.
+
+    Examples:
+        >>> digits = load("digits", "test")
+        >>> len(digits), digits.shape, digits.num_classes
+        (359, (1, 8, 8), 10)
     """
     if name not in names():
         raise InputError(f"data set {name!r} was given; expected one of {', '.join(names())}.")
@@ -132,10 +147,10 @@ def load(
 
 
 def read_split(source: Source, split: str, folder: Path) -> Dataset:
-    """One split of ``source`` from the files in ``folder``, which must be there.
+    """Read one split of ``source`` from the files in ``folder``.
 
     Raises:
-        FileError: if a file is missing, cut short or of another shape than published.
+        FileError: if a file is missing, truncated or not of the published shape.
     """
     files, n_each = source.parts[split]
     parts = [_read_part(source, folder, file, n_each) for file in files]
@@ -163,6 +178,8 @@ def _read_part(
 
 
 def _digits(split: str) -> Dataset:
+    from sklearn.datasets import load_digits  # noqa: PLC0415 - takes a second to import
+
     digits = load_digits()
     is_test = np.arange(len(digits.target)) % 5 == 4
     mine = is_test if split == "test" else ~is_test

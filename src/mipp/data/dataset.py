@@ -1,4 +1,4 @@
-"""The record that a loaded data set is."""
+"""A data set in memory, and balanced parts of it."""
 
 from dataclasses import dataclass, replace
 
@@ -10,11 +10,26 @@ from mipp.errors import InputError
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """Labelled images of one split, as their publisher has them.
+    """Labelled images of one split.
 
-    ``images``: uint8, shape ``(n_samples, channels, height, width)``, from 0 to ``white``.
-    ``labels``: int64, shape ``(n_samples,)``, from 0 to ``num_classes - 1``.
-    ``mean``, ``std``: one number per channel, of the *training* split, where white is 1.
+    Attributes:
+        name: of the data set.
+        split: ``train`` or ``test``.
+        images: uint8, shape ``(n_samples, channels, height, width)``, from 0 to ``white``.
+        labels: int64, shape ``(n_samples,)``, from 0 to ``num_classes - 1``.
+        num_classes: number of classes.
+        white: value of a white pixel.
+        mean: one number per channel, of the *training* split, where white is 1.
+        std: same.
+
+    Raises:
+        InputError: if images and labels differ in number, or a label is out of range.
+
+    Examples:
+        >>> import mipp
+        >>> rest, validation = mipp.data.load("digits").holdout(100, seed=0)
+        >>> len(rest), len(validation), sorted(set(validation.labels.tolist()))
+        (1338, 100, [0, 1, 2, 3, 4, 5, 6, 7, 8, 9])
     """
 
     name: str
@@ -27,11 +42,6 @@ class Dataset:
     std: tuple[float, ...]
 
     def __post_init__(self) -> None:
-        """Refuse labels and images that do not belong together.
-
-        Raises:
-            InputError: if numbers differ, or a label is out of range.
-        """
         if self.images.ndim != 4 or self.labels.shape != self.images.shape[:1]:
             raise InputError(
                 f"images of shape {self.images.shape} and labels of shape {self.labels.shape} were "
@@ -56,10 +66,16 @@ class Dataset:
         return replace(self, images=self.images[indices], labels=self.labels[indices])
 
     def holdout(self, n_samples: int, seed: int) -> tuple["Dataset", "Dataset"]:
-        """Two parts: what stays, and ``n_samples`` with as many of every class as possible.
+        """Split off ``n_samples`` images, as evenly over the classes as possible.
 
-        For choices made during training (when to stop, which recipe), so that the test split is
-        used once, at the end.
+        Use them for choices made during training (when to stop, which recipe), so that the test
+        split is used once, at the end.
+
+        Returns:
+            The remaining images, and the ones that were split off.
+
+        Raises:
+            InputError: if ``n_samples`` is below 1 or above the number of images.
         """
         chosen = balanced_indices(self.labels, self.num_classes, n_samples, seed)
         stays = np.setdiff1d(np.arange(len(self)), chosen)
@@ -69,9 +85,9 @@ class Dataset:
 def balanced_indices(
     labels: NDArray[np.int64], num_classes: int, n_samples: int, seed: int
 ) -> NDArray[np.int64]:
-    """``n_samples`` different indices in random order, as many of every class as can be.
+    """Draw ``n_samples`` different indices, in random order and evenly over the classes.
 
-    Class counts differ by at most one, unless a class has too few examples: others fill up.
+    Class counts differ by at most one, unless a class has too few examples: others then fill up.
 
     Raises:
         InputError: if ``n_samples`` is below 1 or above the number of labels.

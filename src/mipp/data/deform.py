@@ -1,16 +1,19 @@
-"""Deformed images: data sets that are harder than the one they are made of, and more redundant.
+"""Deformed images: data sets that are harder than the originals, and more redundant.
 
-Every image is deformed once, by a random draw of its own that depends on the data set's name, the
-split and its place in it: training and test split are deformed alike, and a deformed data set is
-always the same one. The normalisation stays that of the original.
+Every image is deformed once, by its own random draw, which depends on the data set's name, the
+split and the image's place in it. Training and test split are deformed in the same way, and a
+deformed data set is always the same. The normalisation stays that of the original.
 
-``rotated``: turned about its centre by an angle uniform in [0, 360) degrees, as MNIST-rot of
-Larochelle et al. 2007 ("An empirical evaluation of deep architectures on problems with many factors
-of variation"). ``background``: every pixel is the larger of itself and a uniform random grey, as
-their MNIST-back-rand. ``elastic``: pixels are moved along smooth random fields as in Simard,
-Steinkraus and Platt 2003 ("Best practices for convolutional neural networks"): uniform in [-1, 1],
-smoothed by a Gaussian of 4 pixels, times 34. ``noisy``: Gaussian noise of a quarter of white is
-added, and the sum clipped.
+* ``rotated``: rotated about the centre by an angle uniform in [0, 360) degrees, as MNIST-rot of
+  Larochelle et al. 2007 ("An empirical evaluation of deep architectures on problems with many
+  factors of variation").
+* ``background``: every pixel is the larger of itself and a uniform random grey, as their
+  MNIST-back-rand.
+* ``elastic``: pixels are moved along smooth random fields as in Simard, Steinkraus and Platt 2003
+  ("Best practices for convolutional neural networks"): uniform in [-1, 1], smoothed by a Gaussian
+  of 4 pixels, times 34.
+* ``noisy``: Gaussian noise with a standard deviation of a quarter of white is added, and the sum is
+  clipped.
 """
 
 import zlib
@@ -39,15 +42,15 @@ Images = NDArray[np.float32]
 
 
 def names() -> tuple[str, ...]:
-    """Names that ``deformed`` knows."""
+    """Names that `deformed` knows."""
     return tuple(_DEFORMATIONS)
 
 
 def deformed(data: Dataset, name: str) -> Dataset:
-    """The data set with every image deformed.
+    """Deform every image of a data set.
 
     Raises:
-        InputError: an unknown name; the text lists those that there are.
+        InputError: for an unknown name; the text lists the known ones.
     """
     if name not in _DEFORMATIONS:
         raise InputError(

@@ -15,17 +15,22 @@ _SPLITS = {"train": ("train",), "test": ("test", "val")}
 
 
 def load_folder(root: Path, split: str, size: int) -> Dataset:
-    """A split of a class-per-folder tree: ``root/train/CLASS/...``, ``root/val/CLASS/...``.
+    """Load a split of a tree with one folder per class, ``root/train/CLASS/...``.
 
-    Classes are numbered in the order of their folders' names under ``train``. Images are made RGB;
-    their shorter side is scaled to ``size``, and the middle square is taken. All stay in memory,
-    three bytes a pixel: TinyImageNet is 1.2 GB. A ``val`` folder as TinyImageNet ships it, with one
-    ``images`` folder and ``val_annotations.txt``, is read too; of ``test`` and ``val`` the first
-    that has labels counts.
+    Classes are numbered in the order of their folders' names under ``train``. Images are converted
+    to RGB, their shorter side is scaled to ``size``, and the central square is taken. All stay in
+    memory, three bytes a pixel: TinyImageNet takes 1.2 GB. The layout of TinyImageNet's ``val``,
+    one ``images`` folder and ``val_annotations.txt``, is read too. The test split is the first of
+    ``test`` and ``val`` that has labels.
+
+    Args:
+        root: folder that contains ``train`` and ``test`` or ``val``.
+        split: ``train`` or ``test``.
+        size: height and width of the images, in pixels.
 
     Raises:
-        InputError: an unknown split.
-        FileError: no such tree, a class without a number, or a file that is no image.
+        InputError: for an unknown split.
+        FileError: if there is no such tree, a class is not under ``train``, or a file is no image.
     """
     if split not in _SPLITS:
         raise InputError(f"split {split!r} of {root} was given; expected 'train' or 'test'.")

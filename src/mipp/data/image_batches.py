@@ -1,4 +1,4 @@
-"""Batches of normalised images from memory, the same ones for the same seed and epoch."""
+"""Batches of normalised images, a function of seed and epoch."""
 
 from collections.abc import Iterator
 
@@ -10,30 +10,38 @@ from torch import Tensor
 
 from mipp.data.dataset import Dataset, balanced_indices
 from mipp.errors import InputError
+from mipp.tracing.guards import mixed_seed
 
 MARGIN = 4
-"""Pixels by which augmentation shifts an image at most, as in He et al. (2016) for CIFAR."""
+"""Largest shift of an augmented image in pixels, as in He et al. (2016) for CIFAR."""
 
 Batch = tuple[Float[Tensor, "n c h w"], Int64[Tensor, " n"]]
 
 
 class Batches:
-    """Batches ``(x, y)`` of a data set; can be iterated any number of times.
+    """Batches ``(x, y)`` of a data set, which can be iterated any number of times.
 
-    ``for x, y in batches`` always gives epoch 0, so that what is measured twice is the same;
+    ``for x, y in batches`` always gives epoch 0, so that repeated measurements see the same data.
     ``batches.epoch(k)`` gives the order and the augmentation of epoch ``k``, a function of
-    ``(seed, k)`` and of nothing else. Pixels are kept as bytes and normalised batch by batch.
+    ``(seed, k)`` alone. Pixels are stored as bytes and normalised batch by batch.
 
     Args:
-        data: what ``load`` returned.
-        batch_size: images in a batch; the last one may be smaller.
-        shuffle: a new order in every epoch.
+        data: images and labels.
+        batch_size: images per batch; the last batch may be smaller.
+        shuffle: draw a new order in every epoch.
         seed: of order and augmentation.
         augment: flip left-right, and shift by up to ``MARGIN`` pixels over a black border.
-        drop_last: leave out a last batch that is smaller.
+        drop_last: leave out a smaller last batch.
 
     Raises:
         InputError: if ``data`` is empty or ``batch_size`` is below 1.
+
+    Examples:
+        >>> import mipp
+        >>> batches = Batches(mipp.data.load("digits"), 64, shuffle=True)
+        >>> x, y = next(iter(batches))
+        >>> len(batches), tuple(x.shape)
+        (23, (64, 1, 8, 8))
     """
 
     def __init__(
@@ -78,10 +86,7 @@ class Batches:
 
     def epoch(self, epoch: int) -> Iterator[Batch]:
         """The batches of one epoch, counted from 0."""
-        generator = torch.Generator()
-        # a pair of numbers must seed one generator: SeedSequence mixes them without collisions
-        mixed = np.random.SeedSequence([self.seed, epoch]).generate_state(1, np.uint64)[0]
-        generator.manual_seed(int(mixed >> np.uint64(1)))
+        generator = torch.Generator().manual_seed(mixed_seed(self.seed, epoch))
         n_samples = len(self.data)
         order = torch.arange(n_samples)
         if self.shuffle:
@@ -96,7 +101,7 @@ class Batches:
 def flip_and_shift(
     padded: UInt8[Tensor, "n c h_padded w_padded"], generator: torch.Generator
 ) -> UInt8[Tensor, "n c h w"]:
-    """A window at a random place, smaller by ``MARGIN`` on all sides; half of them mirrored."""
+    """Crop a window at a random place, smaller by ``MARGIN`` on all sides, and mirror half."""
     n_samples, _, height, width = padded.shape
     height, width = height - 2 * MARGIN, width - 2 * MARGIN
     top, left = torch.randint(2 * MARGIN + 1, (2, n_samples, 1), generator=generator)
@@ -113,16 +118,22 @@ def flip_and_shift(
 def calibration(
     data: Dataset, n_samples: int = 1024, batch_size: int = 256, seed: int = 0
 ) -> list[Batch]:
-    """A balanced random subset as a list of batches, without augmentation.
+    """Batches of a random subset that is balanced over the classes, without augmentation.
 
     Args:
         data: usually the training split.
-        n_samples: images in all; class counts differ by at most one.
-        batch_size: images in a batch; the last one may be smaller.
+        n_samples: number of images; class counts differ by at most one.
+        batch_size: images per batch; the last batch may be smaller.
         seed: of the choice.
 
     Raises:
         InputError: if ``data`` has fewer images than ``n_samples``.
+
+    Examples:
+        >>> import mipp
+        >>> batches = calibration(mipp.data.load("digits"), 100, batch_size=40)
+        >>> [len(y) for _, y in batches]
+        [40, 40, 20]
     """
     chosen = balanced_indices(data.labels, data.num_classes, n_samples, seed)
     return list(Batches(data.subset(chosen), batch_size))

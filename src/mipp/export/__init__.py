@@ -1,8 +1,7 @@
-"""Models in the forms that they are shipped in."""
+"""Models in the formats for deployment: ONNX files, and 2:4 semi-structured sparse tensors."""
 
-from mipp.export.onnx_file import OnnxFile, export_onnx
+from mipp.export.onnx_file import OnnxFile, OnnxSession, export_onnx
 from mipp.export.semi_structured import semi_structured_layers, to_semi_structured
-from mipp.export.session import OnnxSession
 
 __all__ = [
     "OnnxFile",

@@ -1,4 +1,4 @@
-"""A model as a function from tensors to tensors, which is all that an ONNX file can be."""
+"""A model as a function from tensors to tensors, as ONNX files need it."""
 
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,9 +16,10 @@ Arguments = tuple[Sequence[Any], Mapping[str, Any]]
 
 
 class Flat(nn.Module):
-    """Calls a model with the tensors among its arguments; everything else is as in the example.
+    """Calls a model with the tensors among its arguments; all other arguments are fixed.
 
-    ``names`` of the tensors follow the signature of ``forward``: ``x``, ``mask``, ``pair_0``.
+    Attributes:
+        names: of the tensors, after the signature of ``forward``: ``x``, ``mask``, ``pair_0``.
     """
 
     def __init__(self, model: nn.Module, arguments: Arguments) -> None:
@@ -31,7 +32,7 @@ class Flat(nn.Module):
         self.names = input_names(model, arguments)
 
     def forward(self, *tensors: Shaped[Tensor, "..."]) -> tuple[Tensor, ...]:
-        """All tensors that the model puts out, however deep they lie."""
+        """All tensors in the model's output, at any depth."""
         leaves = list(self._leaves)
         for place, tensor in zip(self._places, tensors, strict=True):
             leaves[place] = tensor
@@ -47,7 +48,7 @@ def tensors_of(arguments: Arguments) -> list[Tensor]:
 
 
 def input_names(model: nn.Module, arguments: Arguments) -> list[str]:
-    """A name for each tensor among the arguments, in order, by the names in ``forward``."""
+    """A name for each tensor among the arguments, in order, after the signature of ``forward``."""
     args, kwargs = arguments
     known: list[str] = []
     for parameter in inspect.signature(model.forward).parameters.values():
@@ -60,9 +61,9 @@ def input_names(model: nn.Module, arguments: Arguments) -> list[str]:
 
 
 def named_outputs(value: object, name: str = "output") -> Iterator[tuple[str, Tensor]]:
-    """Every tensor in tuples, lists, dicts and dataclasses, with keys, fields or numbers as names.
+    """Every tensor in tuples, lists, dicts and dataclasses, named after keys, fields or positions.
 
-    The fields of the outermost record stand for themselves: ``logits`` and not ``output_logits``.
+    The fields of the outermost record have no prefix: ``logits`` and not ``output_logits``.
     """
     if isinstance(value, Tensor):
         yield name, value
@@ -84,10 +85,29 @@ def named_outputs(value: object, name: str = "output") -> Iterator[tuple[str, Te
         yield from named_outputs(item, key)
 
 
-def batched(tensors: Sequence[Tensor]) -> list[bool]:
-    """Which tensors have the batch as their first dimension: those as long as the first one there.
+def output_names(model: nn.Module, arguments: Arguments) -> list[str]:
+    """Names of all tensors in the model's output; raises `InputError` if there are none."""
+    args, kwargs = arguments
+    try:
+        names = [name for name, _ in named_outputs(model(*args, **kwargs))]
+    except Exception as error:
+        raise InputError(
+            f"{type(model).__name__} fails on the batch: {type(error).__name__}: {error}. Give a "
+            "batch that it takes in eval mode, on its device."
+        ) from error
+    if not names:
+        raise InputError(
+            f"{type(model).__name__} puts out no tensor; expected a tensor, or tuples, dicts or "
+            "dataclasses of tensors."
+        )
+    return names
 
-    Raises `InputError` where none has a dimension at all.
+
+def batched(tensors: Sequence[Tensor]) -> list[bool]:
+    """Which tensors have the batch as their first dimension: those as long as the first tensor.
+
+    Raises:
+        InputError: if no tensor has a dimension at all.
     """
     sizes = [tensor.shape[0] for tensor in tensors if tensor.dim()]
     if not sizes:
@@ -99,9 +119,10 @@ def batched(tensors: Sequence[Tensor]) -> list[bool]:
 
 
 def long(tensors: Sequence[Tensor]) -> list[bool]:
-    """Which tensors have the length of the first one that has any as their second dimension.
+    """Which tensors are as long in their second dimension as the first one that has two.
 
-    Raises `InputError` where none has a second dimension.
+    Raises:
+        InputError: if no tensor has a second dimension.
     """
     lengths = [t.shape[1] for t, has in zip(tensors, batched(tensors), strict=True)
                if has and t.dim() > 1]  # fmt: skip

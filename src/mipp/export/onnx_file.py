@@ -1,16 +1,18 @@
-"""ONNX files whose numbers were checked, or no file."""
+"""ONNX files, written only if onnxruntime computes the same numbers, and running them."""
 
+import importlib
 import logging
 import os
 import uuid
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from jaxtyping import Shaped
 from torch import Tensor, nn
 
 from mipp import graph, statistics, surgery
@@ -20,29 +22,38 @@ from mipp.export.flat import (
     Flat,
     batched,
     long,
-    named_outputs,
+    output_names,
     shortened,
     some_examples,
     tensors_of,
 )
-from mipp.export.session import PACKAGES, OnnxSession, needed
 from mipp.tracing.calls import measuring
 
 TRACED, SIZES = 2, (1, 3)
-"""Examples that the model is traced with (with one, the exporter would take the size as fixed), and
-batch sizes at which the numbers are compared: neither is the traced one."""
+"""Number of examples for tracing (with one, the exporter would take the size as fixed), and batch
+sizes at which the numbers are compared: neither is the traced one."""
 
 LARGEST = 2 * 10**9
 """Bytes of weights; ONNX files are protobuf messages, which end at 2 GiB."""
 
+PACKAGES = ("onnx", "onnxscript", "onnxruntime")
+
 
 @dataclass(frozen=True)
 class OnnxFile:
-    """What was written.
+    """An ONNX file that was written and checked.
 
-    ``inputs``, ``outputs``: names in the file, in order. ``batch_sizes``: at which onnxruntime and
-    eager were compared. ``difference``: the largest one, as a share of the largest entry of that
-    output. ``size``: bytes.
+    Attributes:
+        path: of the file.
+        inputs: names in the file, in order.
+        outputs: names in the file, in order.
+        batch_sizes: at which onnxruntime and PyTorch were compared.
+        difference: the largest one, as a share of the largest entry of that output.
+        size: of the file, in bytes.
+
+    Examples:
+        >>> OnnxFile(Path("small.onnx"), ("x",), ("output",), (1, 3), 2e-7, 4096).inputs
+        ('x',)
     """
 
     path: Path
@@ -51,6 +62,60 @@ class OnnxFile:
     batch_sizes: tuple[int, ...]
     difference: float
     size: int
+
+
+class OnnxSession(nn.Module):
+    """The network in an ONNX file, run by onnxruntime on the CPU with torch's number of threads.
+
+    It is called with tensors in the order of the file's inputs, and returns a tuple of tensors.
+
+    Args:
+        path: of the file.
+
+    Raises:
+        InputError: if onnxruntime is not installed.
+        FileError: if onnxruntime cannot read the file.
+
+    Examples:
+        >>> OnnxSession("small.onnx")(torch.zeros(1, 1, 8, 8))  # doctest: +SKIP
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        super().__init__()
+        runtime = needed("onnxruntime")
+        options = runtime.SessionOptions()
+        options.intra_op_num_threads = torch.get_num_threads()
+        options.log_severity_level = 3
+        try:
+            self._session = runtime.InferenceSession(
+                str(path), options, providers=["CPUExecutionProvider"]
+            )
+        except Exception as error:
+            raise FileError(
+                f"onnxruntime cannot read {path}: {type(error).__name__}: {error}. Export the "
+                "model again, or with another version of onnxruntime."
+            ) from error
+        self._names = [item.name for item in self._session.get_inputs()]
+
+    def forward(self, *tensors: Shaped[Tensor, "..."]) -> tuple[Tensor, ...]:
+        """The outputs, in the order of the file."""
+        found = self._session.run(None, self._arrays(tensors))
+        return tuple(torch.from_numpy(value) for value in found)
+
+    def work(self, *tensors: Shaped[Tensor, "..."]) -> Callable[[], object]:
+        """A function that runs the network on these inputs and does nothing else, for timing."""
+        arrays = self._arrays(tensors)
+        return lambda: self._session.run(None, arrays)
+
+    def _arrays(self, tensors: tuple[Tensor, ...]) -> dict[str, Any]:
+        if len(tensors) != len(self._names):
+            raise InputError(
+                f"the ONNX file takes {len(self._names)} inputs ({', '.join(self._names)}), and "
+                f"{len(tensors)} were given. An input that the model does not use is not in the "
+                "file; leave it out."
+            )
+        arrays = [tensor.detach().cpu().numpy() for tensor in tensors]
+        return dict(zip(self._names, arrays, strict=True))
 
 
 @checked
@@ -63,28 +128,36 @@ def export_onnx(
     dynamic_length: bool = False,
     tolerance: float | None = None,
 ) -> OnnxFile:
-    """Writes the model as an ONNX file, in eval mode, once onnxruntime gives the same numbers.
+    """Write the model as an ONNX file, in eval mode, if onnxruntime computes the same numbers.
 
-    torch's own exporter (``torch.onnx.export(dynamo=True)``) does the work. The file appears whole
-    or not at all, and a file that was there stays where anything fails. The model is left as it
-    was.
+    The exporter is torch's own (``torch.onnx.export(dynamo=True)``). The file is written
+    atomically: if anything fails, an older file is left as it was. So is the model.
 
-    Parameters:
+    Args:
+        model: what to export.
         batch: a tensor, an ``(input, target)`` pair, a dict of keywords or
-            ``((first, second), target)``, as for `mipp.plan`. Arguments that are no tensors are
-            frozen into the file. The examples are what the numbers are compared on.
-        dynamic_batch: the first dimension of all inputs that have the batch's size is left open,
-            and the numbers are compared at batch sizes 1 and 3. False: only the size of ``batch``.
-        dynamic_length: the second dimension of all inputs that have the first one's length, such as
-            the tokens of a text and their mask, is left open too, and the numbers are compared at
+            ``((first, second), target)``, as for `mipp.plan`. Arguments that are not tensors are
+            fixed in the file. Numbers are compared on these examples.
+        path: of the file, in a folder that exists.
+        dynamic_batch: leave the first dimension open in all inputs that have the batch's size, and
+            compare the numbers at batch sizes 1 and 3. False: only the size of ``batch``.
+        dynamic_length: leave the second dimension open, too, in all inputs that have the first
+            one's length, such as the tokens of a text and their mask, and compare the numbers at
             that length and at about half of it.
         tolerance: largest difference allowed, as a share of the largest entry of an output; by
             default the square root of the machine precision (3e-4 for float32).
 
     Raises:
-        InputError: the extra ``onnx`` is not installed, or the batch or model cannot be used.
-        SurgeryError: the model cannot be exported, or onnxruntime gives other numbers.
-        FileError: the file cannot be written.
+        InputError: if the extra ``onnx`` is not installed, or the batch or model cannot be used.
+        SurgeryError: if the model cannot be exported, or onnxruntime computes other numbers.
+        FileError: if the file cannot be written.
+
+    Examples:
+        >>> import mipp
+        >>> model = mipp.models.build("digits_cnn", seed=0)
+        >>> file = export_onnx(model, torch.rand(2, 1, 8, 8), "digits.onnx")  # doctest: +SKIP
+        >>> file.batch_sizes  # doctest: +SKIP
+        (1, 3)
     """
     for name in PACKAGES:
         needed(name)
@@ -106,7 +179,7 @@ def export_onnx(
         if dynamic_length:
             examples += [shortened(tensors) for tensors in examples]
         traced = some_examples(tensors, TRACED) if dynamic_batch else tensors
-        outputs = _output_names(inner, arguments)
+        outputs = output_names(inner, arguments)
         partial = target.with_name(f".{target.name}.{uuid.uuid4().hex}.partial")
         try:
             _write(flat, traced, outputs, partial, dynamic_batch, dynamic_length)
@@ -133,23 +206,6 @@ def _check_size(model: nn.Module) -> None:
         )
 
 
-def _output_names(model: nn.Module, arguments: tuple[Any, Any]) -> list[str]:
-    args, kwargs = arguments
-    try:
-        names = [name for name, _ in named_outputs(model(*args, **kwargs))]
-    except Exception as error:
-        raise InputError(
-            f"{type(model).__name__} fails on the batch: {type(error).__name__}: {error}. Give a "
-            "batch that it takes in eval mode, on its device."
-        ) from error
-    if not names:
-        raise InputError(
-            f"{type(model).__name__} puts out no tensor; expected a tensor, or tuples, dicts or "
-            "dataclasses of tensors."
-        )
-    return names
-
-
 def _write(
     flat: Flat,
     tensors: Sequence[Tensor],
@@ -159,9 +215,9 @@ def _write(
     dynamic_length: bool,
 ) -> None:
     open_dims: list[dict[int, Any]] = [{} for _ in tensors]
-    # a name, and with it an error, where the model takes one size alone
+    # a name: if the model takes one size only, the exporter then raises an error
     marks = [(0, batched, torch.export.Dim("batch"), dynamic)]
-    # positions end where their table does, so that this one has no range of its own
+    # no range of its own: a table of positions can bound the length
     marks += [(1, long, torch.export.Dim.DYNAMIC, dynamic_length)]
     for dim, which, mark, wanted in marks:
         for sizes, has in zip(open_dims, which(tensors), strict=True):
@@ -171,7 +227,7 @@ def _write(
     training = flat.training
     try:
         with warnings.catch_warnings(), _quiet():
-            # of the exporter's own making: names of axes, packages that it can do without
+            # the exporter's own: names of axes, packages that are optional
             warnings.simplefilter("ignore")
             flat.training = False
             program = torch.onnx.export(
@@ -206,7 +262,7 @@ def _write(
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the log lines about packages that the exporter does not find."""
+    """Silence the exporter's log lines about packages that are not installed."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -222,7 +278,7 @@ def _compared(
     examples: Sequence[Sequence[Tensor]],
     tolerance: float | None,
 ) -> float:
-    """The largest difference over all batch sizes; raises `SurgeryError` where it is too large."""
+    """The largest difference over all batch sizes; raises `SurgeryError` if it is too large."""
     largest = 0.0
     for tensors in examples:
         size = next(len(t) for t, has in zip(tensors, batched(tensors), strict=True) if has)
@@ -247,3 +303,14 @@ def _compared(
             )
         largest = max(largest, result.difference)
     return largest
+
+
+def needed(name: str) -> Any:
+    """A package of the extra ``onnx``; raises `InputError` if it cannot be imported."""
+    try:
+        return importlib.import_module(name)
+    except Exception as error:  # a build for another system fails with whatever it likes
+        raise InputError(
+            f"ONNX files need the package {name}, which cannot be imported: "
+            f"{type(error).__name__}: {error}. Install the extra: pip install 'torch-mipp[onnx]'."
+        ) from error

@@ -1,9 +1,10 @@
-"""How finely the first layers of a model see its input.
+"""How finely the first layers of a model resolve its input.
 
-With ``Y = W X + b`` the outputs of all layers that read the input and N the covariance of their
-noise, all that they tell of X is in the matrix ``G = W^T inverse(N) W`` (features x features): the
-noisy Y and ``R X`` with standard normal noise, where ``R^T R = G``, are the same up to a rotation
-and directions that X does not reach. So G stands for the layers, however many outputs they have.
+Let ``Y = W X + b`` be the outputs of all layers that read the input and N the covariance of their
+noise. All their information about X is in the matrix ``G = W^T inverse(N) W`` (features x
+features): the noisy Y and ``R X`` with standard normal noise, where ``R^T R = G``, are the same up
+to a rotation and directions that X does not reach. So G replaces the layers, however many outputs
+they have.
 """
 
 import numpy as np
@@ -23,10 +24,10 @@ _BATCH = 256
 def targets(
     model: nn.Module, X: Float[Tensor, "n ..."], noise: float | str, loss: Loss | str, seed: int
 ) -> Float[Tensor, "n r"]:
-    """What the first layers see of each example, in units of their noise: ``R X``.
+    """The first layers' view of each example, in units of their noise: ``R X``.
 
     Raises:
-        CalibrationError: a model whose layers, or whose loss, do not see X.
+        CalibrationError: if the model's layers, or its loss, do not depend on X.
     """
     with measuring(model):
         if noise == "fisher":
@@ -34,13 +35,13 @@ def targets(
         else:
             seen = _response(model, X, float(noise))
     values, vectors = torch.linalg.eigh(seen)
-    told = values > values[-1].clamp_min(0) * 1e-12
-    if not bool(told.any()):
+    reached = values > values[-1].clamp_min(0) * 1e-12
+    if not bool(reached.any()):
         raise CalibrationError(
             "Nothing that the model gives depends on X: its first layers, or the loss, are the "
             "same for all of it. Check the model in evaluation mode."
         )
-    root = vectors[:, told] * values[told].sqrt()
+    root = vectors[:, reached] * values[reached].sqrt()
     flat = X.flatten(1).to(torch.get_default_dtype())
     return flat @ root.to(flat.dtype)
 
@@ -51,7 +52,7 @@ def _fisher(
     """W^T F W for the Fisher information F of the loss about all outputs of the first layers.
 
     It is the second moment of the loss's gradient about the *input*, which is W^T times that about
-    the outputs. Positions of a map are told apart.
+    the outputs. Each position of a map counts separately.
     """
     d = X[0].numel()
     total = torch.zeros(d, d, dtype=torch.float64, device=X.device)
@@ -83,10 +84,10 @@ def _fisher(
 def _response(model: nn.Module, X: Float[Tensor, "n ..."], share: float) -> Float[Tensor, "d d"]:
     """W^T inverse(N) W where N is ``share`` of the variance of every output of the first layers.
 
-    All positions of a map have the same noise, a share of their variance on average: else one that
-    hardly ever varies would be told as finely as any. W is what the outputs change by when one
-    feature of the mean example changes by its standard deviation: exact where nothing nonlinear
-    lies between the input and those layers.
+    All positions of a map have the same noise, a share of their average variance; otherwise one
+    that rarely varies would be resolved as finely as any. W is the change of the outputs when one
+    feature of the mean example changes by its standard deviation: exact if nothing nonlinear lies
+    between the input and those layers.
     """
     flat = X.flatten(1).double()
     mean, scale = flat.mean(0), flat.std(0, correction=0)
@@ -111,14 +112,14 @@ def _response(model: nn.Module, X: Float[Tensor, "n ..."], share: float) -> Floa
 def first_outputs(
     model: nn.Module, X: Float[Tensor, "n ..."]
 ) -> tuple[Float[Tensor, "n m"], Int[Tensor, " m"]]:
-    """What every layer that reads the input gives, side by side; and which output each column is.
+    """Outputs of all layers that read the input, side by side, and the output of each column.
 
-    A layer reads the input when there is a way from it that leads through no other convolution or
-    linear layer. (Grouped convolutions are passed through like any other operation.) All positions
-    of a map are one output.
+    A layer reads the input if there is a path from it without another convolution or linear layer.
+    (Grouped convolutions count as part of the path, like any other operation.) All positions of a
+    map are one output.
 
     Raises:
-        CalibrationError: no layer does, or one of them mixes examples.
+        CalibrationError: if no layer does, or one of them mixes examples.
     """
     found: list[Tensor] = []
 
@@ -147,7 +148,7 @@ def first_outputs(
 
 
 def as_examples(model: nn.Module, X: object) -> Float[Tensor, "n ..."]:
-    """X where the model is and in its precision.
+    """X on the model's device and in its precision.
 
     Raises:
         InputError: for anything but real numbers with a dimension of examples and of features.

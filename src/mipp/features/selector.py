@@ -1,4 +1,4 @@
-"""TERC as a feature selector of scikit-learn."""
+"""TERC as a feature selector for scikit-learn."""
 
 from numbers import Integral
 from typing import Any
@@ -13,54 +13,49 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from mipp.checks import shown
 from mipp.errors import InputError
 from mipp.features.criterion import terc
-from mipp.features.stopping import read_keep
+from mipp.features.elimination import read_keep
 from mipp.records import BoolArray
 
 _MIN_SAMPLES = 10
-"""As few rows as five folds can do with, two each."""
+"""Two rows for each of five folds."""
 
 
 class FeatureSelector(SelectorMixin, BaseEstimator):
-    """Keeps the features that transfer entropy to the target (`mipp.terc`), as scikit-learn has it.
+    """Keeps the features that transfer entropy to the target (`mipp.terc`), for scikit-learn.
 
-    A feature goes when nothing about the target is lost with it, given the features that are left:
-    of two that tell the same one stays, and one that tells something only together with another
-    stays where the estimator can see that (``"gaussian"`` cannot). At least one feature is kept.
+    A feature is removed if nothing about the target is lost with it, given the remaining features.
+    Of two features with the same information one is kept. A feature that is informative only
+    together with another is kept if the estimator can detect that (``"gaussian"`` cannot). At least
+    one feature is kept.
 
-    Parameters
-    ----------
-    estimator : str or record, default="gaussian"
-        How information is measured: a name of `mipp.information.names`, or a record such as
-        ``mipp.Gaussian()``.
-    n_features_to_select : int or float, default=None
-        How many features stay, or which share of them. None leaves that to ``confidence``.
-    confidence : float, default=0.95
-        A feature stays only if we are more sure than this that it transfers entropy, 0.5 to below
-        1. With ``n_features_to_select`` and ``order="ordered"``, what fails this test goes first
-        (at 0.95).
-    order : {"ordered", "greedy"}, default="ordered"
-        ``"ordered"`` tests each feature once, least informative on its own first. ``"greedy"``
-        removes the least missed one, over and over.
-    discrete_target : bool or "auto", default="auto"
-        Whether the target is a class. "auto": if it is of any type but floating point.
-    random_state : int, RandomState instance or None, default=0
-        Of the folds, and of estimators that learn. 0 gives the same result every time.
+    Args:
+        estimator: how information is measured: a name of `mipp.information.names`, or a record such
+            as ``mipp.Gaussian()``.
+        n_features_to_select: number of features to keep, or a share of them. None leaves that to
+            ``confidence``.
+        confidence: keep a feature only if it transfers entropy with this confidence, 0.5 to below
+            1. With ``n_features_to_select`` and ``order="ordered"``, features that fail this test
+            (at 0.95) are removed first.
+        order: ``"ordered"`` tests each feature once, least informative on its own first.
+            ``"greedy"`` removes the feature with the least loss, again and again.
+        discrete_target: whether the target is a class. ``"auto"``: if it is not floating point.
+        random_state: of the folds, and of estimators that learn. 0 gives the same result every
+            time.
 
-    Attributes
-    ----------
-    selection_ : mipp.FeatureSelection
-        Order of removal, nats lost, and what stays.
-    support_ : ndarray of shape (n_features_in_,)
-        Mask of the features that stay.
-    n_features_in_ : int
-        Number of features seen by `fit`.
-    feature_names_in_ : ndarray of shape (n_features_in_,)
-        Their names, where X has names that are all strings.
+    Attributes:
+        selection_ (mipp.FeatureSelection): order of removal, nats lost, and features kept.
+        support_ (ndarray): mask of the features that are kept, shape ``(n_features_in_,)``.
+        n_features_in_ (int): number of features seen by `fit`.
+        feature_names_in_ (ndarray): their names, where all names in X are strings.
 
-    References
-    ----------
-    Westphal, Hailes and Musolesi, "Information-Theoretic State Variable Selection for Reinforcement
-    Learning", arXiv 2401.11512.
+    Examples:
+        >>> X = np.random.default_rng(0).standard_normal((500, 3))
+        >>> FeatureSelector().fit(X, X[:, 0] - X[:, 2]).get_support().tolist()
+        [True, False, True]
+
+    References:
+        Westphal, Hailes and Musolesi, "Information-Theoretic State Variable Selection for
+        Reinforcement Learning", arXiv 2401.11512.
     """
 
     def __init__(
@@ -81,14 +76,15 @@ class FeatureSelector(SelectorMixin, BaseEstimator):
         self.random_state = random_state
 
     def fit(self, X: Any, y: Any) -> "FeatureSelector":
-        """Chooses the features.
+        """Choose the features.
 
-        Parameters
-        ----------
-        X : array-like of shape (n_samples, n_features)
-            Real numbers.
-        y : array-like of shape (n_samples,) or (n_samples, n_outputs)
-            Classes of any type, shape (n_samples,), or real numbers.
+        Args:
+            X: real numbers, shape (n_samples, n_features).
+            y: classes of any type, shape (n_samples,), or real numbers, shape (n_samples,) or
+                (n_samples, n_outputs).
+
+        Returns:
+            The selector itself.
         """
         X, y = validate_data(
             self, X, y, dtype=np.float64, multi_output=True, ensure_min_samples=_MIN_SAMPLES
@@ -151,6 +147,6 @@ class FeatureSelector(SelectorMixin, BaseEstimator):
 
 
 def _standardised(X: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Columns of mean 0 and variance 1, so that none loses its digits in single precision."""
+    """Columns of mean 0 and variance 1, so that none loses digits in single precision."""
     spread = X.std(0)
     return (X - X.mean(0)) / np.where(spread > 0, spread, 1)

@@ -1,7 +1,6 @@
-"""How long things take on this machine: whole models in turns, and layers at several widths."""
+"""Running times on this machine: whole models in turns, and layers at several widths."""
 
 from mipp.latency.layer_times import never_falling, time_layers
-from mipp.latency.settings import Latency
-from mipp.latency.stopwatch import Stopwatch, Work, scatter, take_turns
+from mipp.latency.timing import Latency, Stopwatch, Work, scatter, take_turns
 
 __all__ = ["Latency", "Stopwatch", "Work", "never_falling", "scatter", "take_turns", "time_layers"]

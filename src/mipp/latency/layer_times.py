@@ -1,7 +1,7 @@
-"""A table of layers: every convolution and linear call on its own, at several widths.
+"""Running times of every convolution and linear call on its own, at several widths.
 
 Each call is run as the model runs it (number type, memory format, stride, device) on slices of its
-own input and weight. Calls that look alike are timed once.
+own input and weight. Calls of the same shapes and settings are timed once.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -13,11 +13,11 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from mipp.latency.stopwatch import Stopwatch, Work
+from mipp.latency.timing import Stopwatch, Work
 from mipp.records import AxisKey, FloatArray, LatencyTable, LayerTable
 
 _CONV, _TRANSPOSE = ("conv", 1, 0), ("conv", 0, 1)
-"""Kind, and the dimensions of the weight that read and make channels."""
+"""Kind, and the dimensions of the weight for input and output channels."""
 _CALLS: dict[Any, tuple[str, int, int]] = {
     torch.conv1d: _CONV,
     torch.conv2d: _CONV,
@@ -31,7 +31,7 @@ _CALLS: dict[Any, tuple[str, int, int]] = {
 
 @dataclass(frozen=True, eq=False)
 class _Call:
-    """One call, before it is cut: ``run(input, weight, bias, groups)``."""
+    """One call at full width: ``run(input, weight, bias, groups)``."""
 
     name: str
     weight_name: str
@@ -48,11 +48,11 @@ class _Call:
 
     @property
     def depthwise(self) -> bool:
-        """Whether every channel has a filter of its own, so that one axis says it all."""
+        """Whether every channel has its own filters, so that one axis determines all sizes."""
         return self.groups > 1 and self.groups == self.input.shape[self.channel_dim]
 
     def axes(self, prunable: Callable[[AxisKey], bool]) -> tuple[AxisKey, ...]:
-        """The axes of the weight that may get smaller, the one that reads first."""
+        """The axes of the weight that may get smaller, that of the input first."""
         if self.depthwise:
             # the weight of a depthwise convolution has all its channels along dimension 0
             dims: tuple[int, ...] = (0,)
@@ -64,7 +64,7 @@ class _Call:
         return tuple(key for key in keys if prunable(key))
 
     def work(self, sizes: Mapping[AxisKey, int]) -> Work:
-        """A run at these sizes."""
+        """The call at these sizes."""
         taken, weight, bias, groups = self.input, self.weight, self.bias, self.groups
         for key, size in sizes.items():
             weight = weight.narrow(key.dim, 0, size)
@@ -85,7 +85,7 @@ class _Call:
 
 
 class _Recorder(TorchFunctionMode):
-    """Notes every convolution and linear call on a named weight."""
+    """Records every convolution and linear call with a named weight."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -100,7 +100,7 @@ class _Recorder(TorchFunctionMode):
         args: Sequence[Any] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        """Runs ``func`` and notes it."""
+        """Run ``func`` and record it."""
         output = func(*args, **(kwargs or {}))
         if func in _CALLS:
             self._note(func, args, dict(kwargs or {}), output)
@@ -168,15 +168,31 @@ def time_layers(
     shares: Sequence[float | int],
     seconds: float | int,
 ) -> tuple[LatencyTable, LatencyTable]:
-    """Milliseconds of every call, and how many numbers it puts out, at several widths.
+    """Time every call of a layer at several widths.
 
-    Milliseconds never fall with a width: where they were measured to, the two neighbours meet.
+    Milliseconds never fall with a width: where they were measured to fall, see `never_falling`.
 
-    Parameters:
+    Args:
+        model: its named weights are those of the layers.
         run: one forward pass of the model.
         prunable: which axes of weights can get smaller.
+        stopwatch: times the runs.
+        device: of the model.
         shares: of the full sizes that are timed, rising, the last one 1.
         seconds: for each call and choice of sizes.
+
+    Returns:
+        Milliseconds of every call, and how many numbers it outputs.
+
+    Examples:
+        >>> from mipp.latency import take_turns
+        >>> model, x = nn.Linear(4, 2), torch.ones(1, 4)
+        >>> times, outputs = time_layers(
+        ...     model, lambda: model(x), lambda axis: axis.dim == 0, take_turns,
+        ...     torch.device("cpu"), shares=(0.5, 1), seconds=0.001,
+        ... )
+        >>> outputs.layers[0].sizes, outputs.layers[0].values.tolist()
+        (((1, 2),), [1.0, 2.0])
     """
     with torch.inference_mode(), _Recorder(model) as recorder:
         run()
@@ -214,7 +230,12 @@ def _timed(
 
 
 def never_falling(values: FloatArray) -> FloatArray:
-    """The middle of the lowest surface above and the highest below that rise along all axes."""
+    """The mean of the lowest rising surface above and the highest below, along all axes.
+
+    Examples:
+        >>> never_falling(np.array([1.0, 3.0, 2.0])).tolist()
+        [1.0, 2.5, 2.5]
+    """
     above, below = values, values
     for axis in range(values.ndim):
         above = np.maximum.accumulate(above, axis)

@@ -10,17 +10,25 @@ import torch
 from torch import nn
 
 from mipp.errors import InputError
+from mipp.models.plain_networks import MLP, VGG, DigitsCNN, LeNet5
 from mipp.models.resnet import BasicBlock, Bottleneck, ResNet
-from mipp.models.small import MLP, DigitsCNN, LeNet5
-from mipp.models.vgg import VGG
 
 
 @dataclass(frozen=True)
 class ModelSpec:
     """A built-in network.
 
-    ``input_shape`` is ``(channels, height, width)`` of one example; ``data`` is the data set that
-    the network is usually trained on, and gives the default number of classes and channels.
+    Attributes:
+        name: what `build` knows it by.
+        factory: makes it, from ``width``, ``num_classes`` and ``in_channels``.
+        input_shape: ``(channels, height, width)`` of one example.
+        num_classes: default number of outputs.
+        data: data set that the network is usually trained on.
+        about: a few words.
+
+    Examples:
+        >>> spec("lenet5").about
+        'LeNet5 of Caffe, 20-50-500'
     """
 
     name: str
@@ -59,15 +67,24 @@ _SPECS = _specs()
 
 
 def names() -> tuple[str, ...]:
-    """Names that ``build`` knows."""
+    """Names that `build` knows.
+
+    Examples:
+        >>> names()[:3]
+        ('digits_cnn', 'mlp', 'lenet5')
+    """
     return tuple(_SPECS)
 
 
 def spec(name: str) -> ModelSpec:
-    """What is known of a built-in network without building it.
+    """Look up a built-in network without building it.
 
     Raises:
-        InputError: if there is no such network; the text lists those that there are.
+        InputError: for an unknown name; the text lists the known ones.
+
+    Examples:
+        >>> spec("vgg16").data
+        'cifar10'
     """
     if name not in _SPECS:
         close = difflib.get_close_matches(name, _SPECS, n=1)
@@ -80,7 +97,12 @@ def spec(name: str) -> ModelSpec:
 
 
 def input_shape(name: str) -> tuple[int, int, int]:
-    """``(channels, height, width)`` of one example for the network ``name``."""
+    """``(channels, height, width)`` of one example for the network ``name``.
+
+    Examples:
+        >>> input_shape("lenet5")
+        (1, 28, 28)
+    """
     return spec(name).input_shape
 
 
@@ -92,18 +114,23 @@ def build(
     in_channels: int | None = None,
     seed: int | None = None,
 ) -> nn.Module:
-    """A built-in network with fresh weights, in train mode.
+    """Build a network with new weights, in train mode.
 
     Args:
-        name: one of ``names()``.
+        name: one of `names`.
         width: factor on the channels of all hidden layers.
-        num_classes: outputs; those of the usual data set unless given.
-        in_channels: channels of an example; those of the usual data set unless given.
+        num_classes: number of outputs; by default that of the usual data set.
+        in_channels: channels of an example; by default those of the usual data set.
         seed: of the initial weights; the global generator is then left as it was. Without a seed
             the weights come from the global generator, as with any ``nn.Module``.
 
     Raises:
         InputError: for an unknown name, or a width that is not positive.
+
+    Examples:
+        >>> model = build("lenet5", seed=0)
+        >>> sum(parameter.numel() for parameter in model.parameters())
+        431080
     """
     chosen = spec(name)
     arguments = {

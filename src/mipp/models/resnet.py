@@ -1,4 +1,4 @@
-"""Residual networks of He et al. (2016): CIFAR ones (20, 56), and 18, 34, 50 with either stem.
+"""Residual networks of He et al. (2016): for CIFAR (20, 56), and 18, 34, 50 with either stem.
 
 Parameters have torchvision's names (``layer1.0.conv1.weight``, ``layer2.0.downsample.0.weight``),
 so that its weights fit the ImageNet ResNet-50.
@@ -11,10 +11,10 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from mipp.models.blocks import init_he, scaled
+from mipp.models.plain_networks import init_he, scaled
 
 Shortcut = Literal["A", "B"]
-"""What joins blocks of different shape: A pads with zero channels (no parameters), B is a 1x1
+"""Shortcut between blocks of different shape: A pads with zero channels (no parameters), B is a 1x1
 convolution with BatchNorm."""
 
 
@@ -92,17 +92,19 @@ class Bottleneck(nn.Module):
 
 
 class ResNet(nn.Module):
-    """Stem, stages of residual blocks (each after the first halves the resolution), classifier.
+    """A stem, stages of residual blocks, and a linear classifier.
+
+    Each stage after the first halves the resolution.
 
     Args:
-        block: kind of block.
+        block: type of block.
         blocks: number of blocks of each stage.
         base: channels of the first stage at width 1; every further stage has twice as many.
         width: factor on all channels.
-        num_classes: outputs.
+        num_classes: number of outputs.
         in_channels: channels of the images.
         stem: ``cifar`` is a 3x3 convolution; ``imagenet`` a 7x7 one with stride 2, then pooling.
-        shortcut: option A or B where two stages meet.
+        shortcut: option A or B between two stages.
     """
 
     def __init__(
@@ -139,7 +141,7 @@ class ResNet(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Starts the convolutions anew; what they hold follows from the global generator."""
+        """Draw the convolutions again from the global generator."""
         init_he(self)
 
     def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n classes"]:

@@ -15,20 +15,18 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor, nn
 
 from mipp.errors import InputError, TrainingError
-from mipp.retrain.checkpoint import load_checkpoint, save_checkpoint
-from mipp.retrain.history import EpochRecord, Evaluation, History
+from mipp.retrain.history import EpochRecord, Evaluation, History, load_checkpoint, save_checkpoint
 from mipp.retrain.recipes import Recipe
-from mipp.retrain.state import channels_last as laid_out
-from mipp.retrain.state import generators_kept, modes_kept, seed_generators
-from mipp.tracing.guards import gradients_enabled
+from mipp.tracing.guards import channels_last as laid_out
+from mipp.tracing.guards import generators_kept, gradients_enabled, modes_kept, seed_generators
 
 Step = Callable[[torch.optim.SGD], None]
-"""One step of training: gradients and learning rate are set, and it calls ``optimizer.step()``."""
+"""One step of training, called with gradients and learning rate set; calls ``optimizer.step()``."""
 
 
 @runtime_checkable
 class EpochBatches(Protocol):
-    """Batches that have an order of their own for every epoch, such as ``mipp.data.Batches``."""
+    """Batches with a separate order for every epoch, such as `mipp.data.Batches`."""
 
     def epoch(self, epoch: int) -> Iterator[Any]:
         """The batches ``(x, y)`` of one epoch, counted from 0."""
@@ -47,33 +45,43 @@ def train(
     seed: int = 0,
     progress: bool = True,
 ) -> History:
-    """Train a classifier in place, on the device where it is, with SGD.
+    """Train a classifier in place, on its device, with SGD.
 
     The same model, batches, recipe and seed give the same weights bit for bit on one machine's
-    CPU, whether or not the run was interrupted. Train / eval mode of every module, the layout of
-    the weights and the global random generators are as before afterwards, also after an error;
-    gradients are gone.
+    CPU, whether or not the run was interrupted. The mode of every module, the layout of the weights
+    and the global random generators are restored afterwards, also after an error; gradients are
+    cleared.
 
     Args:
-        model: gives logits ``(n, classes)``.
+        model: returns logits of shape ``(n, classes)``.
         batches: pairs ``(x, y)`` with class indices ``y``; must have a length. With a method
-            ``epoch(k)``, as ``mipp.data.Batches`` has, every epoch has an order of its own.
-        recipe: see ``Recipe``.
-        evaluate_on: batches to evaluate after every epoch. What decides anything
-            (``recipe.patience``) should not be the test split.
-        teacher: model to distil from, usually the unpruned one; is not changed.
-        checkpoint: file to write after every epoch; if it exists, training goes on from there.
-        step: takes each step in place of ``optimizer.step()``, which it calls itself: it may look
-            at gradients before it and change weights after it. What it remembers between steps is
-            not in a checkpoint.
+            ``epoch(k)``, as in `mipp.data.Batches`, every epoch has its own order.
+        recipe: how to train.
+        evaluate_on: batches to evaluate after every epoch. Where the result matters to the training
+            (``recipe.patience``), do not use the test split.
+        teacher: model to distil from, usually the unpruned one; it is not changed.
+        checkpoint: file to write after every epoch; if it exists, training continues from it.
+        step: replaces ``optimizer.step()``, which it calls itself: it may look at gradients before
+            and change weights after it. Its own state is not in the checkpoint.
         seed: of dropout, and of shuffling where ``batches`` draws from torch's global generator.
-        progress: show a bar.
+        progress: show a progress bar.
+
+    Returns:
+        Losses, accuracies and learning rates of all epochs.
 
     Raises:
-        InputError: for batches without length, not in pairs or none at all; for a teacher
-            without ``distill_weight`` and the reverse; for patience without ``evaluate_on``.
-        TrainingError: if the loss is not finite, or the checkpoint is of another run.
+        InputError: if batches have no length, are not pairs or are missing; for a teacher without
+            ``distill_weight`` and the reverse; for patience without ``evaluate_on``.
+        TrainingError: if the loss is not finite, or the checkpoint belongs to another run.
         FileError: if the checkpoint is damaged.
+
+    Examples:
+        >>> import mipp
+        >>> model = mipp.models.build("digits_cnn", seed=0)
+        >>> batches = mipp.data.Batches(mipp.data.load("digits"), 64, shuffle=True)
+        >>> history = train(model, batches, Recipe(epochs=1, peak_lr=0.05), progress=False)
+        >>> history.last.epoch
+        0
     """
     n_batches = _checked(batches, recipe, evaluate_on, teacher)
     device = _device(model)
@@ -81,7 +89,7 @@ def train(
     with ExitStack() as stack:
         stack.enter_context(gradients_enabled())
         stack.enter_context(modes_kept(model))
-        stack.enter_context(generators_kept(device))
+        stack.enter_context(generators_kept([device]))
         stack.enter_context(laid_out(model, enabled=recipe.channels_last))
         if teacher is not None:
             stack.enter_context(modes_kept(teacher))
@@ -117,13 +125,24 @@ def train(
 def evaluate(
     model: nn.Module, batches: Iterable[Any], *, channels_last: bool = False
 ) -> Evaluation:
-    """Cross-entropy in nats and accuracy in eval mode, in the model's own precision.
+    """Measure cross-entropy and accuracy in eval mode, in the model's own precision.
 
-    Modes of all modules and the layout of the weights are as before afterwards, also after an
-    error. ``channels_last``: the layout to compute in, often faster for convolutions.
+    Modes of all modules and the layout of the weights are restored afterwards, also after an error.
+
+    Args:
+        model: returns logits of shape ``(n, classes)``.
+        batches: pairs ``(x, y)`` with class indices ``y``.
+        channels_last: memory layout to compute in, often faster for convolutions.
 
     Raises:
         InputError: if there are no batches, or one is not a pair ``(x, y)``.
+
+    Examples:
+        >>> import mipp
+        >>> model = mipp.models.build("digits_cnn", seed=0)
+        >>> test = mipp.data.Batches(mipp.data.load("digits", "test"), 500)
+        >>> evaluate(model, test).n_samples
+        359
     """
     device = _device(model)
     total, right, n_samples = 0.0, 0, 0
@@ -146,7 +165,7 @@ def loss_of(
     recipe: Recipe,
     teacher_logits: Float[Tensor, "n classes"] | None = None,
 ) -> Float[Tensor, ""]:
-    """Mean loss in nats: cross-entropy, and a share of divergence from the teacher.
+    """Mean loss in nats: cross-entropy, and a share of the divergence from the teacher.
 
     The divergence is multiplied by the temperature squared, so that its gradients keep their size
     (Hinton, Vinyals & Dean 2015).
@@ -176,7 +195,7 @@ def _one_epoch(
     take_step: Step | None,
     show: Callable[[float], None],
 ) -> tuple[Evaluation, float]:
-    """Train for one epoch; its mean loss and accuracy, and the last learning rate."""
+    """Train for one epoch; return mean loss and accuracy, and the last learning rate."""
     device = _device(model)
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == "bfloat16")
     total, right, n_samples, rate = 0.0, 0, 0, math.nan
@@ -234,7 +253,7 @@ def _checked(
     evaluate_on: Iterable[Any] | None,
     teacher: nn.Module | None,
 ) -> int:
-    """Number of batches in an epoch, once the arguments agree with each other."""
+    """Number of batches per epoch; checks that the arguments agree with each other."""
     if not isinstance(batches, Sized) or len(batches) == 0:
         raise InputError(
             f"{type(batches).__name__} without length, or empty, was given as batches; expected "

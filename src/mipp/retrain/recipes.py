@@ -1,4 +1,4 @@
-"""How to train: one frozen record, its learning-rate schedule, and good ones for built-in nets."""
+"""How to train: one record, its learning-rate schedule, and recipes for the built-in networks."""
 
 import difflib
 import math
@@ -11,40 +11,45 @@ from mipp.checks import check_fields
 from mipp.errors import InputError
 
 START = 0.1
-"""A one-cycle schedule starts at this share of its peak."""
+"""Share of the peak at which a one-cycle schedule starts."""
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """Everything that decides a training run except the model, the data and the seed.
+    """Everything that determines a training run except the model, the data and the seed.
 
-    Args:
+    Attributes:
         epochs: passes over the batches.
         peak_lr: highest learning rate.
-        momentum: of SGD.
-        nesterov: look ahead along the momentum.
-        weight_decay: added to the gradient, per unit of weight.
+        momentum: of SGD, 0 to 1.
+        nesterov: use Nesterov's momentum.
+        weight_decay: factor of the weights that is added to their gradient.
         decay_all: also decay biases and BatchNorm's weights (parameters of one dimension).
-        schedule: ``one-cycle`` climbs linearly from a tenth for the ``warmup`` share of all steps
-            and falls to 0 as a cosine; ``cosine`` only falls; ``step`` is multiplied by ``drop``
-            at each milestone; ``constant`` stays.
+        schedule: of the learning rate. ``one-cycle`` rises linearly from a tenth of the peak during
+            the ``warmup`` share of all steps and falls to 0 as a cosine; ``cosine`` only falls;
+            ``step`` is multiplied by ``drop`` at each milestone; ``constant`` does not change.
         warmup: share of all steps, 0 to 1.
         milestones: shares of all steps, 0 to 1.
         drop: factor at a milestone.
         label_smoothing: share of the target that is spread over all classes, 0 to 1.
-        precision: ``bfloat16`` computes convolutions and products in it (autocast); weights,
-            loss and momentum stay float32.
+        precision: of convolutions and matrix products (autocast); weights, loss and momentum are
+            always float32.
         channels_last: memory layout during training; faster for convolutions.
-        max_grad_norm: gradients are scaled down to this norm; ``None`` leaves them.
-        patience: stop after so many epochs in a row whose loss on ``evaluate_on`` is no new
-            lowest; the last weights stay. ``None`` never stops early.
+        max_grad_norm: larger gradients are scaled down to this norm; ``None`` does not scale.
+        patience: stop after this many epochs in a row without a new lowest loss on ``evaluate_on``;
+            the last weights are kept. ``None`` never stops early.
         distill_weight: share of the loss that is the divergence from the teacher, 0 to 1.
-        distill_temperature: both logits are divided by it in that share.
-        batch_size: for whoever makes the batches; the loop takes them as they are.
+        distill_temperature: divisor of both logits in that share.
+        batch_size: for the code that makes the batches; the loop takes them as they are.
         augment: same.
 
     Raises:
         InputError: for a number out of its range.
+
+    Examples:
+        >>> recipe = Recipe(epochs=10, peak_lr=0.1, schedule="cosine")
+        >>> round(recipe.learning_rate(0.5), 3)
+        0.05
     """
 
     epochs: int = 10
@@ -68,7 +73,6 @@ class Recipe:
     augment: bool = False
 
     def __post_init__(self) -> None:
-        """Refuse numbers out of range, naming the field."""
         check_fields(self)
         positive = ("epochs", "peak_lr", "drop", "distill_temperature", "batch_size")
         optional = ("max_grad_norm", "patience")
@@ -140,10 +144,14 @@ _RECIPES: Mapping[str, Recipe] = MappingProxyType(
 
 
 def recipe_for(name: str) -> Recipe:
-    """A recipe that trains the built-in network ``name`` from scratch.
+    """Recipe that trains the built-in network ``name`` from scratch.
 
     Raises:
-        InputError: if there is none for that name; the text lists those that there are.
+        InputError: for an unknown name; the text lists the known ones.
+
+    Examples:
+        >>> recipe_for("lenet5").epochs
+        5
     """
     if name not in _RECIPES:
         close = difflib.get_close_matches(name, _RECIPES, n=1)

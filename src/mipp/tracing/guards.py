@@ -3,12 +3,14 @@
 import copy
 import sys
 from collections import OrderedDict, defaultdict, deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from enum import Enum
+from itertools import chain
 from types import SimpleNamespace
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
@@ -45,6 +47,56 @@ def check_ordinary(model: nn.Module) -> None:
                 f"through {name}, and nothing can train it. Build or load the model outside of it, "
                 "or give copy.deepcopy(model), made outside of it."
             )
+
+
+@contextmanager
+def modes_kept(model: nn.Module) -> Iterator[None]:
+    """Afterwards every module is in training or evaluation mode as before."""
+    modes = [(module, module.training) for module in model.modules()]
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+@contextmanager
+def generators_kept(devices: Iterable[torch.device]) -> Iterator[Callable[[], None]]:
+    """Afterwards torch's generators of the CPU and of ``devices`` are in the state of before.
+
+    What it gives puts them back into that state at any time.
+    """
+    gpus = [device for device in devices if device.type == "cuda"]
+    cpu_state, gpu_states = torch.get_rng_state(), [torch.cuda.get_rng_state(gpu) for gpu in gpus]
+
+    def rewind() -> None:
+        torch.set_rng_state(cpu_state)
+        for gpu, state in zip(gpus, gpu_states, strict=True):
+            torch.cuda.set_rng_state(state, gpu)
+
+    try:
+        yield rewind
+    finally:
+        rewind()
+
+
+@contextmanager
+def channels_last(model: nn.Module, *, enabled: bool) -> Iterator[None]:
+    """The weights of convolutions lie channels-last; afterwards all strides are as before."""
+    if not enabled:
+        yield
+        return
+    strides = [(tensor, tensor.stride()) for tensor in chain(model.parameters(), model.buffers())]
+    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload] # not in its stub
+    try:
+        yield
+    finally:
+        for tensor, stride in strides:
+            if tensor.stride() != stride:
+                as_before = torch.empty_strided(
+                    tensor.shape, stride, dtype=tensor.dtype, device=tensor.device
+                )
+                tensor.data = as_before.copy_(tensor.detach())
 
 
 @contextmanager
@@ -214,3 +266,18 @@ def _is_simple(value: Any) -> bool:
 
 _PLAIN = (Tensor, str, bytes, int, float, complex, type(None), type, Enum, torch.dtype)
 """Kinds of value that hold nothing more."""
+
+
+def mixed_seed(seed: int, epoch: int) -> int:
+    """One seed made of two numbers; with a sum, epoch 1 of seed 0 would be epoch 0 of seed 1."""
+    mixed = np.random.SeedSequence([seed, epoch]).generate_state(1, np.uint64)[0]
+    return int(mixed >> np.uint64(1))  # torch takes signed integers
+
+
+def seed_generators(device: torch.device, seed: int, epoch: int) -> None:
+    """Seed the global generators of the CPU and of ``device``, and of no other device."""
+    number = mixed_seed(seed, epoch)
+    torch.default_generator.manual_seed(number)
+    if device.type == "cuda":
+        with torch.cuda.device(device):
+            torch.cuda.manual_seed(number)

@@ -28,9 +28,9 @@ from mipp.methods.method import (
 )
 from mipp.problem import Problem
 from mipp.records import Curve, Keep, Trail
-from mipp.retrain.state import seed_generators
 from mipp.selection.curve_points import ScoreTrails
 from mipp.statistics import Batch
+from mipp.tracing.guards import seed_generators
 
 
 def question_of(problem: Problem) -> Question:
@@ -57,14 +57,14 @@ def in_rounds(
         keep: Keep = problem.everything()
         trails = ScoreTrails()
         for number in range(1, method.rounds + 1):
-            scores = first if number == 1 else None
-            if scores is None:
-                scores = ask(method, replace(question, keep=keep, round=number))
+            shared = first if number == 1 else None
+            scores = shared or ask(method, replace(question, keep=keep, round=number))
             first = scores if number == 1 else first
             left = budget.on_scores(scores, keep, number / method.rounds)
             trails.follow(scores, keep, left)
             keep = left
-            problem.progress("score", number, method.rounds)
+            if shared is None:
+                problem.progress("score", number, method.rounds)
         problem.clock.lap("plan" if method.needs == "nothing" else "capture")
         yield _choice(problem, keep, trails.trails(problem.graph), {"loss": ""})
 

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from mipp.errors import FileError, TrainingError
-from mipp.retrain import Recipe, train
+from mipp.retrain import EpochRecord, Evaluation, History, Recipe, train
 
 RECIPE = Recipe(epochs=4, peak_lr=0.05, momentum=0.9, label_smoothing=0.1)
 
@@ -172,9 +172,32 @@ def test_failed_write_keeps_the_old_file(finished, make_model, batches, monkeypa
     def full(*args):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("mipp.retrain.checkpoint.os.fsync", full)
+    monkeypatch.setattr("mipp.retrain.history.os.fsync", full)
     path.with_name("new").unlink(missing_ok=True)
     with pytest.raises(OSError, match="No space"):
         train(make_model(), batches, RECIPE, checkpoint=path.with_name("new"), progress=False)
     assert path.read_bytes() == before
     assert [file.name for file in path.parent.iterdir()] == [path.name]
+
+
+def history(losses):
+    records = [
+        EpochRecord(epoch, Evaluation(0.0, 0.0, 1), Evaluation(loss, 0.5, 1), 0.1, 1.0)
+        for epoch, loss in enumerate(losses)
+    ]
+    return History(tuple(records))
+
+
+@pytest.mark.parametrize(
+    ("losses", "patience", "stop"),
+    [
+        ([3.0, 2.0, 1.0], 1, False),
+        ([1.0, 2.0], 1, True),
+        ([1.0, 2.0], 2, False),
+        ([1.0, 2.0, 0.5, 0.7, 0.6], 2, True),
+        ([1.0, 1.0], 1, True),
+        ([1.0, 2.0, 3.0], None, False),
+    ],
+)
+def test_patience_counts_epochs_since_the_lowest_loss(losses, patience, stop):
+    assert history(losses).out_of_patience(patience) is stop

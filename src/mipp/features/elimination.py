@@ -1,5 +1,6 @@
-"""How far an elimination of features goes: what the caller asks for, and doing it."""
+"""Removal of features one by one: the rule that ends it, the elimination, and its result."""
 
+from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import Any, get_args
 
@@ -7,17 +8,86 @@ import numpy as np
 
 from mipp import selection
 from mipp.errors import InputError
-from mipp.features.feature_selection import FeatureSelection
-from mipp.records import FloatArray, IntArray, Scorer
+from mipp.records import KEPT, BoolArray, FloatArray, IntArray, Scorer
+
+
+@dataclass(frozen=True, eq=False)
+class FeatureSelection:
+    """Which features are kept, the order in which the others were removed, and the nats lost.
+
+    Attributes:
+        order: units in order of removal, shape ``(n_removed,)``.
+        nats_lost: nats lost after the first ``n`` removals, shape ``(n_removed + 1,)``, first entry
+            0, never falling.
+        kept: units that are kept, ascending.
+        total: nats that all units together transfer.
+        unit: the unit of each feature, in the shape of one example; -1 where it is always given.
+
+    Examples:
+        >>> import mipp
+        >>> X = np.random.default_rng(0).standard_normal((500, 3))
+        >>> found = mipp.terc(X, X[:, 1])
+        >>> found.mask.tolist(), found.last(1).tolist()
+        ([False, True, False], [1])
+    """
+
+    order: IntArray
+    nats_lost: FloatArray
+    kept: IntArray
+    total: float
+    unit: IntArray
+
+    @property
+    def n_units(self) -> int:
+        """Number of units before the elimination."""
+        return int(self.unit.max()) + 1
+
+    @property
+    def mask(self) -> BoolArray:
+        """True for every feature of a kept unit, in the shape of one example."""
+        return self.mask_of(self.kept)
+
+    @property
+    def scores(self) -> FloatArray:
+        """The cost of removing each feature, in the shape of one example.
+
+        This is the total loss in nats once its unit and all before it are removed; infinite for a
+        unit that was never removed. Features with a score above ``s`` are a set that loses at most
+        ``s`` nats.
+        """
+        score = np.full(self.n_units, np.inf)
+        score[self.order] = self.nats_lost[1:]
+        return np.where(self.unit == KEPT, np.inf, score[self.unit])
+
+    def last(self, n_units: int) -> IntArray:
+        """The last ``n_units`` units of the elimination, ascending.
+
+        Raises:
+            InputError: if the elimination ended before so few units were left.
+        """
+        least = self.n_units - len(self.order)
+        if not least <= n_units <= self.n_units:
+            raise InputError(
+                f"{n_units} units were asked for; this elimination has {least} to {self.n_units}. "
+                "Without a rule it goes on to the end."
+            )
+        return np.setdiff1d(np.arange(self.n_units), self.order[: self.n_units - n_units])
+
+    def mask_of(self, units: IntArray) -> BoolArray:
+        """True for every feature of these units, in the shape of one example."""
+        stays = np.zeros(self.n_units, dtype=bool)
+        stays[units] = True
+        return np.asarray((self.unit == KEPT) | stays[self.unit])
+
 
 Rule = selection.Stop | int | None
-"""A stop rule, how many units stay, or None: a rule is chosen, and all units go in the end."""
+"""A stop rule, a number of units to keep, or None: a default rule, and a full order of removal."""
 
 CRITERION = selection.Confidence(0.95)
 """The paper's test, at the level of TERC's authors (two standard errors)."""
 
 NEARLY_ALL = selection.Share(0.99)
-"""Where nothing is estimated there is nothing to be sure of, and a loss of 0 is never met."""
+"""For known outputs: there is no confidence to test, and no unit has a loss of exactly 0."""
 
 
 def read_rule(
@@ -27,10 +97,10 @@ def read_rule(
     share: float | int | None,
     keep: float | int | None,
 ) -> Rule:
-    """The one rule that was given, of the four ways to write one; None if there was none.
+    """The rule that was given, in one of four forms; None if there is none.
 
     Raises:
-        InputError: more than one of them, or a number out of its range.
+        InputError: for more than one of them, or a number out of its range.
     """
     given = {"stop": stop, "confidence": confidence, "share": share, "keep": keep}
     named = [name for name, value in given.items() if value is not None]
@@ -49,10 +119,10 @@ def read_rule(
 
 
 def read_keep(keep: Any, n_units: int, name: str = "keep") -> int:
-    """How many units stay, from a number of them or a share; ``name`` is for the error text.
+    """How many units to keep, from a number of them or a share; ``name`` is for the error text.
 
     Raises:
-        InputError: for less than one unit, or more than there are.
+        InputError: for less than one unit, or more than ``n_units``.
     """
     if isinstance(keep, Real) and not isinstance(keep, (bool, np.bool_)):
         number = float(keep)
@@ -81,11 +151,12 @@ def eliminate(
     unit: IntArray,
     otherwise: selection.Stop = CRITERION,
 ) -> FeatureSelection:
-    """Removes units as far as the rule goes; ``unit`` is put on the record.
+    """Remove units as far as the rule goes.
 
-    ``greedy`` with a number of units to keep removes the least informative, over and over. In all
-    other cases a stop rule is asked first, unit by unit (``otherwise`` if none was given). What it
-    leaves goes after that, always the least informative of those left, as far as the rule wants.
+    ``greedy`` with a number of units to keep removes the least informative unit, again and again.
+    In all other cases a stop rule decides first, unit by unit (``otherwise`` if none was given).
+    The remaining units are removed after that, always the least informative one, down to the number
+    to keep.
     """
     n_units = scorer.n_units
     total = float(scorer.total().sum())
@@ -112,7 +183,7 @@ def eliminate(
 def _until(
     scorer: Scorer, stop: selection.Stop, order: selection.Order
 ) -> tuple[list[int], list[float]]:
-    """Units that the stop rule lets go, and nats lost after each of them."""
+    """Units that the stop rule removes, and nats lost after each of them."""
     curve = selection.eliminate_until(scorer, stop, order)
     steps, lost = curve.order.tolist(), curve.nats_lost.tolist()
     if len(steps) == scorer.n_units - 1:

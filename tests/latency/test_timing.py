@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from mipp.latency import scatter, take_turns
-from mipp.latency.stopwatch import WARM_UP
+from mipp.latency.timing import WARM_UP
 
 CPU = torch.device("cpu")
 

@@ -1,0 +1,41 @@
+"""Names in the documents: those that exist pass, those that do not are found."""
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import pytest
+
+SCRIPTS = Path(__file__).parents[2] / "scripts"
+
+
+@pytest.fixture(scope="module")
+def docs():
+    sys.path.insert(0, str(SCRIPTS))
+    spec = importlib.util.spec_from_file_location("check_docs", SCRIPTS / "check_docs.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    yield module
+    sys.path.remove(str(SCRIPTS))
+    for name in ("check_docs", "check_style"):
+        del sys.modules[name]
+
+
+@pytest.mark.parametrize(
+    ("code", "problems"),
+    [
+        ("from mipp.graph.rules.rule import Call, rule", []),  # a module behind a function's name
+        ("import mipp.retrain\nmipp.retrain.train(1)", []),
+        (">>> mipp.plan(1)\n3", []),
+        ("mipp.retrain.teach(1)", ["mipp.retrain.teach does not exist"]),
+        ("from mipp.data import nothing", ["mipp.data.nothing does not exist"]),
+    ],
+)
+def test_names_of_mipp_in_code_have_to_exist(docs, code, problems):
+    assert list(docs.python_problems(code)) == problems
+
+
+def test_code_has_to_compile(docs):
+    (problem,) = docs.python_problems("def f(:")
+    assert problem.startswith("does not compile")
