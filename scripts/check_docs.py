@@ -126,13 +126,8 @@ def unknown_names(words: list[str]) -> Iterator[str]:
 def command_problems(program: tuple[str, ...], words: list[str]) -> Iterator[str]:
     """What ``PROGRAM WORDS`` uses that its help does not know."""
     name = " ".join(program)
-    command: tuple[str, ...] = ()
-    for word in words:
-        # words are commands as long as the help knows them
-        if not re.fullmatch(r"\w[\w-]*", word) or help_text(program, (*command, word)) is None:
-            break
-        command = (*command, word)
-    if not command and words and not words[0].startswith("-"):
+    command = tuple(word for word in words[:1] if re.fullmatch(r"\w[\w-]*", word))
+    if words and not words[0].startswith("-") and help_text(program, command) is None:
         yield f"no command {name} {words[0]}"
         return
     known = help_text(program, command) or ""
