@@ -49,7 +49,6 @@ NOT_YET_CLEAN = (
     "src/mipp/prepare/",
     "src/mipp/report/",
     "src/mipp/selection/",
-    "src/mipp/statistics/",
     "src/mipp/surgery/",
     "src/mipp/tracing/",
     "src/mipp/weights/",

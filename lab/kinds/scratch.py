@@ -10,7 +10,7 @@ from lab.kinds.kind import Kind
 from lab.measurements import Accuracies, Item, OwnTraining, Result
 from lab.suite import Section, Suite
 from lab.workbench import Workbench, finished, sizes
-from mipp import methods, planning
+from mipp import methods
 from mipp.errors import InputError
 
 NEW_SEED = 1000
@@ -46,7 +46,7 @@ def perform(workbench: Workbench) -> Result:
         return finished(workbench)
     assert item.initial is not None
     plan = workbench.plan()
-    model = planning.scratch.scratch(plan, seed=item.seed + NEW_SEED, widths=item.initial)
+    model = methods.scratch.same_size(plan, seed=item.seed + NEW_SEED, widths=item.initial)
     training, retraining = parents.recipe_of(item.net), workbench.retraining_recipe()
     recipe = methods.scratch.equal_epochs(training, retraining)
     if item.training == "compute":

@@ -26,6 +26,7 @@ from mipp.features import FeatureSelection, FeatureSelector, select_features, te
 from mipp.information import Gaussian, Masked, Mlp, mutual_information
 from mipp.latency import Latency
 from mipp.methods import Training
+from mipp.methods.scratch import same_size as scratch
 from mipp.planning import (
     KeptInformation,
     Options,
@@ -37,7 +38,6 @@ from mipp.planning import (
     plans,
     prune,
 )
-from mipp.planning.scratch import scratch
 from mipp.prepare import folded, restacked, unstacked
 from mipp.selection import Budget, Confidence, Share
 from mipp.statistics import CaptureConfig

@@ -16,7 +16,8 @@ space; in feature space it takes some ``features^3`` altogether."""
 class Factor:
     """A covariance of low rank, as the centred rows that it was measured from.
 
-    ``rows`` (n, d), over the square root of their number: the covariance is ``rows.T @ rows``.
+    Attributes:
+        rows: over the square root of their number, so that the covariance is ``rows.T @ rows``.
     """
 
     rows: Float[Tensor, "n d"]
@@ -50,8 +51,8 @@ def submatrix(covariance: Covariance, index: Int[Tensor, " c"]) -> Float[Tensor,
     return covariance[index][:, index]
 
 
-def dense(covariance: Covariance) -> Float[Tensor, "d d"]:
-    """The covariance as a matrix."""
+def dense(covariance: Float[Tensor, "*g d d"] | Factor) -> Float[Tensor, "*g d d"]:
+    """The covariance as a matrix, or as one for each block."""
     return covariance.dense() if isinstance(covariance, Factor) else covariance
 
 
@@ -65,8 +66,8 @@ def varies(
     not, what rounding leaves of it.
 
     Args:
-        variance: of each feature.
-        mean: of each feature.
+        variance: variance of each feature.
+        mean: mean of each feature.
         dtype: number type of the values that were measured.
     """
     return variance > (8 * torch.finfo(dtype).eps * mean).square()

@@ -23,6 +23,10 @@ Order = Literal["greedy", "ordered"]
 ``ordered``: one pass, least informative on its own first (the paper's MI ordering)."""
 
 Allocation = Literal["priced", "global", "tolerance", "uniform"]
+"""``priced``: fewest nats per cost saved. ``global``: fewest nats, whatever the unit costs.
+``tolerance``: the same share of information lost in every group. ``uniform``: the same share of
+units kept in every group."""
+
 WeightAllocation = Literal["priced", "global", "uniform", "rows"]
 
 Outputs = Callable[[Any], Any]

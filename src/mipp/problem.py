@@ -5,7 +5,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
 from mipp import processes, statistics, surgery, weights
@@ -178,11 +177,6 @@ def report_batches(problem: Problem | WeightProblem) -> Callable[[], None]:
     return lambda: problem.progress("capture", next(count), len(problem.batches))
 
 
-def device_of(model: nn.Module) -> torch.device:
-    """Where the model's parameters are."""
-    return next((p.device for p in model.parameters()), torch.device("cpu"))
-
-
 def refit_on_batches(
     small: nn.Module,
     original: nn.Module,
@@ -194,10 +188,7 @@ def refit_on_batches(
     hold: Callable[[], None] = lambda: None,
 ) -> None:
     """Refits ``small``, in place, on the calibration batches; ``hold`` is called after each fit."""
-    device = device_of(original)
-    moved = statistics.joinable(original, [batch.to(device) for batch in batches])
-    inputs = [(batch.args, batch.kwargs) for batch in moved]
-    whole = statistics.joined(moved)
-    joined = (whole.args, whole.kwargs)
+    moved, whole = statistics.in_one(original, batches)
+    pieces, joined = [(batch.args, batch.kwargs) for batch in moved], (whole.args, whole.kwargs)
     with statistics.blaming(None):
-        surgery.refit(small, original, traced, kept, inputs, joined, config, seed, hold)
+        surgery.refit(small, original, traced, kept, pieces, joined, config, seed, hold)

@@ -11,7 +11,7 @@ import torch
 from mipp import information
 from mipp.errors import InputError
 from mipp.information import Estimator, Gaussian, Masked, Mlp, Observations
-from mipp.information.gaussian.observed import second_moments
+from mipp.information.views import second_moments
 from mipp.records import Scorer
 from mipp.selection import Confidence, Share, eliminate, eliminate_until, removable
 

@@ -200,12 +200,12 @@ def test_without_labels_it_works_or_says_that_it_needs_them(name):
     assert_untouched(model, before, generator)
 
 
-@pytest.mark.parametrize("net", ["chain-batchnorm", "chain"])
-@pytest.mark.parametrize("name", NAMES)
+# without BatchNorm what is left of an empty layer is the same, whatever the method: one is enough
+@pytest.mark.parametrize(
+    ("name", "net"), [*((name, "chain-batchnorm") for name in NAMES), ("l2", "chain")]
+)
 def test_a_collapse_is_recorded_and_gives_a_model_that_runs_at_chance(name, net):
     model = trained_state(NETS[net]())
-    if refuses(name, net):
-        return
     with pytest.raises(mipp.BudgetError, match="units <= 2 cannot be reached"):
         make(name, model, "units=2")
     plan = make(name, model, "units=2", min_units=0)

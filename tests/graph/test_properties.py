@@ -1,5 +1,6 @@
 """Whatever the network and the choice of units: sliced = masked, and the cost is as counted."""
 
+import os
 import random
 
 import numpy as np
@@ -14,6 +15,8 @@ from mipp.graph import cost, trace
 
 from .random_models import random_model
 from .slicing import masked, random_keep, sliced
+
+NIGHTLY = bool(os.environ.get("MIPP_NIGHTLY"))
 
 
 def counted(model, batch):
@@ -54,7 +57,7 @@ def test_sliced_model_computes_the_same_at_the_cost_that_was_told(seed):
 
 
 @pytest.mark.slow
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=1000 if NIGHTLY else 15, deadline=None)
 @given(st.integers(0, 2**32))
 def test_many_sliced_models_compute_the_same_at_the_cost_that_was_told(seed):
     check(seed)

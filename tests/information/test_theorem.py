@@ -11,7 +11,7 @@ from torch import nn
 
 import mipp
 from mipp.information import Gaussian, Mlp, Observations
-from mipp.information.gaussian.observed import observations
+from mipp.information.views import observations
 
 RNG = np.random.default_rng
 

@@ -6,7 +6,7 @@ import torch
 
 import mipp
 from mipp.methods import L1, L2, Random
-from mipp.methods.shared.normalise import normalised
+from mipp.methods.shared.aggregate import normalised
 
 from .nets import Normed, data, jitter_norms, plain, question, some, unchecked
 

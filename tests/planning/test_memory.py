@@ -56,9 +56,9 @@ def test_while_gathering_rows(net, batches, monkeypatch):
 @pytest.mark.parametrize(
     ("broken", "where"),
     [
-        (("mipp.surgery.refit", "LeastSquares"), "refitting 2, which reads 3 features"),
+        (("mipp.surgery.refit.units", "LeastSquares"), "refitting 2, which reads 3 features"),
         (
-            ("mipp.surgery.refit", "input_rows"),
+            ("mipp.surgery.refit.walk", "input_rows"),
             "running all calibration examples .* 2, .* 6 features",
         ),
     ],

@@ -79,7 +79,7 @@ def records() -> None:
     kinds = [
         mipp.Refit, mipp.Gaussian, mipp.Masked, mipp.Mlp, mipp.CaptureConfig, mipp.Latency,
         mipp.Confidence, mipp.Share, mipp.Budget, mipp.retrain.Recipe, mipp.methods.Training,
-        mipp.weights.SparseGPT, *(type(mipp.methods.get(n)) for n in mipp.methods.names()[1:]),
+        mipp.methods.SparseGPT, *(type(mipp.methods.get(n)) for n in mipp.methods.names()[1:]),
     ]  # fmt: skip
     for kind in kinds:
         for one in fields(kind):

@@ -6,7 +6,7 @@ from torch import nn
 
 from mipp.errors import CalibrationError, InputError
 from mipp.records import Consumer
-from mipp.statistics import CaptureConfig, read_batches
+from mipp.statistics import CaptureConfig, capture, in_passes, read_batches
 
 EVERY_ROW = CaptureConfig(rows_per_feature=1e9, fisher_samples=10**9)
 
@@ -150,3 +150,10 @@ def test_a_loss_that_does_not_fit_is_an_error(loss, message):
 
     with pytest.raises(InputError, match=message):
         capture(Two(), {0: linear("layer.weight")}, read_batches([torch.randn(2, 4)]), loss=loss)
+
+
+def test_passes_fit_into_memory_and_share_what_items_need_alike():
+    sizes = {0: 4, 1: 4, 2: 5, 3: 20}
+    assert in_passes([[0], [1], [2], [3]], sizes.__getitem__, 10) == [[0, 1], [2], [3]]
+    # the second item needs only site 1 anew, in another pass it needs both
+    assert in_passes([[0], [0, 1], [0, 2]], sizes.__getitem__, 9) == [[0, 1], [2]]

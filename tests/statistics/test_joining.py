@@ -69,6 +69,9 @@ def test_what_a_forward_raises_in_the_refit_is_said_in_words():
         plan.apply()
 
 
-def test_buffers_that_a_forward_changes_are_as_they_were_in_the_refitted_model():
-    plan = mipp.plan(Fails(), [torch.randn(40, 16)] * 2, "units=50%", noise=0.1)
+@pytest.mark.parametrize(
+    "options", [{"budget": "units=50%"}, {"budget": "params=50%", "granularity": "weight"}]
+)
+def test_buffers_that_a_forward_changes_are_as_they_were_in_the_refitted_model(options):
+    plan = mipp.plan(Fails(), [torch.randn(40, 16)] * 2, noise=0.1, **options)
     assert plan.apply().calls.item() == plan.mask().calls.item() == 0

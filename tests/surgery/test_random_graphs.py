@@ -69,7 +69,7 @@ def test_masked_is_sliced(seed):
 
 
 @pytest.mark.slow
-@settings(max_examples=3000 if NIGHTLY else 300, deadline=None)
+@settings(max_examples=3000 if NIGHTLY else 40, deadline=None)
 @given(st.integers(0, 2**32))
 def test_masked_is_sliced_often(seed):
     check(seed)

@@ -1,21 +1,19 @@
-"""How many nats a consumer would lose with each unit."""
+"""Nats that a consumer would lose with each unit."""
 
-from mipp.information.estimate import mutual_information
-from mipp.information.estimator import (
+from mipp.information.estimators import Estimator, get, mutual_information, names, read
+from mipp.information.gaussian.scorer import Gaussian, GaussianScorer
+from mipp.information.gaussian.standardised import fisher_whitening, in_units_of_noise
+from mipp.information.learned.masked import Masked
+from mipp.information.learned.mlp import Mlp
+from mipp.information.views import (
     ConsumerView,
-    Estimator,
     Observations,
     Reads,
     RowShape,
     View,
+    consumer_view,
+    observations,
 )
-from mipp.information.gaussian.observed import observations
-from mipp.information.gaussian.scorer import Gaussian, GaussianScorer
-from mipp.information.gaussian.whitening import fisher_whitening, in_units_of_noise
-from mipp.information.learned.masked import Masked
-from mipp.information.learned.mlp import Mlp
-from mipp.information.named_estimators import get, names, read
-from mipp.information.view import consumer_view
 
 __all__ = [
     "ConsumerView",

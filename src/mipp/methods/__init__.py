@@ -17,6 +17,7 @@ from mipp.methods.grasp import GraSP, IterGraSP
 from mipp.methods.hrank import HRank
 from mipp.methods.imp import IMP
 from mipp.methods.layerwise import LAYERWISE, Layerwise, SparseGPT, Wanda
+from mipp.methods.leave_one_out import LeaveOneOut, Solo
 from mipp.methods.magnitude import L1, L2
 from mipp.methods.method import (
     NOT_MEASURED,
@@ -42,14 +43,12 @@ from mipp.methods.obs import OBS
 from mipp.methods.oto import OTO
 from mipp.methods.prospr import ProsPr
 from mipp.methods.random import Random
-from mipp.methods.shared.aggregate import Aggregation, aggregate
+from mipp.methods.shared.aggregate import Aggregation, Normalisation, aggregate
 from mipp.methods.shared.gradients import prunable_weights
 from mipp.methods.shared.iterative import curves_of_scores
-from mipp.methods.shared.normalise import Normalisation
 from mipp.methods.shared.unstructured import Choose, ScoresWeights, weight_masks
 from mipp.methods.snip import SNIP, IterSNIP
 from mipp.methods.sosp import SOSP
-from mipp.methods.static import LeaveOneOut, Solo
 from mipp.methods.synflow import SynFlow
 from mipp.methods.taylor import Taylor
 from mipp.methods.thinet import ThiNet

@@ -20,9 +20,9 @@ class BNScale(ScoringMethod):
 
     A unit that several BatchNorms scale (of a tied group, or of several channels) gets the mean of
     their factors, since all are compared with one threshold. Groups without a BatchNorm have no
-    score and keep all their units. The paper trains with a penalty on the factors first, which is
-    left to the caller's training; without it the factors of a trained net say little, and those of
-    a fresh one nothing: nets without any BatchNorm, and with equal factors throughout, are refused.
+    score and keep all their units. The paper first trains with a penalty on the factors, which is
+    left to the caller's training. Without it the factors of a trained net mean little, and those of
+    a fresh one nothing: nets without any BatchNorm, or with equal factors throughout, are refused.
     """
 
     name = "bnscale"
@@ -51,7 +51,7 @@ class BNScale(ScoringMethod):
                 np.add.at(count, axis.unit[mine], 1.0)
             if (count > 0).all():
                 scores[group.index] = total / count
-        # units that later rounds have left may well be equal
+        # units that are left in later rounds may well be equal
         if not scores or (question.round == 1 and np.ptp(np.concatenate([*scores.values()])) == 0):
             reason = (
                 "all factors of its BatchNorms are the same: train it first, with a penalty on "

@@ -1,4 +1,4 @@
-"""CHIP: a channel whose feature map the others can make up for is not independent.
+"""CHIP: a channel whose feature map the other channels can replace is not independent.
 
 Sui et al. 2021, "CHIP: channel independence-based pruning for compact neural networks" (arXiv
 2110.13981).
@@ -11,64 +11,43 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from mipp.methods.method import Question, Scores, ScoringMethod
-from mipp.methods.shared.maps import Maps, watch_maps
-from mipp.methods.shared.samples import drawn
-from mipp.records import Group
+from mipp.methods.shared.maps import MapMethod, Maps
+from mipp.records import FloatArray
 
 _ENTRIES = 2**23
-"""Of the matrices that are decomposed at once: 64 MiB."""
+"""Numbers in the matrices that are decomposed at once (64 MiB)."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class CHIP(ScoringMethod):
-    """Mean over images of ||A||_* - ||A without the unit's rows||_*; the lowest go.
+class CHIP(MapMethod):
+    """Mean over images of ||A||_* - ||A without the unit's rows||_*; removes the lowest.
 
     A has a row for each channel of the group, its map behind the activation, and ||A||_* is the sum
     of its singular values. Where channels are single numbers (linear layers), the examples of a
-    batch are the columns of A, which is our choice. Several matrices: their mean. ``examples``: 640
-    images, five batches of 128 in the authors' code; None for all. As many decompositions as units
-    are made for each.
+    batch are the columns of A, which is our choice. A group with several matrices gets their mean.
+    Each matrix takes as many decompositions as there are units.
     """
 
     name = "chip"
     summary = "how independent the unit's feature maps are"
     source = "Sui et al. 2021, arXiv 2110.13981"
-    needs = "data"
-    at_init = True
-    ranking = "local"
 
-    examples: int | None = 640
-    batch_size: int = 128
-
-    def __post_init__(self) -> None:
-        """Refuse to look at nothing."""
-        super().__post_init__()
-        self._at_least(1, "examples", "batch_size")
-
-    def score(self, question: Question) -> Scores:
-        """The mean over all matrices."""
-        groups = question.graph.groups
-        totals = {group.index: np.zeros(group.n_units) for group in groups}
-        count = {group.index: np.zeros(group.n_units) for group in groups}
-
-        def see(group: Group, maps: Maps) -> None:
-            matrices = maps.rows()
-            for matrix in matrices:
-                lost = independence(matrix, maps.unit, group.n_units)
-                totals[group.index] += lost.cpu().numpy()
-            count[group.index][np.unique(maps.unit.cpu().numpy())] += len(matrices)
-
-        watch_maps(question, drawn(question, self.examples, self.batch_size), see)
-        return {index: total / np.maximum(count[index], 1) for index, total in totals.items()}
+    def add(self, sums: list[FloatArray], maps: Maps, precision: float) -> None:  # noqa: ARG002
+        """Adds what each matrix loses without a unit."""
+        count, totals, _ = sums
+        matrices = maps.rows()
+        for matrix in matrices:
+            totals += independence(matrix, maps.unit, len(totals)).cpu().numpy()
+        count[np.unique(maps.unit.cpu().numpy())] += len(matrices)
 
 
 def independence(
     rows: Float[Tensor, "channels columns"], unit: Int[Tensor, " channels"], n_units: int
 ) -> Float[Tensor, " units"]:
-    """What the nuclear norm of a matrix loses with the rows of each unit; 0 for units without any.
+    """Nuclear norm that a matrix loses with the rows of each unit; 0 for units without any.
 
-    By eigenvalues of the smaller Gram matrix, whose square roots are the singular values.
+    Computed from eigenvalues of the smaller Gram matrix, whose square roots are the singular
+    values.
     """
     member = torch.zeros(n_units, len(rows), dtype=rows.dtype, device=rows.device)
     member[unit, torch.arange(len(rows), device=rows.device)] = 1

@@ -37,19 +37,10 @@ class Views:
 
     def parts(self) -> list[list[Group]]:
         """Groups in passes whose measurements fit into the memory allowed."""
-        parts: list[list[Group]] = []
-        room, held = -1, set[int]()
-        for group in self.graph.groups:
-            new = [c for c in group.consumers if c not in held]
-            size = sum(self._bytes(c) for c in new)
-            if size > room:
-                parts.append([])
-                room, held = self.options.memory, set()
-                size = sum(self._bytes(c) for c in group.consumers)
-            parts[-1].append(group)
-            held |= set(group.consumers)
-            room -= size
-        return parts
+        groups = self.graph.groups
+        needs = [group.consumers for group in groups]
+        passes = statistics.in_passes(needs, self._bytes, self.options.memory)
+        return [[groups[number] for number in part] for part in passes]
 
     def of(self, part: Sequence[Group]) -> ViewsOf:
         """Measures what the groups' consumers take in."""

@@ -1,4 +1,4 @@
-"""DHSPG, the optimizer of the second Only Train Once: some units are pulled to zero and projected.
+"""DHSPG, the optimizer of the second Only Train Once: pulls units to zero and projects them.
 
 Chen et al. 2023, "OTOv2: automatic, generic, user-friendly" (ICLR, arXiv 2303.06862), as in the
 authors' code (github.com/tianyic/only_train_once, branch otov2_legacy_backup, commit ad35adc).
@@ -23,24 +23,33 @@ from mipp.records import BoolArray
 class DHSPG(TrainingMethod):
     """One training by the recipe; from ``start`` on redundant units are penalised and projected.
 
-    x is the vector of a unit (see `ZeroGroups`), d what SGD goes along, lr its rate. After the
+    x is the vector of a unit (see `ZeroGroups`), d the direction of SGD, lr its rate. After the
     share ``start`` of all steps units are ranked once, over all groups, by the cosine of x and d
-    plus 1 / (norm of x over its number of entries), each divided by its norm over all units; the
-    highest are penalised, those that the budget takes and the share ``tolerance`` of all units
+    plus 1 / (norm of x over its number of entries), each divided by its norm over all units. The
+    highest are penalised: those that the budget removes and the share ``tolerance`` of all units
     more (of groups that lose any, and each keeps one that is not penalised). In each further step a
-    penalised unit goes to x' = x - lr d - lr c x / norm(x), where c is ``penalty``; where d pulls
-    away from zero, <x, d> < 0, it is ``amplify`` times the least that turns that round, between
+    penalised unit goes to x' = x - lr d - lr c x / norm(x), where c is ``penalty``; where d points
+    away from zero, <x, d> < 0, it is ``amplify`` times the least that reverses this, between
     ``penalty`` and ``most`` times that, or the mean of least and largest useful where it exceeds
     the latter. If then <x', x> < ``epsilon`` <x, x>, the unit is set to zero and stays zero. Once
     the budget is met the rest trains on without penalty.
 
-    Two things are ours: of the units that a step would project, only as many as the budget still
-    takes are, the nearest to zero first; and what it still takes when training is over is cut, by
-    norm of x (``cut_at_end`` in the notes of the plan's record).
+    Two things are ours: of the units that a step would project, only as many are as the budget
+    still removes, the nearest to zero first; and those that it still removes when training is over
+    are cut, by norm of x (``cut_at_end`` in the notes of the plan's record).
 
-    Defaults: ``start`` and ``epsilon`` of the authors' ResNet18 tutorial (epoch 50 of 300, 0.95;
-    their code has 0 for ``epsilon``, a weak test), the others of their code for SGD. They are for
-    a run of 300 epochs: in a short one little reaches zero unless ``penalty`` is higher.
+    The defaults of ``start`` and ``epsilon`` are from the authors' ResNet18 tutorial (epoch 50 of
+    300, 0.95; their code has 0 for ``epsilon``, a weak test), the others from their code for SGD.
+    They are for a run of 300 epochs: in a short one few units reach zero unless ``penalty`` is
+    higher.
+
+    Attributes:
+        start: Share of all steps before units are ranked, below 1.
+        tolerance: Share of all units penalised in excess of the budget.
+        penalty: The pull c.
+        amplify: Factor of the least pull that turns a unit towards zero.
+        most: Largest pull, in multiples of ``penalty``.
+        epsilon: Threshold of the projection, below 1.
     """
 
     name = "dhspg"
@@ -58,7 +67,7 @@ class DHSPG(TrainingMethod):
     epsilon: float | int = 0.95
 
     def __post_init__(self) -> None:
-        """Refuse rounds, which it has none of, and numbers out of range."""
+        """Refuse several rounds, and numbers out of range."""
         super().__post_init__()
         if self.rounds != 1:
             raise InputError(f"DHSPG has rounds={self.rounds}; it ranks once, expected 1.")
@@ -99,7 +108,7 @@ class _Pulling:
         return self._groups.by_group(self.stays)
 
     def step(self, optimizer: torch.optim.SGD) -> None:
-        """Plain SGD; then the pull, the projection, and what is zero stays so."""
+        """Plain SGD; then the pull and the projection. What is zero stays zero."""
         pulls = self._done >= self._first and not self._met
         self._done += 1
         before = self._groups.copies() if pulls else []
@@ -133,7 +142,7 @@ class _Pulling:
         score = _normed(cosine) + _normed(small)
         left = dict(self._spend(self._groups.by_group(-score), self.keep, 1.0))
         more = int(self._method.tolerance * self._groups.n_units)
-        # a group that loses none may be protected: nothing of it would ever be projected
+        # a group that loses none may be protected: none of it would ever be projected
         free = {g: int(units.sum()) - 1 for g, units in left.items() if not units.all()}
         group_of = self._groups.in_one_row({g: np.full(len(u), g) for g, u in left.items()})
         taken = ~self._groups.in_one_row(left)
@@ -146,9 +155,9 @@ class _Pulling:
         return taken
 
     def _project(self, projected: Bool[Tensor, " units"], ahead: Float[Tensor, " units"]) -> None:
-        """Of those units as many as the budget still takes, the nearest to zero first."""
+        """Projects as many of these as the budget still removes, the nearest to zero first."""
         rank = torch.argsort(torch.argsort(ahead)).double()
-        # no budget takes another unit before one of these
+        # no budget removes another unit before one of these
         scores = self._groups.by_group(torch.where(projected, rank, 1e9))
         left = self._groups.in_one_row(dict(self._spend(scores, self.keep, 1.0)))
         gone = self.stays & ~left

@@ -13,24 +13,25 @@ from torch import Tensor
 
 from mipp import surgery
 from mipp.methods.method import Question, Scores, ScoringMethod
+from mipp.methods.shared.aggregate import Normalisation, normalised
 from mipp.methods.shared.input_moments import Reader, measured, readers
-from mipp.methods.shared.normalise import Normalisation, normalised
-from mipp.methods.shared.samples import drawn
+from mipp.methods.shared.samples import ExampleMethod
 
 
 @dataclass(frozen=True, kw_only=True)
-class FLAP(ScoringMethod):
-    """Variance of what the next layers take in of the unit, times their squared weights for it.
+class FLAP(ExampleMethod, ScoringMethod):
+    """Variance of the next layers' inputs from the unit, times their squared weights for it.
 
-    ``metric``: ``"wifv"``, that product summed over the unit's features (the squared error of the
-    next layer when the unit is replaced by its mean, were it independent of the others);
-    ``"ifv"``, the variance alone; ``"wifn"``, mean over the outputs of |W| times the root of the
-    second moment, which is Wanda's score made structured. Several layers that read the unit: their
-    sum. ``normalise``: ``"z-score"``, the authors' way to compare layers. ``examples``: 2048 drawn,
-    the authors' number of sequences; None for all.
+    Scores of several layers that read the unit are summed. The authors move the means of removed
+    units into biases; ``refit="own"`` of `mipp.plan` does only that.
 
-    The authors move the means of what was removed into biases; ``refit="own"`` of `mipp.plan` does
-    that alone.
+    Attributes:
+        metric: ``"wifv"``, that product summed over the unit's features (the squared error of the
+            next layer when the unit is replaced by its mean, were it independent of the others);
+            ``"ifv"``, the variance alone; ``"wifn"``, mean over the outputs of |W| times the root
+            of the second moment, which is Wanda's score made structured.
+        normalise: ``"z-score"``, the authors' way to compare layers.
+        examples: 2048, the authors' number of sequences.
     """
 
     name = "flap"
@@ -44,16 +45,10 @@ class FLAP(ScoringMethod):
     metric: Literal["wifv", "ifv", "wifn"] = "wifv"
     normalise: Normalisation = "z-score"
     examples: int | None = 2048
-    batch_size: int = 128
-
-    def __post_init__(self) -> None:
-        """Refuse to look at nothing."""
-        super().__post_init__()
-        self._at_least(1, "examples", "batch_size")
 
     def score(self, question: Question) -> Scores:
         """The metric of each unit, on the scale of its group."""
-        statistics = measured(question, drawn(question, self.examples, self.batch_size))
+        statistics = measured(question, self.drawn(question))
         scores = {}
         for group in question.graph.groups:
             values = np.zeros(group.n_units)

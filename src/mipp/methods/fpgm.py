@@ -17,14 +17,16 @@ from mipp.records import Group
 
 @dataclass(frozen=True, kw_only=True)
 class FPGM(ScoringMethod):
-    """Sum of the Euclidean distances to the other filters of the group; the smallest go.
+    """Sum of the Euclidean distances to the other filters of the group; removes the smallest.
 
     A unit is the vector of all its incoming weights (of a tied group: of all layers that make it,
-    one behind the other). Only units that are left count. ``own``: also biases, norm parameters
-    and depthwise filters.
+    concatenated). Only units that are left count.
 
     The authors choose anew after every epoch of a training run; here units are chosen once, or in
     ``rounds``.
+
+    Attributes:
+        own: Whether biases, norm parameters and depthwise filters count, too.
     """
 
     name = "fpgm"
@@ -42,7 +44,7 @@ class FPGM(ScoringMethod):
         for group in question.graph.groups:
             left = question.keep.get(group.index, np.ones(group.n_units, dtype=bool))
             vectors = unit_vectors(question, group, own=self.own)[torch.from_numpy(left)]
-            # the quick formula of cdist loses half the digits between near neighbours
+            # the fast formula of cdist loses half the digits between near neighbours
             distances = torch.cdist(
                 vectors, vectors, compute_mode="donot_use_mm_for_euclid_dist"
             ).sum(1)

@@ -1,4 +1,4 @@
-"""GraSP: which weights the flow of gradients through the net, the norm of its gradient, rests on.
+"""GraSP: the weights that the gradient flow of the net, the norm of its gradient, depends on.
 
 Wang, Zhang and Grosse 2020, "Picking winning tickets before training by preserving gradient flow"
 (arXiv 2002.07376); round by round in the code of de Jorge et al. 2021 (arXiv 2006.09081).
@@ -26,21 +26,24 @@ class GraSP(WeightMethod):
     """w (H g)_w, with g the gradient of the loss and H its Hessian; the smallest go.
 
     g is the gradient by the weights of layers alone, as in the authors' code: biases and norm
-    parameters do not go, and their gradients are no part of the flow that is to be kept.
+    parameters are not removed, and their gradients are no part of the flow that is to be kept.
 
-    Taking a weight out changes g'g by about -2 w (H g)_w, so what has the smallest (most negative)
-    is taken out, and the norm of the gradient grows. Single weights are ranked by this sign. The
-    aggregation decides what becomes of it in a unit: ``l1`` (MIPP's comparison) and ``signed`` keep
+    Removing a weight changes g'g by about -2 w (H g)_w, so the smallest (most negative) products
+    are removed, and the norm of the gradient grows. Single weights are ranked with this sign. The
+    aggregation decides how it counts in a unit: ``l1`` (MIPP's comparison) and ``signed`` keep
     units whose removal changes the flow much either way; ``sum`` is the paper's rule for the whole
     unit, but with ``norms="train"`` it is minus the squared gradient of a filter in front of a
     BatchNorm: use ``norms="eval"`` with it.
 
-    ``reading``: ``"flow"`` as above, or ``"gradient"``: the squared gradient of the weight, the
-    largest stay, which is what de Jorge et al.'s code runs as iterative GraSP. ``per_class``:
-    examples of each class (the authors': 10 for CIFAR-10, 5 and 1 for more classes), put in two
-    batches; ``examples``: where targets are no class numbers. ``temperature``: logits are divided
-    by it before the cross-entropy, 200 in the authors' code (other losses are taken as they are).
-    ``norms``: ``"train"``, the authors' code.
+    Attributes:
+        reading: ``"flow"`` as above, or ``"gradient"``: the squared gradient of the weight, of
+            which the largest stay. De Jorge et al.'s code runs that as iterative GraSP.
+        per_class: Examples of each class (the authors': 10 for CIFAR-10, 5 and 1 for more classes),
+            put in two batches.
+        examples: Number of examples where targets are no class numbers.
+        temperature: Logits are divided by it before the cross-entropy, 200 in the authors' code.
+            Other losses are used as they are.
+        norms: ``"train"``, as in the authors' code.
     """
 
     name = "grasp"
@@ -71,8 +74,8 @@ class GraSP(WeightMethod):
             return {name: slope.square() for name, slope in slopes.items()}
         weights = layer_weights(question)
         flow = {name: slope for name, slope in slopes.items() if name in weights}
-        bent = hessian_product(question, batches, flow, self.temperature)
-        return {name: p.detach() * bent[name] for name, p in question.parameters().items()}
+        products = hessian_product(question, batches, flow, self.temperature)
+        return {name: p.detach() * products[name] for name, p in question.parameters().items()}
 
     def weight_scores(self, question: Question) -> dict[str, Tensor]:
         """The terms with their sign."""
@@ -89,8 +92,11 @@ class GraSP(WeightMethod):
 class IterGraSP(GraSP):
     """`GraSP` in rounds, each on what the one before has left and on examples drawn anew.
 
-    ``rounds``: 60, of the README of de Jorge et al.'s code. ``reading="gradient"`` is that code's
-    own score; the default scores anew what the GraSP paper defines.
+    ``reading="gradient"`` is the score of de Jorge et al.'s code; the default scores anew what the
+    GraSP paper defines.
+
+    Attributes:
+        rounds: 60, from the README of de Jorge et al.'s code.
     """
 
     name = "itergrasp"

@@ -1,4 +1,4 @@
-"""Iterative magnitude pruning of units: train, remove the smallest, go back, and again.
+"""Iterative magnitude pruning of units: train, remove the smallest, rewind, and repeat.
 
 Frankle & Carbin 2019, "The lottery ticket hypothesis" (arXiv 1803.03635), with a norm of all the
 weights of a unit (Li et al. 2017, arXiv 1608.08710) in place of single weights.
@@ -14,35 +14,42 @@ from mipp import retrain, surgery
 from mipp.errors import InputError
 from mipp.methods.magnitude import L1
 from mipp.methods.method import Question, Scores, Spend, Trained, Training, TrainingMethod
-from mipp.methods.shared.aggregate import Aggregation
-from mipp.methods.shared.normalise import Normalisation
+from mipp.methods.shared.aggregate import Aggregation, Normalisation
 from mipp.methods.shared.training import Trainer, n_batches
 from mipp.tracing.guards import duplicate
 
 SLOWER = 5
-"""Fine-tuning starts from weights that are good: its peak rate is the recipe's over this."""
+"""Fine-tuning starts from good weights: its peak rate is the recipe's divided by this."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class IMP(TrainingMethod):
     """Rounds of training, removing the units of smallest norm, and rewinding.
 
-    ``rounds``: 5, in which a third of the units is reached at the paper's 20% a round; the paper's
-    own rate for a share rho is ln(rho) / ln(0.8) rounds. ``rewind``: where the weights and
-    statistics that stay go back to before each training: ``"initial"``, those of the model as it
-    was given (the paper's); ``"early"``, those after the first ``early_epochs`` of the first
-    training (Frankle et al. 2020, arXiv 1912.05671, who also start there for deep nets); or
-    ``"none"``, the reading for trained nets: remove, then fine-tune what is left (Han et al. 2015,
-    arXiv 1506.02626), starting with the model as it was given. Optimizer, momentum and schedule
-    start anew in every training; only what is left is trained, as a small net of its own.
+    Optimizer, momentum and schedule start anew in every training; only what is left is trained, as
+    a small net of its own. The L2 norm is our choice, since sums of absolute values over all layers
+    empty those of small fan-in first. So are the defaults of fine-tuning: the recipe's epochs
+    divided by ``rounds`` (at least one), so that all of it costs one training, and a fifth of its
+    rate.
 
-    ``epochs``, ``peak_lr``: of one training in place of the recipe's. Fine-tuning has by default
-    the recipe's epochs over ``rounds`` (at least one), so that all of it costs one training, and a
-    fifth of its rate: our choice. ``aggregation``, ``own``, ``normalise``: the norm, as in
-    `mipp.methods.L1`; the L2 norm is ours, since sums of absolute values over all layers empty
-    those of small fan-in first. ``last_training``: also train after the last removal, so that the
-    plan has trained weights; without it they are the rewound ones (with ``"none"``, those just
-    pruned), for a retraining of the caller's.
+    Attributes:
+        rounds: 5, in which a third of the units is reached at the paper's 20% a round. The paper's
+            own number for a share rho is ln(rho) / ln(0.8).
+        rewind: What the remaining weights and statistics are reset to before each training:
+            ``"initial"``, those of the model as it was given (the paper's); ``"early"``, those
+            after the first ``early_epochs`` of the first training (Frankle et al. 2020, arXiv
+            1912.05671, who also start there for deep nets); or ``"none"``, for trained nets:
+            remove, then fine-tune what is left (Han et al. 2015, arXiv 1506.02626), starting with
+            the model as it was given.
+        early_epochs: See ``rewind``.
+        epochs: Of one training, in place of the recipe's.
+        peak_lr: Of one training, in place of the recipe's.
+        aggregation: As in `mipp.methods.L1`.
+        own: As in `mipp.methods.L1`.
+        normalise: As in `mipp.methods.L1`.
+        last_training: Whether to train after the last removal, too, so that the plan has trained
+            weights. Without it they are the rewound ones (with ``"none"``, those just pruned), for
+            a retraining by the caller.
     """
 
     name = "imp"
@@ -77,7 +84,7 @@ class IMP(TrainingMethod):
         for number in range(1, self.rounds + 1):
             if rewinds:
                 early = self.rewind == "early" and number == 1
-                step = self._noted(start, model, training) if early else None
+                step = self._noting_step(start, model, training) if early else None
                 trainer.train(model, keep, recipe, step)
             keep = spend(
                 self._norms(replace(question, keep=keep), model), keep, number / self.rounds
@@ -91,7 +98,7 @@ class IMP(TrainingMethod):
         return Trained(model, keep, trainer.cost)
 
     def _recipe(self, recipe: retrain.Recipe) -> retrain.Recipe:
-        """Of one of the trainings."""
+        """The recipe of one of the trainings."""
         epochs, rate = recipe.epochs, recipe.peak_lr
         if self.rewind == "none":
             epochs, rate = max(1, epochs // self.rounds), rate / SLOWER
@@ -106,13 +113,13 @@ class IMP(TrainingMethod):
         )
 
     def _norms(self, question: Question, model: nn.Module) -> Scores:
-        """Of what is left: removed inputs do not count."""
+        """The norms of what is left: removed inputs do not count."""
         masked = surgery.mask_model(model, question.graph, question.keep)
         norm = L1(aggregation=self.aggregation, own=self.own, normalise=self.normalise)
         return norm.score(replace(question, model=masked))
 
-    def _noted(self, start: nn.Module, model: nn.Module, training: Training) -> retrain.Step:
-        """A plain step that writes into ``start`` what ``model`` is after the early epochs."""
+    def _noting_step(self, start: nn.Module, model: nn.Module, training: Training) -> retrain.Step:
+        """A plain step that copies the state of ``model`` to ``start`` after the early epochs."""
         left = self.early_epochs * n_batches(training.batches)
 
         def step(optimizer: torch.optim.SGD) -> None:

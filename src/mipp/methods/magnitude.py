@@ -5,18 +5,20 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from mipp.methods.method import Question, Scores, WeightMethod
-from mipp.methods.shared.aggregate import Aggregation
-from mipp.methods.shared.normalise import Normalisation, normalised
+from mipp.methods.shared.aggregate import Aggregation, Normalisation, normalised
 
 
 @dataclass(frozen=True, kw_only=True)
 class L1(WeightMethod):
-    """L1 norm of the incoming weights, the smallest go: the paper's filter pruning.
+    """L1 norm of the incoming weights; removes the smallest: the paper's filter pruning.
 
     Its defaults are the paper's: norms are compared within a layer, one round. The score of a
-    single weight is its absolute value. ``normalise``: ``"mean"`` divides by the mean of the group,
-    which makes ``allocation="global"`` compare layers of different width and scale; without it
-    (``"none"``) norms grow with the fan-in.
+    single weight is its absolute value.
+
+    Attributes:
+        normalise: ``"mean"`` divides by the mean of the group, which makes ``allocation="global"``
+            compare layers of different width and scale. Without it (``"none"``) norms grow with the
+            fan-in.
     """
 
     name = "l1"

@@ -35,15 +35,21 @@ approached by ``share`` of its way, in equal factors: at ``k / T`` a resource is
 
 @dataclass(frozen=True, eq=False)
 class Question:
-    """What a method is asked, in one round: how much each unit that is left matters.
+    """What a method is asked in one round: how much each unit that is left matters.
 
-    ``model``: a copy of the caller's, the method's own to change, in evaluation mode, in float32 at
-    least, with gradients enabled; removed units are zeros in it, as `mipp.Plan.mask` makes them.
-    ``graph``: of the full-size model, whose names and shapes the copy has. ``batches``: as the
-    caller gave them; use `shared.samples.drawn` to take some. ``keep``: the units that are
-    left (groups that are absent are whole). ``live``: parameter name -> boolean mask, that can be
-    broadcast to it, of the entries that are not held at zero; parameters that are absent are whole.
-    ``round`` counts from 1 to ``rounds``.
+    Attributes:
+        model: A copy of the caller's model that the method may change, in evaluation mode, in at
+            least float32, with gradients enabled. Removed units are zeros in it, as
+            `mipp.Plan.mask` makes them.
+        graph: Of the full-size model, whose names and shapes the copy has.
+        batches: As the caller gave them; `shared.samples.drawn` draws some examples.
+        loss: As in `mipp.Options`.
+        seed: Of all random draws.
+        keep: The units that are left; groups that are absent are whole.
+        live: Parameter name -> mask, broadcastable to it, of the entries that are not fixed at
+            zero; parameters that are absent are whole.
+        round: Counts from 1 to ``rounds``.
+        rounds: Number of rounds.
     """
 
     model: nn.Module
@@ -63,10 +69,12 @@ class Question:
 
 @dataclass(frozen=True, eq=False)
 class Training:
-    """What methods that train are given.
+    """Data and recipe for methods that train.
 
-    ``batches``: of ``(x, y)``, as `mipp.retrain.train` takes them; ``recipe``: of one full
-    training. ``progress``: called as ``progress(steps done, steps)``; `mipp.plan` sets it.
+    Attributes:
+        batches: Of ``(x, y)``, as for `mipp.retrain.train`.
+        recipe: Of one full training.
+        progress: Called as ``progress(steps done, steps)``; `mipp.plan` sets it.
     """
 
     batches: Iterable[Any]
@@ -79,11 +87,14 @@ class Training:
 
 @dataclass(frozen=True)
 class TrainingCost:
-    """What a method's own training took.
+    """The cost of all trainings of a method.
 
-    ``epochs``, ``steps`` of the optimizer and ``examples`` seen, over all its trainings; ``macs``:
-    multiply-accumulates of all forward passes, at the widths that each was trained in (with the
-    backward pass a step takes about three times as many).
+    Attributes:
+        epochs: Passes over the data.
+        steps: Of the optimizer.
+        examples: Examples seen.
+        macs: Multiply-accumulates of all forward passes, at the widths of each training. With the
+            backward pass a step takes about three times as many.
     """
 
     epochs: int = 0
@@ -94,9 +105,13 @@ class TrainingCost:
 
 @dataclass(frozen=True, eq=False)
 class Trained:
-    """What a method that trains gives back: a full-size ``model`` and the units that stay in it.
+    """The result of a method that trains.
 
-    ``cost`` and ``notes`` (numbers by name) are kept in the plan's record, under ``training``.
+    Attributes:
+        model: The full-size model.
+        keep: The units that stay.
+        cost: Kept in the plan's record, under ``training``.
+        notes: Numbers by name, kept there, too.
     """
 
     model: nn.Module
@@ -205,21 +220,25 @@ NOT_MEASURED = (float("nan"), float("nan"))
 
 @dataclass(frozen=True, kw_only=True)
 class Method(ABC):
-    """A way to choose units. A frozen record: its fields are its options.
+    """A way to choose units: a frozen record whose fields are its options.
 
-    The facts are class attributes: ``name`` in `mipp.plan`; ``summary`` in one line; ``source``;
-    ``needs``; ``at_init``: whether it can be asked of an untrained net; ``ranking``, which decides
-    how the budget is spread unless ``allocation=`` says otherwise (``"global"``, or ``"uniform"``
-    for local scores). ``update``: what the source does to the weights that stay, None for nothing;
-    ``refit="own"`` of `mipp.plan` does that in place of the refit that all methods share.
-
-    ``measures_information``: whether scores are nats, which stop rules and budgets of information
-    need. ``chooses_weights``: whether single weights can be chosen, too; these are spread over the
-    layers by ``weight_allocation`` unless ``allocation=`` names another of ``weight_allocations``.
-    ``slices_between_rounds``: each round measures the model that the one before has left, sliced
-    and refitted; else what went is zero in a model of full size.
-
-    ``rounds``: score and remove in so many steps, each on what the one before has left.
+    Attributes:
+        name: In `mipp.plan`.
+        summary: One line.
+        source: The paper.
+        needs: What it looks at beside the weights.
+        at_init: Whether it applies to an untrained net.
+        ranking: Decides how the budget is spread unless ``allocation=`` says otherwise
+            (``"global"``, or ``"uniform"`` for local scores).
+        update: What the source does to the weights that stay; None for nothing. ``refit="own"`` of
+            `mipp.plan` does that in place of the refit that all methods share.
+        measures_information: Whether scores are nats, which stop rules and budgets of information
+            need.
+        slices_between_rounds: Whether each round measures the model that the round before has left,
+            sliced and refitted. Otherwise removed units are zeros in a model of full size.
+        weight_allocations: The values of ``allocation=`` for single weights; the default is
+            `weight_allocation`.
+        rounds: Number of steps of scoring and removal, each on what the step before has left.
     """
 
     name: ClassVar[str]
@@ -297,10 +316,12 @@ class ScoringMethod(Method):
 
 @dataclass(frozen=True, kw_only=True)
 class WeightMethod(ScoringMethod):
-    """A method that scores single weights; a unit's score is made of those that make it.
+    """A method that scores single weights; a unit's score aggregates those of its weights.
 
-    ``aggregation``: see `shared.aggregate`. ``own``: also count the bias, norm parameters and
-    depthwise filter of a unit, not only its incoming weights.
+    Attributes:
+        aggregation: See `shared.aggregate`.
+        own: Whether the bias, norm parameters and depthwise filter of a unit count, too, not only
+            its incoming weights.
     """
 
     aggregation: Aggregation = "l1"
@@ -311,14 +332,14 @@ class WeightMethod(ScoringMethod):
         """For every parameter by name what each entry adds, with its sign, in its shape."""
 
     def weight_scores(self, question: Question) -> dict[str, Tensor]:
-        """Scores of single weights for unstructured pruning, by parameter; the lowest goes first.
+        """Scores of single weights for unstructured pruning, by parameter; the lowest go first.
 
-        Entries that are held at zero score like any other: leave them out by ``question.live``.
+        Entries fixed at zero score like any other: ``question.live`` excludes them.
         """
         return {name: term.abs() for name, term in self.terms(question).items()}
 
     def score(self, question: Question) -> Scores:
-        """The terms of each unit, put together."""
+        """The aggregated terms of each unit."""
         terms = self.terms(question)
         return aggregate(question.graph, question.keep, terms, self.aggregation, own=self.own)
 

@@ -25,7 +25,7 @@ def informed(problem: WeightProblem, targets: Sequence[WeightTarget]) -> Iterato
     """
     measuring = _Measuring(problem)
     curves: dict[str, weights.RowCurves] = {}
-    measured: list[tuple[list[weights.Layer], dict[str, weights.Seen]]] = []
+    measured: list[tuple[list[weights.Layer], dict[str, statistics.Statistics]]] = []
     parts = _parts(problem)
     for part in parts:
         seen = measuring.of(part)
@@ -59,7 +59,7 @@ class _Measuring:
     def __init__(self, problem: WeightProblem) -> None:
         self._problem, self.loss = problem, ""
 
-    def of(self, part: Sequence[weights.Layer]) -> dict[str, weights.Seen]:
+    def of(self, part: Sequence[weights.Layer]) -> dict[str, statistics.Statistics]:
         problem, options = self._problem, self._problem.options
         problem.clock.lap("plan")
         with enough_memory(problem, "measuring", part):
@@ -77,9 +77,12 @@ class _Measuring:
 def _parts(problem: WeightProblem) -> list[list[weights.Layer]]:
     """Layers in passes whose moments fit into the memory allowed."""
     config, layers = problem.options.calibration, problem.layers
-    sizes = [(n, weights.n_bytes(layer, config)) for n, layer in enumerate(layers)]
-    return [[layers[n] for n in part]
-            for part in statistics.chunks(sizes, problem.options.memory)]  # fmt: skip
+    passes = statistics.in_passes(
+        [[n] for n in range(len(layers))],
+        lambda n: weights.n_bytes(layers[n], config),
+        problem.options.memory,
+    )
+    return [[layers[n] for n in part] for part in passes]
 
 
 def _spent(
@@ -100,7 +103,7 @@ def _spent(
 def _chosen(
     problem: WeightProblem,
     layer: weights.Layer,
-    seen: weights.Seen,
+    seen: statistics.Statistics,
     curves: weights.RowCurves,
     keep: IntArray,
 ) -> tuple[Tensor, tuple[float, float]]:
@@ -116,7 +119,7 @@ def _chosen(
 
 
 def _rows(
-    problem: WeightProblem, layer: weights.Layer, seen: weights.Seen, dtype: torch.dtype
+    problem: WeightProblem, layer: weights.Layer, seen: statistics.Statistics, dtype: torch.dtype
 ) -> list[Rows]:
     weight, options = problem.model.get_parameter(layer.name), problem.options
     return weights.rows_of(layer, seen, weight, options.noise, options.ridge, dtype)

@@ -1,4 +1,4 @@
-"""Structured OBS: units go one by one, and the weights that stay take over what they did.
+"""Structured OBS: units are removed one by one, and the remaining weights compensate for each.
 
 Kurtic, Frantar and Alistarh 2023, "ZipLM: inference-aware structured pruning of language models"
 (arXiv 2302.04089), after Hassibi and Stork's optimal brain surgeon.
@@ -15,23 +15,26 @@ from mipp import surgery
 from mipp.errors import CalibrationError
 from mipp.methods.method import Question, Scores, ScoringMethod
 from mipp.methods.shared.input_moments import measured, readers
-from mipp.methods.shared.samples import drawn
+from mipp.methods.shared.samples import ExampleMethod
 from mipp.records import FloatArray, IntArray
 
 
 @dataclass(frozen=True, kw_only=True)
-class OBS(ScoringMethod):
-    """Greedy: the unit goes whose removal costs the next layers least squared error.
+class OBS(ExampleMethod, ScoringMethod):
+    """Greedy: removes the unit that costs the next layers the least squared error.
 
-    With H = E[X X'] + damping of what a layer takes in, a unit with the columns i of its weight W
-    costs tr(W_i inverse(inverse(H)_ii) W_i'), all weights that stay being adapted in the best way;
-    then W and inverse(H) follow by a low-rank correction. The score is the relative error of the
-    layer, ||W X - W' X||^2 / ||W X||^2, at the moment the unit has gone (of several layers that
-    read the group the sum): the order of removal, and the prior that ZipLM gives its search for
-    widths. That search, over measured latencies, is left to ``allocation=``.
+    With H = E[X X'] + damping of a layer's inputs, a unit with the columns i of its weight W costs
+    tr(W_i inverse(inverse(H)_ii) W_i'), all remaining weights being adapted optimally; then W and
+    inverse(H) follow by a low-rank correction. The score is the relative error of the layer,
+    ||W X - W' X||^2 / ||W X||^2, after the unit's removal (summed over layers that read the group):
+    the order of removal, and the prior that ZipLM gives its search for widths. That search, over
+    measured latencies, is left to ``allocation=``.
 
-    ``damping``: share of the mean of H's diagonal that is added to it. ``centred``: covariances in
-    place of second moments, as if biases were fitted too. ``examples``: 2048 drawn, None for all.
+    Attributes:
+        damping: Share of the mean of H's diagonal that is added to the diagonal.
+        centred: Whether covariances are used in place of second moments, as if biases were fitted,
+            too.
+        examples: 2048.
     """
 
     name = "obs"
@@ -45,17 +48,15 @@ class OBS(ScoringMethod):
     damping: float | int = 1e-2
     centred: bool = False
     examples: int | None = 2048
-    batch_size: int = 128
 
     def __post_init__(self) -> None:
-        """Refuse to look at nothing."""
+        """Refuse a negative damping."""
         super().__post_init__()
-        self._at_least(1, "examples", "batch_size")
         self._at_least(0, "damping")
 
     def score(self, question: Question) -> Scores:
         """Relative errors along the order of removal; removed units get zero."""
-        statistics = measured(question, drawn(question, self.examples, self.batch_size))
+        statistics = measured(question, self.drawn(question))
         scores = {}
         for group in question.graph.groups:
             layers = [
@@ -73,9 +74,10 @@ class OBS(ScoringMethod):
 
 
 def eliminate(layers: "list[Layer]", units: IntArray) -> tuple[IntArray, FloatArray]:
-    """Removes all of ``units``: the order, and the summed relative error after each.
+    """Removes all of ``units``.
 
-    Both of shape ``(n_units,)``.
+    Returns:
+        The order, and the summed relative error after each removal, both of shape ``(n_units,)``.
     """
     left, order, errors = units.tolist(), [], []
     error = 0.0
@@ -94,7 +96,10 @@ def eliminate(layers: "list[Layer]", units: IntArray) -> tuple[IntArray, FloatAr
 class Layer:
     """One layer that reads the units: its weight W and inverse(H) during the elimination.
 
-    ``weight`` (m, d) and ``inverse`` (d, d) are of the whole layer; what is removed is zero.
+    Attributes:
+        weight: Of the whole layer, shape ``(m, d)``; removed columns are zero.
+        inverse: inverse(H), shape ``(d, d)``; removed rows and columns are zero.
+        energy: Mean squared norm of the layer's output.
     """
 
     def __init__(
@@ -105,7 +110,7 @@ class Layer:
         damping: float | int,
     ) -> None:
         moment = second_moment.double().clone()
-        # a feature that is always zero costs nothing: no weight, and any place in H
+        # a feature that is always zero costs nothing: it gets no weight, and any diagonal in H
         dead = moment.diagonal() == 0
         weight = torch.where(dead, 0.0, weight.double())
         moment.diagonal().add_(moment.diagonal().mean() * max(damping, 1e-12) + dead)
@@ -124,7 +129,7 @@ class Layer:
     def costs(self, units: list[int]) -> FloatArray:
         """Squared error that each unit's removal adds, relative to the layer's output energy.
 
-        Of a layer that gets or gives nothing but zeros: none.
+        It is zero for a layer whose inputs or outputs are all zero.
         """
         found = np.zeros(len(units))
         if self.energy <= 0:
@@ -143,7 +148,7 @@ class Layer:
         return found
 
     def remove(self, unit: int) -> None:
-        """Takes the unit out; weights that stay take over what they can."""
+        """Removes the unit; the remaining weights compensate for it."""
         gone = self._of(unit)
         if not len(gone):
             return
@@ -151,7 +156,7 @@ class Layer:
         share = torch.linalg.solve(across[:, gone], across)
         self.weight.addmm_(self.weight[:, gone], share, alpha=-1)
         self.inverse.addmm_(across.T, share, alpha=-1)
-        # what rounding has left
+        # rounding has left small numbers here
         self.weight[:, gone] = 0
         self.inverse[gone] = 0
         self.inverse[:, gone] = 0

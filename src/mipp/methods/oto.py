@@ -1,4 +1,4 @@
-"""Only Train Once: units are driven to zero while the net is trained, in one run.
+"""Only Train Once: one training run during which units are driven to zero.
 
 HESSO, the optimizer of the authors' repository today (github.com/tianyic/only_train_once, commit
 5d0963d; Chen et al. 2021, arXiv 2107.07467, and 2023, arXiv 2303.06862, name the series).
@@ -28,17 +28,21 @@ class OTO(TrainingMethod):
     """One training by the recipe; in ``rounds`` periods early in it, units are faded out.
 
     At the start of each period all units are ranked, over all groups, by their vectors x of
-    weights, bias and norm parameters (see `ZeroGroups`) and d, what SGD goes along (gradient with
-    weight decay and momentum): the ``weights``-ed sum of norm of x, norm of x over its number of
+    weights, bias and norm parameters (see `ZeroGroups`) and the direction d of SGD (gradient with
+    weight decay and momentum): the weighted sum of norm of x, norm of x over its number of
     entries, cosine of x and d plus 1, abs(<x, d>) and <x, d>^2 / 2, each divided by its norm over
     all units. The lowest are multiplied, after each step, by (n - 1) / n, (n - 2) / (n - 1), ... 0
     over the n steps of the period, and stay zero to the end of training. As in the source every
-    period takes about the same number of units; how many, and which layers keep how many at least,
+    period removes about the same number of units; how many, and how many each layer keeps at least,
     follows from the budget.
 
-    ``start``, ``pruning``: where the first period begins and how long all take, as shares of all
-    steps; a tenth each, with 10 periods, in the authors' tutorial for ResNet18 (they advise to be
-    done after a quarter). ``weights``: 0.2 each in their code.
+    Attributes:
+        rounds: Number of periods.
+        start: Where the first period begins, as a share of all steps. A tenth, with 10 periods that
+            take another tenth, in the authors' tutorial for ResNet18 (they advise to finish after a
+            quarter).
+        pruning: Length of all periods, as a share of all steps.
+        weights: Of the five terms of the sum; 0.2 each in the authors' code.
     """
 
     name = "oto"
@@ -65,7 +69,7 @@ class OTO(TrainingMethod):
     def run(self, question: Question, training: Training, spend: Spend) -> Trained:
         """The one training."""
         steps = training.recipe.epochs * n_batches(training.batches)
-        # every period has a step at least, and is over when the training is
+        # every period has at least one step, and ends with the training at the latest
         length = max(1, int(self.pruning * steps) // self.rounds)
         first = min(int(self.start * steps), steps - length * self.rounds)
         if first < 0:
@@ -80,7 +84,7 @@ class OTO(TrainingMethod):
 
 
 class _Fading:
-    """The steps of one training, and where the periods have come to."""
+    """The steps of one training, and the current period."""
 
     def __init__(
         self, method: OTO, groups: ZeroGroups, spend: Spend, first: int, length: int
@@ -93,7 +97,7 @@ class _Fading:
         self._done = 0
 
     def step(self, optimizer: torch.optim.SGD) -> None:
-        """Plain SGD, and then the factors of units that fade or are gone."""
+        """Plain SGD, and then the factors of units that fade or are removed."""
         period, place = divmod(self._done - self._first, self._length)
         self._done += 1
         inside = 0 <= period < self._method.rounds
@@ -115,7 +119,7 @@ class _Fading:
         final = sum(int(units.sum()) for units in self._spend(scores, keep, 1.0).values())
         share = float(number / self._method.rounds)
         if 0 < final < now and share < 1:
-            # rounds are spent in equal factors, and the authors' periods in equal numbers
+            # a budget is approached in equal factors, the authors' periods remove equal numbers
             wanted = whole - (whole - final) * share
             share = math.log(wanted / whole) / math.log(final / whole)
         left = self.groups.in_one_row(dict(self._spend(scores, keep, share)))
@@ -124,7 +128,7 @@ class _Fading:
 
 
 def along(groups: ZeroGroups, before: list[Tensor], optimizer: torch.optim.SGD) -> list[Tensor]:
-    """What SGD has just gone along, for each of the parameters of the groups: step over rate."""
+    """The direction of the last SGD step for each parameter of the groups: step over rate."""
     rate = float(optimizer.param_groups[0]["lr"])
     return [(x - p.detach()) / rate for x, p in zip(before, groups.parameters, strict=True)]
 

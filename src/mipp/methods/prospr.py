@@ -1,4 +1,4 @@
-"""ProsPr: which weights the loss after a few steps of training depends on.
+"""ProsPr: the weights that the loss after a few steps of training depends on.
 
 Alizadeh et al. 2022, "Prospect pruning: finding trainable weights at initialization using
 meta-gradients" (arXiv 2202.08132).
@@ -22,13 +22,18 @@ class ProsPr(WeightMethod):
     """|dL(theta_M) / dc|, c = 1 a mask on the initial weight, theta_M after M steps of SGD.
 
     Since the initial weight is c w, this is |w dL/dw| with the derivative taken through all steps.
-    All parameters take the steps. ``steps``: M = 3; with 0 it is `SNIP`. ``lr``: 0.1, without
-    momentum or weight decay. ``second_order``: take the derivative through the steps' gradients;
-    without it they count as constants, and it is the initial weight times the last gradient.
-    ``new_data``: a batch of its own for every step and for the last loss, as the authors'
-    ``prune()`` does (their command line defaults to one batch for all). ``batch_size``: 128.
-    ``norms``: ``"train"``, the authors' code. ``aggregation="signed"`` is the authors' gate on a
-    channel; filters in front of a BatchNorm then have scores only from the first step on.
+    All parameters take the steps. ``aggregation="signed"`` is the authors' gate on a channel;
+    filters in front of a BatchNorm then have scores only from the first step on.
+
+    Attributes:
+        steps: M; with 0 it is `SNIP`.
+        lr: Rate of the steps, without momentum or weight decay.
+        second_order: Whether the derivative is taken through the steps' gradients. Without it they
+            count as constants, and the score is the initial weight times the last gradient.
+        new_data: Whether each step and the last loss have a batch of their own, as in the authors'
+            ``prune()`` (their command line defaults to one batch for all).
+        batch_size: Examples in a batch.
+        norms: ``"train"``, as in the authors' code.
     """
 
     name = "prospr"
@@ -46,7 +51,7 @@ class ProsPr(WeightMethod):
     norms: Norms = "train"
 
     def __post_init__(self) -> None:
-        """Refuse steps that are none."""
+        """Refuse a negative number of steps, and batches without examples."""
         super().__post_init__()
         self._at_least(0, "steps", "lr")
         self._at_least(1, "batch_size")

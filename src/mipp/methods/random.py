@@ -1,4 +1,4 @@
-"""Units drawn at random, the reference that a method has to beat."""
+"""Random units, the reference that a method has to beat."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""SNIP: how much the loss changes when a weight is taken out, to first order, on the net as it is.
+"""SNIP: first-order change of the loss when a weight is removed, on the net as it is.
 
 Lee, Ajanthan and Torr 2019, "SNIP: single-shot network pruning based on connection sensitivity"
 (arXiv 1810.02340); round by round: de Jorge et al. 2021, "Progressive skeletonization" (arXiv
@@ -12,18 +12,20 @@ from torch import Tensor
 
 from mipp.methods.method import Question, WeightMethod
 from mipp.methods.shared.gradients import Norms, gradient, set_norms
-from mipp.methods.shared.samples import drawn
+from mipp.methods.shared.samples import ExampleMethod
 
 
 @dataclass(frozen=True, kw_only=True)
-class SNIP(WeightMethod):
-    """|w dL/dw|, which is |dL/dc| for a mask c = 1 on the weight; the smallest go, in one round.
+class SNIP(ExampleMethod, WeightMethod):
+    """|w dL/dw|, which is |dL/dc| for a mask c = 1 on the weight; removes the smallest at once.
 
     The gradient is that of the mean loss over all drawn examples; the absolute value comes last.
-    ``examples``: 128 drawn from the batches (the paper's batch for CIFAR-10; code of de Jorge et
-    al.: 1280 for CIFAR-100), None for all. ``batch_size``: whose statistics norms take.
-    ``norms``: ``"train"`` as both papers' code has it; with it the ``signed`` and ``sum``
-    aggregations are exactly zero for a layer in front of a BatchNorm.
+
+    Attributes:
+        examples: 128, the paper's batch for CIFAR-10 (code of de Jorge et al.: 1280 for CIFAR-100).
+        batch_size: Of the batches whose statistics norms use.
+        norms: ``"train"`` as in both papers' code. With it the ``signed`` and ``sum`` aggregations
+            are exactly zero for a layer in front of a BatchNorm.
     """
 
     name = "snip"
@@ -33,18 +35,11 @@ class SNIP(WeightMethod):
     at_init = True
     ranking = "global"
 
-    examples: int | None = 128
-    batch_size: int = 128
     norms: Norms = "train"
-
-    def __post_init__(self) -> None:
-        """Refuse to look at nothing."""
-        super().__post_init__()
-        self._at_least(1, "examples", "batch_size")
 
     def terms(self, question: Question) -> dict[str, Tensor]:
         """The products w dL/dw for every entry of every parameter."""
-        batches = drawn(question, self.examples, self.batch_size)
+        batches = self.drawn(question)
         set_norms(question.model, self.norms, batches)
         named, slopes = question.parameters(), gradient(question, batches)
         return {name: p.detach() * slopes[name] for name, p in named.items()}
@@ -54,8 +49,9 @@ class SNIP(WeightMethod):
 class IterSNIP(SNIP):
     """`SNIP` in rounds, each on what the one before has left and on examples drawn anew.
 
-    ``rounds``: 60, of the README of de Jorge et al.'s code (its SNIP-it; their own FORCE, in which
-    weights may come back, is another method).
+    Attributes:
+        rounds: 60, from the README of de Jorge et al.'s code (its SNIP-it; their own FORCE, in
+            which weights may come back, is another method).
     """
 
     name = "itersnip"

@@ -1,4 +1,4 @@
-"""SOSP-H: what the loss changes by without a structure, to second order, all others gone too.
+"""SOSP-H: second-order change of the loss without a structure, with the cross terms of all others.
 
 Nonnenmacher et al. 2022, "SOSP: efficiently capturing global correlations by second-order
 structured pruning" (arXiv 2110.11395).
@@ -18,19 +18,22 @@ from mipp.methods.shared.gradients import (
     prunable_weights,
     set_norms,
 )
-from mipp.methods.shared.samples import drawn
+from mipp.methods.shared.samples import ExampleMethod
 
 
 @dataclass(frozen=True, kw_only=True)
-class SOSP(WeightMethod):
+class SOSP(ExampleMethod, WeightMethod):
     """|theta_s' g| + 1/2 |theta_s' H theta|, theta_s the weights of the unit, theta those of all.
 
-    One Hessian product for all units: theta is the sum of all theta_s (protected groups too), so
-    each score holds the unit's correlations with all others. ``aggregation``: ``"signed"``, the
-    paper's; ``"l1"`` sums absolute values of single weights instead, as MIPP's comparison describes
-    it. ``own``: whether theta_s holds bias, norm parameters and depthwise filter, too.
-    ``examples``: 1000 drawn from the batches, None for all. ``norms``: ``"eval"``; with ``"train"``
-    signed scores of filters in front of a BatchNorm are exactly zero.
+    One Hessian product serves all units: theta is the sum of all theta_s (protected groups too), so
+    each score has the unit's correlations with all others.
+
+    Attributes:
+        aggregation: ``"signed"``, the paper's. ``"l1"`` sums absolute values of single weights
+            instead, as MIPP's comparison describes it.
+        own: Whether theta_s has the bias, norm parameters and depthwise filter, too.
+        examples: 1000.
+        norms: With ``"train"`` signed scores of filters in front of a BatchNorm are exactly zero.
     """
 
     name = "sosp"
@@ -42,22 +45,18 @@ class SOSP(WeightMethod):
 
     aggregation: Aggregation = "signed"
     examples: int | None = 1000
-    batch_size: int = 128
     norms: Norms = "eval"
-
-    def __post_init__(self) -> None:
-        """Refuse to look at nothing."""
-        super().__post_init__()
-        self._at_least(1, "examples", "batch_size")
 
     def orders(
         self, question: Question, theta: Mapping[str, Tensor] | None = None
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """The products w g_w and w (H theta)_w for every entry of every parameter.
 
-        ``theta``: by parameter; None for the weights of all units.
+        Args:
+            question: The net and its examples.
+            theta: By parameter; None for the weights of all units.
         """
-        batches = drawn(question, self.examples, self.batch_size)
+        batches = self.drawn(question)
         set_norms(question.model, self.norms, batches)
         named = question.parameters()
         if theta is None:
@@ -66,9 +65,9 @@ class SOSP(WeightMethod):
             theta = {name: named[name].detach() * mask.to(named[name].device)
                      for name, mask in owned.items()}  # fmt: skip
         slopes = gradient(question, batches)
-        bent = hessian_product(question, batches, theta)
+        products = hessian_product(question, batches, theta)
         first = {name: p.detach() * slopes[name] for name, p in named.items()}
-        second = {name: p.detach() * bent[name] for name, p in named.items()}
+        second = {name: p.detach() * products[name] for name, p in named.items()}
         return first, second
 
     def terms(self, question: Question) -> dict[str, Tensor]:
@@ -76,13 +75,13 @@ class SOSP(WeightMethod):
         return _added(*self.orders(question))
 
     def weight_scores(self, question: Question) -> dict[str, Tensor]:
-        """The same along all weights of convolutions and linear layers."""
+        """The same, with theta the weights of all convolutions and linear layers."""
         named = question.parameters()
         theta = {name: named[name].detach() for name in prunable_weights(question.model)}
         return _added(*self.orders(question, theta))
 
     def score(self, question: Question) -> Scores:
-        """Both orders are put together by unit, and then added."""
+        """Both orders, aggregated by unit and then added."""
         parts = [
             aggregate(question.graph, question.keep, terms, self.aggregation, own=self.own)
             for terms in self.orders(question)

@@ -1,4 +1,4 @@
-"""SynFlow: how much of a flow of ones through the net of absolute weights passes each weight.
+"""SynFlow: the part of a flow of ones through the net of absolute weights that passes each weight.
 
 Tanaka et al. 2020, "Pruning neural networks without any data by iteratively conserving synaptic
 flow" (arXiv 2006.05467).
@@ -23,15 +23,17 @@ from mipp.statistics import floating_outputs
 class SynFlow(WeightMethod):
     """|w dR/dw| with R the summed outputs of the net of absolute weights for an input of ones.
 
-    ``rounds``: 100, as in the paper; with one round whole layers go. ``norms``: what norms do to
-    the flow. ``"scale"``: they multiply by |gamma| / sqrt(running variance + eps), or by |gamma|
-    where there are no running statistics, and shift nothing, so that all flow stays positive and is
-    conserved on trained nets too. ``"absolute"``: as the authors' code, which takes absolute values
-    of all parameters and buffers, means among them; the same at initialisation. ``bias``: absolute
-    biases flow too (the authors' code); without them what goes into a unit comes out of it.
-    ``"absolute"`` goes together with ``bias=True``.
+    Computed in double precision: R grows with depth beyond the range of float32.
 
-    Computed in double precision: R grows with depth beyond what float32 holds.
+    Attributes:
+        rounds: 100, as in the paper; with one round whole layers are removed.
+        norms: How norms change the flow. With ``"scale"`` they multiply by |gamma| / sqrt(running
+            variance + eps), or by |gamma| where there are no running statistics, and shift nothing,
+            so that all flow stays positive and is conserved on trained nets, too. ``"absolute"`` is
+            the authors' code, which takes absolute values of all parameters and buffers, means
+            among them; the same at initialisation. It goes together with ``bias=True``.
+        bias: Whether absolute biases flow, too (the authors' code). Without them what flows into a
+            unit flows out of it.
     """
 
     name = "synflow"
@@ -51,7 +53,7 @@ class SynFlow(WeightMethod):
         return terms
 
     def flow(self, question: Question) -> tuple[Tensor, dict[str, Tensor]]:
-        """R, and what of it passes each entry of each parameter."""
+        """R, and the part of it that passes each entry of each parameter."""
         model = question.model.double()
         named = question.parameters()
         with torch.no_grad():
@@ -75,7 +77,7 @@ class SynFlow(WeightMethod):
 
 
 def _ones(tensor: Tensor) -> Tensor:
-    """Ones in place of numbers; what counts or chooses (token ids, masks) stays."""
+    """Ones in place of floating-point numbers; token ids and masks stay."""
     return torch.ones_like(tensor, dtype=torch.float64) if tensor.is_floating_point() else tensor
 
 
@@ -94,7 +96,7 @@ _NORMS: dict[Any, tuple[str, ...]] = {
 
 
 class _PositiveNorms(TorchFunctionMode):
-    """Norms only multiply, by something positive."""
+    """Norms only multiply, by positive factors."""
 
     def __torch_function__(
         self,
@@ -103,7 +105,7 @@ class _PositiveNorms(TorchFunctionMode):
         args: Sequence[Any] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        """A product in place of each norm; everything else as it is."""
+        """A product in place of each norm; every other function unchanged."""
         names = _NORMS.get(func)
         if names is None:
             return func(*args, **(kwargs or {}))

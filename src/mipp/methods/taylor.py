@@ -1,4 +1,4 @@
-"""Taylor-FO: squared first-order change of the loss when a unit is taken out.
+"""Taylor-FO: squared first-order change of the loss when a unit is removed.
 
 Molchanov et al. 2019, "Importance estimation for neural network pruning" (arXiv 1906.10771).
 """
@@ -14,21 +14,23 @@ from mipp.methods.method import Question, Scores, ScoringMethod
 from mipp.methods.shared.aggregate import aggregate
 from mipp.methods.shared.gradients import task_loss
 from mipp.records import FloatArray
-from mipp.statistics import Batch
 
 
 @dataclass(frozen=True, kw_only=True)
 class Taylor(ScoringMethod):
-    """Mean over minibatches of the squared change, to first order, of the loss without the unit.
+    """Mean over minibatches of the squared first-order change of the loss without the unit.
 
-    ``variant``: what is taken out. ``"gate"``, the authors' best: (dL/dz)^2 for a gate z = 1 on
-    everything that reads the unit. By the unit's incoming weights w with gradients g instead:
-    ``"joint"`` (sum of g w)^2, ``"separate"`` sum of (g w)^2 (the authors' weight criterion), or
-    ``"absolute"`` sum of |g w|, not squared (Torch-Pruning's, which takes one gradient over all
-    data). Where a BatchNorm follows, ``"joint"`` leaves its shift in place, and ``"gate"`` does
-    not. ``minibatch``: examples per gradient, at most a batch as given; squares and absolute values
-    are taken per minibatch, then averaged. All calibration examples are used, norms are in
-    evaluation mode.
+    All calibration examples are used, and norms are in evaluation mode. Where a BatchNorm follows,
+    ``"joint"`` leaves its shift in place, and ``"gate"`` does not.
+
+    Attributes:
+        variant: What is removed. ``"gate"``, the authors' best: (dL/dz)^2 for a gate z = 1 on
+            everything that reads the unit. The others use the unit's incoming weights w with
+            gradients g: ``"joint"`` (sum of g w)^2, ``"separate"`` sum of (g w)^2 (the authors'
+            weight criterion), or ``"absolute"`` sum of |g w|, not squared (Torch-Pruning's, which
+            takes one gradient over all data).
+        minibatch: Examples per gradient, at most a batch as given. Squares and absolute values are
+            taken per minibatch, then averaged.
     """
 
     name = "taylor"
@@ -54,7 +56,7 @@ class Taylor(ScoringMethod):
         names = read if self.variant == "gate" else made
         weights = [parameters[name] for name in names]
         device = next(question.model.parameters()).device
-        minibatches = self._minibatches(question)
+        minibatches = [part for b in question.batches for part in b.parts(self.minibatch)]
         scores = {group.index: np.zeros(group.n_units) for group in question.graph.groups}
         for small in minibatches:
             batch = small.to(device)
@@ -66,7 +68,7 @@ class Taylor(ScoringMethod):
         return scores
 
     def _changes(self, question: Question, terms: dict[str, Tensor]) -> dict[int, FloatArray]:
-        """What one minibatch says of each unit, by group."""
+        """The change of the loss without each unit, on one minibatch, by group."""
         if self.variant == "gate":
             return {index: gate**2 for index, gate in _gates(question, terms).items()}
         if self.variant == "absolute":
@@ -74,9 +76,6 @@ class Taylor(ScoringMethod):
         how: Literal["l2", "signed"] = "l2" if self.variant == "separate" else "signed"
         sums = aggregate(question.graph, question.keep, terms, how)
         return {index: values**2 for index, values in sums.items()}
-
-    def _minibatches(self, question: Question) -> list[Batch]:
-        return [part for batch in question.batches for part in batch.parts(self.minibatch)]
 
 
 def _gates(question: Question, terms: dict[str, Tensor]) -> dict[int, FloatArray]:

@@ -1,4 +1,4 @@
-"""ThiNet: the channels go whose sum matters least to what the next layer computes.
+"""ThiNet: removes the channels whose sum matters least to the next layer's outputs.
 
 Luo et al. 2017, "ThiNet: a filter level pruning method for deep neural network compression" (arXiv
 1707.06342), and its journal version, "ThiNet: pruning CNN filters for a thinner net" (TPAMI 2019).
@@ -15,31 +15,33 @@ from mipp import surgery
 from mipp.errors import CalibrationError
 from mipp.methods.method import Question, Scores, ScoringMethod
 from mipp.methods.shared.input_moments import own_columns
-from mipp.methods.shared.samples import drawn
+from mipp.methods.shared.samples import ExampleMethod
 from mipp.records import BoolArray, FloatArray, IntArray
 from mipp.statistics import Batch
 from mipp.tracing.calls import Call, Taps, input_rows, measuring, n_positions, weight_matrix
 
 
 @dataclass(frozen=True, kw_only=True)
-class ThiNet(ScoringMethod):
+class ThiNet(ExampleMethod, ScoringMethod):
     """Greedy choice of the units whose sum is smallest in the next layer's outputs.
 
-    An instance is one output of the next layer (example, filter f and position drawn at random); it
-    is the sum over units c of x_c, what the inputs from c times the weights W[f, c] give there,
-    bias left out. ``variant="iccv"``: units are removed one by one, each time the one that keeps
-    the removed sum smallest in squares. ``"tpami"``: units are chosen one by one (orthogonal
-    matching pursuit), each time the one that a scalar factor brings nearest to what the chosen
-    ones, refitted, leave over of the output. The score is the place in that order.
-
-    ``examples``: at most, None for all; the authors' 10 images of each of 1000 classes.
-    ``locations``: instances for each of them, 10 in the authors' code. Several layers that read the
-    unit: all their instances. In evaluation mode.
+    An instance is one output of the next layer (example, filter f and position drawn at random). It
+    is the sum over units c of x_c, the inputs from c times the weights W[f, c], without the bias.
+    The score is the place in the order of removal. Where several layers read the unit, the
+    instances of all of them count. The net is in evaluation mode.
 
     The authors then scale each kept channel by least squares; ``refit="own"`` of `mipp.plan` does
     that (`mipp.Refit` fits all weights, of which the factors are a special case). They prune layer
     by layer from the input with fine-tuning between: here all layers are judged on the same net,
     or in ``rounds``.
+
+    Attributes:
+        variant: With ``"iccv"`` units are removed one by one, each time the one that keeps the
+            square of the removed sum smallest. With ``"tpami"`` units are chosen one by one
+            (orthogonal matching pursuit), each time the one that, scaled, is nearest to the
+            residual of the output after refitting the chosen ones.
+        examples: 10,000, the authors' 10 images of each of 1000 classes.
+        locations: Instances for each example, 10 in the authors' code.
     """
 
     name = "thinet"
@@ -53,16 +55,15 @@ class ThiNet(ScoringMethod):
     variant: Literal["iccv", "tpami"] = "iccv"
     examples: int | None = 10_000
     locations: int = 10
-    batch_size: int = 128
 
     def __post_init__(self) -> None:
         """Refuse to look at nothing."""
         super().__post_init__()
-        self._at_least(1, "examples", "locations", "batch_size")
+        self._at_least(1, "locations")
 
     def score(self, question: Question) -> Scores:
         """The place of each unit in the order of removal; removed units get zero."""
-        batches = drawn(question, self.examples, self.batch_size)
+        batches = self.drawn(question)
         order_of = removal_order if self.variant == "iccv" else pursuit_order
         scores = {}
         for index, gram in self.grams(question, batches).items():
@@ -76,7 +77,7 @@ class ThiNet(ScoringMethod):
         """Sum over the instances of x_c x_c', shape ``(n_units, n_units)``, by group index.
 
         Raises:
-            CalibrationError: sums that are not finite.
+            CalibrationError: The sums are not finite.
         """
         graph = question.graph
         by_call: dict[tuple[str, int], list[tuple[int, IntArray, IntArray]]] = {}
@@ -119,7 +120,7 @@ class ThiNet(ScoringMethod):
         matrix = weight_matrix(call.kind, call.weight).double().cpu()
         wanted = size * self.locations
         total = n_positions(call, output)
-        # so many of each example, unless a layer sees the batch in another shape
+        # equally many of each example, unless a layer sees the batch in another shape
         size = size if total % size == 0 else 1
         example = torch.arange(wanted) % size
         place = torch.randint(total // size, (wanted,), generator=generator)
@@ -144,9 +145,9 @@ def removal_order(gram: FloatArray, units: BoolArray) -> IntArray:
 
 
 def pursuit_order(gram: FloatArray, units: BoolArray) -> IntArray:
-    """``units`` in the order of removal: the reverse of that in which they are chosen.
+    """``units`` in the order of removal, the reverse of the order of choice, shape ``(n,)``.
 
-    ``(n,)``. In terms of the Gram matrix alone, by a Cholesky factor that grows with each choice.
+    Computed from the Gram matrix alone, by a Cholesky factor that grows with each choice.
     """
     unexplained = gram[:, units].sum(1)  # x_c' residual; at first the residual is the output
     own = gram.diagonal().copy()  # squared length of x_c beyond the chosen ones
@@ -168,7 +169,13 @@ def pursuit_order(gram: FloatArray, units: BoolArray) -> IntArray:
 def scales(gram: FloatArray, kept: BoolArray, ridge: float = 1e-6) -> FloatArray:
     """Least-squares factors of the kept units for the sum over all, zero for the others.
 
-    Shape ``(n_units,)``. ``ridge``: added to the diagonal, as a share of its mean.
+    Args:
+        gram: Sum over the instances of x_c x_c', shape ``(n_units, n_units)``.
+        kept: Mask of the kept units.
+        ridge: Added to the diagonal, as a share of its mean.
+
+    Returns:
+        The factors, shape ``(n_units,)``.
     """
     inner = gram[np.ix_(kept, kept)]
     damped = inner + ridge * np.trace(inner) / max(len(inner), 1) * np.eye(len(inner))

@@ -1,9 +1,18 @@
-"""Which units go: elimination, stop rules, budgets. Knows scores and costs, not where from."""
+"""Which units are removed: elimination, stop rules and budgets, from scores and costs alone."""
 
+from mipp.options import Allocation, Order
 from mipp.selection.budget import Budget, Limits, parse_budget
-from mipp.selection.eliminate import Order, eliminate, eliminate_until, removable, untouched
-from mipp.selection.spend_units import Allocation, spend
-from mipp.selection.stop import Confidence, Share, Stop, surely_positive
+from mipp.selection.eliminate import (
+    Confidence,
+    Share,
+    Stop,
+    eliminate,
+    eliminate_until,
+    removable,
+    surely_positive,
+    untouched,
+)
+from mipp.selection.spend_units import spend
 
 __all__ = [
     "Allocation",

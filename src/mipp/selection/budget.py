@@ -1,4 +1,4 @@
-"""What a user asks for: bounds on resources, and what every group must keep."""
+"""Budgets: bounds on resources, and what every group must keep."""
 
 import math
 import re
@@ -19,14 +19,16 @@ _MILLISECONDS = {"us": 1e-3, "ms": 1.0, "s": 1e3}
 class Budget:
     """Upper bounds on resources, each a share of the whole model or an amount; all must be met.
 
-    Usually written as text, ``"macs=50%,params=300k"``; this is what is made of it.
+    Usually written as text, ``"macs=50%,params=300k"``, which `parse_budget` turns into this.
 
-    ``bounds``: resource (``macs`` per example, ``params``, ``units``, or ``latency`` in ms) ->
-    (value, is_share).
-    ``information``: share of every consumer's information to keep, 0 to 1, or None. ``widths``: in
-    place of both, group name -> how many units stay; groups that are absent keep all. ``parts``: in
-    place of all, pattern of names -> the bound on the units of the groups it names, together;
-    groups that no pattern names keep all.
+    Attributes:
+        bounds: Resource (``macs`` per example, ``params``, ``units``, or ``latency`` in ms) ->
+            ``(value, is_share)``.
+        information: Share of every consumer's information to keep, 0 to 1, or None.
+        widths: In place of both, group name -> number of units that stay. Groups that are absent
+            keep all units.
+        parts: In place of all, pattern of names -> bound on the units of the groups that match,
+            taken together. Groups that match no pattern keep all units.
     """
 
     bounds: Mapping[str, tuple[float, bool]]
@@ -51,8 +53,9 @@ class Budget:
         }
 
     def __str__(self) -> str:
+        units = {"latency": "ms"}
         parts = [
-            f"{name}={100 * value:.6g}%" if is_share else f"{name}={value:.6g}{_unit(name)}"
+            f"{name}={100 * value:.6g}%" if is_share else f"{name}={value:.6g}{units.get(name, '')}"
             for name, (value, is_share) in self.bounds.items()
         ]
         if self.information is not None:
@@ -66,10 +69,12 @@ class Budget:
 
 @dataclass(frozen=True)
 class Limits:
-    """What each group may come down to: ``min_units``, in multiples of ``round_to``.
+    """How narrow each group may become.
 
-    With ``min_units=0`` a group, and any layer, may lose everything. ``protected`` groups keep all
-    their units.
+    Attributes:
+        min_units: Smallest number of units. With 0 a group, and any layer, may lose everything.
+        round_to: Numbers of units are multiples of this.
+        protected: Indices of groups that keep all their units.
     """
 
     min_units: int = 1
@@ -95,8 +100,14 @@ class Limits:
 def parse_budget(text: "str | Mapping[str, str | Budget] | Budget") -> Budget:
     """Reads ``"macs=50%"``, ``"latency=3ms"``, ``"information=99%"``, or several with commas.
 
-    Units of some groups apart from others: ``{"*.mlp*": "units=50%", "*attention*": "units=75%"}``,
-    or the same as text, ``"*.mlp*: units=50%; *attention*: units=75%"``.
+    Some groups can have a budget of units of their own: ``{"*.mlp*": "units=50%", "*attention*":
+    "units=75%"}``, or the same as text, ``"*.mlp*: units=50%; *attention*: units=75%"``.
+
+    Args:
+        text: The budget. A `Budget` is returned as it is.
+
+    Raises:
+        BudgetError: The text cannot be read.
     """
     if isinstance(text, Budget):
         return text
@@ -190,7 +201,3 @@ def _in_parts(given: Sequence[tuple[Any, Any]]) -> Budget:
     if not parts:
         raise BudgetError("The budget in parts is empty. Write {'*.mlp*': 'units=50%'}.")
     return Budget({}, parts=parts)
-
-
-def _unit(resource: str) -> str:
-    return "ms" if resource == "latency" else ""

@@ -1,7 +1,7 @@
-"""Spend a budget: how many units of each group go, so that the fewest nats are lost.
+"""Spend a budget: how many units of each group to remove so that the fewest nats are lost.
 
-Every group has a curve of nats lost. One unit is taken after the other, always where the next
-stretch of the curve's lower convex hull loses fewest nats for the cost it saves at the widths
+Every group has a curve of nats lost. Units are removed one after the other, always where the next
+stretch of the curve's lower convex hull loses the fewest nats for the cost it saves at the widths
 reached so far. That path is walked once: a smaller budget stops further along the same path, so
 nested budgets keep nested units. (Walking it is the bisection over a price per unit of cost, with
 every price visited in turn; see docs/method.md.)
@@ -11,24 +11,20 @@ import heapq
 import itertools
 import math
 from collections.abc import Mapping
-from typing import Literal, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
 from mipp.errors import BudgetError
+from mipp.options import Allocation
 from mipp.records import BoolArray, Cost, Curve, FloatArray
 from mipp.selection.budget import Budget, Limits
 from mipp.selection.eliminate import removable
 
-Allocation = Literal["priced", "global", "tolerance", "uniform"]
-"""``priced``: least nats per cost saved. ``global``: least nats, whatever the unit costs.
-``tolerance``: the same share of information lost in every group. ``uniform``: the same share of
-units kept in every group."""
-
 
 @runtime_checkable
 class CostModel(Protocol):
-    """Exact costs of the units that are left; starts with all of them."""
+    """Exact costs of the units that are left. At first these are all units."""
 
     def cost(self) -> Cost:
         """Cost of what is left."""
@@ -60,14 +56,25 @@ def spend(
     allocation: Allocation = "priced",
     gone: Mapping[int, int] | None = None,
 ) -> dict[int, BoolArray]:
-    """The units that stay: group -> mask of shape ``(n_units,)``.
+    """Chooses the units that stay.
 
-    ``model`` is left with exactly those units. The cost is never above the budget, and putting back
-    the last unit that was taken would exceed it. ``gone``: how many units at the start of each
-    curve's order are removed already, from ``model`` too; they never return.
+    The cost is never above the budget, and putting back the last unit removed would exceed it.
+
+    Args:
+        curves: Group -> its nats lost, and the order in which its units are removed.
+        n_units: Group -> its number of units.
+        model: The costs. It is left with exactly the units that stay.
+        budget: Bounds, or a share of information, to meet.
+        limits: How narrow each group may become.
+        allocation: How the budget is spread over the groups.
+        gone: Group -> number of units at the start of the curve's order that are removed already,
+            from ``model`` too. They never return.
+
+    Returns:
+        Group -> mask of the units that stay, shape ``(n_units,)``.
 
     Raises:
-        BudgetError: when it cannot be met; the text has the smallest that can.
+        BudgetError: The budget cannot be met; the text has the smallest that can.
     """
     limits = limits or Limits()
     bounds = budget.limits(model.cost())
@@ -138,16 +145,16 @@ class _Walk:
         return sum(getattr(cost, r) / getattr(self.full, r) for r in resources)
 
     def unreachable(self) -> BudgetError:
-        """The error that says what was asked and what can be had."""
+        """The error that says what was requested and what is possible."""
         cost = self.model.cost()
-        asked = ", ".join(f"{r} <= {_amount(r, b)}" for r, b in self.bounds.items())
+        requested = ", ".join(f"{r} <= {_amount(r, b)}" for r, b in self.bounds.items())
         reached = ", ".join(
             f"{r} = {_amount(r, getattr(cost, r))} "
             f"({100 * getattr(cost, r) / getattr(self.full, r):.3g}%)"
             for r in self.bounds
         )
         return BudgetError(
-            f"The budget {asked} cannot be reached: the smallest is {reached}. Ask for that or "
+            f"The budget {requested} cannot be reached: the smallest is {reached}. Ask for that or "
             "more, or relax min_units, round_to, protect, the stop rule or the information share."
         )
 
@@ -159,8 +166,8 @@ def _amount(resource: str, value: float | int) -> str:
 def _priced(walk: _Walk, widths: Mapping[int, list[int]], by_cost: bool) -> None:
     """Walks the path of least nats per cost saved until the budget is met.
 
-    Savings only shrink as the neighbours get narrower, so a price worked out earlier is a lower
-    bound, and only the best ones need to be worked out again (a lazy heap).
+    Savings only shrink as the neighbours get narrower, so a price computed earlier is a lower
+    bound, and only the lowest ones need to be computed again (a lazy heap).
     """
     stretches = {g: _stretches(walk.curves[g], widths[g]) for g in widths}
     at = dict.fromkeys(widths, 0)

@@ -1,9 +1,9 @@
-"""How many weights each row keeps: a budget spent where a weight costs the fewest nats.
+"""Spend a budget on single weights: how many weights each row keeps for the fewest nats lost.
 
 Each row has a curve of nats lost against weights kept. At a price p per weight a row keeps the
-number that makes nats + p * kept least, which is a corner of the curve's lower convex hull; one
+number that minimises nats + p * kept, which is a corner of the curve's lower convex hull. One
 price for all rows of all layers gives the fewest nats for the sum of weights (Lagrange). What is
-left over of the budget goes to the rows that are at a corner of equal price.
+left over of the budget goes to rows at a corner of equal price.
 """
 
 from collections.abc import Mapping
@@ -22,29 +22,34 @@ and its rows have one price. ``rows``: every row keeps the same share."""
 
 @dataclass(frozen=True, eq=False)
 class Choice:
-    """What the rows of one layer can be: ``kept`` (n, t) weights, falling along t, and ``nats``."""
+    """The curves of the rows of one layer.
+
+    Attributes:
+        kept: Weights kept, falling along each curve, shape ``(n, t)``.
+        nats: Nats lost at that number of weights, shape ``(n, t)``.
+    """
 
     kept: IntArray
     nats: FloatArray
 
     @property
     def whole(self) -> int:
-        """Weights that there are."""
+        """Number of weights of the layer."""
         return int(self.kept[:, 0].sum())
 
     @property
     def total(self) -> float:
-        """Nats that are lost with all weights."""
+        """Nats lost when all weights are removed."""
         return float(self.nats[:, -1].sum())
 
     def at(self, price: float | int) -> IntArray:
-        """Places along the curves, shape ``(n,)``, fewer weights where two cost the same."""
+        """Best place along each curve, ``(n,)``; of two that cost the same, the fewer weights."""
         cost = self.nats + price * self.kept
         t = cost.shape[1]
         return t - 1 - np.argmin(cost[:, ::-1], axis=1)
 
     def sums(self, places: IntArray) -> tuple[int, float]:
-        """Weights kept and nats lost there."""
+        """Weights kept and nats lost at these places, summed over the rows."""
         rows = np.arange(len(places))
         return int(self.kept[rows, places].sum()), float(self.nats[rows, places].sum())
 
@@ -55,14 +60,21 @@ def spend(
     share: float | int | None,
     spread: str = "priced",
 ) -> dict[str, IntArray]:
-    """Weights that each row keeps, shape ``(n,)``, by layer.
+    """Chooses how many weights each row keeps.
 
-    ``most``: weights that may be left in all layers together. ``share``: of its nats that every
-    layer has to keep. At least one of the two is given.
+    Args:
+        choices: Layer name -> the curves of its rows.
+        most: Weights that may be left in all layers together. At least one of ``most`` and
+            ``share`` is given.
+        share: Share of its nats that every layer has to keep.
+        spread: How the budget is spread, one of `Spread`.
+
+    Returns:
+        Layer name -> weights that each row keeps, shape ``(n,)``.
 
     Raises:
-        BudgetError: both, and they cannot both be met.
-        InputError: an unknown spread, or a share with another spread than ``"priced"``.
+        BudgetError: ``most`` and ``share`` cannot both be met.
+        InputError: The spread is unknown, or a share goes with another spread than ``"priced"``.
     """
     if spread not in get_args(Spread):
         raise InputError(
@@ -80,26 +92,26 @@ def spend(
             return {n: np.floor(part * c.kept[:, 0] + 1e-9).astype(np.int64)
                     for n, c in choices.items()}  # fmt: skip
         return {n: _priced({n: c}, {}, part * c.whole)[n] for n, c in choices.items()}
-    dearest = {} if share is None else {n: _dearest(c, share) for n, c in choices.items()}
-    return _priced(choices, dearest, most)
+    highest = {} if share is None else {n: _highest_price(c, share) for n, c in choices.items()}
+    return _priced(choices, highest, most)
 
 
-def _dearest(choice: Choice, share: float | int) -> float:
+def _highest_price(choice: Choice, share: float | int) -> float:
     """The highest price at which a layer loses no more than it may."""
-    may_go = (1 - share) * choice.total * (1 + 1e-9)
+    allowed = (1 - share) * choice.total * (1 + 1e-9)
     low, high = 0.0, _ceiling({"": choice})
     for _ in range(80):
         middle = _between(low, high)
         lost = choice.sums(choice.at(middle))[1]
-        low, high = (middle, high) if lost <= may_go else (low, middle)
+        low, high = (middle, high) if lost <= allowed else (low, middle)
     return low
 
 
 def _priced(
-    choices: Mapping[str, Choice], dearest: Mapping[str, float], most: float | int | None
+    choices: Mapping[str, Choice], highest: Mapping[str, float], most: float | int | None
 ) -> dict[str, IntArray]:
     def at(price: float | int) -> dict[str, IntArray]:
-        return {n: c.at(min(price, dearest.get(n, price))) for n, c in choices.items()}
+        return {n: c.at(min(price, highest.get(n, price))) for n, c in choices.items()}
 
     def left(places: Mapping[str, IntArray]) -> int:
         return sum(c.sums(places[n])[0] for n, c in choices.items())

@@ -1,17 +1,18 @@
-"""What each consumer takes in, and how finely its output matters."""
+"""What each layer takes in, and how finely its output matters."""
 
-from mipp.statistics.batches import Batch, agreed, blaming, read_batch, read_batches
-from mipp.statistics.calling import advice, advised, check_call, check_images
-from mipp.statistics.collect import CaptureConfig, Statistics, capture, chunks
-from mipp.statistics.joining import joinable, joined
+from mipp.statistics.batches import Batch, agreed, read_batch, read_batches
+from mipp.statistics.calling import advice, advised, blaming, check_call, check_images
+from mipp.statistics.collect import CaptureConfig, Site, Statistics, capture, collect, in_passes
+from mipp.statistics.consumer_rows import Rows, answers, collect_rows
+from mipp.statistics.joining import in_one, joinable, joined
 from mipp.statistics.loss import Loss, floating_outputs
-from mipp.statistics.rows import Rows, answers, collect_rows
 
 __all__ = [
     "Batch",
     "CaptureConfig",
     "Loss",
     "Rows",
+    "Site",
     "Statistics",
     "advice",
     "advised",
@@ -21,9 +22,11 @@ __all__ = [
     "capture",
     "check_call",
     "check_images",
-    "chunks",
+    "collect",
     "collect_rows",
     "floating_outputs",
+    "in_one",
+    "in_passes",
     "joinable",
     "joined",
     "read_batch",

@@ -1,11 +1,7 @@
 """Calibration batches: any iterable of what the model takes, read once and checked."""
 
-import inspect
-import traceback
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,8 +9,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from mipp import processes
-from mipp.errors import CalibrationError, MippError
-from mipp.out_of_memory import is_short
+from mipp.errors import CalibrationError
 from mipp.tracing.calls import of_one_length
 
 IGNORED = -100
@@ -25,8 +20,12 @@ IGNORED = -100
 class Batch:
     """One batch: what the model is called with, and the target if one came along.
 
-    ``whole``: its examples belong together, as the nodes of a graph do, so that the model cannot
-    take a part of them.
+    Attributes:
+        args: positional arguments.
+        kwargs: keyword arguments.
+        target: what the model should answer, or None.
+        whole: whether its examples belong together, as the nodes of a graph do, so that the model
+            cannot take a part of them.
     """
 
     args: tuple[Any, ...]
@@ -75,48 +74,14 @@ class Batch:
         return Batch(args, kwargs, target, self.whole)
 
 
-@contextmanager
-def blaming(number: int | None) -> Iterator[None]:
-    """What the model raises on a batch becomes a `CalibrationError`.
-
-    ``number``: of the batch; None for all of them, one after the other or together.
-    """
-    try:
-        yield
-    except MippError:
-        raise
-    except Exception as error:
-        if is_short(error) or _in_our_code(error):
-            raise
-        lines = str(error).strip().splitlines() or ["no message"]
-        raise CalibrationError(
-            f"The model fails on {'the batches' if number is None else f'batch {number}'}: "
-            f"{type(error).__name__}: {lines[0]}. It was "
-            "expected to run on every whole batch, since it runs on some examples of the first. "
-            "Check that it does in eval mode, or leave that batch out."
-        ) from error
-
-
-_PASSING = ("taps.py", "attention.py", "guards.py")
-"""Modules of ours that what a model calls runs through."""
-
-
-def _in_our_code(error: BaseException) -> bool:
-    """Whether it was raised by what we do on the way of the model, not by the model."""
-    own = Path(__file__).parents[1]
-    files = [Path(frame.filename) for frame in traceback.extract_tb(error.__traceback__)]
-    called = [file == Path(inspect.getfile(nn.Module)) for file in files]
-    if True not in called:
-        return True
-    inside = files[called.index(True) :]
-    return any(file.is_relative_to(own) and file.name not in _PASSING for file in inside)
-
-
 def read_batch(item: Any) -> Batch:
-    """A tensor, an ``(input, target)`` pair or a dict of keyword arguments as a `Batch`.
+    """Reads a tensor, an ``(input, target)`` pair or a dict of keyword arguments as a `Batch`.
 
     The input of a pair may itself be a tuple (positional arguments) or a dict (keywords); a dict's
-    ``labels`` are its target and still handed to the model.
+    ``labels`` are its target and still passed to the model.
+
+    Raises:
+        CalibrationError: it is something else, or has no tensor with a batch dimension.
     """
     if isinstance(item, Batch):
         return _plain(item)
@@ -162,15 +127,20 @@ def _plain(batch: Batch) -> Batch:
 
 
 def read_batches(batches: Any, samples: int | None = None) -> list[Batch]:
-    """The first ``samples`` examples (all if None) of an iterable of batches, checked.
+    """Reads the first examples of an iterable of batches, and checks them.
 
     Batches with a keyword ``attention_mask`` of shape (batch, length) may differ in length: what
     has that shape, and maybe more dimensions behind it, is padded at its end to the longest, with
     zeros (``labels`` and targets with -100, which does not count).
 
+    Args:
+        batches: anything that `read_batch` takes, one after another; or one such tensor, pair or
+            dict.
+        samples: how many examples to read at most; all with None.
+
     Raises:
-        CalibrationError: when there are none, when shapes or dtypes change between batches, or when
-            an input has NaN or infinite values.
+        CalibrationError: there are none, shapes or dtypes change between batches, or an input has
+            NaN or infinite values.
     """
     if isinstance(batches, (Tensor, Mapping)):
         batches = [batches]

@@ -1,11 +1,11 @@
-"""One pass over the calibration batches: what each consumer takes in, and how finely it matters."""
+"""One pass over the calibration batches: what each layer takes in, and how finely it matters."""
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from mipp import processes
@@ -13,11 +13,11 @@ from mipp.checks import check_fields
 from mipp.covariance import Covariance, dense
 from mipp.errors import CalibrationError, InputError
 from mipp.records import Consumer
-from mipp.statistics.batches import Batch, blaming
+from mipp.statistics.batches import Batch
+from mipp.statistics.calling import blaming
 from mipp.statistics.loss import Loss, pass_back, settle
-from mipp.statistics.moments import Moments
+from mipp.statistics.moments import Moments, Squares
 from mipp.tracing.calls import (
-    LINEAR,
     Call,
     Taps,
     counted,
@@ -27,15 +27,19 @@ from mipp.tracing.calls import (
     output_rows,
     token_mask,
 )
+from mipp.tracing.sampling import consumer_seed, n_features, sampled_positions, weight_seed
 
 
 @dataclass(frozen=True)
 class CaptureConfig:
     """How much is measured.
 
-    ``rows_per_feature``: rows (examples x positions) sampled for each consumer, as a multiple of
-    its number of features; ``min_rows`` at the least. ``fisher_samples``: examples that go through
-    the backward pass. ``dtype``: in which the sums are kept.
+    Attributes:
+        rows_per_feature: rows (examples x positions) sampled for each consumer, as a multiple of
+            its number of features.
+        min_rows: rows sampled at least.
+        fisher_samples: examples that go through the backward pass.
+        dtype: number type of the sums.
     """
 
     rows_per_feature: float = 12.0
@@ -56,103 +60,181 @@ class CaptureConfig:
 
 @dataclass(frozen=True, eq=False)
 class Statistics:
-    """What was measured at one consumer.
+    """What was measured at one weight.
 
-    ``covariance`` (d, d; as a `Factor` where there are far fewer rows than features) and ``mean``
-    (d,) of its input ``X``; ``fisher`` (m, m): Fisher
-    information of the loss about its output ``Y`` at one position, in nats, or None when it was not
-    asked for.
-    ``rows``: how many rows went into the covariance.
+    Of a consumer of units results have no dimension ``g`` for blocks; of a weight whose entries are
+    pruned one by one they do, as grouped convolutions have several.
+
+    Attributes:
+        rows: how many rows went into the covariance.
+        uses: positions of an example, on average.
+        mean (g, d): of the input ``X``.
+        covariance (g, d, d): of the input; of a consumer as a `Factor` where there are far fewer
+            rows than features.
+        fisher: Fisher information of the loss about the output ``Y`` at one position, in nats: the
+            matrix (m, m) for a consumer, the diagonal (g, m) otherwise. None where no loss was
+            given.
     """
 
     rows: int
-    mean: Float[Tensor, " d"]
-    covariance: Covariance
-    fisher: Float[Tensor, "m m"] | None
+    uses: float
+    mean: Float[Tensor, "*g d"]
+    covariance: Covariance | Float[Tensor, "g d d"]
+    fisher: Float[Tensor, "m m"] | Float[Tensor, "g m"] | None
+
+    def moment(self, *, centred: bool) -> Float[Tensor, "*g d d"]:
+        """Covariance of the input, or its second moment about zero."""
+        covariance = dense(self.covariance)
+        if centred:
+            return covariance
+        return covariance + self.mean.unsqueeze(-1) * self.mean.unsqueeze(-2)
+
+
+@dataclass(frozen=True)
+class Site:
+    """A weight to measure at.
+
+    Attributes:
+        name: of the layer, for errors.
+        weight: name of the parameter.
+        call: number of the call that counts, for a consumer of units; None for all calls together,
+            block by block, with the diagonal of the Fisher information.
+        index: seeds the draw of positions.
+        routed: whether the positions that it gets depend on values, as for the tokens of an expert.
+    """
+
+    name: str
+    weight: str
+    call: int | None
+    index: int
+    routed: bool
 
 
 class _Recorder:
-    """Moments and gradients of one consumer, over one pass."""
+    """Moments and gradients at one site, over one pass.
 
-    def __init__(self, index: int, config: CaptureConfig, seed: int, n_samples: int) -> None:
-        self.index, self.config, self.seed, self.n_samples = index, config, seed, n_samples
+    A loss has to be passed back after each recorded call that is ``with_fisher``.
+    """
+
+    def __init__(self, site: Site, config: CaptureConfig, seed: int, n_samples: int) -> None:
+        self.site, self.config, self.seed, self.n_samples = site, config, seed, n_samples
+        self.positions = 0
         self.moments: Moments | None = None
-        self.fisher: Moments | None = None
-        self.gradient_rows = 0
+        self.fisher: Moments | Squares | None = None
 
-    def see(
+    def record(
         self,
         call: Call,
         output: Tensor,
         batch_number: int,
         with_fisher: bool,
-        mask: Tensor | None,
+        mask: Bool[Tensor, "batch length"] | None,
     ) -> None:
+        """Adds what one call takes in and, once the loss is passed back, its gradient."""
         real = counted(call, output, mask)
-        total = n_positions(call, output) if real is None else len(real)
-        if total == 0:
+        n_real = n_positions(call, output) if real is None else len(real)
+        if n_real == 0:
             return
-        features = self._features(call)
-        examples = call.input.shape[0] if call.input.dim() > 1 else 1
-        share = min(1.0, max(
-            self.config.rows_per_feature * features, self.config.min_rows
-        ) / (total / max(examples, 1) * self.n_samples))  # fmt: skip
-        generator = torch.Generator().manual_seed(
-            (self.seed * 1_000_003 + batch_number * 10_007 + self.index) % 2**63
-        )
-        n_rows = max(1, round(share * total))
-        pick = torch.randperm(total, generator=generator)[:n_rows] if n_rows < total else (
-            torch.arange(total)
-        )  # fmt: skip
-        pick = pick if real is None else real[pick]
+        self.positions += n_real
+        pick = self._picked(call, output, batch_number, mask)
         with torch.no_grad():
             rows = input_rows(call, output, pick.to(output.device))
         if not bool(torch.isfinite(rows).all()):
             raise CalibrationError(
-                f"The input of {call.name.removesuffix('.weight')} has NaN or infinite values in "
+                f"The input of {self.site.name} has NaN or infinite values in "
                 f"batch {batch_number}. Check the model in evaluation mode on that batch "
                 "(half precision overflows above 65504: use bfloat16 or float32)."
             )
+        blocks, dtype = None if self.site.call is not None else call.groups, self.config.dtype
         if self.moments is None:
-            self.moments = Moments(rows.shape[1], rows.device, self.config.dtype)
+            d = rows.shape[1] // (blocks or 1)
+            self.moments = Moments(d, rows.device, dtype, blocks)
         self.moments.update(rows)
         if with_fisher:
 
-            def keep_gradient(gradient: Tensor) -> None:
+            def add_gradient(gradient: Tensor) -> None:
                 g = output_rows(call, gradient, pick.to(gradient.device))
                 if self.fisher is None:
-                    self.fisher = Moments(g.shape[1], g.device, self.config.dtype)
+                    m, device = g.shape[1], g.device
+                    self.fisher = (
+                        Moments(m, device, dtype)
+                        if blocks is None
+                        else Squares(m // blocks, device, dtype, blocks)
+                    )
                 self.fisher.update(g)
 
-            output.register_hook(keep_gradient)
+            output.register_hook(add_gradient)
 
-    @staticmethod
-    def _features(call: Call) -> int:
-        if call.kind in LINEAR:
-            return call.input.shape[-1]
-        if call.kind == "conv_transpose":
-            return call.weight.shape[0]
-        return call.weight[0].numel()
+    def _picked(
+        self, call: Call, output: Tensor, batch: int, mask: Bool[Tensor, "batch length"] | None
+    ) -> Int[Tensor, " rows"]:
+        """The positions that are looked at; of a consumer in the order of the draw."""
+        config, site, of_weight = self.config, self.site, self.site.call is None
+        seed = (
+            weight_seed(self.seed, batch, site.index, call.call)
+            if of_weight
+            else consumer_seed(self.seed, batch, site.index)
+        )
+        wanted = max(config.rows_per_feature * n_features(call), config.min_rows)
+        pick = sampled_positions(call, output, mask, wanted, self.n_samples, seed)
+        return pick.sort().values if of_weight else pick
+
+    def check(self, *, with_fisher: bool) -> None:
+        """Raises `CalibrationError` where too little was seen, or values that are not finite."""
+        name, gradients = self.site.name, 0 if self.fisher is None else self.fisher.count
+        if self.site.routed and (self.positions == 0 or (with_fisher and gradients == 0)):
+            raise CalibrationError(
+                f"No token of the calibration batches reaches {name}, as can be with the "
+                "experts of a mixture. Give more batches (to each process), or name it in protect=."
+            )
+        if self.positions == 0:
+            raise CalibrationError(
+                f"{name} was traced but never ran on the calibration batches. If the model "
+                "takes another path in evaluation mode, trace it with such a batch."
+            )
+        if with_fisher and gradients == 0:
+            raise CalibrationError(
+                f"No gradient reached {name}: the loss does not depend on it. Use "
+                "noise=0.1, which needs no gradient, or a loss that covers all outputs."
+            )
+        if self.fisher is not None:  # before it is merged, so that the rank is known
+            _check_finite(self.fisher.finite, name)
+
+    def merged(self) -> Statistics:
+        """What all ranks have seen together."""
+        name, moments, fisher = self.site.name, self.moments, None
+        assert moments is not None
+        moments.all_reduce(f"what {name} takes in")
+        positions = processes.total(f"the positions of {name}", self.positions)
+        if self.fisher is not None:
+            self.fisher.all_reduce(f"the gradient at the output of {name}")
+            fisher = self.fisher.second_moment()
+            _check_finite(bool(torch.isfinite(fisher).all()), name)
+        return Statistics(
+            moments.count, positions / self.n_samples, moments.mean, moments.covariance(), fisher
+        )
+
+
+def _check_finite(finite: bool, name: str) -> None:
+    if not finite:
+        raise CalibrationError(
+            f"The gradient at the output of {name} has NaN or infinite values. Run "
+            "the model in float32 or bfloat16, or use noise=0.1, which needs no gradient."
+        )
 
 
 @processes.raises_on_all_ranks
-def capture(
+def collect(
     model: nn.Module,
-    consumers: Mapping[int, Consumer],
+    sites: Sequence[Site],
     batches: Sequence[Batch],
     *,
     loss: Loss | str | None,
     config: CaptureConfig | None = None,
     seed: int = 0,
     advance: Callable[[], None] | None = None,
-) -> tuple[dict[int, Statistics], str]:
-    """Measures every consumer in one pass over the batches.
-
-    Parameters:
-        consumers: index -> consumer, as the graph lists them.
-        loss: how finely outputs matter (see `mipp.statistics.loss`); None measures no Fisher
-            information and runs no backward pass.
-        advance: called after each batch (a progress bar).
+) -> tuple[list[Statistics], str]:
+    """Measures at every site, in one pass over the batches.
 
     Under ``torch.distributed`` each process gives its own batches, and the sums are merged; batch
     ``i`` of rank ``r`` draws its positions and labels as batch ``i * world_size + r``, so a round-
@@ -162,18 +244,31 @@ def capture(
     Padding that a keyword ``attention_mask`` of shape (batch, length) marks is not measured, in
     layers that run on every token.
 
-    Returns the statistics by consumer index, and in words which loss was used.
+    Args:
+        model: the model, which is left as it was.
+        sites: where to measure.
+        batches: of this process.
+        loss: how finely outputs matter (see `mipp.statistics.loss`); None measures no Fisher
+            information and runs no backward pass.
+        config: how much is measured.
+        seed: of the positions and labels that are drawn.
+        advance: called after each batch (a progress bar).
+
+    Returns:
+        The statistics in the order of the sites, and in words which loss was used.
+
+    Raises:
+        CalibrationError: values are not finite, or a site never ran or the loss does not depend on
+            it.
     """
     config = config or CaptureConfig()
     rank, world = processes.rank_and_size()
     n_samples = processes.total("the number of examples", sum(len(batch) for batch in batches))
-    by_key = {
-        (c.weight, c.call): _Recorder(i, config, seed, n_samples) for i, c in consumers.items()
-    }
+    recorders = [_Recorder(site, config, seed, n_samples) for site in sites]
+    by_key = {(r.site.weight, r.site.call): r for r in recorders}
     wanted_fisher = config.fisher_samples / world if loss is not None else 0.0
-    settled: Loss | None = None
-    how = "no loss"
-    seen = 0
+    chosen: Loss | None = None
+    how, seen = "no loss", 0
     with measuring(model):
         device = next((p.device for p in model.parameters()), torch.device("cpu"))
         for i, whole in enumerate(batches):
@@ -188,87 +283,89 @@ def capture(
                 call: Call, output: Tensor, number: int = number, backward: bool = backward,
                 anchor: Tensor = anchor, mask: Tensor | None = mask,
             ) -> Tensor:  # fmt: skip
-                recorder = by_key.get(call.key)
+                recorder = by_key.get(call.key) or by_key.get((call.name, None))
                 if recorder is None:
                     return output
                 if backward:
                     output = output + anchor.to(output.dtype)
-                recorder.see(call, output, number, backward, mask)
+                recorder.record(call, output, number, backward, mask)
                 return output
 
-            with blaming(i), torch.set_grad_enabled(backward), Taps(model, after=after):
+            with (
+                blaming(i),
+                torch.set_grad_enabled(backward),
+                Taps(model, after=after, grouped=True),
+            ):
                 output = model(*batch.args, **batch.kwargs)
             if backward:
                 assert loss is not None
-                if settled is None:
-                    settled, how = settle(loss, output, batch.target)
+                if chosen is None:
+                    chosen, how = settle(loss, output, batch.target)
                 generator = torch.Generator().manual_seed((seed * 7_919 + number) % 2**63)
-                pass_back(settled, output, batch, generator)
+                pass_back(chosen, output, batch, generator)
             if advance:
                 advance()
-    for consumer in consumers.values():
-        recorder = by_key[consumer.weight, consumer.call]
-        _check_seen(consumer, recorder, loss is not None)
-        if recorder.fisher is not None:  # before it is merged, so that the rank is known
-            _check_finite(recorder.fisher.mean, consumer.name)
+    for recorder in recorders:
+        recorder.check(with_fisher=loss is not None)
     processes.agree("the loss", [how])
-    return {
-        index: _finish(by_key[consumer.weight, consumer.call], consumer.name, loss is not None)
-        for index, consumer in consumers.items()
-    }, how
+    return [recorder.merged() for recorder in recorders], how
 
 
-def _check_seen(consumer: Consumer, recorder: _Recorder, with_fisher: bool) -> None:
-    rows = 0 if recorder.moments is None else recorder.moments.count
-    gradients = 0 if recorder.fisher is None else recorder.fisher.count
-    if consumer.routed and (rows == 0 or (with_fisher and gradients == 0)):
-        raise CalibrationError(
-            f"No token of the calibration batches reaches {consumer.name}, as can be with the "
-            "experts of a mixture. Give more batches (to each process), or name it in protect=."
-        )
-    if rows == 0:
-        raise CalibrationError(
-            f"{consumer.name} was traced but never ran on the calibration batches. If the model "
-            "takes another path in evaluation mode, trace it with such a batch."
-        )
-    if with_fisher and gradients == 0:
-        raise CalibrationError(
-            f"No gradient reached {consumer.name}: the loss does not depend on it. Use "
-            "noise=0.1, which needs no gradient, or a loss that covers all outputs."
-        )
+def capture(
+    model: nn.Module,
+    consumers: Mapping[int, Consumer],
+    batches: Sequence[Batch],
+    *,
+    loss: Loss | str | None,
+    config: CaptureConfig | None = None,
+    seed: int = 0,
+    advance: Callable[[], None] | None = None,
+) -> tuple[dict[int, Statistics], str]:
+    """Measures every consumer of units in one pass over the batches; see `collect`.
+
+    Args:
+        model: the model, which is left as it was.
+        consumers: index -> consumer, as the graph lists them.
+        batches: of this process.
+        loss: how finely outputs matter, None for no Fisher information.
+        config: how much is measured.
+        seed: of the positions and labels that are drawn.
+        advance: called after each batch.
+
+    Returns:
+        The statistics by consumer index, and in words which loss was used.
+    """
+    sites = [Site(c.name, c.weight, c.call, i, c.routed) for i, c in consumers.items()]
+    found, how = collect(
+        model, sites, batches, loss=loss, config=config, seed=seed, advance=advance
+    )
+    return dict(zip(consumers, found, strict=True)), how
 
 
-def _check_finite(gradient: Float[Tensor, "..."], name: str) -> None:
-    if not bool(torch.isfinite(gradient).all()):
-        raise CalibrationError(
-            f"The gradient at the output of {name} has NaN or infinite values. Run "
-            "the model in float32 or bfloat16, or use noise=0.1, which needs no gradient."
-        )
+def in_passes(
+    needs: Sequence[Collection[int]], n_bytes: Callable[[int], int], memory: int
+) -> list[list[int]]:
+    """Splits what is to be measured into passes over the batches that fit into memory.
 
+    What alone is larger gets a pass of its own.
 
-def _finish(recorder: _Recorder, name: str, with_fisher: bool) -> Statistics:
-    moments, gradient, fisher = recorder.moments, recorder.fisher, None
-    assert moments is not None
-    moments.all_reduce(f"what {name} takes in")
-    if with_fisher:
-        assert gradient is not None
-        gradient.all_reduce(f"the gradient at the output of {name}")
-        fisher = dense(gradient.covariance()) + torch.outer(gradient.mean, gradient.mean)
-        _check_finite(fisher, name)
-    return Statistics(moments.count, moments.mean, moments.covariance(), fisher)
+    Args:
+        needs: sites that each item needs; items of one pass share theirs.
+        n_bytes: of the measurement of one site.
+        memory: bytes allowed in a pass.
 
-
-def chunks(sizes: Iterable[tuple[int, int]], memory: int) -> list[list[int]]:
-    """Consumer indices in passes: each pass's ``(index, bytes)`` sum to at most ``memory``.
-
-    A consumer that alone is larger gets a pass of its own.
+    Returns:
+        For each pass the numbers of its items.
     """
     passes: list[list[int]] = []
-    room = -1
-    for index, size in sizes:
+    room, measured = -1, set[int]()
+    for number, sites in enumerate(needs):
+        size = sum(n_bytes(site) for site in sites if site not in measured)
         if size > room:
             passes.append([])
-            room = memory
-        passes[-1].append(index)
+            room, measured = memory, set()
+            size = sum(n_bytes(site) for site in sites)
+        passes[-1].append(number)
+        measured |= set(sites)
         room -= size
     return passes

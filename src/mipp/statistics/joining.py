@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from mipp.statistics.batches import Batch, blaming
+from mipp.statistics.batches import Batch
+from mipp.statistics.calling import blaming
 from mipp.statistics.loss import floating_outputs
 from mipp.tracing.calls import measuring
 
@@ -25,6 +26,13 @@ def joined(batches: Sequence[Batch]) -> Batch:
         return torch.cat(leaves) if batched else leaves[0]
 
     return Batch(*pytree.tree_map(join, *[(b.args, dict(b.kwargs)) for b in batches]))
+
+
+def in_one(model: nn.Module, batches: Sequence[Batch]) -> tuple[Sequence[Batch], Batch]:
+    """The batches on the model's device, as far as they are `joinable`, and all of them in one."""
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    moved = joinable(model, [batch.to(device) for batch in batches])
+    return moved, joined(moved)
 
 
 def joinable(model: nn.Module, batches: Sequence[Batch]) -> Sequence[Batch]:

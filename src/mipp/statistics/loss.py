@@ -1,4 +1,4 @@
-"""The loss whose Fisher information says how finely a consumer's output matters.
+"""The loss whose Fisher information says how finely a layer's output matters.
 
 The labels are drawn from the model's own predictions (the true Fisher, not the empirical one of the
 given labels: Kunstner, Hennig and Balles 2019, arXiv 1905.12558).
@@ -26,7 +26,7 @@ _BESIDE = (
     "encoder_hidden_states", "encoder_attentions", "decoder_hidden_states", "decoder_attentions",
     "router_logits",
 )  # fmt: skip
-"""What Hugging Face's models return beside their answer, by name."""
+"""What Hugging Face's models return besides their answer, by name."""
 
 
 def floating_outputs(output: Any) -> list[Tensor]:
@@ -77,7 +77,7 @@ def class_scores(output: Any, target: Any) -> tuple[Tensor, int] | None:
 
 
 def settle(loss: Loss | str, output: Any, target: Any) -> tuple[Loss, str]:
-    """The loss to use, and in words why.
+    """Chooses the loss to use, and says in words why.
 
     ``auto`` takes ``categorical`` when the targets are integers, or when there are none and the one
     output has shape (batch, classes), or is named ``logits`` and has a score for each token;
@@ -118,7 +118,11 @@ def settle(loss: Loss | str, output: Any, target: Any) -> tuple[Loss, str]:
 def sampled_loss(loss: Loss, output: Any, batch: Batch, generator: torch.Generator) -> Tensor:
     """Sum over the batch of the loss, with a target drawn from the model's own prediction.
 
-    ``generator`` lives on the CPU, so that the draw is the same on every device.
+    Args:
+        loss: what `settle` chose.
+        output: of the model.
+        batch: what the model was called with.
+        generator: of the CPU, so that the draw is the same on every device.
     """
     if not isinstance(loss, str):
         return called(loss, output, batch.target)
@@ -133,8 +137,8 @@ def sampled_loss(loss: Loss, output: Any, batch: Batch, generator: torch.Generat
     found = class_scores(output, batch.target)
     assert found is not None, "settle() has found class scores in the first batch"
     logits = found[0].float().movedim(found[1], -1)
-    asked = _asked(batch, logits.shape[:-1])
-    logits = logits.flatten(0, -2) if asked is None else logits[asked.to(logits.device)]
+    counts = _counts(batch, logits.shape[:-1])
+    logits = logits.flatten(0, -2) if counts is None else logits[counts.to(logits.device)]
     if len(logits) == 0:  # no example of this batch counts
         return found[0].sum() * 0
     log_p = logits.log_softmax(-1)
@@ -144,7 +148,11 @@ def sampled_loss(loss: Loss, output: Any, batch: Batch, generator: torch.Generat
 
 
 def pass_back(loss: Loss, output: Any, batch: Batch, generator: torch.Generator) -> None:
-    """Backward pass of `sampled_loss`; `CalibrationError` where no gradient comes to the output."""
+    """Runs the backward pass of `sampled_loss`.
+
+    Raises:
+        CalibrationError: no gradient leads to the output.
+    """
     total = sampled_loss(loss, output, batch, generator)
     if not total.requires_grad:
         raise CalibrationError(
@@ -156,7 +164,7 @@ def pass_back(loss: Loss, output: Any, batch: Batch, generator: torch.Generator)
 
 
 def called(loss: Callable[[Any, Any], Tensor], output: Any, target: Any) -> Tensor:
-    """What the caller's own loss gives.
+    """The value of the caller's own loss.
 
     Raises:
         InputError: it is not one number that a gradient can be taken of.
@@ -171,7 +179,7 @@ def called(loss: Callable[[Any, Any], Tensor], output: Any, target: Any) -> Tens
     return given
 
 
-def _asked(batch: Batch, shape: torch.Size) -> Tensor | None:
+def _counts(batch: Batch, shape: torch.Size) -> Tensor | None:
     """Where the loss counts: not at targets of -100, and not at padding; None for everywhere."""
     target = batch.target
     if isinstance(target, Tensor) and target.shape == shape and not target.is_floating_point():

@@ -14,8 +14,6 @@ from mipp.surgery.apply import (
 from mipp.surgery.attention_scale import with_attention_scale
 from mipp.surgery.check import failure, probe, same_outputs
 from mipp.surgery.files import load, save
-from mipp.surgery.norms import NormStatistics
-from mipp.surgery.norms import follow as follow_norm
 from mipp.surgery.optimizer import remap_optimizer
 from mipp.surgery.outputs import compare
 from mipp.surgery.record import (
@@ -28,28 +26,32 @@ from mipp.surgery.record import (
     scale_keeps,
     with_placeholders,
 )
-from mipp.surgery.refit import Refit, once_for_all, refit
-from mipp.surgery.ridge import FEWEST
+from mipp.surgery.refit.held_out import best_fit
+from mipp.surgery.refit.refit_config import LESS_MEMORY, Refit, finite
+from mipp.surgery.refit.units import refit
+from mipp.surgery.refit.walk import Piece, Reached, WalkedLayer, walk
 from mipp.surgery.unread import unsure_sizes, with_unread_sizes
 from mipp.surgery.weight_files import read_weights
 
 __all__ = [
-    "FEWEST",
-    "NormStatistics",
+    "LESS_MEMORY",
+    "Piece",
     "PlanRecord",
+    "Reached",
     "Refit",
+    "WalkedLayer",
     "apply_plan",
     "attribute_keeps",
     "axis_keeps",
+    "best_fit",
     "compare",
     "failure",
     "fingerprint",
-    "follow_norm",
+    "finite",
     "installed_version",
     "kept_indices",
     "load",
     "mask_model",
-    "once_for_all",
     "original_indices",
     "probe",
     "read_weights",
@@ -63,6 +65,7 @@ __all__ = [
     "slice_model",
     "state_shapes",
     "unsure_sizes",
+    "walk",
     "with_attention_scale",
     "with_placeholders",
     "with_unread_sizes",

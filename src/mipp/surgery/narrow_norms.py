@@ -12,7 +12,7 @@ from mipp.surgery.attributes import fit_attributes
 
 
 class NarrowNorm:
-    """A hook that gives what a norm makes of the ``kept`` features alone, zero elsewhere."""
+    """A hook that returns the norm of the ``kept`` features alone, and zero elsewhere."""
 
     def __init__(self, norm: nn.Module, kept: IntArray) -> None:
         self.kept = kept
@@ -31,7 +31,7 @@ class NarrowNorm:
 
 
 def narrow_norms(masked: nn.Module, norms: tuple[Axis, ...], keep: Keep) -> None:
-    """Let the norms of a masked model go across what is kept, in place."""
+    """Makes the norms of a masked model go across what is kept, in place."""
     modules: Mapping[str, nn.Module] = dict(masked.named_modules(remove_duplicate=False))
     for norm in norms:
         kept = norm.kept(keep)
@@ -41,7 +41,7 @@ def narrow_norms(masked: nn.Module, norms: tuple[Axis, ...], keep: Keep) -> None
 
 
 def drop_narrow_norms(model: nn.Module) -> None:
-    """Take those hooks off again, in place."""
+    """Removes those hooks, in place."""
     for module in model.modules():
         hooks = module._forward_hooks  # noqa: SLF001 # only who registers a hook is given its handle
         for number in [n for n, hook in hooks.items() if isinstance(hook, NarrowNorm)]:

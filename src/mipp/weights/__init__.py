@@ -1,19 +1,17 @@
-"""Pruning inside layers: which weights there are, what each row tells, and what is left of it.
+"""Pruning inside layers: the weights, the information of each row, and the refit of what is left.
 
 The pieces of `mipp.plan(granularity="weight")` and its patterns; the mathematics is in
 `mipp.weights.regression`, and derived in docs/weights.md.
 """
 
 from mipp.weights.layers import Layer, find_layers, in_whole_runs, without_protected
-from mipp.weights.measure import Seen, measure, n_bytes
+from mipp.weights.measure import Stop, in_order, measure, n_bytes
 from mipp.weights.row_curves import RowCurves, cells_first, chosen, curves_of, precision, rows_of
-from mipp.weights.sequence import Stop, in_order
 from mipp.weights.update import update
 
 __all__ = [
     "Layer",
     "RowCurves",
-    "Seen",
     "Stop",
     "cells_first",
     "chosen",

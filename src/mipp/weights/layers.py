@@ -1,8 +1,8 @@
-"""Which weights can go one by one: those of convolutions and linear layers, and how each is used.
+"""The weights that can be pruned one by one: those of convolutions and linear layers.
 
-Found by running the model, not by tracing it: a weight counts when layer calls, and nothing else,
-take it. One that several calls of one kind share is one weight, whose positions are those of all of
-them.
+They are found by running the model, not by tracing it: a weight counts when layer calls, and
+nothing else, use it. A weight that several calls of one kind share is one weight, whose positions
+are those of all of them.
 """
 
 import itertools
@@ -25,18 +25,24 @@ from mipp.tracing.calls import LINEAR, Call, NormCall, Taps, measuring, n_positi
 from mipp.weights.regression import Pattern
 
 EXAMPLES = 16
-"""So many are looked at, one by one, for layers whose positions depend on values."""
+"""Examples that are run one by one to find layers whose positions depend on values."""
 
 
 @dataclass(frozen=True)
 class Layer:
     """One weight, as blocks of rows: ``groups`` of them, each of ``m`` outputs and ``d`` inputs.
 
-    ``name``: of the parameter. ``bias``: name of the bias that every call of it adds and that
-    nothing else uses, None without one. ``norm_after``: every output goes to a BatchNorm with
-    running statistics, and nowhere else. ``calls``: in one forward pass. ``cells``: of the kernel;
-    columns of a block are inputs, each with its cells. ``routed``: which positions it gets depends
-    on values, as for the tokens of an expert.
+    Attributes:
+        name: Of the parameter.
+        kind: Of the layer.
+        shape: Of the weight.
+        groups: Number of blocks.
+        bias: Name of the bias that every call adds and that nothing else uses; None without one.
+        norm_after: Whether every output goes to a BatchNorm with running statistics, and nowhere
+            else.
+        calls: Number of calls in one forward pass.
+        cells: Of the kernel; columns of a block are inputs, each with its cells.
+        routed: Whether its positions depend on values, as for the tokens of an expert.
     """
 
     name: str
@@ -51,7 +57,7 @@ class Layer:
 
     @property
     def centred(self) -> bool:
-        """Whether a bias, or a running mean, can take up a shift of the outputs' mean."""
+        """Whether a bias, or a running mean, can absorb a shift of the outputs' mean."""
         # outputs of a transposed convolution overlap: what one input adds has no bias in it
         return self.kind != "conv_transpose" and (self.bias is not None or self.norm_after)
 
@@ -92,14 +98,19 @@ class Layer:
 def find_layers(
     model: nn.Module, batch: Batch, more: Sequence[Batch] = ()
 ) -> tuple[tuple[Layer, ...], tuple[Refusal, ...]]:
-    """The weights that can go, in order of use, and the ones that are left as they are, and why.
+    """Finds the weights that can be pruned.
 
-    ``more``: batches, of whose examples some are looked at, too, for layers that are routed.
+    Args:
+        model: The model.
+        batch: What it is run on.
+        more: Batches of which some examples are run, too, to find routed layers.
 
-    ``n_units`` of a refusal are weights. Vectors (biases, norms) are not told.
+    Returns:
+        The weights that can be pruned, in order of use, and refusals with reasons for the others,
+        whose ``n_units`` are weights. Vectors (biases, norms) are not listed.
 
     Raises:
-        GraphError: there are none that can.
+        GraphError: No weight can be pruned.
     """
     calls: dict[str, list[Call]] = {}
     parameters = dict(model.named_parameters())
@@ -143,7 +154,7 @@ def find_layers(
 
 
 def _routed(model: nn.Module, batches: Iterable[Batch]) -> set[str]:
-    """Layers that get other numbers of positions for some examples than for others, or none."""
+    """Layers whose number of positions differs between examples, or is zero."""
     counts: list[Counter[str]] = []
 
     def after(call: Call, output: Tensor) -> Tensor:
@@ -185,7 +196,7 @@ def without_protected(layers: Sequence[Layer], patterns: Iterable[str]) -> tuple
     """The layers that no pattern names, by parameter, module or a module above it.
 
     Raises:
-        InputError: a pattern names no layer, or they leave none.
+        InputError: A pattern names no layer, or the patterns leave none.
     """
     patterns = list(patterns)
     for pattern in patterns:
@@ -246,10 +257,11 @@ def _unusable(
 
 
 class _Uses(TorchFunctionMode):
-    """Counts, for each parameter, the functions that make tensors of it; also of layers' outputs.
+    """Counts the functions that make tensors of each parameter, and of each layer's outputs.
 
-    ``uses``: parameter name -> function -> calls. ``outputs``: parameter name -> calls of functions
-    that take what the layer has made.
+    Attributes:
+        uses: Parameter name -> function -> calls.
+        outputs: Parameter name -> calls of functions on the layer's outputs.
     """
 
     def __init__(self, parameters: Mapping[str, nn.Parameter]) -> None:
@@ -257,15 +269,15 @@ class _Uses(TorchFunctionMode):
         self._names = {id(p): name for name, p in parameters.items()}
         self.uses: dict[str, Counter[str]] = {name: Counter() for name in parameters}
         self.outputs: Counter[str] = Counter()
-        # outputs are held, so that no other tensor gets the place of one
+        # outputs are kept, so that no other tensor gets the id of one
         self._made: dict[int, tuple[str, Tensor]] = {}
 
     def follow(self, name: str, output: Tensor) -> None:
-        """From now on what takes this output of the layer is counted."""
+        """Counts the functions that take this output of the layer from now on."""
         self._made[id(output)] = (name, output)
 
     def made_by(self, tensor: Tensor) -> str:
-        """The layer whose output it is, or no name."""
+        """The layer whose output it is, or an empty name."""
         return self._made.get(id(tensor), ("", tensor))[0]
 
     def __torch_function__(
@@ -275,7 +287,7 @@ class _Uses(TorchFunctionMode):
         args: Sequence[Any] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        """Runs ``func`` and notes it."""
+        """Runs ``func`` and counts it."""
         made = func(*args, **(kwargs or {}))
         tensors = [leaf for leaf in pytree.tree_leaves(made) if isinstance(leaf, Tensor)]
         for leaf in pytree.tree_leaves((args, dict(kwargs or {}))):

@@ -1,4 +1,4 @@
-"""From what was measured to one curve for each row: nats lost against weights kept."""
+"""One curve for each row, from what was measured: nats lost against weights kept."""
 
 from dataclasses import dataclass
 
@@ -6,38 +6,40 @@ import torch
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
+from mipp.statistics import Statistics
 from mipp.weights.layers import Layer
-from mipp.weights.measure import Seen
 from mipp.weights.regression import Pattern, Rows, eliminate, follow, follow_exactly, improved
 
 SINGLE_ABOVE = 256
-"""Inputs of a row above which the path is followed in float32; exact steps stay in float64."""
+"""Inputs of a row above which the approximate path uses float32; exact steps stay in float64."""
 
 EXACT = 1e12
-"""Operations that the exact elimination of one layer may take: half a minute on one core for the
-1024 x 1024 weights that it just allows. Beyond them the path decides, its end is exact where that
-can be had for as much."""
+"""Most operations of the exact elimination of one layer: half a minute on one core for the 1024 x
+1024 weights that it just allows. Beyond them the approximate path decides, and its end is exact
+where that is within the same limit."""
 
 LARGE = 2048
 """Inputs of a row above which the path takes fewer rounds and steps, and ends earlier: there it
-takes much of the time, and the swaps after it make up for that. At 1/64 of the weights a row has
-lost most of what it told."""
+takes much of the time, and the swaps after it compensate for that. At 1/64 of its weights a row has
+lost most of its information."""
 
 AHEAD = 1.5
-"""The exact end of a path starts from so many times the weights that are to stay, in float64."""
+"""The exact end of a path, in float64, starts from this multiple of the weights that stay."""
 
 FINE = 64
-"""Up to so many weights of a row, and in so many steps above them, what an exact path knows of it
-is kept for pricing."""
+"""Points of an exact path that are kept for pricing: all up to this many weights of a row, and this
+many steps above."""
 
 
 @dataclass(frozen=True, eq=False)
 class RowCurves:
     """The rows of one layer, all blocks after one another: n rows with d inputs each.
 
-    ``kept`` (n, t): weights that a row has left, falling to 0. ``nats`` (n, t): lost per example by
-    then, rising from what is lost with all of them. ``rank`` (n, d): place of each weight in the
-    order of removal. ``exact``: whether that is the order of the exact elimination.
+    Attributes:
+        kept: Weights that a row has left, falling to 0, shape ``(n, t)``.
+        nats: Nats lost per example by then, rising, shape ``(n, t)``.
+        rank: Place of each weight in the order of removal, shape ``(n, d)``.
+        exact: Whether that is the order of the exact elimination.
     """
 
     kept: Int[Tensor, "n t"]
@@ -47,33 +49,40 @@ class RowCurves:
 
     @property
     def total(self) -> float:
-        """Nats that the rows tell with all their weights, seen one by one."""
+        """Sum of the nats that each row transfers with all its weights."""
         return float(self.nats[:, -1].sum())
 
 
 def precision(layer: Layer) -> torch.dtype:
-    """In which the path of a layer is followed."""
+    """The number type of a layer's approximate path."""
     return torch.float32 if layer.block[1] > SINGLE_ABOVE else torch.float64
 
 
 def cells_first(layer: Layer) -> Int[Tensor, " d"]:
-    """Columns in the order in which runs of a pattern count: neighbouring inputs, cell by cell."""
+    """Columns in the order of a pattern's runs: neighbouring inputs, cell by cell."""
     _, d = layer.block
     return torch.arange(d).view(layer.channels, -1).T.flatten()
 
 
 def rows_of(
     layer: Layer,
-    seen: Seen,
+    seen: Statistics,
     weight: Tensor,
     noise: float | int | str,
     ridge: float | int,
     dtype: torch.dtype = torch.float64,
 ) -> list[Rows]:
-    """Each block of a layer as a regression problem, columns as `cells_first` has them.
+    """Each block of a layer as a regression problem, with columns in the order of `cells_first`.
 
-    ``noise``: ``"fisher"`` or a share of each output's variance, as for `mipp.Gaussian`. Where
-    nothing can take up a shift of the mean, moments are about zero.
+    Where nothing can absorb a shift of the mean, moments are about zero.
+
+    Args:
+        layer: The layer.
+        seen: What was measured of it.
+        weight: Its weight.
+        noise: ``"fisher"`` or a share of each output's variance, as for `mipp.Gaussian`.
+        ridge: As in `Rows`.
+        dtype: Of the problems.
     """
     order = cells_first(layer).to(weight.device)
     moment = seen.moment(centred=layer.centred)
@@ -84,7 +93,7 @@ def rows_of(
         if noise == "fisher":
             assert seen.fisher is not None
             known = seen.fisher.to(dtype)
-            # an output that the loss never depends on is seen through noise without end
+            # an output that the loss never depends on has nearly infinite noise
             variance = 1 / known[block].clamp_min(_floor(known))
         else:
             power = ((mine @ covariance) * mine).sum(1)
@@ -95,16 +104,16 @@ def rows_of(
 
 
 def _floor(values: Float[Tensor, "*m"]) -> float:
-    """A share of the largest below which a value is taken for zero; 1 where all are."""
+    """A share of the largest value; smaller values are taken for zero. 1 if all are zero."""
     return float(values.max()) * 1e-12 or 1.0
 
 
 def curves_of(
     blocks: list[Rows], allowed: list[Bool[Tensor, "m d"]], pattern: Pattern | None
 ) -> RowCurves:
-    """The curves of all rows of a layer. ``allowed``: weights of each block that are not zero."""
+    """The curves of all rows of a layer; ``allowed``: weights of each block that are not zero."""
     kept, nats, ranks = [], [], []
-    exact = sum(_dear(live.sum(1)) for live in allowed) <= EXACT
+    exact = sum(_operations(live.sum(1)) for live in allowed) <= EXACT
     for rows, live in zip(blocks, allowed, strict=True):
         d = rows.shape[1]
         if exact:
@@ -121,19 +130,19 @@ def curves_of(
         nats.append(rows.nats(errors).double())
         kept.append(torch.minimum(sizes.to(live.device), live.sum(1, keepdim=True)))
         ranks.append(path.rank)
-    # blocks whose inputs repeat each other have taken other sizes
+    # blocks with copied inputs have other sizes
     longest = max(curve.shape[1] for curve in kept)
     kept, nats = ([_extended(c, longest) for c in curves] for curves in (kept, nats))
     return RowCurves(torch.cat(kept), torch.cat(nats), torch.cat(ranks), exact)
 
 
 def _extended(curve: Shaped[Tensor, "m t"], length: int) -> Shaped[Tensor, "m u"]:
-    """The same curve, its last point told again."""
+    """The same curve, its last point repeated."""
     return torch.cat([curve, curve[:, -1:].expand(-1, length - curve.shape[1])], 1)
 
 
-def _dear(count: Int[Tensor, " m"]) -> float:
-    """Operations of the exact elimination from so many weights in each row."""
+def _operations(count: Int[Tensor, " m"]) -> float:
+    """Operations of the exact elimination, given the number of weights of each row."""
     return float((count.double() ** 3).sum()) * 2 / 3
 
 
@@ -144,9 +153,9 @@ def chosen(
     keep: Int[Tensor, " n"],
     pattern: Pattern | None,
 ) -> list[Bool[Tensor, "m d"]]:
-    """The weights that stay when row j keeps ``keep[j]``: the path, its end exactly, then swaps.
+    """The weights that stay when row j keeps ``keep[j]``: the path, its exact end, then swaps.
 
-    A pattern keeps its quota in every row, whatever ``keep`` says.
+    A pattern keeps its quota in every row, regardless of ``keep``.
     """
     masks = []
     m, d = blocks[0].shape
@@ -154,8 +163,8 @@ def chosen(
         rank = curves.rank[block * m : (block + 1) * m]
         wanted = keep[block * m : (block + 1) * m].to(rank.device)
         first = torch.clamp((AHEAD * wanted).ceil().long(), max=d)
-        # from other weights than all, a row's inverse has to be made, which takes twice as long
-        if curves.exact or 3 * len(blocks) * _dear(first) > EXACT:
+        # a start from fewer than all weights needs an inverse for each row: twice the time
+        if curves.exact or 3 * len(blocks) * _operations(first) > EXACT:
             first = wanted
         mask = (rank >= d - first.unsqueeze(1)) & live
         if pattern is not None:
@@ -166,7 +175,7 @@ def chosen(
 
 
 def _single(rows: Rows) -> Rows:
-    """Long rows in float32, as the path is followed."""
+    """Long rows in float32, as in the approximate path."""
     if rows.shape[1] <= SINGLE_ABOVE or rows.covariance.dtype == torch.float32:
         return rows
     covariance, weight, noise = rows.covariance.float(), rows.weight.float(), rows.noise.float()

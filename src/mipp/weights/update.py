@@ -6,6 +6,7 @@ reads, a bias (or the running mean of the BatchNorm behind) such that the mean i
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 
 import torch
 from jaxtyping import Float
@@ -15,10 +16,10 @@ from mipp.covariance import varies
 from mipp.errors import SurgeryError
 from mipp.out_of_memory import enough_memory
 from mipp.statistics import Batch, CaptureConfig
-from mipp.surgery import FEWEST, Refit
+from mipp.surgery import LESS_MEMORY, Refit, best_fit, finite
 from mipp.weights.layers import Layer
+from mipp.weights.measure import Stop, in_order
 from mipp.weights.regression import Rows, best_weights
-from mipp.weights.sequence import Stop, in_order
 
 
 def update(
@@ -30,11 +31,18 @@ def update(
     refit: Refit,
     seed: int = 0,
 ) -> None:
-    """Fits the weights in the masks (true where a weight stays, by name) of ``changed``, in place.
+    """Fits the weights of ``changed`` that stay, in place, to the original's outputs.
 
-    ``refit``: its ``mode`` (``"sequential"``: on what the changed net puts in; ``"closed"``: on
-    what the original puts in; ``"norm"``: BatchNorm statistics alone), ``ridge`` (towards the
-    weights of ``original``), ``norm`` and rows.
+    Args:
+        changed: the net with the zeros.
+        original: the net before pruning, whose weights the ridge pulls towards.
+        layers: those that may have zeros.
+        masks: by the name of the weight, true where one stays.
+        batches: the examples.
+        refit: its ``mode`` (``"sequential"``: on what the changed net puts in; ``"closed"``: on
+            what the original puts in; ``"norm"``: BatchNorm statistics alone), ``ridge``, ``norm``
+            and rows.
+        seed: of the rows that are drawn.
 
     Raises:
         SurgeryError: the fitted weights are not finite.
@@ -45,9 +53,7 @@ def update(
             layer, width = stop.layer, stop.layer.block[1]
             with enough_memory(
                 "refitting", layer.module, width, 8 * layer.groups * width**2, SurgeryError,
-                "Call apply(refit=False), or give a smaller mipp.Refit(rows_per_feature=, "
-                "min_rows=): memory= is that of planning alone. A method that needs no refit is "
-                "method='l2' with refit=False.",
+                LESS_MEMORY,
             ):  # fmt: skip
                 _fit(stop, original.get_parameter(layer.name), masks[layer.name], refit)
 
@@ -60,35 +66,28 @@ def update(
 
 def _fit(stop: Stop, old: Tensor, mask: Tensor, refit: Refit) -> None:
     layer = stop.layer
-    if len(stop.x) < refit.few_rows * layer.block[1] and not _helps(stop, old, mask, refit):
+    gains = partial(_gains, stop, old, mask, refit)
+    if best_fit(len(stop.x), layer.block[1], refit.few_rows, gains) is None:
         return
     new, x_mean, y_mean = _fitted(stop, old, mask, refit)
-    if not bool(torch.isfinite(new).all()):
-        raise SurgeryError(
-            f"The update of {layer.module} gave weights that are not finite. Check the activations "
-            "for infinite values, raise the ridge (mipp.Refit(ridge=0.01)), or apply the plan with "
-            "refit=False."
-        )
-    stop.call.weight.data.copy_(layer.whole(new))
+    stop.call.weight.data.copy_(layer.whole(finite(new, layer.module)))
     if layer.bias is not None and layer.centred and stop.call.bias is not None:
         means = y_mean - torch.einsum("gmd,gd->gm", new, x_mean)
         stop.call.bias.data.copy_(means.flatten())
 
 
-def _helps(stop: Stop, old: Tensor, mask: Tensor, refit: Refit) -> bool:
-    """Whether either half of the rows is met better by what is fitted to the other.
+def _gains(stop: Stop, old: Tensor, mask: Tensor, refit: Refit) -> Float[Tensor, "1 n"]:
+    """By how much the squared error of each row falls when the other half of the rows is fitted.
 
     Rows are in the order of the examples, so that hardly one has rows in both.
     """
-    if len(stop.x) < FEWEST:
-        return False
     layer, gains = stop.layer, []
     second = torch.arange(len(stop.x), device=stop.x.device) * 2 >= len(stop.x)
     bias = stop.call.bias
-    for held in (second, ~second):
-        part = replace(stop, x=stop.x[~held], y=stop.y[~held])
+    for judging in (second, ~second):
+        part = replace(stop, x=stop.x[~judging], y=stop.y[~judging])
         new, x_mean, y_mean = _fitted(part, old, mask, refit)
-        x, y = stop.x[held].double(), stop.y[held].double()
+        x, y = stop.x[judging].double(), stop.y[judging].double()
         fitted = _outputs(new, x - x_mean) + y_mean
         bare = _outputs(layer.blocks((old * mask).detach()).double(), x)
         if bias is not None and layer.kind != "conv_transpose":
@@ -96,8 +95,7 @@ def _helps(stop: Stop, old: Tensor, mask: Tensor, refit: Refit) -> bool:
         elif layer.centred:  # a norm behind the layer takes up what the mean shifts
             bare = bare + (y - bare).mean(0)
         gains.append((y - bare).square().sum((1, 2)) - (y - fitted).square().sum((1, 2)))
-    gain = torch.cat(gains)
-    return float(gain.sum()) > float(gain.std(correction=0)) * len(gain) ** 0.5
+    return torch.cat(gains).unsqueeze(0)
 
 
 def _outputs(weight: Float[Tensor, "g m d"], x: Float[Tensor, "n g d"]) -> Float[Tensor, "n g m"]:

@@ -1,14 +1,14 @@
-"""Nats lost with a unit as rows see it that had no part in the fit: one estimate a fold.
+"""Nats lost with a unit on rows held out of the fit: one estimate a fold.
 
 Four folds of five fit a Gaussian: with ``P = inverse(Cov X)``, ``B`` the regression of the targets
-on the units left and ``C`` what it leaves over, the fifth fold's rows cost
+on the units left and ``C`` its residual covariance, the fifth fold's rows cost
 
     L = 1/2 (logdet C + mean of e^T inverse(C) e),      e = Y - B X        nats, a constant aside
 
-and an estimate is what they cost more without the unit. Nothing is fitted again for that:
+and an estimate is how much more they cost without the unit. Nothing is fitted again for that:
 
     B' = B - B_i T      C' = C + B_i inverse(P_ii) B_i^T      e' = e + B_i u
-    T = inverse(P_ii) P_i:      u = T X       what the other features cannot say about unit i
+    T = inverse(P_ii) P_i:      u = T X       the part of unit i that others cannot predict
 
 so that second moments of the fifth fold are enough, and each query is a correction of low rank.
 """
@@ -22,46 +22,46 @@ from torch import Tensor
 
 from mipp.covariance import centred
 from mipp.errors import InputError
-from mipp.information.estimator import Observations
-from mipp.information.gaussian.observed import example_of, real_targets
 from mipp.information.gaussian.standardised import cholesky
+from mipp.information.views import Observations, example_of, real_targets
 from mipp.records import FloatArray, IntArray
 
 N_FOLDS = 5
-"""As many as the paper makes estimates."""
+"""The paper's number of estimates."""
 
 _GONE = -2
-"""In place of the unit of a column that was removed (-1 is always given)."""
+"""Marks a removed column in place of its unit (-1 marks a feature that is always given)."""
 
 _FLOOR = 1e-9
-"""Share of each target's variance that is noise in any case: targets that follow exactly from the
-features would make ``C`` singular. As in `mipp.information.gaussian.observed.second_moments`."""
+"""Share of each target's variance that is noise in any case: targets that follow exactly from
+the features would make ``C`` singular. As in `mipp.information.views.second_moments`."""
 
 
 class CrossValidated:
     """Five held-out estimates of the nats lost with each unit that is left.
 
     What it estimates: the mutual information between the targets and one unit, given the others,
-    as what the held-out log-likelihood of jointly Gaussian variables gains from the unit. Units:
+    as the gain of the held-out log-likelihood of jointly Gaussian variables from the unit. Units:
     nats per example (``uses`` is multiplied in). Bias: downwards by what the unit's weights
     overfit, about ``k m / (2 rows fitted)`` a row for ``k`` features and ``m`` targets, so that a
     useless unit comes out slightly negative. The five share rows for the fit and are not
     independent. Fewer than about four rows per feature leave nothing but noise.
 
-    Folds are made of whole examples, drawn with ``seed``. Targets that come without noise
-    (``view.noise > 0``) get theirs drawn, once: an estimate then says what an observer of so many
-    noisy rows can know. Without it any weight that is not zero would surely transfer information.
+    Folds consist of whole examples. Targets without noise of their own (``view.noise > 0``) get
+    noise drawn once: an estimate then says what an observer of that many noisy rows can know.
+    Without it any weight that is not zero would surely transfer information.
 
     Memory: about ``80 d^2`` bytes for ``d`` features, in double precision.
 
-    Parameters:
-        view: rows of one consumer.
-        ridge: as in `mipp.Gaussian`: added to each feature's variance, as a share of it.
-        gone: units that were removed before.
-        consumer: its number, so that no two consumers draw the same noise.
+    Args:
+        view: Rows of one consumer.
+        ridge: As in `mipp.Gaussian`: added to each feature's variance, as a share of it.
+        seed: Of the folds and the noise.
+        gone: Units that were removed before.
+        consumer: Its number, so that no two consumers draw the same noise.
 
     Raises:
-        InputError: when there are fewer than five examples, or fewer rows than features.
+        InputError: There are fewer than five examples, or fewer rows than features.
     """
 
     def __init__(
@@ -103,7 +103,7 @@ class CrossValidated:
 
 
 class _Sums:
-    """How many rows, and the sums of ``z`` and ``z z^T`` over them, for ``z = (x, y)``."""
+    """Number of rows, and the sums of ``z`` and ``z z^T`` over them, for ``z = (x, y)``."""
 
     def __init__(self, rows: int, first: Float[Tensor, " z"], second: Float[Tensor, "z z"]) -> None:
         self.rows, self.first, self.second = rows, first, second
@@ -129,7 +129,7 @@ class _Sums:
 
 @dataclass(frozen=True, eq=False)
 class _Change:
-    """What removing one unit does to a fold; names as at the top of the module.
+    """The effect of removing one unit on a fold; names as at the top of the module.
 
     ``columns`` (k,) of the unit; ``t`` (k, d); ``tq = T E[x x^T]`` (k, d); ``eu = E[e u^T]``
     (m, k); ``uu = E[u u^T]``, ``p = P_ii`` and ``m = P_ii + B_i^T inverse(C) B_i`` (k, k).
@@ -155,7 +155,7 @@ class _Fold:
     def __init__(self, fitted: _Sums, tested: _Sums, unit: Int[Tensor, " d"], ridge: float) -> None:
         d = len(unit)
         mean = fitted.first / fitted.rows
-        seen, held = fitted.about(mean), tested.about(mean)
+        seen, unseen = fitted.about(mean), tested.about(mean)
         seen.diagonal()[:d].add_(ridge)
         seen.diagonal()[d:].add_(_FLOOR)
         root = cholesky(seen[:d, :d].clone())
@@ -164,9 +164,9 @@ class _Fold:
         self.P = torch.cholesky_inverse(root)
         b = torch.linalg.solve_triangular(root.T, half, upper=True).T
         white = cholesky(seen[d:, d:] - half.T @ half)
-        self.Q = held[:d, :d].clone()
-        g = held[d:, :d] - b @ self.Q
-        r = held[d:, d:] - b @ held[:d, d:] - g @ b.T
+        self.Q = unseen[:d, :d].clone()
+        g = unseen[d:, :d] - b @ self.Q
+        r = unseen[d:, d:] - b @ unseen[:d, d:] - g @ b.T
 
         def whitened(values: Tensor) -> Tensor:
             return torch.linalg.solve_triangular(white, values, upper=False)
@@ -174,10 +174,10 @@ class _Fold:
         self.B, self.G = whitened(b), whitened(g)
         self.R = whitened(whitened(r).T)
         self.Z = self.B.clone()
-        self._asked: tuple[int, _Change] | None = None
+        self._last: tuple[int, _Change] | None = None
 
     def lost(self, unit: int) -> Float[Tensor, ""]:
-        """Nats a row that the rows held out cost more without the unit."""
+        """Additional nats that a row held out costs without the unit."""
         change = self._change(unit)
         z = self.Z[:, change.columns]
         j, s = change.m - change.p, change.uu
@@ -190,14 +190,14 @@ class _Fold:
     def remove(self, unit: int) -> None:
         """Removes one unit."""
         c = self._change(unit)
-        i, self._asked = c.columns, None
+        i, self._last = c.columns, None
         b, z = self.B[:, i], self.Z[:, i]
         self.R += b @ c.eu.T + c.eu @ b.T + b @ c.uu @ b.T
         self.G.addmm_(b, c.tq)
         self.B.addmm_(b, c.t, alpha=-1)
         self.Z.addmm_(z, c.t + torch.linalg.solve(c.m, z.T @ self.B), alpha=-1)
         self.P.addmm_(self.P[:, i], c.t, alpha=-1)
-        # of the unit's own columns rounding errors would be left
+        # the unit's own columns would keep rounding errors
         for matrix in (self.P, self.B, self.Z):
             matrix[:, i] = 0
         self.P[i] = 0
@@ -210,8 +210,8 @@ class _Fold:
             self.B, self.Z, self.G = self.B[:, left], self.Z[:, left], self.G[:, left]
 
     def _change(self, unit: int) -> _Change:
-        if self._asked is not None and self._asked[0] == unit:
-            return self._asked[1]
+        if self._last is not None and self._last[0] == unit:
+            return self._last[1]
         i = torch.where(self.unit == unit)[0]
         rows = self.P[i]
         p = rows[:, i]
@@ -219,7 +219,7 @@ class _Fold:
         tq = t @ self.Q
         m = p + self.B[:, i].T @ self.Z[:, i]
         change = _Change(i, t, tq, self.G @ t.T, tq @ t.T, p, (m + m.T) / 2)
-        self._asked = unit, change
+        self._last = unit, change
         return change
 
 

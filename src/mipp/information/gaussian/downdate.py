@@ -12,10 +12,10 @@ from mipp.records import FloatArray
 class State:
     """One consumer during the elimination: precision P, regression B, Z = inverse(C) B, unit-major.
 
-    Every unit owns ``k`` columns; units with fewer features are padded with independent features of
+    Every unit has ``k`` columns. Units with fewer features are padded with independent features of
     unit variance and no weight, which carry no information and change nothing. Columns of removed
     units stay, as zeros, until they are a seventh of all: copying the matrices costs more than
-    carrying those along. Units are named by their position among those that are left.
+    carrying them along. Units are numbered by their position among those that are left.
     """
 
     def __init__(
@@ -38,7 +38,7 @@ class State:
         uses: float | int,
         dtype: torch.dtype,
     ) -> "State":
-        """Nothing removed yet. ``columns``: of each unit, -1 where it has fewer than ``k``."""
+        """No unit removed. ``columns``: of each unit, -1 where it has fewer than ``k``."""
         precision = torch.cholesky_inverse(cholesky(space.matrix))
         k, flat = columns.shape[1], columns.flatten()
         pad, real = flat < 0, flat.clamp_min(0)
@@ -73,7 +73,7 @@ class State:
         return p[self._slots], r[self._slots]
 
     def downdate(self, gone: Int[Tensor, " u"]) -> "State":
-        """Removes the units ``gone``; the state to go on with, which is this one."""
+        """Removes the units ``gone``, in place, and returns the state to go on with: this one."""
         i = self._columns(gone)
         p_i = self.P[i]
         b_i, z_i = self.B[:, i], self.Z[:, i]
@@ -102,7 +102,7 @@ class State:
 
 
 class Candidates:
-    """The same elimination on a few candidate units: two Schur complements, exact among them.
+    """The same elimination on a few candidate units, exact among them: two Schur complements.
 
     ``M = P + B^T inverse(C) B`` is the precision of the features given the consumer's output, so
     that Delta_i = 1/2 (logdet M_ii - logdet P_ii).
@@ -139,19 +139,6 @@ class Candidates:
             x[i, i] = torch.eye(self.k, dtype=x.dtype)
 
 
-def unit_columns(unit: Int[Tensor, " d"], n_units: int) -> Int[Tensor, "u k"]:
-    """Columns of each unit, ``k`` at the most, -1 where a unit has fewer."""
-    counts = torch.bincount(unit[unit >= 0], minlength=n_units)
-    k = max(1, int(counts.max()))
-    columns = torch.full((n_units, k), -1, dtype=torch.int64, device=unit.device)
-    order = torch.argsort(unit, stable=True)
-    order = order[unit[order] >= 0]
-    owner = unit[order]
-    first = torch.cumsum(counts, 0) - counts
-    columns[owner, torch.arange(len(order), device=unit.device) - first[owner]] = order
-    return columns
-
-
 def delta(p: Float[Tensor, "u k k"], r: Float[Tensor, "u k k"]) -> Float[Tensor, " u"]:
     """1/2 logdet(I + inverse(p) r) for each unit, exact also where r is far below p."""
     p, r = p.double(), r.double()
@@ -163,7 +150,7 @@ def delta(p: Float[Tensor, "u k k"], r: Float[Tensor, "u k k"]) -> Float[Tensor,
     half = torch.linalg.solve_triangular(root, r, upper=False)
     both = torch.linalg.solve_triangular(root, half.mT, upper=False)
     both = (both + both.mT) / 2
-    # near 1 a determinant has no digits left of what it differs by
+    # near 1 a determinant has lost the digits of its difference from 1
     square = both @ both
     nats = _trace(both) - _trace(square) / 2 + (square * both).sum((1, 2)) / 3
     large = _trace(both) >= SMALL
@@ -182,11 +169,11 @@ SMALL = 1e-4
 a relative error of 1e-12."""
 
 RESOLUTION = 1e-7
-"""Share of the largest eigenvalue of a block below which float32 says nothing of the others."""
+"""Share of the largest eigenvalue of a block below which float32 does not resolve the others."""
 
 
 def _positive(blocks: Float[Tensor, "u k k"]) -> Float[Tensor, "u k k"]:
-    """The blocks, with eigenvalues that rounding has made too small at what is resolved."""
+    """The blocks, with eigenvalues that rounding has made too small raised to the resolution."""
     values, vectors = torch.linalg.eigh((blocks + blocks.mT) / 2)
     floor = (RESOLUTION * values[:, -1:]).clamp_min(torch.finfo(values.dtype).tiny)
     return (vectors * torch.maximum(values, floor).unsqueeze(1)) @ vectors.mT

@@ -1,14 +1,14 @@
 """One consumer's side of the Gaussian elimination where rows are far fewer than features.
 
-The covariance of ``n`` rows has rank ``n``; all else in it is the ridge. With the units S that are
+The covariance of ``n`` rows has rank ``n``; the rest of it is the ridge. With S the units that are
 left, R those removed, the rows ``Z`` (n, d) and the weight ``W`` in units of the noise,
 
     K = ridge I + Z_S Z_S^T        E = W_R Z_R^T                                    (n, n), (r, n)
     P = (I - Z_S^T inverse(K) Z_S) / ridge                    precision of what is left
     B = W_S + E inverse(K) Z_S                                regression on it
-    C = I + ridge (W_R W_R^T + E inverse(K) E^T)              what it leaves over, noise included
+    C = I + ridge (W_R W_R^T + E inverse(K) E^T)              its residual, noise included
 
-so that nothing of the size of the covariance is ever formed. Removing units changes K, E and
+so nothing of the size of the covariance is ever formed. Removing units changes K, E and
 ``W_R W_R^T`` by their own columns. Once fewer features than rows are left, `State` takes over.
 """
 
@@ -21,10 +21,10 @@ from mipp.information.gaussian.standardised import RowSpace, cholesky
 
 
 class RowState:
-    """The elimination in row space; what it offers is what `State` offers.
+    """The elimination in row space, with the methods of `State`.
 
     Padded columns of units with fewer than ``k`` features are zero in ``Z`` and ``W``. Features of
-    other groups, which stay known, are counted in ``K`` from the start.
+    other groups, which stay known, are part of ``K`` from the start.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class RowState:
         return self._columns(torch.arange(len(self._left), device=self.device))
 
     def _gather(self) -> None:
-        """Drops the columns of removed units, and sums K up from scratch."""
+        """Drops the columns of removed units, and computes K from scratch."""
         columns = self._everything()
         self._rows, self._weight = self._rows[:, columns], self._weight[:, columns]
         self._left = torch.arange(len(self._left), device=self.device)
@@ -108,7 +108,7 @@ class RowState:
         return Candidates(p.cpu(), (p + u.T @ u).cpu(), self.k, self.uses)
 
     def downdate(self, gone: Int[Tensor, " u"]) -> "RowState | State":
-        """Removes the units ``gone``; the state to go on with."""
+        """Removes the units ``gone`` and returns the state to go on with."""
         columns = self._columns(gone)
         rows, weight = self._rows[:, columns], self._weight[:, columns]
         self._across += weight @ rows.T
@@ -129,7 +129,7 @@ class RowState:
         known = torch.cat([self._rows, self._others], 1)
         moments = known.T @ known
         moments.diagonal().add_(self.ridge)
-        # of padded columns, which are zero, the ridge alone is left: no weight, so no matter
+        # padded columns are zero: they have the ridge alone, and no weight, so they do not matter
         own = self._rows.shape[1]
         P = torch.cholesky_inverse(cholesky(moments))[:own, :own]
         _, B, U = self._seen(self._rows, self._weight)
@@ -140,7 +140,7 @@ class RowState:
 
 
 def _inverse(root: Float[Tensor, "n n"]) -> Float[Tensor, "n n"]:
-    """Of a lower triangle: a product with it is many times as fast as solving with the triangle."""
+    """Inverse of a lower triangle: multiplying by it is many times faster than solving."""
     eye = torch.eye(len(root), dtype=root.dtype, device=root.device)
     return torch.linalg.solve_triangular(root, eye, upper=False)
 

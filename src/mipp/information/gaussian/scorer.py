@@ -1,43 +1,47 @@
 """Information between a group and its consumers, exact for jointly Gaussian variables.
 
-With the kept features ``X`` and the consumer's noisy output ``Y = W X + N``:
+With the features ``X`` that are left and the consumer's noisy output ``Y = W X + N``:
 
     I(X; Y)  = 1/2 logdet Cov(X) - 1/2 logdet Cov(X | Y)
     Delta_i  = 1/2 logdet( I + inverse(P_ii) B_i^T inverse(C) B_i )       nats lost with unit i
 
-where ``P = inverse(Cov(X))``, ``B`` is the regression of ``Y`` on what is left and ``C`` the
-covariance of ``Y`` that is left unexplained, noise included. After a removal all three follow from
-a low-rank correction (a Schur complement); nothing is estimated again. Derivation: docs/method.md.
+where ``P = inverse(Cov(X))``, ``B`` is the regression of ``Y`` on ``X`` and ``C`` its residual
+covariance, noise included. After a removal all three follow from a low-rank correction (a Schur
+complement); nothing is estimated again. Derivation: docs/method.md.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import torch
 
 from mipp.checks import check_fields
 from mipp.errors import InputError
-from mipp.information.estimator import Observations, Reads, RowShape, View
 from mipp.information.gaussian.crossvalidated import CrossValidated
-from mipp.information.gaussian.downdate import State, delta, unit_columns
-from mipp.information.gaussian.observed import second_moments
+from mipp.information.gaussian.downdate import State, delta
 from mipp.information.gaussian.row_state import RowState
-from mipp.information.gaussian.standardised import RowSpace
-from mipp.information.gaussian.whole import Whole, total
+from mipp.information.gaussian.standardised import RowSpace, Whole, total, unit_columns
+from mipp.information.views import (
+    Observations,
+    Reads,
+    RowShape,
+    View,
+    check_noise,
+    second_moments,
+)
 from mipp.records import FloatArray, IntArray
 
 SINGLE_PER_UNIT = 32
 """Features of a unit above which float32 resolves its block of the precision too badly."""
 
-
 ROW_SPACE_SHARE = 0.05
-"""Largest share of the units left that goes in one round while there are fewer rows than features.
-Within a round candidates are still re-scored after each removal."""
+"""Largest share of the units left that one round removes while rows are fewer than features. Within
+a round candidates are still re-scored after each removal."""
 
 ROW_SPACE_COLUMNS = 512
-"""Features of the units that go in such a round, at most: candidates cost the square of theirs."""
+"""Most features of the units that such a round removes: candidates cost the square of theirs."""
 
 
 @dataclass(frozen=True)
@@ -51,14 +55,21 @@ class Gaussian:
     or ``mlp`` for those. Bias: rows fewer than about four per feature overstate redundancy, so the
     nats lost come out too small.
 
-    ``noise``: ``"fisher"`` (inverse Fisher information of the loss about ``Y``: differences that
-    the loss cannot see carry no information) or a number (that share of each output's variance).
-    ``ridge``: added to every feature's variance, as a share of it; keeps duplicated units solvable.
-    ``share_per_round``: largest share of the units left that is removed between two full
-    re-scorings; within a round the candidates are still re-scored exactly after each removal.
-    ``single_above``: features above which float32 is used instead of float64 (eight times as many
-    where units have more than 32 of them, whose blocks float32 resolves badly).
+    Attributes:
+        noise: ``"fisher"`` (inverse Fisher information of the loss about ``Y``: differences that
+            the loss cannot see carry no information) or a number (that share of each output's
+            variance).
+        ridge: Added to every feature's variance, as a share of it; keeps duplicated units solvable.
+        share_per_round: Largest share of the units left that is removed between two full
+            re-scorings. Within a round the candidates are still re-scored exactly after each
+            removal.
+        single_above: Number of features above which float32 is used instead of float64 (eight times
+            as many where units have more than 32 of them, whose blocks float32 resolves badly).
     """
+
+    name: ClassVar[str] = "gaussian"
+    reads: ClassVar[Reads] = "moments"
+    row_shape: ClassVar[RowShape] = "positions"
 
     noise: float | str = "fisher"
     ridge: float = 1e-6
@@ -67,37 +78,13 @@ class Gaussian:
 
     def __post_init__(self) -> None:
         check_fields(self)
-        self._check_numbers()
-        if self.noise != "fisher" and (
-            isinstance(self.noise, str) or not 0 < self.noise < math.inf
-        ):
-            raise InputError(
-                f"noise={self.noise!r}; expected 'fisher' or a positive number such as 0.1, the "
-                "share of each output's variance that counts as noise."
-            )
-
-    def _check_numbers(self) -> None:
         for name in ("ridge", "share_per_round"):
             if not 0 <= getattr(self, name) <= 1:
                 raise InputError(
                     f"Gaussian({name}={getattr(self, name)}); expected a share, from 0 to "
                     f"1, such as {getattr(Gaussian, name)}."
                 )
-
-    @property
-    def name(self) -> str:
-        """As in ``mipp.plan(estimator=...)``."""
-        return "gaussian"
-
-    @property
-    def reads(self) -> Reads:
-        """Second moments are enough; `Observations` give several estimates, too."""
-        return "moments"
-
-    @property
-    def row_shape(self) -> RowShape:
-        """A convolution is seen patch by patch."""
-        return "positions"
+        check_noise(self.noise)
 
     def scorer(self, views: Sequence[View], n_units: int, seed: int = 0) -> "GaussianScorer":
         """A fresh elimination over ``n_units`` units."""
@@ -105,7 +92,7 @@ class Gaussian:
 
 
 class GaussianScorer:
-    """A `mipp.information.estimator.Scorer` in closed form; see `Gaussian`."""
+    """A `mipp.records.Scorer` in closed form; see `Gaussian`."""
 
     def __init__(
         self, views: Sequence[View], n_units: int, config: Gaussian, seed: int = 0
@@ -121,7 +108,7 @@ class GaussianScorer:
         self._folds: list[CrossValidated] | None = None
 
     def _whole(self, view: View) -> Whole:
-        # the noise of observed targets is what the regression leaves over
+        # the noise of observed targets is the residual of their regression
         noise = "fisher" if isinstance(view, Observations) else self._config.noise
         seen = second_moments(view) if isinstance(view, Observations) else view
         return Whole(seen, self.n_units, noise, self._config.ridge)
@@ -138,7 +125,7 @@ class GaussianScorer:
         return State.of_all(space, weight, columns, view.uses, dtype), nats
 
     def _dtype(self, n_features: int, per_unit: int) -> torch.dtype:
-        """float64, but for many features, in units of not too many that could repeat each other."""
+        """float32 for many features, unless units have many of them; float64 otherwise."""
         above = self._config.single_above
         large = n_features > (above if per_unit <= SINGLE_PER_UNIT else 8 * above)
         return torch.float32 if large else torch.float64
@@ -181,7 +168,7 @@ class GaussianScorer:
         """Nats lost with this unit as five folds of the rows see it, ``(5, n_consumers)``.
 
         Raises:
-            InputError: when the scorer was made from second moments, which have no folds.
+            InputError: The scorer was made from second moments, which have no folds.
         """
         self._position(unit)
         if self._folds is None:
@@ -207,7 +194,7 @@ class GaussianScorer:
         return nats
 
     def _taken(self, nats: FloatArray) -> FloatArray:
-        """Takes them off what is left of each consumer's; nobody loses more than there is."""
+        """Subtracts the nats from what is left of each consumer's, at most all of it."""
         taken = np.minimum(nats, self._left)
         self._left = self._left - taken
         return taken
@@ -235,17 +222,17 @@ class GaussianScorer:
         return removed
 
     def _room(self) -> tuple[int, int]:
-        """How many units may go in one round, and out of how many times as many candidates."""
+        """Most units to remove in one round, and how many times as many are its candidates."""
         few_rows = [state.k for state in self._states if isinstance(state, RowState)]
         most = int(self._config.share_per_round * len(self._alive))
         if not few_rows:
             return max(1, most), 4
-        # where most features are combinations of others scores change slowly
+        # scores change slowly where most features are combinations of others
         within = min(int(ROW_SPACE_SHARE * len(self._alive)), ROW_SPACE_COLUMNS // max(few_rows))
         return max(1, most, within), 2
 
     def _round(self, chosen: np.ndarray, n: int) -> list[tuple[int, FloatArray]]:
-        """Removes the ``n`` least of the chosen, each choice made after the one before."""
+        """Removes the ``n`` least informative of the chosen units, re-scored after each."""
         device = self._states[0].device
         small = [s.candidate(torch.as_tensor(chosen, device=device)) for s in self._states]
         left = np.ones(len(chosen), dtype=bool)

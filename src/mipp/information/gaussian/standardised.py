@@ -1,4 +1,4 @@
-"""One consumer in units in which the Gaussian estimator computes.
+"""One consumer of a full group, in the units in which the Gaussian estimator computes.
 
 Inputs have unit variance, a ridge added to it; outputs are in units in which their noise is the
 identity. A feature that never varies carries no information: it has no weight, and so neither its
@@ -11,18 +11,17 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from mipp.covariance import Factor
+from mipp.covariance import Factor, varies
 from mipp.errors import InputError
-from mipp.information.estimator import ConsumerView
+from mipp.information.views import ConsumerView
 
 VISIBLE = 1e-10
-"""Share of what an output's parts would have as variance, were they independent, below which its
+"""Share of the variance that an output would have, were its parts independent, below which its
 variance is taken for zero: covariances that were summed in float32 have no more digits."""
 
-
 LEAST_RIDGE = 1e-8
-"""What a correlation matrix that cannot be factored gets on its diagonal at the least; in row space
-there is always one feature that is a combination of others."""
+"""Smallest ridge that is added to a correlation matrix that cannot be factored; in row space there
+is always one feature that is a combination of others."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,7 +41,7 @@ class FeatureSpace:
     def unexplained(
         self, weight: Float[Tensor, "r d"], given: Bool[Tensor, " d"]
     ) -> Float[Tensor, "r r"]:
-        """Covariance of ``weight`` times the features, those in ``given`` being known."""
+        """Covariance of ``weight`` times the features, given those in ``given``."""
         across = weight @ self.matrix[:, given]
         known = torch.linalg.solve(self.matrix[given][:, given], across.T)
         return weight @ self.matrix @ weight.T - across @ known
@@ -52,8 +51,8 @@ class FeatureSpace:
 class RowSpace:
     """The same correlations as few rows ``Z`` (n, d): ``Z^T Z + ridge I``, never formed.
 
-    By the matrix inversion lemma all that is needed of them follows from
-    ``K_S = ridge I + Z_S Z_S^T`` (n, n), S being the features that are known:
+    By the matrix inversion lemma everything needed follows from ``K_S = ridge I + Z_S Z_S^T``
+    (n, n), where S are the known features:
 
         inverse(Sigma_SS)  = (I - Z_S^T inverse(K_S) Z_S) / ridge
         Cov(X_R | X_S)     = ridge (I + Z_R^T inverse(K_S) Z_R)
@@ -75,7 +74,7 @@ class RowSpace:
         return own.mT @ own + self.ridge * eye
 
     def gram(self, known: Bool[Tensor, " d"]) -> Float[Tensor, "n n"]:
-        """``K_S`` of the features that are known."""
+        """``K_S`` of the known features."""
         own = self.rows[:, known]
         gram = own @ own.T
         gram.diagonal().add_(self.ridge)
@@ -84,7 +83,7 @@ class RowSpace:
     def unexplained(
         self, weight: Float[Tensor, "r d"], given: Bool[Tensor, " d"]
     ) -> Float[Tensor, "r r"]:
-        """Covariance of ``weight`` times the features, those in ``given`` being known."""
+        """Covariance of ``weight`` times the features, given those in ``given``."""
         rest = weight[:, ~given]
         half = torch.linalg.solve_triangular(
             cholesky(self.gram(given)), self.rows[:, ~given] @ rest.T, upper=False
@@ -101,12 +100,12 @@ def standardised(
     """The correlations of a consumer's inputs, and its weight in units of the noise.
 
     Args:
-        view: the consumer, ``d`` features and ``m`` outputs; ``r`` is at most ``min(m, d)``.
-        noise: as in `mipp.Gaussian`.
-        ridge: added to the variance of each feature, as a share of it.
+        view: The consumer, ``d`` features and ``m`` outputs; ``r`` is at most ``min(m, d)``.
+        noise: As in `mipp.Gaussian`.
+        ridge: Added to the variance of each feature, as a share of it.
 
     Raises:
-        InputError: Fisher matrices are asked for, and there are none.
+        InputError: The noise is ``"fisher"``, and there are no Fisher matrices.
     """
     covariance = view.covariance
     variance = covariance.diagonal().double().clamp_min(0)
@@ -135,10 +134,10 @@ def whitened(
     ``r`` is at most ``min(m, d)``: directions that no noise-free loss sees are dropped.
 
     Args:
-        weight: of features of unit variance.
-        variance: of each output.
+        weight: Of features of unit variance.
+        variance: Of each output.
         fisher: Fisher information about the outputs.
-        noise: as in `mipp.Gaussian`.
+        noise: As in `mipp.Gaussian`.
     """
     if noise == "fisher":
         if fisher is None:
@@ -146,9 +145,7 @@ def whitened(
         fisher = fisher.to(weight.dtype)
         wide = weight.shape[0] > weight.shape[1]
         # the smaller of F and W^T F W is decomposed
-        values, vectors = torch.linalg.eigh(weight.T @ fisher @ weight if wide else fisher)
-        seen = values > values[-1:].clamp_min(0) * 1e-12
-        white = (vectors[:, seen] * values[seen].sqrt()).T
+        white = fisher_whitening(weight.T @ fisher @ weight if wide else fisher)
         return white if wide else white @ weight
     seen = variance > VISIBLE * weight.square().sum(1)
     white = weight[seen] / (float(noise) * variance[seen]).sqrt().unsqueeze(1)
@@ -157,8 +154,28 @@ def whitened(
     return white
 
 
+def fisher_whitening(fisher: Float[Tensor, "m m"]) -> Float[Tensor, "r m"]:
+    """The matrix ``A`` for which noise of covariance ``inverse(fisher)`` is the identity.
+
+    ``r`` is at most ``m``: directions that no noise-free loss sees are dropped.
+    """
+    values, vectors = torch.linalg.eigh(fisher.double())
+    seen = values > values[-1:].clamp_min(0) * 1e-12
+    return (vectors[:, seen] * values[seen].sqrt()).T
+
+
+def in_units_of_noise(y: Float[Tensor, "rows m"], share: float | int) -> Float[Tensor, "rows r"]:
+    """Each output over the deviation of its noise, which is ``share`` of the output's variance.
+
+    Outputs that never vary are dropped.
+    """
+    variance = y.var(0, correction=0)
+    seen = varies(variance, y.mean(0), y.dtype)
+    return y[:, seen] / (float(share) * variance[seen]).sqrt()
+
+
 def cholesky(corr: Float[Tensor, "d d"]) -> Float[Tensor, "d d"]:
-    """Lower Cholesky factor of a correlation matrix, with as much more ridge as it takes."""
+    """Lower Cholesky factor of a correlation matrix, with as much extra ridge as it takes."""
     extra = 0.0
     for _ in range(12):
         root, fault = torch.linalg.cholesky_ex(corr)
@@ -175,6 +192,73 @@ def logdet_eye_plus(matrix: Float[Tensor, "r r"]) -> float:
     even = (matrix + matrix.T) / 2
     eye = torch.eye(len(matrix), dtype=matrix.dtype, device=matrix.device)
     root, fault = torch.linalg.cholesky_ex(even + eye)
-    if int(fault) != 0:  # of moments that rounding has made not quite semidefinite
+    if int(fault) != 0:  # rounding has made the moments not quite semidefinite
         return float(torch.linalg.eigvalsh(even).clamp_min(0).log1p().sum())
     return 2 * float(root.diagonal().log().sum())
+
+
+def unit_columns(unit: Int[Tensor, " d"], n_units: int) -> Int[Tensor, "u k"]:
+    """Columns of each unit, at most ``k``, -1 where a unit has fewer."""
+    counts = torch.bincount(unit[unit >= 0], minlength=n_units)
+    k = max(1, int(counts.max()))
+    columns = torch.full((n_units, k), -1, dtype=torch.int64, device=unit.device)
+    order = torch.argsort(unit, stable=True)
+    order = order[unit[order] >= 0]
+    owner = unit[order]
+    first = torch.cumsum(counts, 0) - counts
+    columns[owner, torch.arange(len(order), device=unit.device) - first[owner]] = order
+    return columns
+
+
+@dataclass(frozen=True, eq=False)
+class Whole:
+    """One consumer of the full group: what each unit transfers alone, or some together.
+
+    The matrices are computed anew by each method, since they are as large as the elimination's own.
+
+    Attributes:
+        view: The consumer.
+        n_units: Number of units of the group.
+        noise: As in `mipp.Gaussian`.
+        ridge: As in `mipp.Gaussian`.
+    """
+
+    view: ConsumerView
+    n_units: int
+    noise: float | str
+    ridge: float
+
+    def standardised(self) -> tuple[Space, Float[Tensor, "r d"]]:
+        """Correlations of the inputs, and the weight in units of the noise."""
+        return standardised(self.view, self.noise, self.ridge)
+
+    def solo(self) -> Float[Tensor, " units"]:
+        """Nats that each unit transfers on its own."""
+        space, weight = self.standardised()
+        columns = unit_columns(self.view.unit, self.n_units)
+        explained = space.times(weight)
+        noisy = explained @ weight.T
+        noisy.diagonal().add_(1)
+        solved = torch.linalg.solve(noisy, explained)
+        pad, real = columns < 0, columns.clamp_min(0)
+        before = space.blocks(real)
+        gain = torch.einsum("rui,ruj->uij", explained[:, real], solved[:, real])
+        hole = pad.unsqueeze(2) | pad.unsqueeze(1)
+        eye = torch.eye(columns.shape[1], dtype=before.dtype, device=before.device)
+        after = torch.where(hole, eye, before - gain)
+        before = torch.where(hole, eye, before)
+        nats = 0.5 * self.view.uses * (torch.logdet(before) - torch.logdet(after))
+        return nats.clamp_min(0)
+
+    def transfers(self, units: Int[Tensor, " u"]) -> float:
+        """Nats that the units ``units`` transfer together, others as given."""
+        space, weight = self.standardised()
+        owner = self.view.unit
+        given = torch.isin(owner, units) | (owner < 0)
+        left = logdet_eye_plus(space.unexplained(weight, given))
+        return max(0.0, total(space, weight, self.view.uses) - 0.5 * self.view.uses * left)
+
+
+def total(space: Space, weight: Float[Tensor, "r d"], uses: float | int) -> float:
+    """Nats that all features transfer."""
+    return 0.5 * uses * logdet_eye_plus(space.times(weight) @ weight.T)

@@ -1,4 +1,4 @@
-"""The elimination over learned predictors: what `Mlp` and `Masked` have in common."""
+"""The elimination over learned predictors: the common part of `Mlp` and `Masked`."""
 
 import math
 from collections.abc import Sequence
@@ -12,16 +12,14 @@ from torch import Tensor
 
 from mipp.checks import check_fields
 from mipp.errors import InputError
-from mipp.information.estimator import Observations, View
-from mipp.information.gaussian.observed import example_of
+from mipp.information.views import Observations, View, check_noise, example_of
 from mipp.records import FloatArray, IntArray
 
 FOLDS = 5
 """Estimates of every information, as in the paper."""
 
 MIN_EXAMPLES = 50
-"""Ten in each of five folds, and as many again to fit to: below that a network learns nothing."""
-
+"""Ten in each of five folds, with the rest to fit to: below that a network learns nothing."""
 
 _LEAST = {
     "epochs": 1, "patience": 1, "retrain_epochs": 0, "retrain_patience": 1, "batch_size": 1,
@@ -30,7 +28,7 @@ _LEAST = {
 
 
 def check_settings(config: Any) -> None:
-    """Raise `InputError` for settings of a learned estimator that nothing could be learned with."""
+    """Raises `InputError` for settings of a learned estimator that could not learn anything."""
     check_fields(config)
     kind = type(config).__name__
     for name, least in _LEAST.items():
@@ -50,13 +48,7 @@ def check_settings(config: Any) -> None:
             raise InputError(f"{kind}({name}={value}); expected a number above 0 below {most:g}.")
     if not 0 <= getattr(config, "full_share", 0) <= 1:
         raise InputError(f"{kind}(full_share={config.full_share}); expected a share from 0 to 1.")
-    if config.noise != "fisher" and (
-        isinstance(config.noise, str) or not 0 < config.noise < math.inf
-    ):
-        raise InputError(
-            f"noise={config.noise!r}; expected 'fisher' or a positive number such as 0.1, the "
-            "share of each output's variance that counts as noise."
-        )
+    check_noise(config.noise)
 
 
 @runtime_checkable
@@ -76,7 +68,7 @@ class Side(Protocol):
         ...
 
     def without(self, units: Sequence[int]) -> FloatArray:
-        """Loss with the units that are left but for one, ``(len(units), folds)``."""
+        """Loss with the units left except for one of ``units``, shape ``(len(units), folds)``."""
         ...
 
     def alone(self) -> FloatArray:
@@ -88,14 +80,17 @@ class Side(Protocol):
         ...
 
     def remove(self, unit: int) -> None:
-        """Goes on without this unit."""
+        """Removes the unit."""
         ...
 
 
 class LearnedScorer:
     """A `mipp.records.Scorer` that compares held-out losses.
 
-    ``share_per_round``: as in `mipp.Gaussian`, for `remove_least`.
+    Args:
+        sides: One for each consumer.
+        n_units: Number of units of the group.
+        share_per_round: As in `mipp.Gaussian`, for `remove_least`.
     """
 
     def __init__(self, sides: Sequence[Side], n_units: int, share_per_round: float) -> None:
@@ -111,7 +106,7 @@ class LearnedScorer:
     def solo(self) -> FloatArray:
         """Nats that each unit transfers on its own, over all consumers, shape ``(n_units,)``.
 
-        Features that are always given are seen, too, and add the same to every unit.
+        Features that are always given are included, and add the same to every unit.
         """
         out = np.zeros(self.n_units)
         for side in self._sides:
@@ -172,8 +167,10 @@ class LearnedScorer:
 class Rows:
     """A view as the networks see it.
 
-    ``inputs`` (rows, d): features in units of their standard deviation about their mean, and
-    ``unit`` (d,) which unit each belongs to.
+    Attributes:
+        inputs: Standardised features, shape ``(rows, d)``.
+        unit: The unit that each feature belongs to, shape ``(d,)``.
+        uses: As in `ConsumerView`.
     """
 
     inputs: Float[Tensor, "rows d"]
@@ -185,7 +182,7 @@ def standardised(view: Observations) -> Rows:
     """Features with mean 0 and variance 1; those that do not vary are 0.
 
     A feature that varies less than a twentieth of the most varying one of its unit (the corner of a
-    map that is dead nearly always) is not blown up beyond that.
+    map that is nearly always zero) is not amplified further than that one twentieth.
     """
     x = view.inputs.double()
     mean, square = x.mean(0), x.square().mean(0).sqrt()
@@ -195,17 +192,17 @@ def standardised(view: Observations) -> Rows:
     most = torch.zeros(int(owner.max()) + 1, dtype=x.dtype, device=x.device)
     most = most.scatter_reduce(0, owner, deviation, "amax")[owner]
     scale = torch.where(owner > 0, torch.maximum(deviation, most / 20), deviation)
-    # below that a difference is rounding
+    # a smaller deviation is rounding
     varies = deviation > 1e-6 * square
     x = torch.where(varies, x / torch.where(varies, scale, 1.0), 0.0)
     return Rows(x.float(), view.unit.long(), view.uses)
 
 
 def observed(view: View, name: str) -> Observations:
-    """The view, if it has rows, and enough of them.
+    """The view, checked to have rows, and enough of them.
 
     Raises:
-        InputError: for second moments, and for fewer than 50 examples.
+        InputError: The view has second moments only, or fewer than 50 examples.
     """
     if not isinstance(view, Observations):
         raise InputError(
@@ -224,7 +221,7 @@ def observed(view: View, name: str) -> Observations:
 def parts(
     view: Observations, shares: Sequence[float], generator: torch.Generator
 ) -> list[Int[Tensor, " _"]]:
-    """Row numbers in parts of these shares of the examples, drawn at random; none is split."""
+    """Row numbers in parts of these shares of the examples, at random; no example is split."""
     _, which = torch.unique(example_of(view), return_inverse=True)
     n = int(which.max()) + 1
     place = torch.empty(n, dtype=torch.int64)
@@ -235,6 +232,6 @@ def parts(
 
 
 def draws(seed: int, *key: int) -> torch.Generator:
-    """A generator of its own for every seed and key."""
+    """A separate generator for every seed and key."""
     state = np.random.SeedSequence([seed, *key]).generate_state(2, np.uint32)
     return torch.Generator().manual_seed(int(state[0]) << 31 | int(state[1]) >> 1)

@@ -1,4 +1,4 @@
-"""Losses of predictions in nats per row: what both learned estimators are trained and judged by.
+"""Losses of predictions in nats per row, which train and compare the learned estimators.
 
     I(X; Y) ~ E[loss(f(nothing), Y)] - E[loss(f(X), Y)]        Covert, Lundberg and Lee 2020
 
@@ -19,28 +19,28 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from mipp.covariance import centred
-from mipp.information.estimator import Observations
+from mipp.information.views import Observations
 
 Measure = Literal["nats", "squared"]
 """``nats``: the Gaussian likelihood above. ``squared``: half the squared error, summed over targets
-in units of the noise, the paper's stand-in for a continuous target: what ``nats`` comes to where
-errors are far below the noise. Class indices have cross-entropy with both."""
+in units of the noise, the paper's stand-in for a continuous target: the limit of ``nats`` for
+errors far below the noise. Class indices have cross-entropy with both."""
 
 FLOOR = 1e-6
-"""Variance, as a share of a target's own, below which an error is not told from none: without noise
-a target that follows exactly from the features has infinite information."""
+"""Variance, as a share of a target's own, below which an error counts as none: without noise a
+target that follows exactly from the features has infinite information."""
 
 ROWS_PER_TARGET = 8
-"""Held-out rows for each target kept at the least: a covariance from fewer is too noisy to judge
-others by."""
+"""Fewest held-out rows for each target kept: a covariance from fewer is too noisy to judge others
+by."""
 
 
 class Goal:
     """The targets of one view, ready to be predicted, and the loss of predictions of them.
 
-    Real targets are centred and put in units of their noise (of their standard deviation where
-    there is none), turned to their principal axes, and at most ``max_targets`` axes of most
-    variance are kept: those with the most room for information.
+    Real targets are centred, divided by the deviation of their noise (by their own where there is
+    none), and rotated to their principal axes. At most ``max_targets`` axes of most variance are
+    kept: those with the most room for information.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class Goal:
         deviation = y.square().mean(0).sqrt()
         y = y / view.noise**0.5 if view.noise > 0 else (y / deviation)[:, deviation > 0]
         if y.shape[1] == 0:
-            # nothing varies and nothing can be told
+            # nothing varies, so nothing can be predicted
             y = torch.zeros(len(y), 1, dtype=y.dtype, device=y.device)
         limit = max(1, min(max_targets, held_out // ROWS_PER_TARGET))
         values = principal(y, limit, generator)
@@ -76,7 +76,7 @@ class Goal:
     def fit_loss(
         self, outputs: Float[Tensor, "nets rows m"], rows: Int[Tensor, "nets rows"]
     ) -> Float[Tensor, " nets"]:
-        """Loss that networks are trained on: errors of the targets taken as independent."""
+        """The training loss: errors of the targets are taken as independent."""
         if self.is_class:
             nets, n = rows.shape
             flat = F.cross_entropy(
@@ -86,7 +86,7 @@ class Goal:
         error = (self.values[rows] - outputs).square().mean(1)
         if self.measure == "squared":
             return 0.5 * error.sum(1)
-        # errors far below the noise are told in nats per noise, or their gradients would vanish
+        # rescaled where the noise is large, or gradients of errors far below it would vanish
         return 0.5 * max(1.0, self.noise) * (error / self.noise).log1p().sum(1)
 
     def losses(
@@ -97,8 +97,8 @@ class Goal:
     ) -> Float[Tensor, "some folds"]:
         """Mean held-out loss in nats of each fold; ``rows`` are fold after fold, of these sizes.
 
-        The residual covariance that judges a fold is that of the other folds, so no row is judged
-        by itself and a difference of two losses may come out negative.
+        A fold is judged by the residual covariance of the other folds, so no row is judged by
+        itself and a difference of two losses may come out negative.
         """
         if self.is_class:
             some, n = outputs.shape[:2]
@@ -124,8 +124,10 @@ class Goal:
     ) -> Float[Tensor, " folds"]:
         """Loss of the best constant prediction: the mean or class frequencies of ``fit`` rows.
 
-        Parameters:
-            fit: the rows that each fold's constant is taken from, one entry a fold.
+        Args:
+            fit: For each fold, the rows that its constant is computed from.
+            rows: As in `losses`.
+            sizes: As in `losses`.
         """
         outputs = torch.cat(
             [self._constant(f).expand(n, -1) for f, n in zip(fit, sizes, strict=True)]
@@ -147,7 +149,7 @@ def principal(
     if y.shape[1] <= max(limit, 512):
         axes = torch.linalg.eigh(y.T @ y).eigenvectors.flip(1)[:, :limit]
         return y @ axes
-    # subspace iteration: the axes at the edge need not be exact
+    # subspace iteration: the last axes need not be exact
     start = torch.randn(y.shape[1], limit + 16, generator=generator, dtype=torch.float32)
     y = y.float()
     basis = start.to(y.device)

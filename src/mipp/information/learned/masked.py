@@ -1,15 +1,15 @@
-"""One network trained on randomly masked units, so that to test a unit is a forward pass."""
+"""One network trained on randomly masked units: testing a unit takes only a forward pass."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import ClassVar
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mipp.information.estimator import Observations, Reads, RowShape, View
 from mipp.information.learned.learned_scorer import (
     FOLDS,
     LearnedScorer,
@@ -21,39 +21,53 @@ from mipp.information.learned.learned_scorer import (
 )
 from mipp.information.learned.likelihood import Goal, Measure
 from mipp.information.learned.networks import Networks, Training, linear_start, train
+from mipp.information.views import Observations, Reads, RowShape, View
 from mipp.records import FloatArray, IntArray
 
 _CELLS = 2**23
 """Numbers in the largest array of a batch of units (32 MiB)."""
 
 _STOP_MASKS = 4
-"""Times that each row that tells when to stop is seen, each with other units masked."""
+"""Copies of each early-stopping row, each with other units masked."""
 
 _REFRESH = 32
-"""Removals after which sums are formed anew, before rounding errors add up."""
+"""Removals after which sums are computed anew, before rounding errors add up."""
 
 
 @dataclass(frozen=True)
 class Masked:
-    """One network trained on randomly masked units; to test a unit takes a forward pass.
+    """One network trained on randomly masked units; testing a unit takes a forward pass.
 
     What it estimates: the same as `mipp.Mlp`, in nats per example, with one network for all sets of
-    units: it takes in the features, 0 where masked, and which units are masked (Covert, Lundberg
+    units: its inputs are the features, 0 where masked, and which units are masked (Covert, Lundberg
     and Lee, NeurIPS 2020; Gadgil, Covert and Lee, "Estimating conditional mutual information for
     dynamic feature selection", ICLR 2024). In training each row has a share of its units masked,
-    itself drawn evenly between 0 and 1. A ``held_out`` share of the examples is what losses are
-    compared on, in five folds for `estimates`; a tenth tells when to stop.
+    itself drawn evenly between 0 and 1. Losses are compared on a ``held_out`` share of the
+    examples, in five folds for `estimates`; a tenth decides when to stop.
 
-    Bias: as `mipp.Mlp`, and more of it: one network must do for all sets, so it makes less of each
+    Bias: as `mipp.Mlp`, but larger: one network must serve all sets, so it learns less about each
     than networks trained on that set alone, and a unit that others could replace costs more nats
     than it should. The five estimates share one network, so they spread less than those of `Mlp`.
 
-    ``epochs``, ``patience``, ``batch_size``, ``hidden``, ``learning_rate``, ``noise``,
-    ``row_shape``, ``measure`` and ``max_targets``: as in `mipp.Mlp`. ``full_share``: of the rows in
-    training that have no unit masked, which is where an elimination starts.
-    ``share_per_round``: largest share of the units left that goes between two scorings of all;
-    losses of units closer than that are within the noise of the estimate.
+    Attributes:
+        epochs: As in `mipp.Mlp`.
+        patience: As in `mipp.Mlp`.
+        batch_size: As in `mipp.Mlp`.
+        hidden: As in `mipp.Mlp`.
+        learning_rate: As in `mipp.Mlp`.
+        full_share: Share of the training rows with no unit masked, where an elimination starts.
+        held_out: Share of the examples that losses are compared on.
+        estimates: Number of folds of the examples held out.
+        share_per_round: Largest share of the units left that is removed between two scorings of
+            all; losses of units closer than that are within the noise of the estimate.
+        noise: As in `mipp.Mlp`.
+        row_shape: As in `mipp.Mlp`.
+        measure: As in `mipp.Mlp`.
+        max_targets: As in `mipp.Mlp`.
     """
+
+    name: ClassVar[str] = "masked"
+    reads: ClassVar[Reads] = "rows"
 
     epochs: int = 100
     patience: int = 20
@@ -72,21 +86,11 @@ class Masked:
     def __post_init__(self) -> None:
         check_settings(self)
 
-    @property
-    def name(self) -> str:
-        """As in ``mipp.plan(estimator=...)``."""
-        return "masked"
-
-    @property
-    def reads(self) -> Reads:
-        """Second moments are not enough."""
-        return "rows"
-
     def scorer(self, views: Sequence[View], n_units: int, seed: int = 0) -> LearnedScorer:
         """A fresh elimination over ``n_units`` units, none removed yet.
 
         Raises:
-            InputError: views without rows, or with fewer than 50 examples.
+            InputError: The views have no rows, or fewer than 50 examples.
         """
         sides = [
             OneNetwork(observed(view, self.name), n_units, self, seed, place)
@@ -98,9 +102,9 @@ class Masked:
 class OneNetwork:
     """One consumer's side, a `mipp.information.learned.learned_scorer.Side`; see `Masked`.
 
-    The network takes in the features, 0 where masked, and for each unit 1 where it is masked. A
-    unit's presence adds ``x_u A_u - a_u`` to the first layer, with the rows of the layer's weight
-    for its features and for its mask; the rest of the layer's sum is kept between questions.
+    The inputs of the network are the features, 0 where masked, and for each unit 1 where it is
+    masked. A unit's presence adds ``x_u A_u - a_u`` to the first layer, with the rows of the
+    layer's weight for its features and for its mask; the rest of the layer's sum is cached.
     """
 
     def __init__(
@@ -120,8 +124,8 @@ class OneNetwork:
         self._left_units = np.ones(n_units, dtype=bool)
         varies = torch.zeros(n_units + 1, dtype=torch.bool, device=self._unit.device)
         varies[self._unit[self._inputs.any(0)] + 1] = True
-        # whether a unit is masked that shows nothing here must not matter
-        self._shown = varies[1:]
+        # the mask of a unit that never varies here must not matter
+        self._varies = varies[1:]
 
     def nothing(self) -> FloatArray:
         """Loss of the best constant prediction."""
@@ -145,7 +149,7 @@ class OneNetwork:
         return self._each(units, self._sum, -1)
 
     def alone(self) -> FloatArray:
-        """Loss with each unit alone, and what is always given, ``(n_units, folds)``."""
+        """Loss with each unit alone, and the features always given, ``(n_units, folds)``."""
         return self._each(range(self._n_units), self._sum_of(()), 1)
 
     def given(self, units: IntArray) -> FloatArray:
@@ -155,7 +159,7 @@ class OneNetwork:
         return self._losses(self._sum_of(units.tolist()))[0]
 
     def remove(self, unit: int) -> None:
-        """Goes on without this unit."""
+        """Removes the unit."""
         self._sum = self._sum - self._presence(unit)
         self._left_units[unit] = False
         if self._left_units.sum() % _REFRESH == 0:
@@ -171,13 +175,13 @@ class OneNetwork:
             1, len(self._unit) + self._n_units, config.hidden, self._goal.n_outputs, generator,
             self._unit.device,
         )  # fmt: skip
-        nets.first[:, len(self._unit) :][:, ~self._shown] = 0
+        nets.first[:, len(self._unit) :][:, ~self._varies] = 0
 
         def read(rows: Tensor, _: Tensor) -> Tensor:
             return self._masked(rows, drawing)
 
         how = Training(config.epochs, config.patience, config.batch_size, config.learning_rate)
-        # each stopping row with several masks, drawn once
+        # each early-stopping row has several masks, drawn once
         fit_rows, stop_rows = self._fit[None], self._stop.repeat(_STOP_MASKS)[None]
         judge = self._goal.fit_loss
         if not self._goal.is_class:
@@ -185,10 +189,10 @@ class OneNetwork:
         return train(nets, read, judge, fit_rows, stop_rows, how, generator)
 
     def _masked(self, rows: Tensor, generator: torch.Generator) -> Float[Tensor, "1 rows du"]:
-        """What the network takes in of these rows, each with units masked at random.
+        """The network's inputs for these rows, each with units masked at random.
 
-        The share that is kept is itself drawn, even between 0 and 1, so that all numbers of units
-        occur alike.
+        The share that is kept is itself drawn evenly between 0 and 1, so that all numbers of units
+        occur equally often.
         """
         n = rows.shape[1]
         keep = torch.rand(n, 1, generator=generator)
@@ -196,7 +200,7 @@ class OneNetwork:
             torch.rand(n, 1, generator=generator) < self._config.full_share, 1.0, keep
         )
         absent = torch.rand(n, self._n_units, generator=generator) >= keep
-        absent = torch.nn.functional.pad(absent.to(rows.device) & self._shown, (1, 0))
+        absent = torch.nn.functional.pad(absent.to(rows.device) & self._varies, (1, 0))
         seen = self._inputs[rows[0]].masked_fill(absent[:, self._unit + 1], 0.0)
         return torch.cat([seen, absent[:, 1:].to(seen.dtype)], 1).unsqueeze(0)
 
@@ -206,17 +210,17 @@ class OneNetwork:
 
     @cached_property
     def _columns_of(self) -> list[Tensor]:
-        """Features of each unit; those that are always given come last."""
+        """Features of each unit; those always given come last."""
         return [torch.where(self._unit == u)[0] for u in [*range(self._n_units), -1]]
 
     def _presence(self, unit: int) -> Float[Tensor, "rows hm"]:
-        """What the first layer takes in with this unit more than with its mask."""
+        """What the first layer gains with this unit in place of its mask."""
         columns, first = self._columns_of[unit], self._net.first[0]
         masked = first[len(self._unit) + unit] if unit >= 0 else 0.0
         return self._test_inputs[:, columns] @ first[columns] - masked
 
     def _sum_of(self, units: Sequence[int]) -> Float[Tensor, "rows hm"]:
-        """The first layer with these units, and what is always given."""
+        """The first layer with these units, and the features always given."""
         first = self._net.first[0]
         d = len(self._unit)
         there = torch.zeros(self._n_units + 1, dtype=torch.bool, device=first.device)

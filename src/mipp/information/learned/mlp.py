@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from mipp.information.estimator import Observations, Reads, RowShape, View
 from mipp.information.learned.learned_scorer import (
     FOLDS,
     LearnedScorer,
@@ -20,10 +20,11 @@ from mipp.information.learned.learned_scorer import (
 )
 from mipp.information.learned.likelihood import Goal, Measure
 from mipp.information.learned.networks import Networks, Training, linear_start, train
+from mipp.information.views import Observations, Reads, RowShape, View
 from mipp.records import FloatArray, IntArray
 
 _CELLS = 2**25
-"""Numbers in the largest array that solo networks are batched into (128 MiB)."""
+"""Numbers in the largest array of a batch of networks of one unit each (128 MiB)."""
 
 
 @dataclass(frozen=True)
@@ -32,8 +33,8 @@ class Mlp:
 
     What it estimates: ``I(X; Y) ~ E[loss(f(nothing), Y)] - E[loss(f(X), Y)]`` in nats per example
     (Covert, Lundberg and Lee, NeurIPS 2020), with the losses of `learned.likelihood` on
-    rows that no network was fitted to. To test a unit its features are masked, the networks are
-    trained again briefly from the weights they have, and the losses compared; when the unit is
+    rows that no network was fitted to. To test a unit, its features are masked, the networks are
+    retrained briefly from their current weights, and the losses compared; when the unit is
     removed, those weights become the current ones (Westphal, Hailes and Musolesi, arXiv
     2411.00147). There are five networks: each has its own initialisation, tests on its own fifth of
     the examples, stops early on a tenth and is fitted to the rest. `nats_of` is their mean,
@@ -42,21 +43,32 @@ class Mlp:
     Bias: what a network fails to learn counts as no information, so with few rows nats come out
     too small (a difference may be off either way). For real targets the prediction errors are
     taken as Gaussian of one covariance; the nats are a lower bound only where the target itself is
-    Gaussian. Sees any dependence of the targets' mean, XOR included; the reference, and slow.
+    Gaussian. Sees any dependence of the targets' mean, XOR included; the reference, but slow.
 
-    ``epochs``, ``estimates``: 100 at most and 5, from the paper; so are the 20 batches of 256 rows
-    of an example each, which is `mipp.Options.samples`. The paper does not say the rest, which is
-    our choice: ``batch_size``: rows in a step. ``hidden``: widths of the layers of rectified linear
-    units, beside which there is a linear path that starts from ridge regression.
-    ``learning_rate``: of Adam. ``patience``: epochs without a better loss before training ends.
-    ``retrain_epochs`` and ``retrain_patience``: the same for the brief training without a unit.
-    ``noise``: as in `mipp.Gaussian`. ``row_shape``: ``"maps"`` (an example is a row, a filter is
-    multivariate: its whole map) or ``"positions"`` (a patch is a row, a filter its kernel cells;
-    nats are multiplied by the number of positions). ``measure``: of real targets, see
-    `likelihood.Measure`. ``max_targets``: principal axes of real targets that are
-    predicted at most, those of most variance in units of the noise; nats in the others are not
-    counted.
+    From the paper are 100 epochs and 5 estimates, and the 20 batches of 256 rows of one example
+    each, which is `mipp.Options.samples`. The paper does not say the rest, which is our choice.
+
+    Attributes:
+        epochs: Most passes over the rows.
+        patience: Epochs without a better loss before training ends.
+        retrain_epochs: As ``epochs``, for the brief training without a unit.
+        retrain_patience: As ``patience``, for the brief training without a unit.
+        batch_size: Rows in a step.
+        hidden: Widths of the layers of rectified linear units, beside which there is a linear path
+            that starts from ridge regression.
+        learning_rate: Of Adam.
+        estimates: Number of networks.
+        noise: As in `mipp.Gaussian`.
+        row_shape: ``"maps"`` (an example is a row, and the features of a filter are its whole map)
+            or ``"positions"`` (a patch is a row, and the features of a filter are its kernel cells;
+            nats are multiplied by the number of positions).
+        measure: Loss for real targets, see `likelihood.Measure`.
+        max_targets: Most principal axes of real targets that are predicted, those of most variance
+            in units of the noise. Nats in the others are not counted.
     """
+
+    name: ClassVar[str] = "mlp"
+    reads: ClassVar[Reads] = "rows"
 
     epochs: int = 100
     patience: int = 5
@@ -74,21 +86,11 @@ class Mlp:
     def __post_init__(self) -> None:
         check_settings(self)
 
-    @property
-    def name(self) -> str:
-        """As in ``mipp.plan(estimator=...)``."""
-        return "mlp"
-
-    @property
-    def reads(self) -> Reads:
-        """Second moments are not enough."""
-        return "rows"
-
     def scorer(self, views: Sequence[View], n_units: int, seed: int = 0) -> LearnedScorer:
         """A fresh elimination over ``n_units`` units, none removed yet.
 
         Raises:
-            InputError: views without rows, or with fewer than 50 examples.
+            InputError: The views have no rows, or fewer than 50 examples.
         """
         with torch.inference_mode(False), torch.no_grad():
             sides = [
@@ -107,10 +109,10 @@ class Retrained:
         self._n_units, self._config, self._key = n_units, config, (seed, place)
         rows = standardised(view)
         self._unit, self._uses = rows.unit, rows.uses
-        # a last column of zeros stands in where a unit has fewer features than another
+        # a last column of zeros fills up units with fewer features than others
         self._inputs = torch.nn.functional.pad(rows.inputs, (0, 1))
         n = 2 * config.estimates
-        # what one network tests on is two parts of ten, and it stops on a third
+        # a network tests on two parts of ten, and stops early on a third
         pieces = parts(view, [1 / n] * n, draws(*self._key, 0))
         tests, stops, fits = [], [], []
         for e in range(0, n, 2):
@@ -127,7 +129,7 @@ class Retrained:
         self._columns = torch.arange(len(self._unit), device=self._unit.device)
         self._removed: list[int] = []
         self._tested: dict[int, FloatArray] = {}
-        self._held: dict[int, Networks] = {}
+        self._retrained: dict[int, Networks] = {}
 
     def nothing(self) -> FloatArray:
         """Loss of the best constant prediction."""
@@ -149,7 +151,7 @@ class Retrained:
         return np.stack([self._tested[unit] for unit in units])
 
     def alone(self) -> FloatArray:
-        """Loss of networks that see nothing but one unit, and what is always given."""
+        """Loss of networks that see only one unit, and the features that are always given."""
         given = torch.where(self._unit < 0)[0]
         owned = [torch.where(self._unit == u)[0] for u in range(self._n_units)]
         width = max(len(columns) for columns in owned) + len(given)
@@ -163,7 +165,7 @@ class Retrained:
         return np.concatenate(losses)
 
     def given(self, units: IntArray) -> FloatArray:
-        """Loss of networks that see these units alone, and what is always given."""
+        """Loss of networks that see only these units, and the features that are always given."""
         wanted = torch.as_tensor(units, device=self._unit.device)
         columns = torch.where(torch.isin(self._unit, wanted) | (self._unit < 0))[0]
         if len(columns) == 0:
@@ -171,14 +173,14 @@ class Retrained:
         return self._fresh(columns.unsqueeze(0), 3)[1][0]
 
     def remove(self, unit: int) -> None:
-        """Goes on with the weights trained without this unit."""
+        """Removes the unit: the weights trained without it become the current ones."""
         loss = self.without([unit])[0]
-        if unit not in self._held:
+        if unit not in self._retrained:
             self._test(unit)
-        self._current = self._held[unit], loss
+        self._current = self._retrained[unit], loss
         self._columns = self._columns[self._unit[self._columns] != unit]
         self._removed.append(unit)
-        self._tested, self._held = {}, {}
+        self._tested, self._retrained = {}, {}
 
     @cached_property
     def _whole(self) -> tuple[Networks, FloatArray]:
@@ -190,7 +192,7 @@ class Retrained:
         return self._whole
 
     def _test(self, unit: int) -> None:
-        """Trains again without the unit, and holds on to what comes of it."""
+        """Trains again without the unit, and keeps the loss and perhaps the networks."""
         nets, loss = self._current
         stay = self._unit[self._columns] != unit
         columns = self._columns[stay]
@@ -204,9 +206,10 @@ class Retrained:
             again = self._train(nets.columns(stay), columns.unsqueeze(0), how, generator)
             tested = again, self._loss(again, columns.unsqueeze(0))[0]
         self._tested[unit] = tested[1]
-        # weights of all would not fit; that of the least informative is the one to be asked for
+        # weights of all would not fit; the least informative unit is the one likely to be removed
         least = min(self._tested, key=lambda u: float(self._tested[u].mean()))
-        self._held = {u: n for u, n in self._held.items() if u == least} | {unit: tested[0]}
+        kept = {u: nets for u, nets in self._retrained.items() if u == least}
+        self._retrained = kept | {unit: tested[0]}
 
     def _training(self, epochs: int, patience: int) -> Training:
         config = self._config
@@ -266,6 +269,6 @@ class Retrained:
 
 
 def _even(rows: Sequence[Tensor]) -> Tensor:
-    """As many rows for each network, so that they can be batched."""
+    """Equally many rows for each network, so that they can be batched."""
     n = min(len(r) for r in rows)
     return torch.stack([r[:n] for r in rows])

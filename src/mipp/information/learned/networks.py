@@ -12,23 +12,25 @@ RIDGES = (1e-4, 1e-2, 1.0)
 """Ridges tried for the linear start, as shares of a feature's variance; stopping rows choose."""
 
 LEAST_GAIN = 1e-4
-"""Fall of the loss, as a share of that of predicting nothing, that an epoch must bring to count."""
+"""Smallest fall of the loss that counts, as a share of the loss of predicting nothing."""
 
 Judge = Callable[[Tensor, Tensor], Tensor]
 """Outputs (nets, rows, m) and row numbers (nets, rows) to losses (nets,)."""
 
 Read = Callable[[Tensor, Tensor], Tensor]
-"""Row numbers (nets, rows) and which networks (nets,) they are for, to what these take in,
-(nets, rows, d)."""
+"""Row numbers (nets, rows) and the networks (nets,) they are for, to the inputs (nets, rows, d)."""
 
 
 @dataclass(frozen=True)
 class Training:
     """How networks are fitted.
 
-    ``epochs``: passes over the rows at most. ``patience``: epochs without a better loss on the
-    stopping rows after which training ends; each network keeps the weights of its own best epoch.
-    ``batch_size``: rows. ``learning_rate``: of Adam.
+    Attributes:
+        epochs: Most passes over the rows.
+        patience: Epochs without a better loss on the early-stopping rows after which training ends.
+            Each network keeps the weights of its own best epoch.
+        batch_size: Rows in a step.
+        learning_rate: Of Adam.
     """
 
     epochs: int
@@ -40,9 +42,11 @@ class Training:
 class Networks:
     """Perceptrons with a linear path beside them, ``f(x) = x S + MLP(x)``, one per first index.
 
-    ``first`` (nets, d, h + m) is the first layer and, in its last ``m`` columns, the linear path S.
-    ``deeper`` are the layers above, each (nets, d_in, d_out); ``biases`` (nets, 1, d_out) one for
-    each, the first one's included.
+    Attributes:
+        first: The first layer and, in its last ``m`` columns, the linear path S, shape
+            ``(nets, d, h + m)``.
+        deeper: The layers above, each of shape ``(nets, d_in, d_out)``.
+        biases: One for each layer, the first included, each of shape ``(nets, 1, d_out)``.
     """
 
     def __init__(self, first: Tensor, deeper: Sequence[Tensor], biases: Sequence[Tensor]) -> None:
@@ -87,16 +91,12 @@ class Networks:
         """The networks without the features that the index or mask ``which`` leaves out."""
         return Networks(self.first[:, which], self.deeper, self.biases)
 
-    def one(self, net: int) -> "Networks":
-        """One of them, still with a first index."""
-        return self.rebuilt([p[net : net + 1] for p in self.parameters])
-
     def begin(self, x: Float[Tensor, "nets rows d"]) -> Float[Tensor, "nets rows hm"]:
-        """First layer and linear path, before anything that is not linear."""
+        """First layer and linear path, before any nonlinearity."""
         return torch.baddbmm(self.biases[0], x, self.first)
 
     def finish(self, z: Float[Tensor, "nets rows hm"]) -> Float[Tensor, "nets rows m"]:
-        """From what ``begin`` gives to the outputs."""
+        """From the result of ``begin`` to the outputs."""
         width = self.deeper[0].shape[1]
         hidden = z[:, :, :width]
         for weight, bias in zip(self.deeper, self.biases[1:], strict=True):
@@ -116,9 +116,9 @@ def linear_start(
     stop_rows: Int[Tensor, "nets stop"],
     judge: Judge,
 ) -> Networks:
-    """The networks with ridge regression as their linear path, the ridge chosen on stopping rows.
+    """The networks with ridge regression as their linear path; stopping rows choose the ridge.
 
-    A consumer is linear in what it takes in: it would take thousands of steps to find that out.
+    A consumer is linear in its inputs, and gradient steps would need thousands to find that out.
     """
     everyone = torch.arange(len(fit_rows), device=fit_rows.device)
     x, stop = read(fit_rows, everyone), read(stop_rows, everyone)
@@ -151,12 +151,16 @@ def train(
     how: Training,
     generator: torch.Generator,
 ) -> Networks:
-    """The networks after training with early stopping; those given are left as they were.
+    """The networks after training with early stopping; those given are left unchanged.
 
-    Parameters:
-        read: called anew for every batch, and once for the stopping rows.
-        fit_rows: the rows that each network is fitted to.
-        stop_rows: the rows that tell each network when to stop.
+    Args:
+        nets: Where training starts.
+        read: Called anew for every batch, and once for the early-stopping rows.
+        judge: The loss.
+        fit_rows: The rows that each network is fitted to.
+        stop_rows: The early-stopping rows of each network.
+        how: Epochs and rates.
+        generator: Of the order of the rows.
     """
     n_fit = fit_rows.shape[1]
     # a caller's no_grad or inference_mode is about the caller's model
@@ -174,7 +178,7 @@ def train(
             order = torch.randperm(n_fit, generator=generator).to(fit_rows.device)
             for rows in fit_rows[going][:, order].split(how.batch_size, 1):
                 if 2 * rows.shape[1] < min(how.batch_size, n_fit):
-                    # too few rows to tell the error of each target
+                    # too few rows to estimate the error of each target
                     continue
                 optimizer.zero_grad()
                 judge(live(read(rows, going)), rows).sum().backward()
@@ -199,7 +203,7 @@ def _leaves(nets: Networks) -> list[Tensor]:
 
 
 def _fewer(optimizer: torch.optim.Adam, stay: Tensor, how: Training) -> torch.optim.Adam:
-    """The optimizer of those networks alone that still train, with its state."""
+    """The optimizer of only those networks that still train, with its state."""
     old = optimizer.param_groups[0]["params"]
     new = [p.detach()[stay].requires_grad_() for p in old]
     smaller = torch.optim.Adam(new, lr=how.learning_rate, fused=True)
@@ -214,7 +218,7 @@ def _fewer(optimizer: torch.optim.Adam, stay: Tensor, how: Training) -> torch.op
 def _better(
     tried: Networks, loss: Tensor, best: Networks, least: Tensor, which: Tensor
 ) -> tuple[Networks, Tensor]:
-    """The best weights and losses so far, where those of the networks ``which`` are lower in."""
+    """The best weights and losses so far, updated where networks ``which`` have lower losses."""
     wins = loss < least[which]
     if not bool(wins.any()):
         return best, least

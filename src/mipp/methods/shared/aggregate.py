@@ -1,4 +1,4 @@
-"""From scores of single weights to scores of units: one function for all methods."""
+"""From scores of single weights to scores of units, and scores of groups on one scale."""
 
 from collections.abc import Iterator, Mapping
 from typing import Literal
@@ -12,7 +12,15 @@ from mipp.records import AxisKey, ChannelGraph, FloatArray, Group, Keep
 Aggregation = Literal["l1", "mean", "l2", "signed", "sum"]
 """How the terms of a unit's weights become its score: ``l1`` sum of absolute values; ``mean`` the
 same over their number (removed inputs not counted); ``l2`` root of the sum of squares; ``signed``
-absolute value of the sum, which is what a gate on the unit would get; ``sum`` the sum itself."""
+absolute value of the sum, the score of a gate on the unit; ``sum`` the sum itself."""
+
+Normalisation = Literal["none", "mean", "z-score"]
+"""How the scores of each group are scaled: ``none``; ``mean``, divided by the size of their mean
+(Torch-Pruning's default); ``z-score``, minus their mean and divided by their standard deviation.
+None changes the order within a group."""
+
+_ROUNDING = 1e-12
+"""A spread or a mean below this share of the largest score is rounding."""
 
 
 def aggregate(
@@ -26,14 +34,16 @@ def aggregate(
     """Score of each unit, shape ``(n_units,)``, by group index.
 
     A unit of a tied group (channels joined by a residual add, say) or of one that takes several
-    rows (channels that are flattened, heads) has all their weights: it is scored once, and what
-    belongs to it is summed before the absolute value or root of ``signed`` and ``l2`` is taken.
+    rows (channels that are flattened, heads) has all their weights: it is scored once, and its
+    terms are summed before the absolute value or root of ``signed`` and ``l2`` is taken.
 
-    Parameters
-    ----------
-    keep: the units that are left; decides what ``mean`` counts.
-    terms: parameter name -> what each entry adds, in the parameter's shape.
-    own: also biases, norm parameters and depthwise filters of a unit, beside incoming weights.
+    Args:
+        graph: The groups.
+        keep: The units that are left; decides what ``mean`` counts.
+        terms: Parameter name -> what each entry adds, in the parameter's shape.
+        how: The aggregation.
+        own: Whether biases, norm parameters and depthwise filters of a unit count, too, beside its
+            incoming weights.
     """
     scores = {}
     for group in graph.groups:
@@ -64,9 +74,9 @@ def unit_axes(graph: ChannelGraph, group: Group, *, own: bool = False) -> Iterat
 def unit_entries(
     graph: ChannelGraph, keep: Keep, shapes: Mapping[str, torch.Size], *, own: bool = False
 ) -> dict[str, Tensor]:
-    """Boolean masks, that can be broadcast to the parameters, of the entries that make a unit.
+    """Masks of the entries that make a unit, each broadcastable to its parameter.
 
-    Only units that are left count; parameters that hold none are absent.
+    Only units that are left count; parameters without any such entry are absent.
     """
     masks: dict[str, Tensor] = {}
     for group in graph.groups:
@@ -82,6 +92,32 @@ def unit_entries(
     return masks
 
 
+def normalised(
+    scores: Mapping[int, FloatArray], keep: Keep, how: Normalisation
+) -> dict[int, FloatArray]:
+    """The scores, each group on the scale of its own units, by group index.
+
+    Groups whose mean, or for the z-score deviation, is zero are not divided.
+
+    Args:
+        scores: Group index -> scores of its units.
+        keep: Only units that are left count in means and deviations.
+        how: The scale.
+    """
+    if how == "none":
+        return dict(scores)
+    scaled = {}
+    for index, values in scores.items():
+        left = values[keep[index]] if index in keep else values
+        mean = left.mean() if len(left) else 0.0
+        # the authors of the z-score divide by n - 1
+        spread = abs(mean) if how == "mean" else left.std(ddof=1) if len(left) > 1 else 0.0
+        shift = mean if how == "z-score" else 0.0
+        rounding = _ROUNDING * np.abs(left).max(initial=0.0)
+        scaled[index] = (values - shift) / (spread if spread > rounding else 1.0)
+    return {index: np.asarray(values, dtype=np.float64) for index, values in scaled.items()}
+
+
 def _transformed(values: Tensor, how: Aggregation) -> Tensor:
     if how in ("l1", "mean"):
         return values.abs()
@@ -89,7 +125,7 @@ def _transformed(values: Tensor, how: Aggregation) -> Tensor:
 
 
 def _per_row(graph: ChannelGraph, keep: Keep, key: AxisKey, shape: tuple[int, ...]) -> int:
-    """How many entries of one index of the dimension are not those of removed inputs."""
+    """Number of entries along one index of the dimension, without those of removed inputs."""
     count = 1
     for dim, size in enumerate(shape):
         axis = graph.axes.get(AxisKey(key.tensor, dim))

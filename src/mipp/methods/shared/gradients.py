@@ -20,15 +20,15 @@ from mipp.surgery.attributes import (
 )
 
 Norms = Literal["train", "eval"]
-"""Norms with running statistics use those of the batch (``train``) or the running ones. Everything
-else, dropout above all, is in evaluation mode either way: a score is no place for noise."""
+"""Whether norms with running statistics use those of the batch (``train``) or the running ones
+(``eval``). Everything else, dropout above all, is in evaluation mode: a score needs no noise."""
 
 
 def set_norms(model: nn.Module, norms: Norms, batches: Sequence[Batch]) -> None:
-    """Puts every BatchNorm and InstanceNorm of the model, in place, into that mode.
+    """Puts every BatchNorm and InstanceNorm of the model into that mode, in place.
 
     Raises:
-        InputError: statistics of the batch are wanted of a single example.
+        InputError: A batch has a single example, and statistics of the batch are needed.
     """
     layers = [m for m in model.modules() if isinstance(m, (*BATCH_NORMS, *INSTANCE_NORMS))]
     for layer in layers:
@@ -45,12 +45,18 @@ def task_loss(
 ) -> Float[Tensor, ""]:
     """Mean over the examples of the loss that the net is trained with.
 
-    Cross-entropy for class numbers (of logits / ``temperature``), mean squared error for other
-    targets, or the caller's own function. A model that takes its labels and returns a ``loss``, as
-    Hugging Face's do, has said it itself (unless a temperature is asked for).
+    It is cross-entropy for class numbers, mean squared error for other targets, or the caller's own
+    function. The loss of a model that takes its labels and returns a ``loss``, as Hugging Face's
+    do, is used as it is (unless a temperature is requested).
+
+    Args:
+        question: Its ``loss``.
+        output: Of the model.
+        batch: Its targets.
+        temperature: Logits are divided by it before the cross-entropy.
 
     Raises:
-        InputError: targets that are not of the output's shape.
+        InputError: The targets do not fit the output.
     """
     if not isinstance(question.loss, str):
         return called(question.loss, output, batch.target) / len(batch)
@@ -85,7 +91,7 @@ def task_loss(
 def gradient(
     question: Question, batches: Sequence[Batch], temperature: float = 1.0
 ) -> dict[str, Tensor]:
-    """Gradient of the mean loss over all examples, zero where entries are held at zero."""
+    """Gradient of the mean loss over all examples, zero for entries fixed at zero."""
     named = question.parameters()
     total = {name: torch.zeros_like(p) for name, p in named.items()}
     for batch, share in shares(batches):
@@ -103,9 +109,13 @@ def hessian_product(
     vector: Mapping[str, Tensor],
     temperature: float = 1.0,
 ) -> dict[str, Tensor]:
-    """Hessian of the mean loss over all examples times a vector, zero as `gradient` is.
+    """Hessian of the mean loss over all examples times a vector, zero for entries fixed at zero.
 
-    ``vector``: parameter name -> entries in the parameter's shape, zero where it is absent.
+    Args:
+        question: The net and the loss.
+        batches: The examples.
+        vector: Parameter name -> entries in its shape; zero for parameters that are absent.
+        temperature: See `task_loss`.
     """
     named = question.parameters()
     total = {name: torch.zeros_like(p) for name, p in named.items()}
@@ -127,7 +137,7 @@ def hessian_product(
 
 
 def only_live(question: Question, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The values, zero where entries of the net are held at zero."""
+    """The values, zero for entries of the net that are fixed at zero."""
     return {name: v * question.live[name] if name in question.live else v
             for name, v in values.items()}  # fmt: skip
 
@@ -135,8 +145,8 @@ def only_live(question: Question, values: Mapping[str, Tensor]) -> dict[str, Ten
 def layer_weights(question: Question) -> set[str]:
     """Names of the weights of layers: no biases and no norm parameters.
 
-    Of convolutions and linear layers, whether they can be pruned or not, and of whatever else makes
-    or reads units.
+    These are the weights of convolutions and linear layers, prunable or not, and of everything else
+    that makes or reads units.
     """
     graph = question.graph
     made = {key.tensor for group in graph.groups for key in group.producers}

@@ -18,9 +18,13 @@ from mipp.tracing.calls import weight_matrix
 class Reader:
     """One consumer of a group, and what it takes in: ``Y = W X`` at ``uses`` positions an example.
 
-    ``columns`` (d,) of the consumer's whole weight matrix: those of the group's units that are
-    left; ``unit`` (d,) says whose. ``weight`` (m, d), ``mean`` (d,) and ``covariance`` (d, d) are
-    those of these columns.
+    Attributes:
+        consumer: the layer.
+        columns: those of the consumer's whole weight matrix that read units left in the group.
+        unit: which unit each of these columns reads.
+        weight: these columns of the weight matrix.
+        mean: of these inputs.
+        covariance: of these inputs.
     """
 
     consumer: Consumer
@@ -44,7 +48,7 @@ def measured(question: Question, batches: list[Batch]) -> dict[int, Statistics]:
 
 
 def readers(question: Question, group: Group, statistics: dict[int, Statistics]) -> list[Reader]:
-    """The group's consumers, with what was `measured`."""
+    """The group's consumers, with their `measured` moments."""
     found = []
     for index in group.consumers:
         consumer, seen = question.graph.consumers[index], statistics[index]
@@ -62,10 +66,7 @@ def readers(question: Question, group: Group, statistics: dict[int, Statistics])
 
 
 def own_columns(question: Question, group: Group, consumer: Consumer) -> tuple[IntArray, IntArray]:
-    """Columns of the consumer's weight matrix that read units left in the group, and their units.
-
-    Both of shape ``(d,)``.
-    """
+    """Columns of the consumer's weights that read units left in the group, and their units."""
     graph: ChannelGraph = question.graph
     axis = graph.axes[consumer.in_axis]
     shape = graph.shapes[consumer.weight]

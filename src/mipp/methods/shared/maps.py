@@ -1,9 +1,10 @@
-"""Feature maps of units: what the activation function behind a layer gives.
+"""Feature maps of units: the outputs of the activation function behind a layer.
 
 A layer's outputs are followed through norms, sums, products and pooling to the activation function
 behind them, call by call, without hooks on modules.
 """
 
+from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,8 +16,9 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from mipp.errors import CalibrationError, InputError
-from mipp.methods.method import Question
-from mipp.records import KEPT, Axis, AxisKey, ChannelGraph, Group
+from mipp.methods.method import Question, Scores, ScoringMethod
+from mipp.methods.shared.samples import ExampleMethod
+from mipp.records import KEPT, Axis, AxisKey, ChannelGraph, FloatArray, Group
 from mipp.statistics import Batch
 from mipp.tracing.calls import measuring
 
@@ -37,25 +39,67 @@ _SAME_CHANNELS = {
 } | {
     f"{kind}_pool{n}d" for kind in ("max", "avg", "adaptive_avg", "adaptive_max") for n in (1, 2, 3)
 }  # fmt: skip
-"""Functions that have the channels of what they are given, in the same order."""
+"""Functions whose outputs have the channels of their inputs, in the same order."""
 
 
 @dataclass(frozen=True, eq=False)
 class Maps:
     """Maps of the channels of one group, for a batch.
 
-    ``values``: one map a channel, ``space`` empty where a channel is one number. ``unit``: of each
-    channel.
+    Attributes:
+        values: One map a channel; ``space`` is empty where a channel is one number.
+        unit: The unit of each channel.
     """
 
     values: Float[Tensor, "batch channels *space"]
     unit: Int[Tensor, " channels"]
 
     def rows(self) -> Float[Tensor, "matrices channels columns"]:
-        """A matrix for each example, a row a channel; one for the whole batch without ``space``."""
+        """A matrix per example, a row per channel; one for the whole batch without ``space``."""
         if self.values.dim() > 2:
             return self.values.flatten(2)
         return self.values.T.unsqueeze(0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MapMethod(ExampleMethod, ScoringMethod):
+    """A method whose scores are means over feature maps.
+
+    Attributes:
+        examples: Images, drawn from the batches; 640 are five batches of 128, as in the code of the
+            authors of HRank and CHIP. None for all.
+    """
+
+    needs = "data"
+    at_init = True
+    ranking = "local"
+
+    examples: int | None = 640
+
+    @abstractmethod
+    def add(self, sums: list[FloatArray], maps: Maps, precision: float) -> None:
+        """Adds the maps of one batch, in place.
+
+        Args:
+            sums: The number of maps of each unit, shape ``(n_units,)``, and two sums over them.
+            maps: Of one batch.
+            precision: Of the net's numbers.
+        """
+
+    def mean(self, count: FloatArray, first: FloatArray, second: FloatArray) -> FloatArray:  # noqa: ARG002
+        """The scores of one group from its sums."""
+        return first / np.maximum(count, 1)
+
+    def score(self, question: Question) -> Scores:
+        """The means over all maps."""
+        sums = {g.index: [np.zeros(g.n_units) for _ in range(3)] for g in question.graph.groups}
+        precision = torch.finfo(next(question.model.parameters()).dtype).eps
+
+        def see(group: Group, maps: Maps) -> None:
+            self.add(sums[group.index], maps, precision)
+
+        watch_maps(question, self.drawn(question), see)
+        return {index: self.mean(*of_group) for index, of_group in sums.items()}
 
 
 def watch_maps(
@@ -63,24 +107,24 @@ def watch_maps(
 ) -> None:
     """Runs the net in evaluation mode and calls ``see`` with all maps of the units that are left.
 
-    Maps are those of every activation function that a group runs through: of a residual stream one
-    for each block. Where there is none for some of its units, or it cannot be followed, they are
-    what the layers that read the group take in.
+    The maps are those of every activation function that a group runs through: of a residual stream
+    one for each block. Where there is none for some of its units, or it cannot be followed, the
+    maps are the inputs of the layers that read the group.
 
     Raises:
-        CalibrationError: maps that are not finite.
-        InputError: units whose maps cannot be had either way.
+        CalibrationError: Maps are not finite.
+        InputError: Neither way gives the maps of some unit.
     """
     with torch.no_grad(), measuring(question.model):
-        heard = _heard(question, batches[0].part(0, 2), inputs=False)
+        complete = _complete(question, batches[0].part(0, 2), inputs=False)
         for inputs in (False, True):
             wanted = {
                 group.index: group
                 for group in question.graph.groups
-                if (group.index in heard) != inputs
+                if (group.index in complete) != inputs
             }
 
-            def tell(index: int, maps: Maps, wanted: Mapping[int, Group] = wanted) -> None:
+            def found(index: int, maps: Maps, wanted: Mapping[int, Group] = wanted) -> None:
                 if index not in wanted or not len(maps.unit):
                     return
                 if not bool(torch.isfinite(maps.values).all()):
@@ -91,13 +135,13 @@ def watch_maps(
                 see(wanted[index], maps)
 
             if wanted:
-                _run(question, batches, tell, inputs=inputs)
+                _run(question, batches, found, inputs=inputs)
                 if inputs:
                     _check_read(question, batches[0].part(0, 2), wanted)
 
 
-def _heard(question: Question, batch: Batch, *, inputs: bool) -> set[int]:
-    """Groups that have maps of every unit that is left."""
+def _complete(question: Question, batch: Batch, *, inputs: bool) -> set[int]:
+    """Groups with maps of every unit that is left."""
     seen: dict[int, set[int]] = {group.index: set() for group in question.graph.groups}
 
     def note(index: int, maps: Maps) -> None:
@@ -113,7 +157,9 @@ def _heard(question: Question, batch: Batch, *, inputs: bool) -> set[int]:
 
 
 def _check_read(question: Question, batch: Batch, wanted: Mapping[int, Group]) -> None:
-    missing = [wanted[index].name for index in set(wanted) - _heard(question, batch, inputs=True)]
+    missing = [
+        wanted[index].name for index in set(wanted) - _complete(question, batch, inputs=True)
+    ]
     if missing:
         raise InputError(
             f"Feature maps of group {missing[0]} cannot be had: no activation function gives them, "
@@ -124,16 +170,16 @@ def _check_read(question: Question, batch: Batch, wanted: Mapping[int, Group]) -
 def _run(
     question: Question,
     batches: Sequence[Batch],
-    tell: Callable[[int, Maps], None],
+    found: Callable[[int, Maps], None],
     *,
     inputs: bool,
 ) -> None:
-    def found(axis: Axis, values: Tensor, channel_dim: int) -> None:
+    def on_axis(axis: Axis, values: Tensor, channel_dim: int) -> None:
         for index in np.unique(axis.group[axis.group != KEPT]).tolist():
-            tell(index, _maps(question, axis, index, values, channel_dim))
+            found(index, _maps(question, axis, index, values, channel_dim))
 
     for batch in batches:
-        with _Follow(question.model, question.graph, found, inputs=inputs):
+        with _Follow(question.model, question.graph, on_axis, inputs=inputs):
             question.model(*batch.args, **batch.kwargs)
 
 
@@ -146,7 +192,7 @@ def _maps(question: Question, axis: Axis, index: int, values: Tensor, channel_di
 
 
 class _Follow(TorchFunctionMode):
-    """Tells of what activation functions give, or (``inputs``) of what layers take in."""
+    """Reports the outputs of activation functions, or with ``inputs`` the inputs of layers."""
 
     def __init__(
         self,
@@ -159,7 +205,7 @@ class _Follow(TorchFunctionMode):
         super().__init__()
         self._names = {id(p): name for name, p in model.named_parameters()}
         self._graph, self._found, self._inputs = graph, found, inputs
-        # the tensor is held, so that no other one gets its id
+        # the tensor is kept, so that no other one gets its id
         self._followed: dict[int, tuple[Tensor, Axis, int]] = {}
 
     def __torch_function__(
@@ -169,7 +215,7 @@ class _Follow(TorchFunctionMode):
         args: Sequence[Any] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        """Runs ``func`` and follows what it gives."""
+        """Runs ``func`` and follows its output."""
         given = kwargs or {}
         kind = getattr(func, "__name__", "")
         output = func(*args, **given)

@@ -1,13 +1,37 @@
-"""Which of the caller's examples a method looks at."""
+"""The examples that a method looks at, drawn from the caller's batches."""
+
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from mipp.methods.method import Question
+from mipp.methods.method import Method, Question
 from mipp.records import IntArray
 from mipp.statistics import Batch
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExampleMethod(Method):
+    """A method that looks at some of the examples, other ones in every round.
+
+    Attributes:
+        examples: Number of examples, drawn from the batches; None for all.
+        batch_size: Of the batches that these are put in.
+    """
+
+    examples: int | None = 128
+    batch_size: int = 128
+
+    def __post_init__(self) -> None:
+        """Refuse to look at nothing."""
+        super().__post_init__()
+        self._at_least(1, "examples", "batch_size")
+
+    def drawn(self, question: Question) -> list[Batch]:
+        """The examples of this round, see `drawn`."""
+        return drawn(question, self.examples, self.batch_size)
 
 
 def drawn(
@@ -15,10 +39,14 @@ def drawn(
 ) -> list[Batch]:
     """Examples drawn without replacement, on the model's device, other ones in every round.
 
-    ``examples``: how many, None for all. ``per_class``: instead, so many of each class, where the
-    targets are one class number an example. ``batch_size``: of what is returned; sizes differ by
-    one at most. Batches that are not divisible stay as they are; they are taken as long as they are
-    needed.
+    Batches that are not divisible stay as they are; they are taken as long as they are needed.
+
+    Args:
+        question: Its batches, its seed and its round.
+        examples: Number of examples, None for all.
+        batch_size: Of the batches returned; their sizes differ by one at most.
+        per_class: In place of ``examples``, the number of examples of each class, where the targets
+            are one class number an example.
     """
     generator = np.random.default_rng([question.seed, question.round])
     device = next((p.device for p in question.model.parameters()), torch.device("cpu"))

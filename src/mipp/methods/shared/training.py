@@ -1,4 +1,4 @@
-"""Training inside a method: by the caller's recipe, at the widths that are left, and counted."""
+"""Training inside a method: by the caller's recipe, at the widths left, with its cost counted."""
 
 from collections.abc import Iterable, Mapping, Sized
 from dataclasses import replace
@@ -18,11 +18,12 @@ from mipp.surgery.apply import named_tensors
 class Trainer:
     """Trains models for one method, each training with an optimizer and a schedule of its own.
 
-    ``cost``: of all trainings so far.
+    Attributes:
+        cost: Of all trainings so far.
     """
 
     def __init__(self, question: Question, training: Training, epochs: int) -> None:
-        """``epochs``: of all trainings together, which progress is told of."""
+        """``epochs``: of all trainings together, for the progress."""
         self._question, self._training = question, training
         self._steps = epochs * n_batches(training.batches)
         self._runs = 0
@@ -35,10 +36,16 @@ class Trainer:
         recipe: retrain.Recipe,
         step: retrain.Step | None = None,
     ) -> None:
-        """Trains, in place, those units of a full-size model that are kept.
+        """Trains the kept units of a full-size model, in place.
 
-        They are trained as a small net of their own, so that what is removed stays as it is in
-        ``model`` and costs nothing. ``step``: as `mipp.retrain.train` takes it; of that small net.
+        They are trained as a small net of their own, so that removed units stay as they are in
+        ``model`` and cost nothing.
+
+        Args:
+            model: The full-size model.
+            keep: The units to train.
+            recipe: Of this training.
+            step: As in `mipp.retrain.train`; of the small net.
         """
         traced = self._question.graph
         kept = surgery.kept_indices(traced, surgery.with_placeholders(traced, keep))
@@ -79,7 +86,7 @@ def n_batches(batches: Iterable[Any]) -> int:
     """Steps of one epoch.
 
     Raises:
-        InputError: batches without length, or none.
+        InputError: The batches have no length, or there are none.
     """
     if not isinstance(batches, Sized) or len(batches) == 0:
         raise InputError(
@@ -90,7 +97,7 @@ def n_batches(batches: Iterable[Any]) -> int:
 
 
 def narrowed(model: nn.Module, traced: ChannelGraph, keep: Keep) -> nn.Module:
-    """A small net of the units that are kept. Empty layers have one unit, without any weight."""
+    """A small net of the kept units. Empty layers have one unit, with zero weights."""
     kept = surgery.kept_indices(traced, surgery.with_placeholders(traced, keep))
     masked = surgery.mask_model(model, traced, keep)
     return surgery.slice_graph(masked, traced, kept)
@@ -102,7 +109,7 @@ def put_back(
     kept: Mapping[AxisKey, IntArray],
     aliases: Mapping[str, str],
 ) -> None:
-    """Writes parameters and buffers of the small net to where they are in the full-size one."""
+    """Writes parameters and buffers of the small net to their places in the full-size one."""
     if small is model:
         return
     parts = named_tensors(small)

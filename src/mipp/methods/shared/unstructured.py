@@ -1,4 +1,4 @@
-"""Single weights instead of units, to set the scores beside published figures."""
+"""Single weights ranked by the scores of a method, as in unstructured pruning."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -44,15 +44,24 @@ def weight_masks(
     loss: Loss | str = "auto",
     seed: int = 0,
 ) -> dict[str, Tensor]:
-    """Boolean masks of the single weights that a method keeps, ranked over all layers together.
+    """Masks of the single weights that a method keeps, ranked over all layers together.
 
-    ``names``: of the parameters, those of `prunable_weights` with None. As for units, the method is
-    asked in its rounds, with ``density ** (k / rounds)`` of them left after round k, on a copy in
-    which the others are zero. ``choose``: in place of the highest scores of all layers.
+    As for units, the method scores in its rounds, with ``density ** (k / rounds)`` of the weights
+    left after round k, on a copy in which the others are zero.
+
+    Args:
+        method: A method with ``weight_scores``.
+        model: Its model; it is not changed.
+        batches: The examples.
+        density: Share of the weights that stays, above 0 up to 1.
+        names: Of the parameters; None for those of `prunable_weights`.
+        choose: Chooses the weights of a round; None for the highest scores of all layers.
+        loss: As in `mipp.Options`.
+        seed: Of all random draws.
 
     Raises:
-        InputError: a method without scores of single weights; a density outside 0 to 1.
-        CalibrationError: scores that are not finite.
+        InputError: The method has no scores of single weights, or the density is out of range.
+        CalibrationError: Scores are not finite.
     """
     if not isinstance(method, ScoresWeights):
         raise InputError(f"method={method.name!r} scores units, not single weights.")

@@ -1,4 +1,4 @@
-"""Zero-invariant groups of OTO: per unit, the entries whose zeroing makes its output zero."""
+"""Zero-invariant groups of OTO: for each unit, the entries that make its output zero."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -16,11 +16,13 @@ from mipp.records import AxisKey, ChannelGraph, IntArray
 class ZeroGroups:
     """Incoming weights, bias, norm parameters and depthwise filter of each unit, as one vector.
 
-    Units of all groups are counted in one row, group after group. Where an activation has zero for
-    zero, a unit whose vector is zero gives zero, whatever the weights are that read it. Vectors of
-    units, with one entry for each, are float64.
+    Units of all groups are numbered together, group after group. Where the activation of zero is
+    zero, a unit whose vector is zero has zero output, whatever the weights that read it. Vectors
+    with one entry for each unit are float64.
 
-    ``parameters``: of the model, those that hold any such entry. ``sizes``: entries of each unit.
+    Attributes:
+        parameters: The model's parameters with any such entry.
+        sizes: Number of entries of each unit.
     """
 
     def __init__(self, graph: ChannelGraph, model: nn.Module) -> None:
@@ -35,7 +37,7 @@ class ZeroGroups:
             for key in unit_axes(graph, group, own=True):
                 if key.tensor in named:
                     axis = graph.axes[key]
-                    # entries of no unit count in a place behind all others
+                    # entries of no unit get a place behind all others
                     place = found.setdefault(key, np.full(axis.size, self.n_units))
                     mine = axis.group == group.index
                     place[mine] = self._first[group.index] + axis.unit[mine]
@@ -53,7 +55,7 @@ class ZeroGroups:
         return [parameter.detach().clone() for parameter in self.parameters]
 
     def sums(self, values: Sequence[Tensor]) -> Float[Tensor, " units"]:
-        """Per unit the sum over its entries; ``values`` as ``parameters``, each in its shape."""
+        """Sum over the entries of each unit; ``values`` has one tensor for each parameter."""
         total = torch.zeros(self.n_units + 1, dtype=torch.float64, device=self.device)
         for number, dim, place in self._axes:
             rows = values[number].detach().double().movedim(dim, 0).reshape(len(place), -1).sum(1)
@@ -69,14 +71,14 @@ class ZeroGroups:
 
     @torch.no_grad()
     def subtract(self, values: Sequence[Tensor], factors: Float[Tensor, " units"]) -> None:
-        """Takes each unit's factor times ``values`` from its entries, in place."""
+        """Subtracts each unit's factor times ``values`` from its entries, in place."""
         for number, dim, place in self._axes:
             parameter = self.parameters[number]
             along = self._along(parameter, dim, place, factors, 0.0)
             parameter.sub_(values[number] * along)
 
     def by_group(self, units: Shaped[Tensor, " units"]) -> dict[int, NDArray[Any]]:
-        """One entry per unit as an array for each group, by group index."""
+        """A vector over units as an array for each group, by group index."""
         row = units.cpu().numpy()
         return {g: row[first : first + self._widths[g]].copy() for g, first in self._first.items()}
 

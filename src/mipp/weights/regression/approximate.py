@@ -1,10 +1,16 @@
-"""All rows of a layer at once, from all weights to few: in rounds, with one shared matrix.
+"""Approximate elimination of weights in all rows of a layer at once, and its improvement by swaps.
 
-In each round every row loses the weights that cost least, and the others are fitted anew by
-conjugate gradients, which need only products with the one matrix of correlations that all rows
-share. An exact elimination carries an inverse for each row, d^3 operations for each; this takes
-some hundred products of (m, d) and (d, d). What a weight costs takes the diagonal of the row's own
-inverse; here it is that of a few rows, for all.
+In each round every row loses the weights that cost least, and the others are refitted by conjugate
+gradients, which need only products with the one matrix of correlations that all rows share. An
+exact elimination carries an inverse for each row, d^3 operations for each; this takes some hundred
+products of (m, d) and (d, d). The exact cost of a weight needs the diagonal of the row's own
+inverse; here the diagonal of a few rows serves all.
+
+Elimination never takes back what it removed. `improved` swaps each row's cheapest weights for the
+removed ones that would explain most of what is left unexplained, many at a time, refits by
+conjugate gradients, and keeps the swap if that explains more; if not, it tries half as many. A
+local search of this kind is known for best subsets in regression (Miller 2002, Subset Selection in
+Regression, section 3.7, has the sequential replacement of one variable at a time).
 """
 
 import itertools
@@ -15,26 +21,31 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from mipp.weights.regression.problem import Pattern, Rows, fitted
+from mipp.weights.regression.least_squares import Pattern, Rows, fitted
 
 SAMPLED = 2
-"""Rows whose own inverses are looked at in each round."""
+"""Rows whose own inverses are computed in each round."""
 
 SAME = 1e-5
-"""Inputs whose correlation is 1, or -1, to within this are copies: float32 tells no more."""
+"""Inputs whose correlation is 1, or -1, to within this are copies: float32 resolves no more."""
 
 LOWEST = 0.1
-"""Share of an input's variance that counts at least as its own: the cost of a weight is told as if
-it went alone, and inputs that stand in for each other must not all go in one round."""
+"""Smallest share of an input's variance that counts as its own: costs are those of removing one
+weight alone, and inputs that replace each other must not all be removed in one round."""
+
+FIRST = 0.1
+"""Share of a row's weights that the first round of swaps changes."""
 
 
 @dataclass(frozen=True, eq=False)
 class Path:
-    """Nested sets of weights for every row, and what they cost.
+    """Nested sets of weights for every row, and their costs.
 
-    ``rank`` (m, d): place of each weight in the order of removal of its row, 0 for the first to go.
-    ``sizes`` (t,): weights a row keeps after each round, falling, the first one all of them.
-    ``errors`` (m, t): variance of each output that those weights cannot explain.
+    Attributes:
+        rank: Place of each weight in the order of removal of its row, 0 for the first removed,
+            shape ``(m, d)``.
+        sizes: Weights that a row keeps after each round, falling from all of them, shape ``(t,)``.
+        errors: Variance of each output that those weights cannot explain, shape ``(m, t)``.
     """
 
     rank: Int[Tensor, "m d"]
@@ -54,11 +65,18 @@ def follow(
     steps: int = 3,
     allowed: Bool[Tensor, "m d"] | None = None,
 ) -> Path:
-    """Down to ``fewest`` weights a row (a pattern's quota, if that is more).
+    """Eliminates down to ``fewest`` weights a row, in rounds.
 
-    ``share``: of a row's weights that stay in a round; ``steps``: of conjugate gradients after it.
-    ``allowed``: weights outside of it, which have to be zero, stay zero and go first. Of
-    inputs that are copies of each other the first takes over, and the others go in the first round.
+    Of inputs that are copies of each other the first takes over the weights, and the others are
+    removed in the first round.
+
+    Args:
+        rows: The rows of a layer.
+        fewest: Weights that a row keeps at the end (a pattern's quota, if that is more).
+        pattern: Keeps its quota in every run.
+        share: Share of a row's weights that stay in a round.
+        steps: Conjugate-gradient steps after each round.
+        allowed: Weights outside of it, which have to be zero, stay zero and are removed first.
     """
     m, d = rows.shape
     target = rows.standardised @ rows.correlation
@@ -85,7 +103,7 @@ def follow(
         rank.scatter_(1, gone, places)
         mask.scatter_(1, gone, torch.zeros_like(gone, dtype=torch.bool))
         weight, left = fitted(rows, weight * mask, target, mask & free_to_move, steps)
-        # target'w is what is explained at the optimum, and this holds on the way there, too
+        # target'w is explained at the optimum; this formula also holds on the way there
         explained = (target + left).mul(weight).sum(1)
         errors.append((whole - explained).clamp_min(0))
     order = torch.where(mask, weight.abs(), torch.full_like(weight, -torch.inf)).argsort(1)
@@ -97,11 +115,11 @@ def follow(
 def _take_over(
     rows: Rows, weight: Float[Tensor, "m d"], allowed: Bool[Tensor, "m d"]
 ) -> Bool[Tensor, "m d"]:
-    """Gives weights of copied inputs to the first of them, in place; which ones are spare now."""
+    """Gives weights of copied inputs to the first of them, in place; returns the copies."""
     same = (rows.correlation.abs() > 1 - SAME).tril(-1)
     first, repeats = same.to(torch.uint8).argmax(1), same.any(1)
     spare = torch.zeros_like(allowed)
-    # what is a copy of a copy, but not of its first, is left alone
+    # a copy of a copy, but not of its first, is left alone
     for q in torch.nonzero(repeats & ~repeats[first]).flatten().tolist():
         p = int(first[q])
         both = allowed[:, p] & allowed[:, q]
@@ -112,14 +130,14 @@ def _take_over(
 
 
 def own_share(rows: Rows, mask: Bool[Tensor, "m d"]) -> Float[Tensor, " d"]:
-    """Variance of each input that those of a row leave unexplained, the mean over a few rows."""
+    """Variance of each input that a row's inputs leave unexplained, the mean over a few rows."""
     m, d = mask.shape
     n_rows = 1 if bool(mask.all()) else min(m, SAMPLED)
     found = rows.correlation.new_zeros(d)
     for row in torch.linspace(0, m - 1, n_rows).long().tolist():
         read, others = torch.nonzero(mask[row]).flatten(), torch.nonzero(~mask[row]).flatten()
-        # of a matrix and its inverse, each has in its blocks what the other has in its complements:
-        # what is cheap from few inputs of the one is cheap from few missing ones of the other
+        # blocks of a matrix are Schur complements of its inverse, and the reverse: with few inputs
+        # the matrix is cheap, with few missing inputs its inverse
         few = 2 * len(read) <= d
         matrix = rows.correlation if few else rows.inverse
         inside, outside = (read, others) if few else (others, read)
@@ -139,9 +157,9 @@ def own_share(rows: Rows, mask: Bool[Tensor, "m d"]) -> Float[Tensor, " d"]:
 
 
 def _sizes(d: int, fewest: int, share: float) -> list[int]:
-    """Of the kept set after every round, a fixed share each, the last one exactly ``fewest``.
+    """Sizes of the kept set after every round, by a fixed share; the last is exactly ``fewest``.
 
-    The first rounds take 2 %, 4 %, 8 % and so on: what can be had for nothing is told apart.
+    The first rounds remove 2 %, 4 %, 8 % and so on, to resolve weights that cost nothing.
     """
     sizes, goes = [d], 0.02
     while sizes[-1] > fewest:
@@ -149,3 +167,81 @@ def _sizes(d: int, fewest: int, share: float) -> list[int]:
         sizes.append(max(fewest, min(sizes[-1] - 1, stays)))
         goes *= 2
     return sizes
+
+
+def improved(
+    rows: Rows,
+    mask: Bool[Tensor, "m d"],
+    pattern: Pattern | None = None,
+    allowed: Bool[Tensor, "m d"] | None = None,
+    rounds: int = 10,
+    steps: int = 5,
+) -> Bool[Tensor, "m d"]:
+    """A mask with equally many weights in each row that explains at least as much, by swaps.
+
+    Comparisons are as accurate as the conjugate gradients, which overestimate errors on the way.
+
+    Args:
+        rows: The rows of a layer.
+        mask: The weights that are kept.
+        pattern: Weights are swapped inside a run, so that it holds as before.
+        allowed: Only these may enter the mask.
+        rounds: Most rounds of swaps.
+        steps: Conjugate-gradient steps after each round.
+    """
+    target = rows.standardised @ rows.correlation
+    count = mask.sum(1)
+    out = ~mask if allowed is None else ~mask & allowed
+    share = torch.full_like(count, FIRST, dtype=target.dtype)
+    weight, left = fitted(rows, rows.standardised * mask, target, mask, 2 * steps)
+    explained = ((target + left) * weight).sum(1)
+    for _ in range(rounds):
+        own = own_share(rows, mask)
+        gain = left.square() / own
+        gain = torch.where(out, gain, torch.full_like(gain, -1))
+        cost = torch.where(mask, weight.square() * own, torch.full_like(gain, torch.inf))
+        most = (share * count).clamp_min(1).long()
+        entering, leaving, worth = _pairs(gain, cost, int(most.max()), pattern)
+        worth = worth & (torch.arange(worth.shape[1], device=worth.device) < most.unsqueeze(1))
+        if not bool(worth.any()):
+            break
+        tried, left_out = (
+            _changed(mask, entering, leaving, worth),
+            _changed(out, leaving, entering, worth),
+        )
+        new, still_left = fitted(rows, weight * tried, target, tried, steps)
+        now_explained = ((target + still_left) * new).sum(1)
+        better = now_explained > explained
+        took = better.unsqueeze(1)
+        mask, out = torch.where(took, tried, mask), torch.where(took, left_out, out)
+        weight, left = torch.where(took, new, weight), torch.where(took, still_left, left)
+        explained = torch.where(better, now_explained, explained)
+        share = torch.where(better, share, share / 2)
+    return mask
+
+
+def _pairs(
+    gain: Float[Tensor, "m d"], cost: Float[Tensor, "m d"], most: int, pattern: Pattern | None
+) -> tuple[Int[Tensor, "m n"], Int[Tensor, "m n"], Bool[Tensor, "m n"]]:
+    """Up to ``most`` places to enter and to leave, the best first, and whether each swap pays."""
+    if pattern is None:
+        n = min(most, gain.shape[1])
+        gains, entering = gain.topk(n, 1)
+        costs, leaving = cost.topk(n, 1, largest=False)
+        return entering, leaving, gains > costs
+    starts = torch.arange(0, gain.shape[1], pattern.run, device=gain.device)
+    gains, entering = pattern.runs(gain, -1.0).max(2)
+    costs, leaving = pattern.runs(cost, torch.inf).min(2)
+    top = (gains - costs).topk(min(most, len(starts)), 1).indices
+    entering, leaving = ((starts + place).gather(1, top) for place in (entering, leaving))
+    return entering, leaving, (gains > costs).gather(1, top)
+
+
+def _changed(
+    mask: Bool[Tensor, "m d"],
+    entering: Int[Tensor, "m n"],
+    leaving: Int[Tensor, "m n"],
+    worth: Bool[Tensor, "m n"],
+) -> Bool[Tensor, "m d"]:
+    gone = mask.scatter(1, leaving, mask.gather(1, leaving) & ~worth)
+    return gone.scatter(1, entering, gone.gather(1, entering) | worth)

@@ -1,10 +1,10 @@
-"""Weights of all rows brought near to the best ones at once, by conjugate gradients.
+"""Least-squares weights of all rows at once, approximately, by conjugate gradients.
 
 Each row reads inputs of its own, but all rows share one matrix of correlations, and a step for all
 of them is one product with it. Inputs of a layer mostly share a few strong directions, which make
-plain conjugate gradients slow. So steps are preconditioned by those directions and, beside them, a
-variance for each input: a matrix of low rank plus a diagonal, which restricted to any row's inputs
-is inverted by Woodbury's formula, with one small system for each row.
+plain conjugate gradients slow. So steps are preconditioned by those directions and the remaining
+variance of each input: a matrix of low rank plus a diagonal. Restricted to any row's inputs it is
+inverted by Woodbury's formula, with one small system for each row.
 """
 
 from collections.abc import Callable
@@ -15,25 +15,30 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 DIRECTIONS = 32
-"""Most directions that a row's small system has."""
+"""Most directions of a row's small system."""
 
 FEW = 8
-"""Inputs for each direction, at least."""
+"""Fewest inputs for each direction."""
 
 BESIDE = 0.02
-"""Variance of an input beside the directions that is taken for granted, of standardised inputs."""
+"""Smallest variance of a standardised input that the directions leave."""
 
 _POWERS = 3
-"""Of the matrix that the first guess at its directions is multiplied by."""
+"""Subspace iterations after the first."""
 
 
 @dataclass(frozen=True, eq=False)
 class Directions:
-    """The strongest directions of the inputs, and the variance of each input beside them.
+    """The strongest directions of the inputs, and the variance of each input that they leave.
 
-    ``strength`` (r,): eigenvalues. ``across`` (d, r): eigenvectors, divided by ``beside`` (d,).
-    ``pairs`` (r * (r + 1) / 2, d): what an input in the mask adds to each entry of a row's system,
-    whose places are ``first`` and ``second``.
+    Attributes:
+        strength: Eigenvalues, shape ``(r,)``.
+        across: Eigenvectors, divided by ``beside``, shape ``(d, r)``.
+        beside: Variance of each input that the directions leave, shape ``(d,)``.
+        pairs: What an input in the mask adds to each entry of a row's system, shape
+            ``(r * (r + 1) / 2, d)``.
+        first: Row of each entry in the system.
+        second: Column of each entry in the system.
     """
 
     strength: Float[Tensor, " r"]
@@ -45,7 +50,7 @@ class Directions:
 
     @classmethod
     def of(cls, correlation: Float[Tensor, "d d"]) -> "Directions":
-        """Found by powers of the matrix; always the same ones for the same matrix."""
+        """Found by subspace iteration; deterministic for a given matrix."""
         d = len(correlation)
         n = min(DIRECTIONS, d // FEW)
         generator = torch.Generator().manual_seed(0)
@@ -87,11 +92,19 @@ def descent(
     mask: Bool[Tensor, "m d"],
     steps: int,
 ) -> tuple[Float[Tensor, "m d"], Float[Tensor, "m d"]]:
-    """From ``weight`` towards the best weights on the mask; covariance with what is left.
+    """Conjugate-gradient steps from ``weight`` towards the best weights on the mask.
 
-    ``weight`` (zero outside of the mask) is of standardised inputs and ``target`` their covariance
-    with the outputs. The second tensor is the covariance of all inputs, in the mask or not, with
-    what the new weights leave unexplained.
+    Args:
+        correlation: Of the inputs.
+        directions: The preconditioner.
+        weight: Of standardised inputs, zero outside of the mask.
+        target: Covariance of standardised inputs with the outputs.
+        mask: The inputs that each row keeps.
+        steps: Number of steps.
+
+    Returns:
+        The new weights, and the covariance of all inputs, in the mask or not, with what these leave
+        unexplained.
     """
     inverse = directions.within(mask)
     weight, left = weight.clone(), torch.addmm(target, weight, correlation, alpha=-1)

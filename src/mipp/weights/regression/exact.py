@@ -1,8 +1,8 @@
-"""Greedy elimination of single weights, row by row, one at a time: exact, and dear.
+"""Greedy elimination of single weights, row by row, one at a time: exact but expensive.
 
 Every row carries the inverse of its own inputs' correlations; a removal is a low-rank correction of
-it (Hassibi and Stork 1993, optimal brain surgeon). The corrections of some removals are made at
-once, which changes nothing but the time. From k inputs a row takes about 2/3 k^3 operations.
+it (Hassibi and Stork 1993, optimal brain surgeon). The corrections of several removals are applied
+at once, which changes only the time. From k inputs a row takes about 2/3 k^3 operations.
 """
 
 from collections.abc import Callable, Iterator
@@ -12,19 +12,18 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from mipp.weights.regression.approximate import Path
-from mipp.weights.regression.least_squares import MEMORY, moments
-from mipp.weights.regression.problem import Pattern, Rows
+from mipp.weights.regression.least_squares import MEMORY, Pattern, Rows, moments
 
 Note = Callable[
     [Int[Tensor, " n"], int, Int[Tensor, " n"], Float[Tensor, " n"], Bool[Tensor, " n"]], None
 ]
-"""``note(rows, step, inputs, costs, moving)``: what rows have lost in a step, where they move."""
+"""``note(rows, step, inputs, costs, moving)``: the input each row loses in a step, if it moves."""
 
 DELAY = 32
 """Removals between two corrections of the whole inverse."""
 
 ALIKE = 0.9
-"""Rows that are worked on together have so many of the inputs of the largest, or more."""
+"""Rows processed together have at least this share of the inputs of the largest."""
 
 
 def eliminate(
@@ -33,10 +32,16 @@ def eliminate(
     keep: Int[Tensor, " m"],
     pattern: Pattern | None = None,
 ) -> Bool[Tensor, "m d"]:
-    """Takes weights out of the mask, the least costly of a row first, until a row has ``keep``.
+    """Removes weights from the mask, the least costly of a row first, until a row has ``keep``.
 
     The least costly is the one without which the row's output, with all other weights adapted,
-    loses the fewest nats. ``pattern``: runs that are down to what they may keep lose no more.
+    loses the fewest nats.
+
+    Args:
+        rows: The rows of a layer.
+        mask: The weights to start from.
+        keep: Number of weights that each row keeps.
+        pattern: Runs that are down to their quota lose no more.
     """
     found = mask.clone()
     surplus = mask.sum(1) - keep
@@ -51,9 +56,9 @@ def follow_exactly(
     pattern: Pattern | None = None,
     allowed: Bool[Tensor, "m d"] | None = None,
 ) -> Path:
-    """The whole elimination, with a size for every weight: `mipp.weights.regression.follow`, exact.
+    """The whole elimination, one weight at a time: the exact `mipp.weights.regression.follow`.
 
-    For small rows: k^3 operations for each of k weights. Arguments as there.
+    For small rows: k^3 operations for a row of k weights. The arguments are those of `follow`.
     """
     m, d = rows.shape
     device = rows.weight.device
@@ -75,7 +80,7 @@ def follow_exactly(
 
         surplus = (d - absent[chosen] - fewest).clamp_min(0)
         left[chosen] = _eliminated(rows, left[chosen], chosen, surplus, pattern, note)
-    # what was not allowed goes first, what is left last
+    # weights outside of `allowed` come first, those that are left last
     first = (~live).long().cumsum(1) - 1
     rank = torch.where(live, rank, first)
     last = d - left.sum(1, keepdim=True) + left.long().cumsum(1) - 1
@@ -85,7 +90,7 @@ def follow_exactly(
 
 
 def _alike(rows: Rows, mask: Bool[Tensor, "m d"]) -> Iterator[Int[Tensor, " r"]]:
-    """Rows that read about equally many inputs, so many at a time as fit the memory."""
+    """Rows that read about equally many inputs, as many at a time as fit the memory."""
     counts = mask.sum(1)
     order = counts.argsort(descending=True, stable=True)
     order, most = order[counts[order] > 0], counts[order].tolist()
@@ -108,11 +113,11 @@ def _eliminated(
     note: Note | None = None,
 ) -> Bool[Tensor, "r d"]:
     state = _State.of(rows, chosen, mask)
-    # rows whose turn it still is, as places in `mask`
+    # the rows that still lose weights, as places in `mask`
     row = torch.arange(len(chosen), device=mask.device)
     for number in range(int(surplus.max())):
         if number % DELAY == 0:
-            state.settle()
+            state.correct()
             going = surplus[row] > number
             if not bool(going.all()) or 4 * int(state.alive.sum(1).max()) < 3 * state.width:
                 state, row = state.without(going), row[going]
@@ -131,10 +136,10 @@ def _eliminated(
 
 
 class _State:
-    """What rows carry along: the inverse of their inputs' correlations, as ``inverse - V'V``.
+    """The state of some rows: the inverse of their inputs' correlations, as ``inverse - V'V``.
 
-    ``V`` has up to `DELAY` rows, one for each removal since `settle`: a correction of the whole
-    inverse at each removal would take many times as long, as memory is slow.
+    ``V`` has up to `DELAY` rows, one for each removal since `correct`. Correcting the whole inverse
+    at each removal would take many times as long, as memory is slow.
     """
 
     def __init__(
@@ -152,7 +157,7 @@ class _State:
     @classmethod
     def of(cls, rows: Rows, chosen: Int[Tensor, " r"], mask: Bool[Tensor, "r d"]) -> "_State":
         width = int(mask.sum(1).max())
-        # a row that reads fewer is filled up with inputs that have nothing to do with the others
+        # a row that reads fewer is filled up with inputs that are independent of the others
         inputs = (~mask).to(torch.uint8).argsort(dim=1, stable=True)[:, :width]
         alive = mask.gather(1, inputs)
         if width == rows.shape[1] and bool(alive.all()):
@@ -174,11 +179,11 @@ class _State:
         return self.inputs.shape[1]
 
     def costs(self) -> Float[Tensor, "r k"]:
-        """What the removal of each weight adds to the variance that is not explained."""
+        """Unexplained variance that the removal of each weight would add."""
         return self.weight.square() / self.spread.clamp_min(torch.finfo(self.spread.dtype).tiny)
 
     def remove(self, least: Int[Tensor, " r"], moving: Bool[Tensor, " r"], late: int) -> None:
-        """Takes one weight out of every row that is moving."""
+        """Removes one weight from every moving row."""
         each = torch.arange(len(least), device=least.device)
         column = self.inverse[each, least]
         if late:
@@ -194,7 +199,7 @@ class _State:
         self.weight[each[moving], least[moving]] = 0
         self.alive[each[moving], least[moving]] = False
 
-    def settle(self) -> None:
+    def correct(self) -> None:
         """Corrects the inverse for all removals since the last time."""
         self.inverse.baddbmm_(self.late.mT, self.late, alpha=-1)
         self.late.zero_()

@@ -1,5 +1,7 @@
 """Refits of a part of the weights: a factor for each channel, or the bias alone."""
 
+import sys
+
 import pytest
 import torch
 from torch import nn
@@ -8,7 +10,8 @@ import mipp
 from mipp import graph, surgery
 from mipp.methods.thinet import scales
 from mipp.surgery import Refit
-from mipp.surgery.ridge import Regression, Ridge, chosen_strength
+from mipp.surgery.refit.held_out import chosen_strength
+from mipp.surgery.refit.ridge import Regression, Ridge
 
 
 def refitted(model, x, keep, config):
@@ -181,11 +184,12 @@ def test_what_is_not_known_to_fit_is_an_error():
 def test_examples_are_counted_through_batches_of_different_sizes(monkeypatch):
     seen = []
 
-    def spy(fitted, ridge, example):
+    def spy(fitted, ridge, example, few_rows):
         seen.append(example)
-        return chosen_strength(fitted, ridge, example)
+        return chosen_strength(fitted, ridge, example, few_rows)
 
-    monkeypatch.setattr("mipp.surgery.fitting.chosen_strength", spy)
+    module = sys.modules["mipp.surgery.refit.fitting"]
+    monkeypatch.setattr(module, "chosen_strength", spy)
     net = nn.Sequential(nn.Linear(20, 100), nn.ReLU(), nn.Linear(100, 10))
     mipp.plan(net, [torch.randn(n, 20) for n in (8, 8, 3)], "units=50%", noise=0.1).apply()
     assert [example.tolist() for example in seen] == [list(range(19))]

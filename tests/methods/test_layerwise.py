@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import mipp
-from mipp.weights import SparseGPT, Wanda
+from mipp.methods import SparseGPT, Wanda
 from mipp.weights.regression import Pattern
 
 

@@ -4,17 +4,23 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from mipp.errors import SurgeryError
 from mipp.records import Consumer
-from mipp.surgery.ridge import FEWEST, Regression, Ridge, chosen_strength
+from mipp.surgery.refit.held_out import chosen_strength
+from mipp.surgery.refit.refit_config import finite
+from mipp.surgery.refit.ridge import Regression, Ridge
 from mipp.tracing.calls import Call, weight_matrix
 
 
 class LeastSquares:
-    """A call of a pruned layer, its inputs ``x``, and the outputs ``y`` that it should give.
+    """The fit of one call of a pruned layer.
 
-    ``ridge`` pulls towards the weights as they are (``toward="old"``) or towards zero, as a share
-    of each feature's variance.
+    Args:
+        call: the call, whose weight and bias are set in place.
+        consumer: the layer.
+        x: rows that it takes in.
+        y: outputs that it should give.
+        ridge: pull, as a share of each feature's variance.
+        toward: pulls towards the weights as they are (``"old"``) or towards ``"zero"``.
     """
 
     def __init__(
@@ -37,7 +43,7 @@ class LeastSquares:
         self.old = weight_matrix(call.kind, call.weight).double()
 
     def fit_weights(self, few: float, example: Int[Tensor, " rows"]) -> None:
-        """All weights, and the bias (or the BatchNorm behind) such that the mean is kept.
+        """Fits all weights, and the bias (or the BatchNorm behind) such that the mean is kept.
 
         Args:
             few: rows for each feature below which held-out rows choose a stronger ridge, or to
@@ -50,14 +56,11 @@ class LeastSquares:
         )
         bias = None if self.bias is None else self.bias.detach()
         problem = Regression(self.x, self.y, self.old, bias, self.toward, centred)
-        strength: float | None = self.ridge
         fitted = Ridge(problem)
-        if len(self.x) < few * self.x.shape[1]:
-            enough = len(self.x) >= FEWEST
-            strength = chosen_strength(fitted, self.ridge, example) if enough else None
+        strength = chosen_strength(fitted, self.ridge, example, few)
         if strength is None:
             return
-        new = self._checked(fitted.solution(strength))
+        new = finite(fitted.solution(strength), self.consumer.name)
         if self.bias is not None:
             self.bias.data.copy_(fitted.y_mean - new @ fitted.x_mean)
         if self.call.kind in ("conv_transpose", "matmul"):
@@ -65,9 +68,10 @@ class LeastSquares:
         self.call.weight.data.copy_(new.reshape(self.call.weight.shape))
 
     def fit_scale(self, channels: Int[Tensor, " inputs"]) -> None:
-        """One factor for all weights that read a channel; the bias stays.
+        """Fits one factor for all weights that read a channel; the bias stays.
 
-        ``channels``: of each input of the weight, counted from 0.
+        Args:
+            channels: the channel of each input of the weight, counted from 0.
         """
         target = self.y.double()
         if self.bias is not None:
@@ -86,22 +90,13 @@ class LeastSquares:
             cross = cross + pull.unsqueeze(1) * ones
         root, fault = torch.linalg.cholesky_ex(gram)
         solved = torch.cholesky_solve(cross, root) if int(fault) == 0 else None
-        factors = self._checked(solved).squeeze(1)[channels].to(self.call.weight.dtype)
+        factors = finite(solved, self.consumer.name).squeeze(1)[channels].to(self.call.weight.dtype)
         shape = [1] * self.call.weight.dim()
         shape[self.consumer.in_dim] = -1
         self.call.weight.data.mul_(factors.view(shape))
 
     def fit_bias(self) -> None:
-        """The bias such that the mean is kept; without one there is nothing to fit."""
+        """Fits the bias such that the mean is kept; without one there is nothing to fit."""
         if self.bias is not None:
             means = self.y.double().mean(0) - self.old @ self.x.double().mean(0)
             self.bias.data.copy_(means)
-
-    def _checked(self, new: Float[Tensor, "a b"] | None) -> Float[Tensor, "a b"]:
-        if new is None or not bool(torch.isfinite(new).all()):
-            raise SurgeryError(
-                f"The refit of {self.consumer.name} gave weights that are not finite. Check the "
-                "activations for infinite values, raise the ridge (mipp.Refit(ridge=0.01)), or "
-                "apply the plan with refit=False."
-            )
-        return new

@@ -7,7 +7,7 @@ import torch
 from mipp.errors import InputError
 from mipp.information import Gaussian, Observations
 from mipp.information.gaussian.crossvalidated import N_FOLDS, CrossValidated, _folds
-from mipp.information.gaussian.observed import example_of, real_targets
+from mipp.information.views import example_of, real_targets
 
 NOBODY = np.array([], dtype=np.int64)
 
@@ -203,7 +203,7 @@ def test_a_scorer_keeps_its_folds_in_step_with_what_it_removed():
 
 
 def test_moments_alone_have_no_folds():
-    from mipp.information.gaussian.observed import second_moments
+    from mipp.information.views import second_moments
 
     scorer = Gaussian().scorer([rows_of(0), second_moments(rows_of(0))], 4)
     with pytest.raises(InputError, match="Several estimates need rows of observations, and this"):

@@ -1,9 +1,4 @@
-"""Ridge regression, in the smaller of feature and row space, and how strong a ridge it takes.
-
-With many more rows than features any small ridge will do. With few, least squares follows their
-accidents and does more harm than good: then rows that had no part in the fit choose the strength of
-the ridge, or to leave the layer as it is.
-"""
+"""Ridge regression, in the smaller of feature and row space, and what it gains on held-out rows."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -14,24 +9,19 @@ from torch import Tensor
 
 from mipp.covariance import varies
 
-FEWEST = 8
-"""Rows from which something can be fitted that others would confirm."""
-
-N_FOLDS = 8
-MANY = 64
-"""Examples from which half as many folds do."""
-
-STRENGTHS = (1.0, 30.0, 1000.0)
-"""Multiples of the ridge that was asked for which held-out rows choose from."""
-
 
 @dataclass(frozen=True, eq=False)
 class Regression:
-    """Rows of one layer: inputs ``x`` (n, d), and outputs ``y`` (n, m) that it should give.
+    """Rows of one layer, and what it should give.
 
-    ``old`` (m, d): its weights as they are; ``bias`` (m,): its own, or None. ``toward``: what the
-    ridge pulls towards, the ``old`` weights or ``zero``. ``centred``: whether something takes up a
-    shift of the mean: the layer's own bias, or the norm behind it.
+    Attributes:
+        x: inputs.
+        y: outputs that the layer should give.
+        old: weights as they are.
+        bias: the layer's own, or None.
+        toward: what the ridge pulls towards, the ``old`` weights or ``zero``.
+        centred: whether something takes up a shift of the mean: the layer's own bias, or the norm
+            behind it.
     """
 
     x: Float[Tensor, "n d"]
@@ -246,31 +236,3 @@ class _Rows:
 
 
 _Fitted = _Sums | _Rows
-
-
-def chosen_strength(fitted: Ridge, ridge: float, example: Int[Tensor, " n"]) -> float | None:
-    """The strength at which held-out rows are met best; None where no fit is surely better.
-
-    Surely: the sum over the examples of what a fit gains is above its standard error.
-
-    Args:
-        fitted: the layer, all rows.
-        ridge: the least strength.
-        example: which example each row is from; rows of one are held out together, where there are
-            several examples.
-    """
-    number = _numbers(example)
-    n_examples = int(number.max()) + 1
-    n_folds = min(N_FOLDS if n_examples < MANY else N_FOLDS // 2, n_examples)
-    strengths = [ridge * factor for factor in STRENGTHS]
-    rows = fitted.gains(strengths, number * n_folds // n_examples)
-    gains = rows.new_zeros(len(strengths), n_examples).index_add_(1, number, rows)
-    best = int(gains.sum(1).argmax())
-    error = float(gains[best].std(correction=0)) * n_examples**0.5
-    return strengths[best] if float(gains[best].sum()) > error else None
-
-
-def _numbers(example: Int[Tensor, " n"]) -> Int[Tensor, " n"]:
-    """The examples, counted from 0; each row for itself where there is one example."""
-    names, number = torch.unique(example, return_inverse=True)
-    return torch.arange(len(example), device=example.device) if len(names) == 1 else number

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import mipp
-from mipp.weights import Choice, spend
+from mipp.selection.spend_weights import Choice, spend
 
 
 def convex(n, t, seed):

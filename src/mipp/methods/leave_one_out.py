@@ -10,12 +10,15 @@ from mipp.statistics import capture
 
 @dataclass(frozen=True, kw_only=True)
 class LeaveOneOut(ScoringMethod):
-    """Nats that the layer loses without this one unit, all others being there; the least go.
+    """Nats lost without this one unit, with all others present; removes the lowest.
 
-    What `mipp.plan` measures by default, without its elimination: of two units that can stand for
-    each other both score low, and both go. The scores are nats, so that ``allocation="priced"``
-    spreads the budget as MIPP does; with that, or with ``widths=`` a plan of MIPP's, the
-    elimination is all that differs. ``noise``: as in `mipp.Gaussian`.
+    This is the measure of `mipp.plan`, without its elimination: of two units that can replace each
+    other both score low, and both are removed. The scores are nats, so that ``allocation="priced"``
+    spreads the budget as MIPP does. With that, or with the ``widths=`` of a plan of MIPP's, only
+    the elimination differs.
+
+    Attributes:
+        noise: As in `mipp.Gaussian`.
     """
 
     name = "mipp-leave-one-out"
@@ -58,10 +61,10 @@ class LeaveOneOut(ScoringMethod):
 
 @dataclass(frozen=True, kw_only=True)
 class Solo(LeaveOneOut):
-    """Nats that the unit tells on its own, no other being there; otherwise as `LeaveOneOut`."""
+    """Nats that the unit transfers on its own, with no other present; otherwise `LeaveOneOut`."""
 
     name = "mipp-solo"
-    summary = "nats that the unit tells on its own, measured once"
+    summary = "nats that the unit transfers on its own, measured once"
 
     def _nats(self, scorer: Scorer) -> FloatArray:
         return scorer.solo()

@@ -1,4 +1,4 @@
-"""The same information, slowly and readably: the oracle that the fast path is tested against."""
+"""The Gaussian information, slow and readable: the oracle for tests of the fast estimator."""
 
 from collections.abc import Iterable, Sequence
 
@@ -10,10 +10,13 @@ from mipp.records import FloatArray
 def gaussian_information(
     covariance: FloatArray, weight: FloatArray, noise: FloatArray, kept: Sequence[int]
 ) -> float:
-    """I(X_S; W X + N) in nats for ``X ~ N(0, covariance)`` and ``N ~ N(0, noise)``.
+    """I(X_S; Y) = 1/2 logdet Cov(Y) - 1/2 logdet Cov(Y | X_S) in nats, with ``Y = W X + N``.
 
-    ``covariance`` (d, d), ``weight`` (m, d), ``noise`` (m, m); ``kept`` are the features ``S``.
-    I = 1/2 logdet Cov(Y) - 1/2 logdet Cov(Y | X_S).
+    Args:
+        covariance: Of ``X ~ N(0, covariance)``, shape ``(d, d)``.
+        weight: ``W``, shape ``(m, d)``.
+        noise: Covariance of ``N ~ N(0, noise)``, shape ``(m, m)``.
+        kept: The features ``S``.
     """
     s = list(kept)
     full = weight @ covariance @ weight.T + noise
@@ -27,7 +30,7 @@ def gaussian_information(
 def eliminate(
     covariance: FloatArray, weight: FloatArray, noise: FloatArray, units: Sequence[Iterable[int]]
 ) -> list[tuple[int, float]]:
-    """Greedy backward elimination from scratch: ``(unit, nats lost in all so far)`` in order.
+    """Greedy backward elimination from scratch: ``(unit, nats lost in total so far)`` in order.
 
     ``units[u]`` are the features of unit ``u``. Every candidate set is evaluated anew.
     """

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from mipp.errors import InputError
 from mipp.information import ConsumerView, Gaussian
 from mipp.information.gaussian.downdate import delta
-from mipp.information.gaussian.reference import eliminate, gaussian_information
+
+from .reference import eliminate, gaussian_information
 
 NO_RIDGE = 1e-14
 

@@ -10,14 +10,14 @@ from torch import Tensor, nn
 
 from mipp.errors import CalibrationError, InputError
 from mipp.records import Consumer
-from mipp.statistics.batches import Batch, blaming
+from mipp.statistics.batches import Batch
+from mipp.statistics.calling import blaming
 from mipp.statistics.collect import CaptureConfig
 from mipp.statistics.loss import floating_outputs
 from mipp.tracing.calls import (
     LINEAR,
     Call,
     Taps,
-    counted,
     input_rows,
     measuring,
     n_positions,
@@ -25,14 +25,20 @@ from mipp.tracing.calls import (
     token_mask,
     weight_matrix,
 )
+from mipp.tracing.sampling import consumer_seed, sampled_positions
 
 
 @dataclass(frozen=True, eq=False)
 class Rows:
-    """Rows of one consumer: inputs ``X``, outputs ``Y``, and which example each row is from.
+    """Rows of one consumer.
 
     Features are channel first; each channel has as many of them as there are positions in its map,
     cells in a kernel, or one.
+
+    Attributes:
+        inputs: ``X``.
+        outputs: ``Y``.
+        example: number of the example that each row is from.
     """
 
     inputs: Float[Tensor, "rows d"]
@@ -56,13 +62,23 @@ def collect_rows(
     config: CaptureConfig | None = None,
     seed: int = 0,
 ) -> dict[int, Rows]:
-    """The rows of every consumer, in one pass over the batches.
+    """Collects the rows of every consumer, in one pass over the batches.
 
-    ``shape="maps"``: one row an example, all positions in it. ``"positions"``: one row a position
-    (the patch under the kernel), as many as ``config`` says, drawn at random.
+    Args:
+        model: the model, which is left as it was.
+        consumers: index -> consumer, as the graph lists them.
+        batches: the examples.
+        shape: ``"maps"`` for one row an example, with all its positions; ``"positions"`` for one
+            row a position (the patch under the kernel), as many as ``config`` says, drawn at
+            random.
+        config: how many rows are drawn.
+        seed: of the draw.
+
+    Returns:
+        The rows by consumer index.
 
     Raises:
-        CalibrationError: when a consumer never ran, or its values are not finite.
+        CalibrationError: a consumer never ran, or its values are not finite.
     """
     config = config or CaptureConfig()
     by_key = {(c.weight, c.call): index for index, c in consumers.items()}
@@ -86,11 +102,9 @@ def collect_rows(
                         x, y = _maps(call, call.input, size), _maps(call, output, size)
                         example = torch.arange(size)
                     else:
-                        generator = torch.Generator().manual_seed(
-                            (seed * 1_000_003 + number * 10_007 + index) % 2**63
-                        )
+                        draw = consumer_seed(seed, number, index)
                         x, y, example = _positions(
-                            call, output, size, n_samples, config, generator, mask
+                            call, output, size, n_samples, config, draw, mask
                         )
                     parts.inputs.append(x)
                     parts.outputs.append(y)
@@ -137,7 +151,7 @@ def _positions(
     size: int,
     n_samples: int,
     config: CaptureConfig,
-    generator: torch.Generator,
+    seed: int,
     mask: Tensor | None,
 ) -> tuple[Float[Tensor, "rows d"], Float[Tensor, "rows m"], Int[Tensor, " rows"]]:
     if call.input.dim() > 1 and call.input.shape[0] % size:
@@ -146,30 +160,30 @@ def _positions(
             f"of {size} examples; rows need the examples in the first dimension. Give batch_first "
             "inputs, or use estimator='gaussian' without confidence."
         )
-    positions = n_positions(call, output)
-    real = counted(call, output, mask)
-    total = positions if real is None else len(real)
     matrix = weight_matrix(call.kind, call.weight)
     wanted = max(config.rows_per_feature * matrix.shape[1], config.min_rows)
-    n_rows = max(1, round(min(1.0, wanted * size / (n_samples * max(total, 1))) * total))
-    pick = torch.randperm(total, generator=generator)[:n_rows].sort().values
-    pick = pick if real is None else real[pick]
+    pick = sampled_positions(call, output, mask, wanted, n_samples, seed, size).sort().values
     on_device = pick.to(output.device)
     x = input_rows(call, output, on_device)
     if call.kind == "conv_transpose":
         y = x @ matrix.T.to(x.dtype)  # outputs overlap: what each input position adds to them
     else:
         y = output_rows(call, output, on_device)
-    return x, y, pick * size // positions
+    return x, y, pick * size // n_positions(call, output)
 
 
 def answers(
     model: nn.Module, batches: Sequence[Batch], target: Literal["outputs", "labels"]
 ) -> Float[Tensor, "n m"] | Int[Tensor, " n"]:
-    """What the model says of each example, or the labels that came with the batches.
+    """The model's output for each example, or the labels that came with the batches.
+
+    Args:
+        model: the model, which is left as it was.
+        batches: the examples.
+        target: ``"outputs"``, each example's as one row, or ``"labels"``.
 
     Raises:
-        InputError: when labels are asked for and a batch has no class indices of shape (batch,).
+        InputError: labels are requested, and a batch has no class indices of shape (batch,).
     """
     if target == "labels":
         labels = [batch.target for batch in batches]

@@ -1,0 +1,1 @@
+"""Refits: what the weights that stay become, layer after layer, for units and single weights."""

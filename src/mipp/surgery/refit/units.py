@@ -1,0 +1,182 @@
+"""After selection: the function of Theorem 1, written down.
+
+Where information is kept, a function exists that gives a consumer's old output from what is left of
+its input. Here it is the least-squares one: the consumer's own weights are replaced by the linear
+map from the units that are left to the outputs of the original consumer,
+
+    W' = (Cov(Y, X_S) + ridge D W_S) inverse(Cov(X_S) + ridge D),      D = diag Var(X_S),
+
+with the bias (or the running mean of the BatchNorm behind it) such that the mean is kept. No
+gradient step, no labels.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from mipp.errors import SurgeryError
+from mipp.out_of_memory import enough_memory
+from mipp.records import KEPT, AxisKey, ChannelGraph, Consumer, IntArray
+from mipp.surgery.record import scale_keeps
+from mipp.surgery.refit.fitting import LeastSquares
+from mipp.surgery.refit.refit_config import LESS_MEMORY, Refit
+from mipp.surgery.refit.walk import Inputs, Piece, Reached, WalkedLayer, walk
+
+
+def refit(
+    small: nn.Module,
+    original: nn.Module,
+    graph: ChannelGraph,
+    kept: Mapping[AxisKey, IntArray],
+    batches: Sequence[Inputs],
+    joined: Inputs,
+    config: Refit | None = None,
+    seed: int = 0,
+    hold: Callable[[], None] = lambda: None,
+) -> None:
+    """Fits the weights and BatchNorm statistics of ``small``, in place, to the original's outputs.
+
+    A weight that the model uses several times is left as it is. If nothing was removed, nothing is
+    changed. Padding that a keyword ``attention_mask`` marks is not fitted to.
+
+    Args:
+        small: the pruned model, which is fitted layer by layer within one forward pass.
+        original: the model before pruning.
+        graph: of the original.
+        kept: indices that stay, by axis.
+        batches: the examples in pieces, for the original.
+        joined: the same examples in one piece, for the pruned model.
+        config: how to fit.
+        seed: of the rows that are drawn.
+        hold: called after each fit, to put back what must not be fitted.
+
+    Raises:
+        SurgeryError: the fitted weights are not finite.
+    """
+    config = config or Refit()
+    if not kept:
+        return
+    sizes = [_batch_size(args, kwargs) for args, kwargs in batches]
+    pieces = [
+        Piece(inputs, number, size)
+        for number, (inputs, size) in enumerate(zip(batches, sizes, strict=True))
+    ]
+    norm_channels = {
+        id(buffer): torch.as_tensor(kept[key], device=buffer.device)
+        for name, buffer in small.named_buffers()
+        if (key := AxisKey(graph.aliases.get(name, name), 0)) in kept
+    }
+    calls = [consumer.weight for consumer in graph.consumers]
+    once = [c for c in graph.consumers if calls.count(c.weight) == 1 and c.alone]
+    fitted = once if config.mode != "norm" else []
+    noted = [c.routed or config.mode == "closed" for c in fitted]
+    layers = [
+        _layer(graph, kept, consumer, index, note_inputs=note)
+        for index, (consumer, note) in enumerate(zip(fitted, noted, strict=True))
+    ]
+
+    def visit(reached: Reached) -> None:
+        consumer = fitted[reached.layer.index]
+        width = reached.x.shape[2]
+        with enough_memory(
+            "refitting", consumer.name, width, 8 * width**2, SurgeryError, LESS_MEMORY
+        ):
+            problem = LeastSquares(
+                reached.call, consumer, reached.x[:, 0], reached.y[:, 0], config.ridge,
+                config.toward,
+            )  # fmt: skip
+            if config.fits == "bias":
+                problem.fit_bias()
+            elif config.fits == "scale":
+                problem.fit_scale(_channels(graph, kept, consumer, reached.call.weight))
+            else:
+                problem.fit_weights(config.few_rows, reached.example)
+        hold()
+
+    largest = max(graph.consumers, key=lambda c: _features(graph, c))
+    width = _features(graph, largest)
+    with enough_memory(
+        "running all calibration examples for the refit; the largest layer is", largest.name,
+        width, 8 * width**2, SurgeryError, LESS_MEMORY,
+    ):  # fmt: skip
+        walk(
+            small, original, layers, pieces, joined, visit,
+            rows_per_feature=config.rows_per_feature, min_rows=config.min_rows,
+            n_samples=sum(sizes), norm=config.norm, norm_channels=norm_channels, seed=seed,
+        )  # fmt: skip
+
+
+def _layer(
+    graph: ChannelGraph,
+    kept: Mapping[AxisKey, IntArray],
+    consumer: Consumer,
+    index: int,
+    *,
+    note_inputs: bool,
+) -> WalkedLayer:
+    """A consumer as the walk sees it: which of its inputs and outputs are left."""
+    shape = graph.shapes[consumer.weight]
+    cells = int(np.prod(shape)) // (shape[consumer.in_dim] * shape[consumer.out_dim])
+    # kernel cells of a transposed convolution belong to its outputs, which overlap
+    transposed = consumer.kind == "conv_transpose"
+    per_input, per_output = (1, cells) if transposed else (cells, 1)
+    ins, outs = kept.get(consumer.in_axis), kept.get(consumer.out_axis)
+    n_inputs = shape[consumer.in_dim] if ins is None else len(ins)
+    return WalkedLayer(
+        name=consumer.name,
+        weight=consumer.weight,
+        call=consumer.call,
+        index=index,
+        features=n_inputs * per_input,
+        note_inputs=note_inputs,
+        inputs=None if ins is None else _columns(ins, per_input),
+        outputs=None if outs is None else _columns(outs, per_output),
+        factors=None if transposed else _factors(graph, kept, consumer),
+    )
+
+
+def _columns(units: IntArray, each: int) -> Int[Tensor, " columns"]:
+    """Columns of units that have so many each."""
+    return torch.as_tensor(np.add.outer(units * each, np.arange(each)).ravel())
+
+
+def _factors(
+    graph: ChannelGraph, kept: Mapping[AxisKey, IntArray], consumer: Consumer
+) -> Float[Tensor, " m"] | None:
+    """What outputs are multiplied with in the pruned layer, where its rows were scaled."""
+    size = graph.shapes[consumer.weight][consumer.out_dim]
+    outs = kept.get(consumer.out_axis, np.arange(size))
+    factors = np.ones(len(outs))
+    for scale in scale_keeps(graph, kept):
+        if (scale.tensor, scale.dim) == (consumer.weight, consumer.out_dim):
+            factors[np.isin(outs, scale.indices)] *= scale.factor
+    return None if (factors == 1).all() else torch.from_numpy(factors)
+
+
+def _channels(
+    graph: ChannelGraph, kept: Mapping[AxisKey, IntArray], consumer: Consumer, weight: Tensor
+) -> Int[Tensor, " inputs"]:
+    """Which channel each input of a pruned weight is a part of, counted from 0."""
+    axis = graph.axes.get(consumer.in_axis)
+    if axis is None:
+        return torch.arange(weight.shape[consumer.in_dim], device=weight.device)
+    chosen = kept.get(consumer.in_axis, np.arange(axis.size))
+    # inputs that are never removed are channels of their own
+    alone = np.where(axis.group == KEPT, np.arange(axis.size), KEPT)
+    owner = np.stack([axis.group, axis.unit, alone])[:, chosen]
+    channels = np.unique(owner, axis=1, return_inverse=True)[1].reshape(-1)
+    return torch.as_tensor(channels, device=weight.device)
+
+
+def _features(graph: ChannelGraph, consumer: Consumer) -> int:
+    shape = graph.shapes[consumer.weight]
+    return int(np.prod(shape)) // shape[consumer.out_dim]
+
+
+def _batch_size(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> int:
+    tensors = [v for v in (*args, *kwargs.values()) if isinstance(v, Tensor) and v.dim() > 0]
+    return tensors[0].shape[0] if tensors else 1
