@@ -60,5 +60,5 @@ $(VENV)/.for-users: pyproject.toml constraints.txt | $(BIN)/python
 	@touch $@
 
 $(VENV)/.for-developers: pyproject.toml constraints.txt | $(BIN)/python
-	$(PIP) install --quiet -c constraints.txt -e '.[bench,onnx,report,transformers,dev]'
+	$(PIP) install --quiet -c constraints.txt -e '.[lab,onnx,report,transformers,dev]'
 	@touch $@

@@ -21,11 +21,15 @@ from pathlib import Path
 import check_style
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))  # for the lab, which is no part of the package
 FENCE = re.compile(
     r"^(?P<indent> *)```(?P<language>\w*)[^\n]*\n(?P<code>.*?)^(?P=indent)```", re.M | re.S
 )
 LINK = re.compile(r"\[[^\]]*\]\((?P<target>[^)\s]+)[^)]*\)|<img[^>]+src=\"(?P<image>[^\"]+)\"")
+ROOTS = ("mipp", "lab")
 HEADING = re.compile(r"^#+\s+(.*?)\s*$", re.M)
+INLINE = re.compile(r"(?<!`)`(python\s-m\slab[^`]*)`(?!`)")
+"""A command of the lab in a sentence."""
 TARGET = re.compile(r"^([a-z-]+):", re.M)
 
 
@@ -63,10 +67,10 @@ def python_problems(code: str) -> Iterator[str]:
         yield f"does not compile: {error}"
         return
     for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "mipp":
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] in ROOTS:
             names = [f"{node.module}.{alias.name}" for alias in node.names]
         elif isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names if alias.name.split(".")[0] == "mipp"]
+            names = [alias.name for alias in node.names if alias.name.split(".")[0] in ROOTS]
         elif isinstance(node, ast.Attribute):
             dotted = ast.unparse(node)
             names = [dotted] if re.fullmatch(r"mipp(\.\w+)+", dotted) else []
@@ -78,9 +82,9 @@ def python_problems(code: str) -> Iterator[str]:
 @cache
 def exists(dotted: str) -> bool:
     """Whether ``mipp.a.b`` is a module, or an attribute of one."""
-    found: object = importlib.import_module("mipp")
-    path = "mipp"
-    for part in dotted.split(".")[1:]:
+    path, *parts = dotted.split(".")
+    found: object = importlib.import_module(path)
+    for part in parts:
         path += f".{part}"
         try:  # the module first: `rule` in `graph.rules` is a function as well
             found = importlib.import_module(path)
@@ -103,34 +107,44 @@ def shell_problems(code: str, make_targets: set[str]) -> Iterator[str]:
                 f"no target {word} in the Makefile" for word in called if word not in make_targets
             )
         elif words and Path(words[0]).name == "mipp":
-            yield from command_problems(words[1:])
+            yield from command_problems(("mipp",), words[1:])
+        elif words[:3] == ["python", "-m", "lab"]:
+            yield from command_problems(("python", "-m", "lab"), words[3:])
+            yield from unknown_names(words[3:])
 
 
-def command_problems(words: list[str]) -> Iterator[str]:
-    """What ``mipp WORDS`` uses that its help does not know."""
-    command: tuple[str, ...] = ()
-    for word in words:
-        # `mipp bench run SUITE`: words are commands as long as the help knows them
-        if not re.fullmatch(r"\w[\w-]*", word) or help_text((*command, word)) is None:
-            break
-        command = (*command, word)
-    if not command and words and not words[0].startswith("-"):
-        yield f"no command mipp {words[0]}"
+def unknown_names(words: list[str]) -> Iterator[str]:
+    """Suites and experiments that ``python -m lab WORDS`` names and that there are not."""
+    from lab import experiments, suite_files  # noqa: PLC0415 - which starts torch
+
+    there = {*suite_files.names(), *experiments.NAMES}
+    for word in words[1:2] if words[:1] in (["run"], ["show"], ["report"]) else ():
+        if not word.startswith("-") and word.isascii() and word.islower() and "." not in word:
+            yield from () if word in there else (f"the lab has no suite or experiment {word}",)
+
+
+def command_problems(program: tuple[str, ...], words: list[str]) -> Iterator[str]:
+    """What ``PROGRAM WORDS`` uses that its help does not know."""
+    name = " ".join(program)
+    command = tuple(word for word in words[:1] if re.fullmatch(r"\w[\w-]*", word))
+    if words and not words[0].startswith("-") and help_text(program, command) is None:
+        yield f"no command {name} {words[0]}"
         return
-    known = help_text(command) or ""
+    known = help_text(program, command) or ""
     for word in words:
         option = word.split("=")[0]
         if option.startswith("-") and not re.search(rf"(?<![\w-]){option}(?![\w-])", known):
-            yield f"mipp {' '.join(command)} has no option {option}"
+            yield f"{name} {' '.join(command)} has no option {option}"
 
 
 @cache
-def help_text(command: tuple[str, ...]) -> str | None:
+def help_text(program: tuple[str, ...], command: tuple[str, ...]) -> str | None:
     """Help of a command that exists, in a terminal so wide that no option is cut."""
-    mipp = Path(sys.executable).with_name("mipp")
+    here = Path(sys.executable).with_name(program[0]), *program[1:]
     environment = {**os.environ, "COLUMNS": "250", "NO_COLOR": "1", "TERM": "dumb"}
     done = subprocess.run(
-        [str(mipp), *command, "--help"],
+        [*map(str, here), *command, "--help"],
+        cwd=ROOT,
         capture_output=True,
         text=True,
         env=environment,
@@ -175,6 +189,10 @@ def document_problems(path: Path, make_targets: set[str]) -> Iterator[str]:
         else:
             continue
         yield from (f"{name}:{block.line}: {what}" for what in found)
+    for match in INLINE.finditer(FENCE.sub(_blank, text)):
+        line = text.count("\n", 0, match.start()) + 1
+        found = shell_problems(" ".join(match[1].split()), make_targets)
+        yield from (f"{name}:{line}: {what}" for what in found)
     yield from (
         f"{name}:{line}: {what}" for line, what in link_problems(path, FENCE.sub(_blank, text))
     )

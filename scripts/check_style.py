@@ -39,10 +39,8 @@ OLD_WORDS = {
 NOT_YET_CLEAN = (
     "README.md",
     "docs/",
-    "src/mipp/bench/",
     "src/mipp/cli/",
     "src/mipp/information/",
-    "src/mipp/measurements.py",
     "src/mipp/methods/",
     "src/mipp/options.py",
     "src/mipp/planning/",

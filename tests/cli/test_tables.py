@@ -1,11 +1,9 @@
 """How numbers are written."""
 
-import io
 import math
 
 import pytest
 import torch
-from rich.console import Console
 
 import mipp
 from mipp.cli import text_tables
@@ -40,25 +38,6 @@ def test_shares():
     assert text_tables.share(math.nan, math.nan) is None
     assert text_tables.percent(0.987) == "98.7 %"
     assert text_tables.percent(None) == "–"
-
-
-def test_a_table_that_is_too_wide_goes_on_below_with_all_its_cells():
-    columns = [f"column {index}" for index in range(9)]
-    rows = [("a" * 40, [f"{index}.5 ± 0.5" for index in range(9)]), ("short", ["–"] * 9)]
-    parts = list(text_tables.in_parts(columns, rows, 80))
-    assert len(parts) > 1
-    assert [c.header for part in parts for c in part.columns[1:]] == columns
-    console = Console(width=80, file=io.StringIO())
-    for part in parts:
-        console.print(part)
-    lines = console.file.getvalue().splitlines()
-    assert max(map(len, lines)) <= 80
-    assert all(any(f"{index}.5 ± 0.5" in line for line in lines) for index in range(9))
-    assert sum("short" in line for line in lines) == len(parts)
-
-
-def test_one_column_wider_than_the_screen_is_still_shown():
-    assert len(list(text_tables.in_parts(["x" * 50], [("a", ["1"])], 20))) == 1
 
 
 def test_brackets_and_ratios_are_printed_as_they_are(capsys):

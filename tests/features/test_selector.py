@@ -8,8 +8,9 @@ from sklearn.pipeline import make_pipeline
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import mipp
+from lab import known
 from mipp.errors import InputError
-from mipp.information import Masked, known
+from mipp.information import Masked
 
 
 @parametrize_with_checks(

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 import torch
 
+from lab import known
 from mipp.errors import InputError
 from mipp.features import terc
-from mipp.information import Gaussian, Masked, Mlp, known, mutual_information
+from mipp.information import Gaussian, Masked, Mlp, mutual_information
 from mipp.selection import Confidence, Share
 
 MLP = Mlp(hidden=(64, 64), batch_size=64, learning_rate=3e-3)

@@ -5,8 +5,9 @@ import pytest
 import torch
 
 import mipp
+from lab import known
 from mipp.errors import InputError
-from mipp.information import Gaussian, known, mutual_information
+from mipp.information import Gaussian, mutual_information
 
 
 def test_two_correlated_normals_have_minus_half_log_one_minus_rho_squared():

@@ -8,9 +8,9 @@ import time
 import pytest
 
 import mipp
-from mipp.report import Suite, suites_page
+from lab.report import SuiteRecords, suites_page
+from tests.lab import made_up
 
-from . import made_up
 from .test_plans import batches, net
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -35,8 +35,8 @@ def pages(tmp_path_factory):
         made_up.MANY[:13], stages=("trained",), seeds=2, budgets=made_up.UNITS[1:4]
     )
     suites = [
-        Suite("made-up", "Made up", "Nothing was measured.", many),
-        Suite("costs", "Made-up costs", "", made_up.costs(made_up.FEW[:2])),
+        SuiteRecords("made-up", "Made up", "Nothing was measured.", many),
+        SuiteRecords("costs", "Made-up costs", "", made_up.costs(made_up.FEW[:2])),
     ]
     (folder / "suites.html").write_text(suites_page(suites), "utf-8")
     mipp.plan(net(), batches(), "units=50%").report(folder / "plan.html")

@@ -9,12 +9,13 @@ import mipp
 from mipp.cli import arguments as arg
 from mipp.cli.demo import demo
 from mipp.cli.evaluate import evaluate
-from mipp.cli.exit_codes import EXIT_CODES, warn_plainly
+from mipp.cli.exit_codes import EXIT_CODES, readable_errors, warn_plainly
 from mipp.cli.export_command import export
 from mipp.cli.inspect import inspect
 from mipp.cli.output import open_output
 from mipp.cli.prune import prune
 from mipp.cli.train import train
+from mipp.errors import InputError
 
 app = typer.Typer(
     name="mipp",
@@ -62,16 +63,16 @@ app.command(epilog=EXIT_CODES)(train)
 app.command(epilog=EXIT_CODES)(demo)
 
 
-@app.command(context_settings={"ignore_unknown_options": True, "help_option_names": []})
-def bench(
-    words: Annotated[
-        list[str] | None, typer.Argument(metavar="COMMAND ...", help="See mipp bench --help.")
-    ] = None,
-) -> None:
-    """Run suites of measurements, and show what was measured."""
-    from mipp.cli.bench import app as suites
-
-    suites(words or ["--help"], prog_name="mipp bench")
+@app.command(
+    hidden=True, context_settings={"allow_extra_args": True, "ignore_unknown_options": True}
+)
+def bench() -> None:
+    """Benchmarks are run from a clone of the repository: python -m lab."""
+    with readable_errors(debug=False):
+        raise InputError(
+            "mipp bench was given; benchmarks are no part of the package. In a clone of the "
+            "repository, install '.[lab,report]' and use: python -m lab list | run | show | report."
+        )
 
 
 def main() -> None:

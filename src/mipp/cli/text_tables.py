@@ -1,7 +1,7 @@
 """Tables for people; at most 80 columns wide where names are not long."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from rich import box
 from rich.table import Table
@@ -10,12 +10,6 @@ from rich.text import Text
 from mipp.methods import Facts
 from mipp.records import ChannelGraph, Cost, Group, GroupSummary, Refusal
 from mipp.surgery.mask_record import LayerSummary
-
-_LABEL = 30
-"""Characters of a label of a wide table before it is folded."""
-
-_GAP = 2
-"""Characters between two columns."""
 
 
 def groups_after(summary: Sequence[GroupSummary]) -> Table:
@@ -170,31 +164,6 @@ def new_table(first: str, **columns: str) -> Table:
             overflow="fold",
         )
     return table
-
-
-def in_parts(
-    columns: Sequence[str], rows: Sequence[tuple[str, Sequence[str]]], width: int
-) -> Iterator[Table]:
-    """Rows of a label and a cell for each of ``columns``, in tables at most ``width`` wide.
-
-    Where all columns do not fit beside each other, the rest follows in tables with the same labels.
-    """
-    label = min(_LABEL, max((len(label) for label, _ in rows), default=0))
-    wide = [
-        max(len(name), *(len(cells[index]) for _, cells in rows)) + _GAP
-        for index, name in enumerate(columns)
-    ]
-    start = 0
-    while start < len(wide):
-        end, left = start, width - label - _GAP
-        while end < len(wide) and (wide[end] <= left or end == start):
-            left -= wide[end]
-            end += 1
-        made = new_table("", **dict.fromkeys(columns[start:end], "right"))
-        for name, cells in rows:
-            made.add_row(name, *cells[start:end])
-        yield made
-        start = end
 
 
 def _some(names: Sequence[str]) -> Text:

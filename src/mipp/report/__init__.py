@@ -2,16 +2,6 @@
 
 from mipp.report.page import check_plotly, write
 from mipp.report.plans import Measured, current_versions, plan_page
-from mipp.report.suites import Suite, suites_page
 from mipp.report.weight_plans import weights_page
 
-__all__ = [
-    "Measured",
-    "Suite",
-    "check_plotly",
-    "current_versions",
-    "plan_page",
-    "suites_page",
-    "weights_page",
-    "write",
-]
+__all__ = ["Measured", "check_plotly", "current_versions", "plan_page", "weights_page", "write"]

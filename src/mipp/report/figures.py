@@ -4,10 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from mipp.measurements import Record
 from mipp.report.styles import SYMBOLS, Style, plain_style
-from mipp.report.summaries import Summary
-from mipp.report.tables import Table
+from mipp.report.tables import Summary, Table
 
 
 @dataclass(frozen=True)
@@ -107,7 +105,7 @@ class Figure:
     """Views that the reader switches between, and tables of the same numbers.
 
     ``tables``: by the options that they belong to, such as ``("retrained",)``: shown while these
-    are chosen. ``records``: what it was made from. ``height`` in pixels.
+    are chosen. ``made``: how it was made, as (what, words). ``height`` in pixels.
     """
 
     title: str
@@ -115,7 +113,7 @@ class Figure:
     choices: tuple[Choice, ...]
     views: tuple[View, ...]
     tables: Mapping[tuple[str, ...], Table] = field(default_factory=dict)
-    records: Sequence[Record] = ()
+    made: Sequence[tuple[str, str]] = ()
     height: int = 440
 
     def content(self) -> dict[str, Any]:

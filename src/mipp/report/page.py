@@ -2,7 +2,7 @@
 
 import json
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from html import escape
 from importlib import resources
@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from mipp.errors import FileError, InputError
-from mipp.report import provenance
 from mipp.report.figures import Choice, Figure, looks
 from mipp.report.styles import DARK, FAMILIES, FEW, LIGHT, Style
 from mipp.report.tables import Table
@@ -168,7 +167,7 @@ def _section(section: Section, index: int, numbers: _Numbers) -> str:
 def _part(part: "Figure | Table | Facts", numbers: _Numbers) -> str:
     if isinstance(part, Facts):
         if part.folded:
-            return provenance.html(part.rows, part.title)
+            return _folded(part.rows, part.title)
         lines = "".join(
             f"<div><dt>{escape(a)}</dt><dd>{escape(b)}</dd></div>" for a, b in part.rows
         )
@@ -183,7 +182,7 @@ def _figure(figure: Figure, number: int) -> str:
         _choice(choice, f"f{number}c{index}") for index, choice in enumerate(figure.choices)
     )
     tables = "".join(_table(table, options) for options, table in figure.tables.items())
-    made = provenance.html(provenance.facts(figure.records)) if figure.records else ""
+    made = _folded(figure.made) if figure.made else ""
     return (
         f'<figure id="f{number}"><h3>{escape(figure.title)}</h3>'
         f'<div class="choices">{choices}</div>'
@@ -195,6 +194,12 @@ def _figure(figure: Figure, number: int) -> str:
         f'<div class="tables">{tables}</div>{made}'
         f'<script type="application/json" class="data">{_json(figure.content())}</script></figure>'
     )
+
+
+def _folded(rows: Iterable[tuple[str, str]], title: str = "How this was made") -> str:
+    """Facts that a click unfolds."""
+    lines = "".join(f"<dt>{escape(what)}</dt><dd>{escape(words)}</dd>" for what, words in rows)
+    return f'<details class="made"><summary>{escape(title)}</summary><dl>{lines}</dl></details>'
 
 
 def _choice(choice: Choice, name: str) -> str:

@@ -13,8 +13,7 @@ from mipp.records import GroupSummary, Refusal, Trail
 from mipp.report.figures import Axis, Figure, Point, Series, View, bars, curves_figure, together
 from mipp.report.page import Facts, Page, Section
 from mipp.report.styles import SYMBOLS, Style
-from mipp.report.summaries import Summary
-from mipp.report.tables import Cell, Row, Table, count, short
+from mipp.report.tables import Cell, Row, Summary, Table, count, short
 from mipp.surgery.mask_record import LayerSummary, MaskRecord
 from mipp.surgery.record import PlanRecord
 

@@ -1,18 +1,34 @@
 """Tables as HTML that reads well without JavaScript; ``page.js`` sorts, turns and exports them."""
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from html import escape
-from typing import Literal
-
-from mipp.report.summaries import Summary
 
 NOTHING = "–"
 """In the place of what was not measured."""
 
 LONG = 40
 """Longer text than this is broken into lines."""
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Of ``n`` values the ``mean`` and how far error bars go down and up from it.
+
+    None: no error bar, as with one value.
+    """
+
+    mean: float
+    n: int
+    below: float | None = None
+    above: float | None = None
+
+    @property
+    def spread(self) -> float | None:
+        """The longer half of the error bar."""
+        if self.below is None or self.above is None:
+            return None
+        return max(self.below, self.above)
 
 
 @dataclass(frozen=True)
@@ -89,31 +105,6 @@ class Table:
         return f'<tr><th scope="row"{method}>{escape(row.label)}</th>{cells}</tr>'
 
 
-def percent(summary: Summary | None, digits: int = 1) -> Cell:
-    """``98.3 ± 0.2``, in percent."""
-    return number(summary, scale=100.0, digits=digits)
-
-
-def number(summary: Summary | None, *, scale: float = 1.0, digits: int = 1) -> Cell:
-    """Mean and error over seeds, times ``scale``."""
-    if summary is None:
-        return Cell()
-    text = f"{scale * summary.mean:.{digits}f}"
-    if summary.spread is not None:
-        text += f" ± {scale * summary.spread:.{digits}f}"
-    return Cell(text, summary.mean, summary.spread, summary.n, scale=scale)
-
-
-def significant(summary: Summary | None, *, scale: float = 1.0, digits: int = 3) -> Cell:
-    """The same to so many significant digits, for numbers of all sizes."""
-    if summary is None:
-        return Cell()
-    text = short(scale * summary.mean, digits)
-    if summary.spread is not None:
-        text += f" ± {short(scale * summary.spread, 2)}"
-    return Cell(text, summary.mean, summary.spread, summary.n, scale=scale)
-
-
 def short(value: float | int, digits: int = 3) -> str:
     """``0.0123``, ``4.57``, ``431k``, ``2.29M``."""
     for size, letter in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
@@ -125,32 +116,3 @@ def short(value: float | int, digits: int = 3) -> str:
 def count(value: float | int, text: str | None = None) -> Cell:
     """A whole number, exactly."""
     return Cell(f"{value:,.0f}" if text is None else text, float(value))
-
-
-Better = Literal["higher", "lower"]
-
-
-def marked(cells: Sequence[Cell], better: Better) -> list[Cell]:
-    """The cells, with the best marked and what is within the best's error bar of it as near.
-
-    Nothing is marked where all are the same.
-    """
-    values = [cell.value for cell in cells if cell.value is not None]
-    if len(set(values)) < 2:
-        return list(cells)
-    top = max(values) if better == "higher" else min(values)
-    reach = max((c.spread or 0.0 for c in cells if c.value == top), default=0.0)
-    return [
-        cell if cell.value is None
-        else replace(cell, best=cell.value == top, near=abs(cell.value - top) <= reach)
-        for cell in cells
-    ]  # fmt: skip
-
-
-def marked_columns(rows: Sequence[Row], better: Better) -> tuple[Row, ...]:
-    """The rows with the best cell of each column marked."""
-    columns = [marked(column, better) for column in zip(*(r.cells for r in rows), strict=True)]
-    return tuple(
-        replace(row, cells=tuple(column[index] for column in columns))
-        for index, row in enumerate(rows)
-    )

@@ -15,8 +15,7 @@ from mipp.report.plans import (
     refusals,
 )
 from mipp.report.styles import SYMBOLS, Style
-from mipp.report.summaries import Summary
-from mipp.report.tables import Cell, Row, Table, count, short
+from mipp.report.tables import Cell, Row, Summary, Table, count, short
 from mipp.surgery.mask_record import LayerSummary, MaskRecord
 
 ALL = "all layers"

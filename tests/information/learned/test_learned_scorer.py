@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from lab import known
 from mipp.errors import InputError
-from mipp.information import ConsumerView, Gaussian, Masked, Mlp, Observations, known, observations
+from mipp.information import ConsumerView, Gaussian, Masked, Mlp, Observations, observations
 
 SMALL = {"hidden": (32, 32), "epochs": 40}
 MLP = Mlp(**SMALL, retrain_epochs=5)

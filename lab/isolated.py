@@ -1,0 +1,56 @@
+"""Measurements in a process of their own, so that nothing else counts in their memory."""
+
+import importlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mipp.errors import MippError
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def call(function: str, arguments: Sequence[Any]) -> Any:
+    """What a function gives in a new process; arguments and answer are JSON.
+
+    Args:
+        function: Module and name, ``"lab.kinds.cost:measured"``.
+        arguments: What it is called with.
+
+    Raises:
+        MippError: What went wrong there.
+    """
+    n_threads = torch.get_num_threads()
+    question = {"function": function, "arguments": arguments, "threads": n_threads}
+    paths = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
+    done = subprocess.run(
+        [sys.executable, "-m", "lab.isolated"],
+        input=json.dumps(question),
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | {"OMP_NUM_THREADS": str(n_threads), "PYTHONPATH": paths},
+    )
+    if done.returncode:
+        last = done.stderr.strip().splitlines()[-1:] or ["no message"]
+        raise MippError(f"measuring in a new process failed: {last[0]}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def main() -> None:
+    """Reads the question, answers in the last line of stdout."""
+    question = json.load(sys.stdin)
+    torch.set_num_threads(question["threads"])
+    module, _, name = question["function"].partition(":")
+    answer = getattr(importlib.import_module(module), name)(*question["arguments"])
+    sys.stdout.write("\n" + json.dumps(answer) + "\n")
+
+
+if __name__ == "__main__":
+    main()
