@@ -11,8 +11,8 @@ from torch import nn
 
 from mipp.errors import InputError, SurgeryError
 from mipp.records import Axis, AxisKey, Cost
-from mipp.surgery.history import recorded_axes
 from mipp.surgery.keeps import axis_keeps, fingerprint, kept_indices, with_placeholders
+from mipp.surgery.kept_record import recorded_axes
 from mipp.surgery.mask import mask_model, zeroed_axes
 from mipp.surgery.record import PlanRecord
 from mipp.surgery.slice import apply_plan, slice_model
