@@ -21,8 +21,8 @@ test: $(VENV)/.for-developers ## All tests; WORKERS=n runs n at a time
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
 nightly: export OMP_NUM_THREADS ?= 1
-nightly: $(VENV)/.for-developers ## Thousands of random networks, and all of the zoo compiled
-	MIPP_NIGHTLY=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal tests/graph tests/surgery tests/contract/test_zoo.py
+nightly: $(VENV)/.for-developers ## Thousands of random networks, all of the zoo, a cluster
+	MIPP_NIGHTLY=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal tests/graph tests/surgery tests/lab tests/contract/test_zoo.py tests/contract/test_golden.py
 
 lint: $(VENV)/.for-developers ## Style
 	$(BIN)/ruff check .

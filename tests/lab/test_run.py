@@ -195,6 +195,7 @@ def test_two_runs_at_once_measure_every_item_once(tmp_path, spawn):
 
 
 @pytest.mark.slow
+@pytest.mark.skipif("MIPP_NIGHTLY" not in os.environ, reason="a minute: in make nightly")
 def test_a_cluster_that_loses_a_worker_still_has_all_records_once(tmp_path, spawn):
     pytest.importorskip("distributed")
     where = tmp_path / "scheduler.json"
