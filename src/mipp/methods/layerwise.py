@@ -13,7 +13,7 @@ from mipp import processes, surgery, weights
 from mipp.checks import check_fields
 from mipp.errors import InputError
 from mipp.methods.method import NOT_MEASURED, WeightChoice, WeightTarget
-from mipp.methods.shared.weight_layers import enough_memory, highest, whole
+from mipp.methods.shared.unstructured import enough_memory, highest, whole
 from mipp.options import WeightAllocation
 from mipp.problem import WeightProblem
 from mipp.selection.spend_weights import Spread
