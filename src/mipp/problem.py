@@ -1,15 +1,19 @@
 """What all stages of planning are about: a model, its graph, the batches and the options."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 from mipp import processes, statistics, surgery, weights
+from mipp.errors import CalibrationError, InputError
 from mipp.options import Options, Progress, WeightOptions
-from mipp.prunable import example, prunable_graph
+from mipp.prunable import N_TRACED, example, prunable_graph
 from mipp.records import AxisKey, ChannelGraph, IntArray, Keep, Refusal
 
 
@@ -192,3 +196,49 @@ def refit_on_batches(
     pieces, joined = [(batch.args, batch.kwargs) for batch in moved], (whole.args, whole.kwargs)
     with statistics.blaming(None):
         surgery.refit(small, original, traced, kept, pieces, joined, config, seed, hold)
+
+
+def calibration(
+    model: nn.Module | None, batches: Iterable[Any], samples: int | None
+) -> list[statistics.Batch]:
+    """`mipp.statistics.read_batches`, and what the model says to them where there is one.
+
+    Batches of which the model takes no part, such as a dense adjacency matrix with its nodes, are
+    marked as whole.
+
+    Raises:
+        CalibrationError: the model fails on the first batch.
+        InputError: the model has no weights.
+    """
+    data = statistics.read_batches(batches, samples)
+    if model is not None:
+        statistics.check_call(model, data[0])
+        data = statistics.agreed(model, data)
+    if model is not None and any(parameter.is_meta for parameter in model.parameters()):
+        raise InputError(
+            f"{type(model).__name__} has parameters on the meta device, which have no values; "
+            "weights were expected. Load them, or initialise them after model.to_empty(device=...)."
+        )
+    if model is None:
+        return data
+    statistics.check_images(model, data[0], partial(_fails, model))
+    if not _fails(model, data[0].part(0, N_TRACED)):
+        return data
+    if why := _fails(model, data[0]):
+        usual = (
+            "Check that model(*args, **kwargs) runs in eval mode on what the batches hold: a "
+            "tensor is the only argument, a dict has keyword arguments, of a pair the first is "
+            "the input."
+        )
+        raise CalibrationError(
+            f"{type(model).__name__} fails on the first calibration batch: {why}. "
+            f"{statistics.advice(data[0]) or usual}"
+        )
+    return [replace(batch, whole=True) for batch in data]
+
+
+def _fails(model: nn.Module, batch: statistics.Batch) -> str:
+    """Why the model fails on a batch, empty if it does not."""
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    moved = batch.to(device)
+    return surgery.failure(model, moved.args, moved.kwargs)

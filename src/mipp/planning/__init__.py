@@ -15,24 +15,22 @@ from mipp.options import (
     WeightKeywords,
     WeightOptions,
 )
+from mipp.planning.budget_values import (
+    Wanted,
+    read_budgets,
+    wanted_budget,
+    weight_budget,
+    weight_target,
+)
 from mipp.planning.information_kept import KeptInformation, information_kept
 from mipp.planning.latency_budget import timed
 from mipp.planning.model_outputs import answering
-from mipp.planning.option_values import (
-    Wanted,
-    read_budgets,
-    read_options,
-    read_progress,
-    to_dict,
-    wanted_budget,
-    weight_budget,
-    weights_to_dict,
-)
-from mipp.planning.plan import Model, Plan, WeightPlan, calibration
-from mipp.planning.plan_record import plan_record
+from mipp.planning.option_values import read_options, read_progress
+from mipp.planning.plan import Model, Plan
+from mipp.planning.plan_record import plan_record, to_dict, weight_record, weights_to_dict
 from mipp.planning.spending import Spending
-from mipp.planning.weight_record import weight_record, weight_target
-from mipp.problem import Clock, Problem, WeightProblem
+from mipp.planning.weight_plan import WeightPlan
+from mipp.problem import Clock, Problem, WeightProblem, calibration
 from mipp.prunable import check_parts, check_patterns, check_widths, example, prunable_graph
 from mipp.statistics import Batch
 from mipp.tracing.guards import check_ordinary, gradients_enabled

@@ -14,8 +14,8 @@ from mipp.methods.consumer_views import Views
 from mipp.options import Progress, UnitKeywords
 from mipp.planning.model_outputs import answering
 from mipp.planning.option_values import read_progress, unit_options
-from mipp.planning.plan import Plan, calibration
-from mipp.problem import Clock, Problem, masks
+from mipp.planning.plan import Plan
+from mipp.problem import Clock, Problem, calibration, masks
 from mipp.prunable import example
 from mipp.records import ChannelGraph
 from mipp.tracing.guards import check_ordinary, gradients_enabled
