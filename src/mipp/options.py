@@ -15,22 +15,27 @@ if TYPE_CHECKING:
 Target = Literal["activations", "outputs", "labels"]
 
 Granularity = Literal["unit", "weight", "2:4", "4:8"]
-"""What goes as a whole: units (filters, neurons, heads), or single weights; of these any, or so
-many that of every four (eight) neighbouring inputs of an output two (four) stay."""
+"""What is removed: whole units (filters, neurons, heads), or single weights; of these any, or such
+that two (four) of every four (eight) neighbouring inputs of an output stay."""
 
 Order = Literal["greedy", "ordered"]
-"""``greedy``: all units left are scored anew at every step, and the least informative one goes.
-``ordered``: one pass, least informative on its own first (the paper's MI ordering)."""
+"""With ``greedy`` all units left are scored again at every step, and the least informative one is
+removed; ``ordered`` is one pass, the unit least informative on its own first (the paper's MI
+ordering)."""
 
 Allocation = Literal["priced", "global", "tolerance", "uniform"]
-"""``priced``: fewest nats per cost saved. ``global``: fewest nats, whatever the unit costs.
-``tolerance``: the same share of information lost in every group. ``uniform``: the same share of
-units kept in every group."""
+"""How a budget is spread over the groups.
+
+* ``priced``: fewest nats per cost saved.
+* ``global``: fewest nats, whatever the unit costs.
+* ``tolerance``: the same share of information lost in every group.
+* ``uniform``: the same share of units kept in every group.
+"""
 
 WeightAllocation = Literal["priced", "global", "uniform", "rows"]
 
 Outputs = Callable[[Any], Any]
-"""Picks from what a model returns what has to stay as it is."""
+"""Picks from what a model returns the tensors that have to stay as they are."""
 
 Progress = Callable[[str, int, int], None]
 """Called as ``progress(stage, done, total)`` while a plan is made or applied."""
@@ -98,7 +103,7 @@ class _Common:
     )
     memory: int = option(
         "Bytes (or text such as `4GiB`) that second moments may take. Beyond it they are gathered "
-        "in several passes, one layer at a time at the least.",
+        "in several passes, one layer at a time at least.",
         4 * 2**30,
     )
     outputs: Outputs | None = option(
@@ -136,12 +141,12 @@ class Options(_Common):
         make=_gaussian,
     )
     target: Target = option(
-        "What a group must tell: `activations` (what its consumers give), `outputs` (of the model) "
-        "or the `labels` that come with the batches.",
+        "What a group carries information about: `activations` (outputs of its consumers), "
+        "`outputs` (of the model) or the `labels` that come with the batches.",
         "activations",
     )
     order: Order = option(
-        "Elimination: `greedy` (scored anew after each removal) or `ordered` (one pass).", "greedy"
+        "Elimination: `greedy` (scored again after each removal) or `ordered` (one pass).", "greedy"
     )
     stop: "selection.Stop | None" = option(
         "A rule that says which units may go at all, such as `mipp.Confidence`. The keyword "
@@ -198,7 +203,7 @@ class Options(_Common):
 
     @property
     def wider(self) -> dict[str, bool]:
-        """What is asked for beyond the usual units, as `mipp.graph.trace` takes it."""
+        """Which units are requested beyond the usual ones, as `mipp.graph.trace` takes it."""
         return {"head_dims": self.head_dims, "residual": self.residual}
 
     @property
@@ -239,7 +244,7 @@ class WeightOptions(_Common):
 
     @property
     def pattern(self) -> "weights.regression.Pattern | None":
-        """That the weights of every row have to fit, if any."""
+        """The pattern that the weights of every row have to fit, if any."""
         from mipp.weights.regression import Pattern
 
         patterns = {"2:4": Pattern(2, 4), "4:8": Pattern(4, 8)}
@@ -247,7 +252,7 @@ class WeightOptions(_Common):
 
     @property
     def spread(self) -> WeightAllocation:
-        """How the budget is spread, the method's own if nothing was asked for."""
+        """How the budget is spread: the method's own unless the caller says otherwise."""
         return self.allocation or self.method.weight_allocation
 
 
@@ -264,7 +269,7 @@ def help_of(record: type, name: str) -> str:
 
 
 def _document(record: type) -> None:
-    """Adds the fields to the docstring, in the order of the alphabet."""
+    """Adds the fields to the docstring, in alphabetical order."""
     lines = [
         f"        {one.name}: {one.metadata['help'].replace('`', '``')}"
         for one in sorted(fields(record), key=lambda one: one.name)

@@ -1,4 +1,4 @@
-"""What all stages of planning are about: a model, its graph, the batches and the options."""
+"""What all stages of planning share: a model, its graph, the batches and the options."""
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -20,9 +20,12 @@ from mipp.records import AxisKey, ChannelGraph, IntArray, Keep, Refusal
 class Clock:
     """Seconds that each stage took, from lap to lap.
 
-    ``capture``: tracing, and every pass through the model; ``plan``: scoring and selection;
-    ``train``: the training that some methods do; ``timing``: layers and models, for a budget of
-    latency.
+    The stages are ``capture`` (tracing, and every pass through the model), ``plan`` (scoring and
+    selection), ``train`` (the training that some methods do) and ``timing`` (of layers and models,
+    for a budget of latency).
+
+    Attributes:
+        seconds: by stage.
     """
 
     def __init__(self) -> None:
@@ -79,7 +82,7 @@ class Problem:
         return {group.index: np.ones(group.n_units, dtype=bool) for group in self.graph.groups}
 
     def pruned(self, keep: Mapping[str, Sequence[int]]) -> "Problem":
-        """The same of the model that only these units are left in, by group name, refitted."""
+        """The problem of the model with only these units left, by group name, refitted."""
         kept = surgery.kept_indices(self.graph, self.masks(keep))
         small = surgery.slice_graph(self.model, self.graph, kept)
         options = self.options
@@ -112,9 +115,13 @@ class WeightProblem:
     """Single weights of a model that may go.
 
     Attributes:
-        model, batches, options, progress, clock: as of a `Problem`.
+        model: as in `Problem`.
         layers: whose weights can go.
         refused: other layers, and why their weights stay.
+        batches: as in `Problem`.
+        options: as in `Problem`.
+        progress: as in `Problem`.
+        clock: as in `Problem`.
         live: parameter name -> which of its weights are not zero.
         positions: by parameter, how many each layer has in an example; known once it is measured.
     """
@@ -161,7 +168,7 @@ class WeightProblem:
 
     @property
     def others(self) -> int:
-        """Parameters that cannot go: biases, norms, layers that stay."""
+        """Number of parameters that cannot go: biases, norms, layers that stay."""
         all_of_them = sum(p.numel() for p in self.model.parameters())
         return all_of_them - sum(live.numel() for live in self.live.values())
 
@@ -171,12 +178,12 @@ class WeightProblem:
         return [block[:, order] for block in layer.blocks(self.live[layer.name])]
 
     def share(self, most: float | None) -> float:
-        """``most`` weights as a share of those that are not zero; None: of any number."""
+        """``most`` weights as a share of those that are not zero; 1 for None."""
         return 1.0 if most is None else min(1.0, most / max(self.n_live, 1))
 
 
 def report_batches(problem: Problem | WeightProblem) -> Callable[[], None]:
-    """What a pass calls after each batch, for the caller's progress."""
+    """The function that a pass calls after each batch, to report progress."""
     count = iter(range(1, len(problem.batches) + 1))
     return lambda: problem.progress("capture", next(count), len(problem.batches))
 
@@ -191,7 +198,18 @@ def refit_on_batches(
     seed: int,
     hold: Callable[[], None] = lambda: None,
 ) -> None:
-    """Refits ``small``, in place, on the calibration batches; ``hold`` is called after each fit."""
+    """Refits a sliced model, in place, on the calibration batches.
+
+    Args:
+        small: the sliced model.
+        original: the model before.
+        traced: groups of the original.
+        kept: indices that stay, by axis.
+        batches: calibration batches.
+        config: how to fit.
+        seed: of the rows that are drawn.
+        hold: called after each fit, to put back what must not be fitted.
+    """
     moved, whole = statistics.in_one(original, batches)
     pieces, joined = [(batch.args, batch.kwargs) for batch in moved], (whole.args, whole.kwargs)
     with statistics.blaming(None):
@@ -201,10 +219,15 @@ def refit_on_batches(
 def calibration(
     model: nn.Module | None, batches: Iterable[Any], samples: int | None
 ) -> list[statistics.Batch]:
-    """`mipp.statistics.read_batches`, and what the model says to them where there is one.
+    """Reads the calibration batches, and tries the model on the first one.
 
-    Batches of which the model takes no part, such as a dense adjacency matrix with its nodes, are
-    marked as whole.
+    Batches that the model cannot take in part, such as a dense adjacency matrix with its nodes,
+    are marked as whole.
+
+    Args:
+        model: None for reading alone.
+        batches: as in `mipp.plan`.
+        samples: number of examples that are read at most; None for all.
 
     Raises:
         CalibrationError: the model fails on the first batch.

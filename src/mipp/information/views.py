@@ -1,4 +1,4 @@
-"""What an estimator gets of one consumer as one group sees it: second moments, or rows."""
+"""The data of one consumer that an estimator is given: second moments, or rows."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,11 +15,14 @@ from mipp.records import AxisKey, ChannelGraph, Consumer, Group, IntArray, Keep
 from mipp.tracing.calls import weight_matrix
 
 Reads = Literal["moments", "rows"]
-"""``moments``: second moments (`ConsumerView`) are enough. ``rows``: needs `Observations`."""
+"""What an estimator needs: second moments (`ConsumerView`) or rows (`Observations`)."""
 
 RowShape = Literal["maps", "positions"]
-"""What one row of a convolution is. ``maps``: an example; the features of a unit are its whole map.
-``positions``: the patch under the kernel at one position; a unit's features are its cells."""
+"""What one row of a convolution is.
+
+* ``maps``: an example; the features of a unit are its whole map.
+* ``positions``: the patch under the kernel at one position; a unit's features are its cells.
+"""
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,7 +84,7 @@ def consumer_view(
 
     Args:
         graph: The groups.
-        group: The group that is looked from.
+        group: The group whose units are scored.
         consumer: One of its consumers.
         weight: The consumer's whole weight.
         covariance: Of all its inputs.
@@ -137,7 +140,7 @@ def observations(X: Any, Y: Any, units: Sequence[int] | None = None) -> Observat
         )
     if len(x) != len(y) or len(x) < 10:
         raise InputError(
-            f"X has {len(x)} rows and Y {len(y)}; expected the same number, ten at the least."
+            f"X has {len(x)} rows and Y {len(y)}; expected the same number, at least ten."
         )
     if y.is_floating_point():
         y = (y if y.dim() > 1 else y.unsqueeze(1)).to(x.dtype)

@@ -54,7 +54,11 @@ def informed(problem: WeightProblem, targets: Sequence[WeightTarget]) -> Iterato
 
 
 class _Measuring:
-    """Measures some layers at a time; ``loss``: in words which one was used, after the first."""
+    """Measures some layers at a time.
+
+    Attributes:
+        loss: in words, which loss was used; empty before the first measurement.
+    """
 
     def __init__(self, problem: WeightProblem) -> None:
         self._problem, self.loss = problem, ""

@@ -94,7 +94,7 @@ def plan(
             `torch.compile`, DataParallel or DistributedDataParallel the module that was wrapped is
             what is planned for: names, and the small model, are without the wrapper.
         batches: iterable of what the model takes: tensors, ``(input, target)`` pairs or dicts, all
-            of one shape and dtype but for the number of examples. Targets only tell that the model
+            of one shape and dtype but for the number of examples. Targets only show that the model
             is a classifier, unless ``loss=`` or ``method=`` uses them. Under
             ``torch.distributed`` each process gives its own; whatever goes wrong in one process is
             raised in all of them, with its rank.

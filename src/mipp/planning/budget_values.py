@@ -121,10 +121,10 @@ def weight_budget(budget: "Wanted | None", options: WeightOptions) -> selection.
 
 
 def weight_target(problem: WeightProblem, budget: selection.Budget | None) -> WeightTarget:
-    """What the budget leaves.
+    """The number of weights, or share of information, that the budget leaves.
 
     Raises:
-        BudgetError: less than what cannot go.
+        BudgetError: it is below the number of parameters that cannot go.
     """
     if budget is None or "params" not in budget.bounds:
         return WeightTarget(None, None if budget is None else budget.information)

@@ -109,7 +109,7 @@ def read_method(
 
 
 def _estimator(given: dict[str, Any], *, sure: bool) -> information.Estimator:
-    """Takes ``estimator`` and ``noise`` out of the options; ``sure``: the rule is a confidence."""
+    """Takes estimator and noise out of the options; ``sure`` if the stop rule is a confidence."""
     by_name = isinstance(given.get("estimator", "gaussian"), str)
     estimator = information.read(given.pop("estimator", "gaussian"))
     if by_name and sure:
@@ -237,7 +237,7 @@ def read_memory(memory: int | str) -> int:
 
 
 def read_progress(progress: Any) -> Progress:
-    """What is called on the way; raises `InputError` for something that cannot be called."""
+    """The function that is called for progress; raises `InputError` for any other object."""
     if progress is None:
         return lambda _stage, _done, _total: None
     if not callable(progress):
@@ -284,7 +284,7 @@ def read_weight_method(method: Any) -> "methods.Method | methods.Layerwise":
     """A method of single weights, by its name or as a record.
 
     Raises:
-        InputError: none such, with those there are.
+        InputError: it is unknown, or chooses no single weights; the text lists those that do.
     """
     expected = ", ".join(methods.weight_names())
     if isinstance(method, str) and method in methods.LAYERWISE:

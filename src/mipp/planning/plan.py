@@ -1,4 +1,4 @@
-"""A plan: what would go, what stays, what is refused and why; and the model that it makes."""
+"""A plan of units: what goes, what stays, what is refused and why; and applying it."""
 
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
@@ -92,7 +92,7 @@ class AnyPlan(Generic[Model]):
 def read_batches_of(
     model: nn.Module, batches: Iterable[Any] | None, options: Mapping[str, Any]
 ) -> list[statistics.Batch]:
-    """The batches that a plan read from text is given, as many as it was made with."""
+    """The batches given for a plan that is read from text, as many as it was made with."""
     samples = options.get("samples")
     if batches is None:
         return []
@@ -103,12 +103,19 @@ def read_batches_of(
 class Plan(AnyPlan[Model]):
     """Which units stay. Nothing is changed until `apply`, and then only a copy.
 
-    ``record`` is the plan as plain data. The model and the calibration batches that it was made
-    with are held for `apply` and `mask`; a plan read with `from_json` takes them from the caller.
-    Printed, it has a line for each group, the totals, and what is refused and why.
-    ``seconds``: how long it took to ``capture`` (passes through the model) and ``plan`` (scoring
-    and selection), and to ``train`` where the method does that. ``outputs``: as in
-    `mipp.Options`.
+    A plan keeps the model and the calibration batches that it was made with, for `apply` and
+    `mask`; one that is read with `from_json` takes them from the caller. Printed, it has a line for
+    each group, the totals, and what is refused and why.
+
+    Attributes:
+        record: the plan as plain data.
+        model: that the plan is for; None if it was read without.
+        traced: groups of channels of the model; None if it was read without batches.
+        batches: calibration batches, for a refit.
+        refit: how the remaining weights take over; None for not at all.
+        seconds: how long it took to ``capture`` (passes through the model) and ``plan`` (scoring
+            and selection), and to ``train`` where the method does that.
+        outputs: as in `mipp.Options`.
     """
 
     record: surgery.PlanRecord
@@ -124,7 +131,7 @@ class Plan(AnyPlan[Model]):
         """Group name -> indices of the units that stay, in the numbering of the model planned for.
 
         For a model that was pruned before, that is its own numbering: `then` leads back to the
-        first model, and `mipp.original_indices` tells where the indices of a tensor come from.
+        first model, and `mipp.original_indices` says where the indices of a tensor come from.
         """
         return self.record.keep
 
@@ -161,10 +168,14 @@ class Plan(AnyPlan[Model]):
         batches: Iterable[Any] | None = None,
         outputs: Outputs | None = None,
     ) -> "Plan[Model]":
-        """Reads a plan. ``batches`` are needed only for `mask` and for a refit.
+        """Reads a plan.
 
-        ``outputs``: the function that the plan was made with, if there was one; needed with
-        ``batches``.
+        Args:
+            text: as `to_json` wrote it.
+            model: that the plan was made for; needed for `apply`.
+            batches: calibration batches, needed only for `mask` and for a refit.
+            outputs: the function that the plan was made with, if there was one; needed with
+                ``batches``.
 
         Raises:
             InputError: batches without ``outputs`` for a plan that was made with them, or the
@@ -193,9 +204,12 @@ class Plan(AnyPlan[Model]):
     def apply(self, refit: "surgery.Refit | str | bool | None" = True) -> Model:
         """The smaller model: a new one, the original is untouched.
 
-        ``refit``: True as planned, False to leave the weights that stay as they are, or a mode or a
-        `mipp.Refit` record. A refit runs all calibration examples through the small model at once,
-        and is not merged over processes.
+        A refit runs all calibration examples through the small model at once, and is not merged
+        over processes.
+
+        Args:
+            refit: True as planned, False to leave the weights that stay as they are, or a mode or a
+                `mipp.Refit` record.
 
         Raises:
             InputError: a plan without its model, or of another one; a refit without batches.
@@ -235,8 +249,10 @@ class Plan(AnyPlan[Model]):
     def remap(self, optimizer: torch.optim.Optimizer, small: nn.Module) -> torch.optim.Optimizer:
         """A new optimizer for the small model, with the state of what stays; the old is untouched.
 
-        ``optimizer``: of the model that was planned for. ``small``: what `apply` gave; it may be
-        wrapped by now, as DistributedDataParallel and `torch.compile` do.
+        Args:
+            optimizer: of the model that was planned for.
+            small: what `apply` returned; it may be wrapped by now, as DistributedDataParallel and
+                `torch.compile` do.
 
         Raises:
             InputError: an optimizer of another model, or state that cannot be sliced (LBFGS).
@@ -249,10 +265,12 @@ class Plan(AnyPlan[Model]):
     @gradients_enabled()
     @checked
     def then(self, later: "Plan[Model]") -> "Plan[Model]":
-        """Both plans as one, for this plan's model and in its numbering.
+        """Combines two plans into one, for this plan's model and in its numbering.
 
-        ``later``: made for the model that this plan's `apply` gave, retrained or not. The nats of
-        two different networks do not add up, so the summary has none.
+        The nats of two different networks do not add up, so the summary has none.
+
+        Args:
+            later: made for the model that this plan's `apply` returned, retrained or not.
 
         Raises:
             InputError: a plan for another model, or without its model and batches.

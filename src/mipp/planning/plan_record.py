@@ -28,7 +28,7 @@ def plan_record(
     data: Sequence[statistics.Batch],
     latency: tuple[Timed, Timed, Mapping[str, Any]] | None = None,
 ) -> surgery.PlanRecord:
-    """The plan as plain data.
+    """The plan of units as plain data.
 
     Args:
         model: that the plan is for.
@@ -96,9 +96,9 @@ def _inexactness(
 ) -> dict[str, float]:
     """For each group that loses units which norms go across, the relative change of the outputs.
 
-    It is ``|a - b| / |a|`` over all outputs on the calibration data. Nobody reads the removed units
-    in either; in ``a`` norms see all units, in ``b``, as in the sliced model, those that stay.
-    Nothing else is removed.
+    It is ``|a - b| / |a|`` over all outputs on the calibration data. No layer reads the removed
+    units in either; in ``a`` norms see all units, in ``b``, as in the sliced model, only those that
+    stay. Nothing else is removed.
     """
     found = {}
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
@@ -135,9 +135,17 @@ def composed(
     later: surgery.PlanRecord,
     data: Sequence[statistics.Batch] = (),
 ) -> surgery.PlanRecord:
-    """What both records keep of ``model``, which ``first`` is for; ``data``: calibration batches.
+    """Combines the records of two rounds into one, in the numbering of the first model.
 
-    Raises `InputError` unless ``later`` is for what ``first`` leaves.
+    Args:
+        model: that the first plan is for.
+        traced: its groups.
+        first: of the first round.
+        later: of the second round, for the model that the first leaves.
+        data: calibration batches.
+
+    Raises:
+        InputError: the second record is for another model.
     """
     expected = _fingerprint_after(model, traced, first)
     if later.fingerprint != expected:
@@ -147,8 +155,8 @@ def composed(
             "first gives; that may be trained, but not changed in shape."
         )
     differ = InputError(
-        "The two plans count the units of a group differently, so that they cannot be told as one. "
-        "Apply them one after the other."
+        "The two plans count the units of a group differently, so they cannot be combined into "
+        "one. Apply them one after the other."
     )
     keep = dict(first.keep)
     # a group that is down to one unit is none of the small model's any more
@@ -171,7 +179,7 @@ def composed(
 
 
 def _fingerprint_after(model: nn.Module, traced: ChannelGraph, record: surgery.PlanRecord) -> str:
-    """Of the model that the plan leaves."""
+    """The fingerprint of the model that the plan leaves."""
     shapes = {name: list(shape) for name, shape in surgery.state_shapes(model).items()}
     for axis in record.axes:
         for name, shape in shapes.items():
@@ -183,7 +191,7 @@ def _fingerprint_after(model: nn.Module, traced: ChannelGraph, record: surgery.P
 def weight_record(
     problem: WeightProblem, choice: methods.WeightChoice, options: Mapping[str, object]
 ) -> MaskRecord:
-    """The plan as plain data. ``options``: as plain values."""
+    """The plan of single weights as plain data; the options are given as plain values."""
     positions = problem.positions
     sampled = [
         Sampled(layer.module, positions[layer.name], layer.block[1])

@@ -20,7 +20,7 @@ class Spending:
     """One budget for a problem, see `mipp.methods.Budgeted`.
 
     Attributes:
-        budget: as it was asked for.
+        budget: as it was requested.
         speed: of the whole model, where the budget bounds the latency.
         checked: latency of the chosen model, where the budget bounds it.
     """
@@ -87,21 +87,22 @@ class Spending:
         budget: selection.Budget,
         choose: Callable[[selection.Budget], dict[int, BoolArray]],
     ) -> dict[int, BoolArray]:
-        """What ``choose`` makes of the budget; measured to meet it where it is one of latency."""
+        """The choice for the budget; the real model is timed where it bounds the latency."""
         if self.speed is None:
             return choose(budget)
         target = budget.limits(self.speed.whole)["latency"]
-        chosen, self.checked = self.speed.settle(
+        chosen, self.checked = self.speed.meet(
             budget, target, choose, lambda keep: sliced(problem.model, problem.graph, keep)
         )
         problem.clock.lap("timing")
         return chosen
 
     def _part_way(self, share: float, gone: Mapping[str, int]) -> selection.Budget:
-        """The budget after ``share`` of the rounds, the same factor in each.
+        """The budget after a share of the rounds, the same factor in each.
 
-        ``gone``: name of each group that is not in the graph of this round any more -> units that
-        it has left.
+        Args:
+            share: of the rounds that are done.
+            gone: units left of each group that is not in the graph of this round any more, by name.
         """
         wanted, bounds = self.budget, {}
         for name, target in self._targets.items():
@@ -135,8 +136,13 @@ def _spent(
 ) -> dict[int, BoolArray]:
     """The units that stay when the budget is spent on these curves, by group index.
 
-    ``keep``: those that are left now; the others come first in the curves. ``speed``: whose table
-    predicts the latency, where the budget has one.
+    Args:
+        curves: by group index.
+        traced: the groups.
+        budget: to spend.
+        options: of the plan.
+        keep: units that are left now; the others come first in the curves.
+        speed: its table predicts the latency, where the budget bounds it.
     """
     if budget.widths is not None:
         return _in_widths(curves, traced, budget.widths)

@@ -23,11 +23,17 @@ from mipp.tracing.guards import gradients_enabled
 class WeightPlan(AnyPlan[Model]):
     """Which single weights stay. Nothing is changed until `apply`, and then only a copy.
 
-    ``record`` is the plan as plain data. The model and the calibration batches that it was made
-    with are held for `apply` and `mask`; a plan read with `from_json` takes them from the caller.
-    Printed, it has a line for each layer, the totals, and what is refused and why. ``own``: weights
-    that the method gives itself, by parameter. ``seconds``: how long it took to ``capture`` (passes
-    through the model) and ``plan`` (the rest).
+    A plan keeps the model and the calibration batches that it was made with, for `apply` and
+    `mask`; one that is read with `from_json` takes them from the caller. Printed, it has a line for
+    each layer, the totals, and what is refused and why.
+
+    Attributes:
+        record: the plan as plain data.
+        model: that the plan is for; None if it was read without.
+        batches: calibration batches, for a refit.
+        refit: how the remaining weights take over; None for not at all.
+        own: weights that the method itself gives, by parameter.
+        seconds: how long it took to ``capture`` (passes through the model) and ``plan`` (the rest).
     """
 
     record: MaskRecord
@@ -72,7 +78,12 @@ class WeightPlan(AnyPlan[Model]):
     def from_json(
         cls, text: str, model: Model | None = None, batches: Iterable[Any] | None = None
     ) -> "WeightPlan[Model]":
-        """Reads a plan. ``batches`` are needed only for a refit.
+        """Reads a plan.
+
+        Args:
+            text: as `to_json` wrote it.
+            model: that the plan was made for; needed for `apply`.
+            batches: calibration batches, needed only for a refit.
 
         Raises:
             FileError: when the text is damaged.
@@ -91,9 +102,12 @@ class WeightPlan(AnyPlan[Model]):
     def apply(self, refit: "surgery.Refit | str | bool | None" = True) -> Model:
         """A copy with the zeros, an ordinary module; the original is untouched.
 
-        ``refit``: True as planned, False to leave the weights that stay as they are, ``"own"`` for
-        the weights that the method gives, or a mode or `mipp.Refit` record. A refit runs all
-        calibration examples through the copy at once, and is not merged over processes.
+        A refit runs all calibration examples through the copy at once, and is not merged over
+        processes.
+
+        Args:
+            refit: True as planned, False to leave the weights that stay as they are, ``"own"`` for
+                the weights that the method gives, or a mode or `mipp.Refit` record.
 
         Raises:
             InputError: a plan without its model, or of another one; a refit without batches.
@@ -119,7 +133,7 @@ class WeightPlan(AnyPlan[Model]):
         return copied
 
     def mask(self) -> Model:
-        """A copy whose weights that go are zero and whose others are as they were."""
+        """A copy in which the removed weights are zero and all others are as they were."""
         return self.apply(refit=False)
 
     @staticmethod
@@ -130,11 +144,12 @@ class WeightPlan(AnyPlan[Model]):
     def hold(self, model: nn.Module) -> retrain.AnyStep:
         """A step for `mipp.retrain.train` that keeps what this plan removed at zero.
 
-        In another loop call it with the optimizer in place of ``optimizer.step()``.
+        In another loop call it with the optimizer in place of ``optimizer.step()``. The removed
+        weights, and the momentum of the optimizer there, are exactly zero after every step. For a
+        model that was loaded, `mipp.retrain.hold_zeros` does the same.
 
-        ``model``: what `apply` gave. Its weights, and the momentum of the optimizer, are exactly
-        zero there after every step. Of a model that was loaded, `mipp.retrain.hold_zeros` does the
-        same.
+        Args:
+            model: what `apply` returned.
         """
         return retrain.hold_masks(graph.unwrap(model), self.masks)
 

@@ -67,7 +67,7 @@ class ScoreTrails:
 
 
 def _thinned(group: str, values: FloatArray, cut: int, *, first: int) -> Trail:
-    """``first``: what the first of the values is counted as; 0 is for nats, 1 for scores."""
+    """A trail of few points; the first value counts as 0 for nats, as 1 for scores."""
     where = _points(values, cut - first)
     return Trail(
         group,

@@ -97,7 +97,7 @@ def _alike(first: Tensor, second: Tensor) -> bool:
 
 
 class _Scores(FunctionMode):
-    """Notes what goes into each softmax, that in attention kernels included."""
+    """Records what goes into each softmax, that in attention kernels included."""
 
     splits_attention = True
 

@@ -28,7 +28,7 @@ _NOT_THE_USERS = (str(Path(torch.__file__).parent), str(Path(__file__).parent), 
 
 @dataclass(frozen=True)
 class BrokenGroup:
-    """A group (``index`` in the graph) that cannot be pruned after all, and the reason."""
+    """A group, by its index in the graph, that cannot be pruned after all, and the reason."""
 
     index: int
     reason: str

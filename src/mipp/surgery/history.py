@@ -61,7 +61,7 @@ def _recorded(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 def write_record(
     model: nn.Module, axes: tuple[AxisKeep, ...], sizes: tuple[AttributeKeep, ...] = ()
 ) -> None:
-    """Notes on the model what was kept, and on each module inside it its own part of that.
+    """Records on the model what was kept, and on each module inside it its own part of that.
 
     A part is for whoever takes the module out and saves it alone; the outermost record is what
     counts otherwise.

@@ -1,4 +1,4 @@
-"""What a plan of single weights says, as plain data, and the zeros that it makes."""
+"""The record of a plan of single weights, as plain data, and the zeros that it makes."""
 
 import base64
 import zlib
@@ -25,7 +25,12 @@ Module = TypeVar("Module", bound=nn.Module)
 
 @dataclass(frozen=True)
 class Nonzeros:
-    """``weights`` that are not zero, in layers that can be pruned, and all ``params`` but zeros."""
+    """Numbers of weights and parameters that are not zero.
+
+    Attributes:
+        params: of the whole model.
+        weights: of the layers that can be pruned.
+    """
 
     params: int
     weights: int
@@ -52,7 +57,7 @@ class LayerSummary:
 
 @dataclass(frozen=True)
 class MaskRecord:
-    """All that a plan of single weights says.
+    """The content of a plan of single weights.
 
     Attributes:
         masks: Parameter name -> which entries stay, bit by bit in the order of the flattened
@@ -117,7 +122,7 @@ class MaskRecord:
         return read_json(cls, text, problem)
 
     def notes(self) -> list[str]:
-        """Lines of what has to be known to judge the figures."""
+        """Lines that say how to read the figures."""
         return few_rows_lines(self.options)
 
     def describe(self) -> list[str]:

@@ -1,4 +1,4 @@
-"""What a plan of units says, as plain data, in the coordinates of the model that it is for."""
+"""The record of a plan of units, as plain data, in the numbering of the model that it is for."""
 
 import hashlib
 import json
@@ -29,7 +29,7 @@ Record = TypeVar("Record", bound=_Record)
 
 @dataclass(frozen=True)
 class PlanRecord:
-    """All that a plan says; with it, and no graph, the model can be sliced again.
+    """The content of a plan; with it, and without a graph, the model can be sliced again.
 
     ``keep`` may be empty for a group (a collapse). No layer runs without any channel, so one unit
     then stays in ``axes`` for its shape alone, and ``zeroed`` has the indices, among those that
@@ -117,7 +117,7 @@ class PlanRecord:
         return read_json(cls, text, problem)
 
     def notes(self) -> list[str]:
-        """Lines of what has to be known to judge the figures, or to use the small model."""
+        """Lines that say how to read the figures and use the small model."""
         note = "as wide as what was pruned; not read by forward"
         return [
             *(f"not changed: {name} = {value}, {note}" for name, value in self.unsure.items()),

@@ -111,7 +111,7 @@ def _floor(values: Float[Tensor, "*m"]) -> float:
 def curves_of(
     blocks: list[Rows], allowed: list[Bool[Tensor, "m d"]], pattern: Pattern | None
 ) -> RowCurves:
-    """The curves of all rows of a layer; ``allowed``: weights of each block that are not zero."""
+    """The curves of all rows of a layer, over the weights that are ``allowed`` in each block."""
     kept, nats, ranks = [], [], []
     exact = sum(_operations(live.sum(1)) for live in allowed) <= EXACT
     for rows, live in zip(blocks, allowed, strict=True):

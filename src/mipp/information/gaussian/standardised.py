@@ -214,7 +214,7 @@ def unit_columns(unit: Int[Tensor, " d"], n_units: int) -> Int[Tensor, "u k"]:
 class Whole:
     """One consumer of the full group: what each unit transfers alone, or some together.
 
-    The matrices are computed anew by each method, since they are as large as the elimination's own.
+    Each method computes the matrices again, since they are as large as the elimination's own.
 
     Attributes:
         view: The consumer.

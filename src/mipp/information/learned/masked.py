@@ -31,7 +31,7 @@ _STOP_MASKS = 4
 """Copies of each early-stopping row, each with other units masked."""
 
 _REFRESH = 32
-"""Removals after which sums are computed anew, before rounding errors add up."""
+"""Removals after which sums are computed again, before rounding errors add up."""
 
 
 @dataclass(frozen=True)

@@ -155,7 +155,7 @@ def train(
 
     Args:
         nets: Where training starts.
-        read: Called anew for every batch, and once for the early-stopping rows.
+        read: Called again for every batch, and once for the early-stopping rows.
         judge: The loss.
         fit_rows: The rows that each network is fitted to.
         stop_rows: The early-stopping rows of each network.

@@ -1,4 +1,4 @@
-"""Asking a method round by round: a masked copy, scores, fewer units, and again."""
+"""Scoring and removal in rounds: a masked copy, its scores, fewer units, and again."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -34,7 +34,7 @@ from mipp.tracing.guards import generators_kept, seed_generators
 
 
 def question_of(problem: Problem) -> Question:
-    """What a method is asked of the caller's own model."""
+    """The question about the caller's own model."""
     options = problem.options
     return Question(problem.model, problem.graph, problem.batches, options.loss, options.seed)
 
@@ -42,7 +42,7 @@ def question_of(problem: Problem) -> Question:
 def in_rounds(
     method: ScoringMethod, problem: Problem, budgets: Sequence[Budgeted]
 ) -> Iterator[Choice]:
-    """The units that stay for each budget; masks are cumulative, and scores are made anew.
+    """The units that stay for each budget; masks are cumulative, and each round scores again.
 
     Raises:
         BudgetError: a budget that cannot be met, before anything is scored.
@@ -106,7 +106,7 @@ def _choice(
 
 
 def ask(method: ScoringMethod, question: Question) -> Scores:
-    """The scores of one round. ``question``: about the caller's own model, as in `in_rounds`."""
+    """The scores of one round, for a question about the caller's own model."""
     with processes.together(question.model):
         return averaged(_own_scores(method, question), question)
 
