@@ -14,7 +14,7 @@ from mipp import processes, statistics, surgery, weights
 from mipp.errors import CalibrationError, InputError
 from mipp.options import Options, Progress, WeightOptions
 from mipp.prunable import N_TRACED, example, prunable_graph
-from mipp.records import AxisKey, ChannelGraph, IntArray, Keep, Refusal
+from mipp.records import AxisKey, BoolArray, ChannelGraph, IntArray, Keep, Refusal
 
 
 class Clock:
@@ -77,10 +77,6 @@ class Problem:
         clock.lap("capture")
         return cls(model, graph, batches, options, progress, clock)
 
-    def everything(self) -> dict[int, np.ndarray]:
-        """Masks that keep every unit, by group index."""
-        return {group.index: np.ones(group.n_units, dtype=bool) for group in self.graph.groups}
-
     def pruned(self, keep: Mapping[str, Sequence[int]]) -> "Problem":
         """The problem of the model with only these units left, by group name, refitted."""
         kept = surgery.kept_indices(self.graph, self.masks(keep))
@@ -97,6 +93,11 @@ class Problem:
     def masks(self, keep: Mapping[str, Sequence[int]]) -> Keep:
         """Kept unit indices by group name as masks by group index."""
         return masks(self.graph, keep)
+
+
+def whole_masks(graph: ChannelGraph) -> dict[int, BoolArray]:
+    """Masks that keep every unit, by group index."""
+    return {group.index: np.ones(group.n_units, dtype=bool) for group in graph.groups}
 
 
 def masks(graph: ChannelGraph, keep: Mapping[str, Sequence[int]]) -> Keep:

@@ -11,7 +11,7 @@ from mipp.errors import BudgetError, InputError
 from mipp.methods import Scores, curves_of_scores
 from mipp.options import Options
 from mipp.planning.latency_budget import Speed, Timed, sliced
-from mipp.problem import Problem
+from mipp.problem import Problem, whole_masks
 from mipp.prunable import protected
 from mipp.records import BoolArray, ChannelGraph, Curve, Keep
 
@@ -79,7 +79,7 @@ class Spending:
     def _by_table(self, scores: Scores, keep: Keep, budget: selection.Budget) -> Keep:
         problem, made = self._problem, curves_of_scores(scores, keep)
         chosen = _spent(made, problem.graph, budget, problem.options, keep, self.speed)
-        return problem.everything() | chosen
+        return whole_masks(problem.graph) | chosen
 
     def _met(
         self,
@@ -172,9 +172,7 @@ def _in_parts(
     keep: Keep | None,
 ) -> dict[int, BoolArray]:
     """Each pattern's groups by their own budget; units cost the same, whatever else is removed."""
-    found = {group.index: np.ones(group.n_units, dtype=bool) for group in traced.groups} | dict(
-        keep or {}
-    )
+    found = whole_masks(traced) | dict(keep or {})
     for pattern, part in parts.items():
         mine = protected(traced, [pattern])
         n_units = {g.index: g.n_units for g in traced.groups if g.index in mine}
@@ -202,7 +200,7 @@ def _in_parts(
 def _in_widths(
     curves: Mapping[int, Curve], traced: ChannelGraph, widths: Mapping[str, int]
 ) -> dict[int, BoolArray]:
-    keep = {group.index: np.ones(group.n_units, dtype=bool) for group in traced.groups}
+    keep = whole_masks(traced)
     for group in traced.groups:
         lost = group.n_units - widths.get(group.name, group.n_units)
         order = curves[group.index].order if group.index in curves else np.zeros(0, dtype=np.int64)

@@ -9,11 +9,11 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from mipp import out_of_memory, processes, weights
+from mipp import out_of_memory, weights
 from mipp.errors import CalibrationError, InputError
 from mipp.methods.method import NOT_MEASURED, Method, Question, WeightChoice, WeightTarget
 from mipp.methods.shared.gradients import prunable_weights
-from mipp.methods.shared.iterative import check_labels, undisturbed, workable
+from mipp.methods.shared.iterative import check_labels, mean_over_ranks, undisturbed, workable
 from mipp.problem import WeightProblem
 from mipp.records import ChannelGraph
 from mipp.selection.spend_weights import Spread
@@ -71,13 +71,13 @@ def weight_masks(
     if not 0 < density <= 1:
         raise InputError(f"density={density}; expected a share of the weights, above 0 up to 1.")
     nothing = ChannelGraph((), (), {}, (), {}, ())
-    whole = Question(model, nothing, read_batches(batches), loss, seed, rounds=method.rounds)
-    check_labels(method, whole)
+    first = Question(model, nothing, read_batches(batches), loss, seed, rounds=method.rounds)
+    check_labels(method, first)
     named = dict(model.named_parameters())
     names = prunable_weights(model) if names is None else names
     masks = {n: torch.ones_like(named[n], dtype=torch.bool) for n in names}
     for number in range(1, method.rounds + 1):
-        question = replace(whole, model=_masked(model, masks), live=masks, round=number)
+        question = replace(first, model=_masked(model, masks), live=masks, round=number)
         with undisturbed(question):
             scores = method.weight_scores(workable(question))
         for name, mask in masks.items():
@@ -86,19 +86,9 @@ def weight_masks(
                     f"method={method.name!r} gave scores of {name} that are not finite. Check "
                     "weights and batches for infinite values, or use a model in float64."
                 )
-        scores = {name: _averaged(name, scores[name]) for name in masks}
+        scores = {name: mean_over_ranks(name, scores[name]) for name in masks}
         masks = (choose or _best)(scores, masks, density ** (number / method.rounds))
     return masks
-
-
-def _averaged(name: str, scores: Tensor) -> Tensor:
-    """The mean over all ranks, in a `mipp.processes.together` block."""
-    size = processes.rank_and_size()[1]
-    if size == 1:
-        return scores
-    merged = scores.detach().clone()
-    processes.all_reduce(f"the scores of {name}", merged)
-    return merged / size
 
 
 def _masked(model: nn.Module, masks: Mapping[str, Tensor]) -> nn.Module:
