@@ -86,7 +86,7 @@ def _import_types() -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class _Common:
-    """What plans of units and of single weights have in common."""
+    """Options that plans of units and of single weights share."""
 
     loss: "statistics.Loss | str" = option(
         "Whose Fisher information is the noise: `categorical`, `gaussian`, `auto` (one of the two, "

@@ -1,4 +1,4 @@
-"""What the consumers of each group take in, measured and shown as the group sees it.
+"""The inputs of the consumers of each group, measured and shown as the group sees them.
 
 Moments are enough for an estimator in closed form; others read rows of observations.
 """
@@ -145,7 +145,7 @@ class Observer:
         )
 
     def bytes(self, consumer: int) -> int:
-        """What the rows of one consumer take, about."""
+        """About how many bytes the rows of one consumer take."""
         found = self.graph.consumers[consumer]
         shape = self.graph.shapes[found.weight]
         n_samples = sum(len(batch) for batch in self.batches)

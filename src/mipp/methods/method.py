@@ -1,4 +1,4 @@
-"""What every competing method is: facts, options, and an answer to one question."""
+"""The contract of a pruning method: facts, options, and scores or a choice of units."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -18,7 +18,7 @@ from mipp.statistics import Batch, Loss
 from mipp.surgery import Refit
 
 Needs = Literal["nothing", "data", "labels", "training"]
-"""What a method looks at beside the weights, each including the one before it."""
+"""What a method needs beside the weights, each including the one before it."""
 
 Ranking = Literal["global", "local"]
 """Whether scores of different groups can be compared. ``local`` ones rank within a group only."""

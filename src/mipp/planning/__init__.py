@@ -1,4 +1,4 @@
-"""The whole method: open the model, let the method choose, and make plans that can be applied."""
+"""The whole of planning: read the options, trace, let the method choose, and make plans."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Literal, Unpack, overload
@@ -230,7 +230,7 @@ def _opened(
 def _unit_plans(
     own: Model, problem: Problem, budgets: Sequence[selection.Budget]
 ) -> Iterator[Plan[Model]]:
-    """What the method chooses for each budget, and the record of it."""
+    """A plan for each budget, by the choice of the method."""
     options, speed = problem.options, timed(problem, budgets)
     spendings = [Spending(problem, budget, speed) for budget in budgets]
     choices = options.method.choose(problem, spendings)
@@ -260,7 +260,7 @@ def _unit_plans(
 def _weight_plans(
     own: Model, problem: WeightProblem, budgets: Sequence[selection.Budget | None]
 ) -> Iterator[WeightPlan[Model]]:
-    """What the method chooses for each budget, and the record of it."""
+    """A plan for each budget, by the choice of the method."""
     options = problem.options
     targets = [weight_target(problem, budget) for budget in budgets]
     choices = options.method.choose_weights(problem, targets)

@@ -26,7 +26,7 @@ Model = TypeVar("Model", bound=nn.Module)
 
 
 class AnyPlan(Generic[Model]):
-    """What plans of units and of single weights have in common."""
+    """Common base of the plans of units and of single weights."""
 
     record: Any
     model: Model | None
@@ -35,7 +35,7 @@ class AnyPlan(Generic[Model]):
 
     @property
     def refused(self) -> tuple[Refusal, ...]:
-        """What cannot be pruned, and why."""
+        """Groups and layers that cannot be pruned, and why."""
         return self.record.refused
 
     def __str__(self) -> str:

@@ -47,7 +47,7 @@ class Spending:
         self._by_table(nothing, {}, self._part_way(1.0, {}))
 
     def on_scores(self, scores: Scores, keep: Keep, share: float) -> Keep:
-        """Of the units in ``keep`` those that stay ``share`` of the way."""
+        """The units in ``keep`` that stay after ``share`` of the way to the budget."""
         budget = self._part_way(share, {})
         if share < 1:
             return self._by_table(scores, keep, budget)

@@ -1,4 +1,4 @@
-"""What is kept of curves and scores beside a plan: few points a group, for reports."""
+"""Few points of the curves and scores of each group, kept beside a plan for reports."""
 
 from collections.abc import Mapping
 

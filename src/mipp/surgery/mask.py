@@ -28,12 +28,15 @@ def mask_model(
 
     The consumers' weights that read removed units are set to zero, which alone is exact; so are
     the weights, biases and norm parameters that make them. Buffers (running statistics) stay, and
-    so do parameters of layers not known here, where a zero might be divided by. ``keep`` may leave
-    a group without any unit.
+    so do parameters of layers not known here, where a zero might be divided by.
 
-    A norm across units that go sees in the sliced model what is ``"kept"``, and so it does here, by
-    a hook. With ``norms="all"`` it sees all units as in the model itself, and what it makes of the
-    removed ones is read by nobody: this is what removing them would be if that were exact.
+    Args:
+        model: The model, which is not changed.
+        graph: Its groups.
+        keep: Masks of the units that stay; a group may be left without any unit.
+        norms: With ``"kept"`` a norm across removed units sees the kept ones alone, as in the
+            sliced model, by a hook. With ``"all"`` it sees all units as in the model itself, and no
+            layer reads its outputs for the removed ones: as if their removal were exact.
 
     Raises:
         InputError: ``keep`` does not fit the graph or the graph does not fit the model.
@@ -62,7 +65,7 @@ def mask_model(
 
 
 def zeroed_axes(model: nn.Module, graph: ChannelGraph, keep: Keep) -> tuple[AxisKeep, ...]:
-    """What `with_placeholders` adds to ``keep``, as indices whose weights have to be zero."""
+    """The indices that `with_placeholders` adds to ``keep``, whose weights have to be zero."""
     shaped = with_placeholders(graph, keep)
     without = {index: ~shaped[index] | units for index, units in keep.items()}
     return axis_keeps(graph, _removed(model, graph, without))

@@ -38,12 +38,17 @@ class Nonzeros:
 
 @dataclass(frozen=True)
 class LayerSummary:
-    """What a plan does to one weight.
-
-    ``nats`` are per example, rows seen one by one; NaN where a method measures none.
+    """The change of the weight of one layer.
 
     Attributes:
-        empty_rows: Outputs that read nothing any more.
+        name: Of the parameter.
+        shape: Of the parameter.
+        weights_before: Weights that are not zero in the model.
+        weights_after: Weights that stay.
+        empty_rows: Outputs that no longer read any input.
+        nats_before: Per example, with the outputs seen one by one; NaN where a method measures
+            none.
+        nats_after: The same with the weights that stay.
     """
 
     name: str
@@ -60,12 +65,18 @@ class MaskRecord:
     """The content of a plan of single weights.
 
     Attributes:
+        granularity: ``"weight"``, ``"2:4"`` or ``"4:8"``.
         masks: Parameter name -> which entries stay, bit by bit in the order of the flattened
             weight, deflated, in base 64 (`packed`, `unpacked`).
+        summary: A row for each layer.
+        refused: Layers that are left as they are; their ``n_units`` are weights.
+        before: Of the whole model.
+        after: Of the whole model.
+        options: As in `PlanRecord`.
+        fingerprint: As in `PlanRecord`.
+        mipp_version: As in `PlanRecord`.
         trails: Nats lost with the weights of a layer, for reports; none where a method measures
             none.
-        refused: Layers that are left as they are; their ``n_units`` are weights. The other fields
-            are as in a `PlanRecord`.
     """
 
     granularity: str

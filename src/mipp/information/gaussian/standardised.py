@@ -26,7 +26,11 @@ is always one feature that is a combination of others."""
 
 @dataclass(frozen=True, eq=False)
 class FeatureSpace:
-    """Correlations of the features, as a matrix; the ridge is in its diagonal."""
+    """Correlations of the features, as a matrix.
+
+    Attributes:
+        matrix: The correlations, with the ridge on the diagonal.
+    """
 
     matrix: Float[Tensor, "d d"]
 

@@ -160,10 +160,16 @@ def mean_over_ranks(what: str, scores: Tensor) -> Tensor:
 def trained(
     method: TrainingMethod, question: Question, training: Training, spend: Spend
 ) -> Trained:
-    """What a method that trains makes of a copy of the model.
+    """The result of a method that trains a copy of the model.
+
+    Args:
+        method: which one.
+        question: about the caller's own model.
+        training: data and recipe.
+        spend: chooses units by scores, see `Spend`.
 
     Raises:
-        InputError: what it gave back is no such model.
+        InputError: the result has a model of another structure.
     """
     with undisturbed(question):
         copied = surgery.mask_model(question.model, question.graph, {})

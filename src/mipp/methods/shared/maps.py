@@ -105,11 +105,16 @@ class MapMethod(ExampleMethod, ScoringMethod):
 def watch_maps(
     question: Question, batches: Sequence[Batch], see: Callable[[Group, Maps], None]
 ) -> None:
-    """Runs the net in evaluation mode and calls ``see`` with all maps of the units that are left.
+    """Runs the net in evaluation mode and looks at all maps of the units that are left.
 
     The maps are those of every activation function that a group runs through: of a residual stream
     one for each block. Where there is none for some of its units, or it cannot be followed, the
     maps are the inputs of the layers that read the group.
+
+    Args:
+        question: The net, and the units that are left.
+        batches: The examples.
+        see: Called with each group and its maps.
 
     Raises:
         CalibrationError: Maps are not finite.

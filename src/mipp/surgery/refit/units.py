@@ -147,7 +147,7 @@ def _columns(units: IntArray, each: int) -> Int[Tensor, " columns"]:
 def _factors(
     graph: ChannelGraph, kept: Mapping[AxisKey, IntArray], consumer: Consumer
 ) -> Float[Tensor, " m"] | None:
-    """What outputs are multiplied with in the pruned layer, where its rows were scaled."""
+    """Factors of the outputs of the pruned layer, where its rows were scaled."""
     size = graph.shapes[consumer.weight][consumer.out_dim]
     outs = kept.get(consumer.out_axis, np.arange(size))
     factors = np.ones(len(outs))
