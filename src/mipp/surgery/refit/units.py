@@ -22,8 +22,7 @@ from mipp.errors import SurgeryError
 from mipp.out_of_memory import enough_memory
 from mipp.records import KEPT, AxisKey, ChannelGraph, Consumer, IntArray
 from mipp.surgery.keeps import scale_keeps
-from mipp.surgery.refit.fitting import LeastSquares
-from mipp.surgery.refit.refit_config import LESS_MEMORY, Refit
+from mipp.surgery.refit.fitting import LESS_MEMORY, LeastSquares, Refit
 from mipp.surgery.refit.walk import Inputs, Piece, Reached, WalkedLayer, walk
 
 
