@@ -11,7 +11,7 @@ from torch import nn
 from mipp import information, methods, selection, surgery
 from mipp.checks import shown
 from mipp.errors import FileError, InputError
-from mipp.options import Granularity, Options, Progress, WeightOptions, types_of
+from mipp.options import Allocation, Granularity, Options, Progress, WeightOptions
 from mipp.planning.model_outputs import read_outputs
 
 
@@ -48,7 +48,11 @@ def unit_options(**given: Any) -> Options:
     if given.get("widths") is not None:
         given["widths"] = read_widths(given["widths"])
     _read_common(given)
-    _check_words(given)
+    allocation, known_ones = given.get("allocation"), get_args(Allocation)
+    if allocation is not None and allocation not in known_ones:
+        raise InputError(
+            f"allocation={allocation!r}; expected one of {', '.join(map(repr, known_ones))}."
+        )
     for name, least in (("passes", 1), ("rounds", 1), ("min_units", 0), ("round_to", 1)):
         count = given.get(name, 1)
         if isinstance(count, bool) or not isinstance(count, int) or count < least:
@@ -60,19 +64,6 @@ def unit_options(**given: Any) -> Options:
     if "refit" in given:
         given["refit"] = read_refit(given["refit"], given["method"])
     return Options(estimator=estimator, **given)
-
-
-def _check_words(given: Mapping[str, Any]) -> None:
-    """Raises `InputError` for a word that is none of the choices of its option."""
-    hints = types_of(Options)
-    for name in ("order", "allocation", "target", "next_layer"):
-        choices = [word for one in (hints[name], *get_args(hints[name])) for word in get_args(one)]
-        words = list(dict.fromkeys(word for word in choices if isinstance(word, str)))
-        optional = type(None) in get_args(hints[name])
-        if name in given and given[name] not in words and not (optional and given[name] is None):
-            raise InputError(
-                f"{name}={given[name]!r}; expected one of {', '.join(map(repr, words))}."
-            )
 
 
 def _read_common(given: dict[str, Any]) -> None:
