@@ -79,7 +79,7 @@ class Problem:
 
     def pruned(self, keep: Mapping[str, Sequence[int]]) -> "Problem":
         """The problem of the model with only these units left, by group name, refitted."""
-        kept = surgery.kept_indices(self.graph, self.masks(keep))
+        kept = surgery.kept_indices(self.graph, masks(self.graph, keep))
         small = surgery.slice_graph(self.model, self.graph, kept)
         options = self.options
         if options.refit is not None:
@@ -89,10 +89,6 @@ class Problem:
         graph = prunable_graph(small, self.batches, **options.wider)
         self.clock.lap("capture")
         return replace(self, model=small, graph=graph)
-
-    def masks(self, keep: Mapping[str, Sequence[int]]) -> Keep:
-        """Kept unit indices by group name as masks by group index."""
-        return masks(self.graph, keep)
 
 
 def whole_masks(graph: ChannelGraph) -> dict[int, BoolArray]:

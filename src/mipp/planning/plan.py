@@ -1,10 +1,10 @@
 """A plan of units: what goes, what stays, what is refused and why; and applying it."""
 
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 import torch
 from torch import nn
@@ -32,6 +32,7 @@ class AnyPlan(Generic[Model]):
     model: Model | None
     batches: Sequence[statistics.Batch]
     seconds: Mapping[str, float] | None
+    _page: ClassVar[Callable[..., str]]
 
     @property
     def refused(self) -> tuple[Refusal, ...]:
@@ -62,10 +63,6 @@ class AnyPlan(Generic[Model]):
         """
         page = self._page(self.record, seconds=self.seconds, measured=measured)
         write(Path(path), page)
-
-    @staticmethod
-    def _page(record: Any, **more: Any) -> str:
-        raise NotImplementedError
 
     def _model(self) -> Model:
         if self.model is None:
@@ -125,6 +122,7 @@ class Plan(AnyPlan[Model]):
     refit: surgery.Refit | None = None
     seconds: Mapping[str, float] | None = None
     outputs: Outputs | None = None
+    _page = staticmethod(plan_page)
 
     @property
     def keep(self) -> Mapping[str, tuple[int, ...]]:
@@ -285,10 +283,6 @@ class Plan(AnyPlan[Model]):
         return Plan(
             record, self.model, self.traced, self.batches, later.refit, outputs=self.outputs
         )
-
-    @staticmethod
-    def _page(record: Any, **more: Any) -> str:
-        return plan_page(record, **more)
 
     def _keep(self) -> Keep:
         assert self.traced is not None

@@ -15,7 +15,8 @@ from mipp.planning.plan import AnyPlan, Model, read_batches_of
 from mipp.prunable import example
 from mipp.records import BoolArray
 from mipp.report import weights_page
-from mipp.surgery.mask_record import LayerSummary, MaskRecord, Nonzeros, apply_masks, check_made_for
+from mipp.surgery.mask_record import LayerSummary, MaskRecord, Nonzeros, apply_masks
+from mipp.surgery.tensors import check_fingerprint
 from mipp.tracing.guards import gradients_enabled
 
 
@@ -43,6 +44,7 @@ class WeightPlan(AnyPlan[Model]):
     own: Mapping[str, Tensor] | None = None
     seconds: Mapping[str, float] | None = None
     _masks: dict[str, Tensor] = field(default_factory=dict, init=False, repr=False)
+    _page = staticmethod(weights_page)
 
     @property
     def masks(self) -> Mapping[str, Tensor]:
@@ -114,7 +116,7 @@ class WeightPlan(AnyPlan[Model]):
             SurgeryError: the model cannot be copied, or refitted weights are not finite.
         """
         model = self._model()
-        check_made_for(model, self.record)
+        check_fingerprint(model, self.record.fingerprint)
         config: surgery.Refit | Literal["own"] | None
         config = self.refit if refit is True else "own" if refit == "own" else read_refit(refit)
         check_weight_refit(config)
@@ -135,10 +137,6 @@ class WeightPlan(AnyPlan[Model]):
     def mask(self) -> Model:
         """A copy in which the removed weights are zero and all others are as they were."""
         return self.apply(refit=False)
-
-    @staticmethod
-    def _page(record: Any, **more: Any) -> str:
-        return weights_page(record, **more)
 
     @checked
     def hold(self, model: nn.Module) -> retrain.AnyStep:

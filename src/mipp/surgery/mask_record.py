@@ -14,7 +14,7 @@ from mipp.errors import InputError
 from mipp.records import BoolArray, Refusal, Trail
 from mipp.surgery.record import few_rows_lines, json_text, read_json
 from mipp.surgery.slice import slice_model
-from mipp.surgery.tensors import check_fingerprint, named_tensors
+from mipp.surgery.tensors import named_tensors
 
 FORMAT = 1
 """Version of the JSON form of a plan of single weights."""
@@ -199,8 +199,3 @@ def apply_masks(
                 tensors[name].copy_((weights or {})[name])
             tensors[name].masked_fill_(~mask.to(tensors[name].device), 0)
     return copied
-
-
-def check_made_for(model: nn.Module, record: MaskRecord) -> None:
-    """Raises `InputError` if the plan was made for a model of another structure."""
-    check_fingerprint(model, record.fingerprint)

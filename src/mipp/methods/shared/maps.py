@@ -167,8 +167,8 @@ def _check_read(question: Question, batch: Batch, wanted: Mapping[int, Group]) -
     ]
     if missing:
         raise InputError(
-            f"Feature maps of group {missing[0]} cannot be had: no activation function gives them, "
-            "and no layer takes them in whole. Use a method that needs none, such as 'l2'."
+            f"Feature maps of group {missing[0]} are not available: no activation function returns "
+            "them, and no layer reads them whole. Use a method that needs none, such as 'l2'."
         )
 
 
