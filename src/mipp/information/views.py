@@ -92,11 +92,7 @@ def consumer_view(
         keep: Units that are left of the other groups.
     """
     matrix = weight_matrix(consumer.kind, weight).to(covariance.dtype)
-    in_axis = graph.axes[consumer.in_axis]
-    per_input = matrix.shape[1] // in_axis.size
-    mine = in_axis.group == group.index
-    unit = np.repeat(np.where(mine, in_axis.unit, -1), per_input)
-    columns = np.flatnonzero(np.repeat(mine | in_axis.kept(keep), per_input))
+    columns, unit = features_seen(graph, group, consumer, matrix.shape[1], keep)
     device = matrix.device
     row = torch.as_tensor(_rows(graph, consumer, keep, matrix.shape[0]), device=device)
     column = torch.as_tensor(columns, device=device)
@@ -104,9 +100,29 @@ def consumer_view(
         covariance=submatrix(covariance, column),
         weight=matrix[row][:, column],
         fisher=None if fisher is None else fisher[row][:, row],
-        unit=torch.as_tensor(unit[columns], device=device),
+        unit=torch.as_tensor(unit, device=device),
         uses=consumer.uses,
     )
+
+
+def features_seen(
+    graph: ChannelGraph, group: Group, consumer: Consumer, n_features: int, keep: Keep
+) -> tuple[IntArray, IntArray]:
+    """Features of the group, and those kept of other groups; and the unit of each, -1 for others.
+
+    Args:
+        graph: The groups.
+        group: The group whose units are scored.
+        consumer: One of its consumers.
+        n_features: Number of all its inputs.
+        keep: Units that are left of the other groups.
+    """
+    in_axis = graph.axes[consumer.in_axis]
+    per_input = n_features // in_axis.size
+    mine = in_axis.group == group.index
+    unit = np.repeat(np.where(mine, in_axis.unit, -1), per_input)
+    columns = np.flatnonzero(np.repeat(mine | in_axis.kept(keep), per_input))
+    return columns, unit[columns]
 
 
 def _rows(graph: ChannelGraph, consumer: Consumer, keep: Keep, n_rows: int) -> IntArray:

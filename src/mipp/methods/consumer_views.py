@@ -168,17 +168,15 @@ class Observer:
     ) -> information.Observations:
         """One consumer of the group: its kept inputs, and the targets to predict from them."""
         consumer, seen = self.graph.consumers[index], rows[index]
-        in_axis = self.graph.axes[consumer.in_axis]
-        per_input = seen.inputs.shape[1] // in_axis.size
-        mine = in_axis.group == group.index
-        unit = np.repeat(np.where(mine, in_axis.unit, -1), per_input)
-        columns = np.flatnonzero(np.repeat(mine | in_axis.kept(keep), per_input))
+        columns, unit = information.features_seen(
+            self.graph, group, consumer, seen.inputs.shape[1], keep
+        )
         device = seen.inputs.device
         targets, noise = self._targets(index, seen, fisher, keep)
         return information.Observations(
             inputs=seen.inputs[:, torch.as_tensor(columns, device=device)],
             targets=targets,
-            unit=torch.as_tensor(unit[columns], device=device),
+            unit=torch.as_tensor(unit, device=device),
             uses=consumer.uses if self.shape == "positions" else 1,
             noise=noise,
             example=seen.example.to(device),
