@@ -7,12 +7,13 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from lab import deform
+from lab.folder import load_folder
 from lab.measurements import Item
 from lab.suite import FOLDER
 from mipp import data
-from mipp.data import Dataset, deform
+from mipp.data import Dataset
 from mipp.data.dataset import balanced_indices
-from mipp.data.folder import load_folder
 from mipp.data.published_files import data_root
 
 

@@ -68,7 +68,7 @@ class Item(_Part):
 
     ``fraction``: share of the training images that there are, for parent and retraining.
     ``imbalance``: n for classes of which the rarest has one image where the commonest has n.
-    ``deformation``: of all images, see `mipp.data.deform`. ``initial``: for ``kind="scratch"``, the
+    ``deformation``: of all images, see `lab.deform`. ``initial``: for ``kind="scratch"``, the
     ``"pruned"`` weights, or new ones in the ``"plan"``'s or ``"uniform"`` widths. ``training``: of
     nets from scratch, ``"epochs"`` as many as parent and retraining, or as much ``"compute"``, but
     ``most`` times those epochs.

@@ -12,6 +12,7 @@ import mipp
 from mipp import options
 from mipp.checks import fits
 from mipp.options import Options, UnitKeywords, WeightKeywords, WeightOptions, types_of
+from mipp.planning.plan_record import to_dict
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "write_options.py"
 RECORDS = [(Options, UnitKeywords), (WeightOptions, WeightKeywords)]
@@ -77,7 +78,7 @@ def test_the_page_of_options_is_made_from_them():
 
 
 def test_a_plan_records_each_option_that_can_change_it():
-    recorded = mipp.planning.option_values.to_dict(Options(), "macs=50%")
+    recorded = to_dict(Options(), "macs=50%")
     left_out = {"calibration", "latency", "loss", "memory", "outputs", "training", "widths"}
     left_out |= {"head_dims", "residual"}  # only where they are on
     assert {one.name for one in fields(Options)} - left_out <= set(recorded)

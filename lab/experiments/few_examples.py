@@ -4,7 +4,7 @@
 
 Three digits MLPs (64-128-64-10) are pruned to a quarter of their MACs from so many images, drawn
 twice from the training images; accuracy on the other third, in percent, before any retraining. The
-fewest rows that are fitted at all (`FEWEST` in `mipp.surgery.refit.held_out`) were chosen on these
+fewest rows that are fitted at all (`FEWEST` in `mipp.surgery.refit.fitting`) were chosen on these
 networks.
 """
 

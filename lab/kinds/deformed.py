@@ -2,16 +2,16 @@
 
 from collections.abc import Iterator
 
+from lab import deform
 from lab.kinds.kind import Kind
 from lab.measurements import Item
 from lab.suite import Section, Suite
 from lab.workbench import finished
-from mipp.data import deform
 from mipp.errors import InputError
 
 
 class Settings(Section):
-    """``deformations``: names from `mipp.data.deform`."""
+    """``deformations``: names from `lab.deform`."""
 
     deformations: tuple[str, ...] = deform.names()
 

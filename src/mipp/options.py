@@ -24,14 +24,18 @@ Order = Literal["greedy", "ordered"]
 ``ordered``: one pass, least informative on its own first (the paper's MI ordering)."""
 
 Allocation = Literal["priced", "global", "tolerance", "uniform"]
-"""``priced``: fewest nats per cost saved. ``global``: fewest nats, whatever the unit costs.
-``tolerance``: the same share of information lost in every group. ``uniform``: the same share of
-units kept in every group."""
+"""How a budget is spread over the groups.
+
+* ``priced``: fewest nats per cost saved.
+* ``global``: fewest nats, whatever the unit costs.
+* ``tolerance``: the same share of information lost in every group.
+* ``uniform``: the same share of units kept in every group.
+"""
 
 WeightAllocation = Literal["priced", "global", "uniform", "rows"]
 
 Outputs = Callable[[Any], Any]
-"""Picks from what a model returns what has to stay as it is."""
+"""Picks from what a model returns the tensors that have to stay as they are."""
 
 Progress = Callable[[str, int, int], None]
 """Called as ``progress(stage, done, total)`` while a plan is made or applied."""
@@ -82,7 +86,7 @@ def _import_types() -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class _Common:
-    """What plans of units and of single weights have in common."""
+    """Options that plans of units and of single weights share."""
 
     loss: "statistics.Loss | str" = option(
         "The loss whose Fisher information sets the noise: `categorical`, `gaussian`, `auto` (one "
@@ -244,7 +248,7 @@ class WeightOptions(_Common):
 
     @property
     def pattern(self) -> "weights.regression.Pattern | None":
-        """That the weights of every row have to fit, if any."""
+        """The pattern that the weights of every row have to fit, if any."""
         from mipp.weights.regression import Pattern
 
         patterns = {"2:4": Pattern(2, 4), "4:8": Pattern(4, 8)}
@@ -269,7 +273,7 @@ def help_of(record: type, name: str) -> str:
 
 
 def _document(record: type) -> None:
-    """Adds the fields to the docstring, in the order of the alphabet."""
+    """Adds the fields to the docstring, in alphabetical order."""
     lines = [
         f"        {one.name}: {one.metadata['help'].replace('`', '``')}"
         for one in sorted(fields(record), key=lambda one: one.name)

@@ -1,24 +1,31 @@
-"""What all stages of planning are about: a model, its graph, the batches and the options."""
+"""What all stages of planning share: a model, its graph, the batches and the options."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 from mipp import processes, statistics, surgery, weights
+from mipp.errors import CalibrationError, InputError
 from mipp.options import Options, Progress, WeightOptions
-from mipp.prunable import example, prunable_graph
-from mipp.records import AxisKey, ChannelGraph, IntArray, Keep, Refusal
+from mipp.prunable import N_TRACED, example, prunable_graph
+from mipp.records import AxisKey, BoolArray, ChannelGraph, IntArray, Keep, Refusal
 
 
 class Clock:
     """Seconds that each stage took, from lap to lap.
 
-    ``capture``: tracing, and every pass through the model; ``plan``: scoring and selection;
-    ``train``: the training that some methods do; ``timing``: layers and models, for a budget of
-    latency.
+    The stages are ``capture`` (tracing, and every pass through the model), ``plan`` (scoring and
+    selection), ``train`` (the training that some methods do) and ``timing`` (of layers and models,
+    for a budget of latency).
+
+    Attributes:
+        seconds: by stage.
     """
 
     def __init__(self) -> None:
@@ -70,13 +77,9 @@ class Problem:
         clock.lap("capture")
         return cls(model, graph, batches, options, progress, clock)
 
-    def everything(self) -> dict[int, np.ndarray]:
-        """Masks that keep every unit, by group index."""
-        return {group.index: np.ones(group.n_units, dtype=bool) for group in self.graph.groups}
-
     def pruned(self, keep: Mapping[str, Sequence[int]]) -> "Problem":
-        """The same of the model that only these units are left in, by group name, refitted."""
-        kept = surgery.kept_indices(self.graph, self.masks(keep))
+        """The problem of the model with only these units left, by group name, refitted."""
+        kept = surgery.kept_indices(self.graph, masks(self.graph, keep))
         small = surgery.slice_graph(self.model, self.graph, kept)
         options = self.options
         if options.refit is not None:
@@ -87,9 +90,10 @@ class Problem:
         self.clock.lap("capture")
         return replace(self, model=small, graph=graph)
 
-    def masks(self, keep: Mapping[str, Sequence[int]]) -> Keep:
-        """Kept unit indices by group name as masks by group index."""
-        return masks(self.graph, keep)
+
+def whole_masks(graph: ChannelGraph) -> dict[int, BoolArray]:
+    """Masks that keep every unit, by group index."""
+    return {group.index: np.ones(group.n_units, dtype=bool) for group in graph.groups}
 
 
 def masks(graph: ChannelGraph, keep: Mapping[str, Sequence[int]]) -> Keep:
@@ -108,9 +112,13 @@ class WeightProblem:
     """Single weights of a model that may go.
 
     Attributes:
-        model, batches, options, progress, clock: as of a `Problem`.
+        model: as in `Problem`.
         layers: whose weights can go.
         refused: other layers, and why their weights stay.
+        batches: as in `Problem`.
+        options: as in `Problem`.
+        progress: as in `Problem`.
+        clock: as in `Problem`.
         live: parameter name -> which of its weights are not zero.
         positions: by parameter, how many each layer has in an example; known once it is measured.
     """
@@ -157,7 +165,7 @@ class WeightProblem:
 
     @property
     def others(self) -> int:
-        """Parameters that cannot go: biases, norms, layers that stay."""
+        """Number of parameters that cannot go: biases, norms, layers that stay."""
         all_of_them = sum(p.numel() for p in self.model.parameters())
         return all_of_them - sum(live.numel() for live in self.live.values())
 
@@ -167,12 +175,12 @@ class WeightProblem:
         return [block[:, order] for block in layer.blocks(self.live[layer.name])]
 
     def share(self, most: float | None) -> float:
-        """``most`` weights as a share of those that are not zero; None: of any number."""
+        """``most`` weights as a share of those that are not zero; 1 for None."""
         return 1.0 if most is None else min(1.0, most / max(self.n_live, 1))
 
 
 def report_batches(problem: Problem | WeightProblem) -> Callable[[], None]:
-    """What a pass calls after each batch, for the caller's progress."""
+    """The function that a pass calls after each batch, to report progress."""
     count = iter(range(1, len(problem.batches) + 1))
     return lambda: problem.progress("capture", next(count), len(problem.batches))
 
@@ -187,8 +195,70 @@ def refit_on_batches(
     seed: int,
     hold: Callable[[], None] = lambda: None,
 ) -> None:
-    """Refits ``small``, in place, on the calibration batches; ``hold`` is called after each fit."""
+    """Refits a sliced model, in place, on the calibration batches.
+
+    Args:
+        small: the sliced model.
+        original: the model before.
+        traced: groups of the original.
+        kept: indices that stay, by axis.
+        batches: calibration batches.
+        config: how to fit.
+        seed: of the rows that are drawn.
+        hold: called after each fit, to put back what must not be fitted.
+    """
     moved, whole = statistics.in_one(original, batches)
     pieces, joined = [(batch.args, batch.kwargs) for batch in moved], (whole.args, whole.kwargs)
     with statistics.blaming(None):
         surgery.refit(small, original, traced, kept, pieces, joined, config, seed, hold)
+
+
+def calibration(
+    model: nn.Module | None, batches: Iterable[Any], samples: int | None
+) -> list[statistics.Batch]:
+    """Reads the calibration batches, and tries the model on the first one.
+
+    Batches that the model cannot take in part, such as a dense adjacency matrix with its nodes,
+    are marked as whole.
+
+    Args:
+        model: None for reading alone.
+        batches: as in `mipp.plan`.
+        samples: number of examples that are read at most; None for all.
+
+    Raises:
+        CalibrationError: the model fails on the first batch.
+        InputError: the model has no weights.
+    """
+    data = statistics.read_batches(batches, samples)
+    if model is not None:
+        statistics.check_call(model, data[0])
+        data = statistics.agreed(model, data)
+    if model is not None and any(parameter.is_meta for parameter in model.parameters()):
+        raise InputError(
+            f"{type(model).__name__} has parameters on the meta device, which have no values; "
+            "weights were expected. Load them, or initialise them after model.to_empty(device=...)."
+        )
+    if model is None:
+        return data
+    statistics.check_images(model, data[0], partial(_fails, model))
+    if not _fails(model, data[0].part(0, N_TRACED)):
+        return data
+    if why := _fails(model, data[0]):
+        usual = (
+            "Check that model(*args, **kwargs) runs in eval mode on what the batches hold: a "
+            "tensor is the only argument, a dict has keyword arguments, of a pair the first is "
+            "the input."
+        )
+        raise CalibrationError(
+            f"{type(model).__name__} fails on the first calibration batch: {why}. "
+            f"{statistics.advice(data[0]) or usual}"
+        )
+    return [replace(batch, whole=True) for batch in data]
+
+
+def _fails(model: nn.Module, batch: statistics.Batch) -> str:
+    """Why the model fails on a batch, empty if it does not."""
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    moved = batch.to(device)
+    return surgery.failure(model, moved.args, moved.kwargs)

@@ -20,7 +20,7 @@ N_TRACED = 4
 """Examples that a model is traced and tried with."""
 
 ROUTED_EXAMPLES = 64
-"""Over so many it is counted, at least, how many positions a routed layer gets."""
+"""Fewest examples over which the positions of a routed layer are counted."""
 
 
 def example(
@@ -44,7 +44,14 @@ def prunable_graph(
 ) -> ChannelGraph:
     """The traced model without the groups whose removal would break the eager model.
 
-    ``head_dims``, ``residual``: units beyond the usual ones, see `mipp.graph.trace`.
+    Args:
+        model: to trace, on the first batch.
+        data: calibration batches.
+        head_dims: see `mipp.graph.trace`.
+        residual: see `mipp.graph.trace`.
+
+    Raises:
+        GraphError: the model cannot be traced, or nothing in it can be pruned.
     """
     args, kwargs = example(model, data)
     with statistics.advised(model, data[0]):
@@ -67,15 +74,15 @@ def prunable_graph(
 def with_routes(
     model: nn.Module, traced: ChannelGraph, data: Sequence[statistics.Batch]
 ) -> ChannelGraph:
-    """The graph, whose routed layers get as many positions as they do on some of the data."""
+    """The graph, with the number of positions of routed layers measured on some of the data."""
     routed = {term.name for term in traced.macs if term.routed}
     return _with_positions(traced, _positions(model, routed, data)) if routed else traced
 
 
 def _with_positions(traced: ChannelGraph, positions: Mapping[str, float]) -> ChannelGraph:
-    """The graph with costs and uses of routed layers for so many positions an example.
+    """The graph with costs and uses of routed layers for these positions per example, by layer.
 
-    ``positions``: of each layer for one example; layers that are not named get one.
+    Layers that are absent get one.
     """
     macs = (
         replace(term, coefficient=term.coefficient * positions.get(term.name, 1.0))
@@ -96,7 +103,7 @@ def _with_positions(traced: ChannelGraph, positions: Mapping[str, float]) -> Cha
 def _positions(
     model: nn.Module, layers: Collection[str], data: Sequence[statistics.Batch]
 ) -> dict[str, float]:
-    """Positions that each call of these layers gets for one example, in the mean over some."""
+    """Positions that each call of these layers gets per example, averaged over some examples."""
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     positions: Counter[str] = Counter()
     calls: Counter[str] = Counter()
@@ -135,7 +142,7 @@ def _positions(
 def _unmeasured(
     model: nn.Module, traced: ChannelGraph, args: Sequence[Any], kwargs: Mapping[str, Any]
 ) -> dict[int, str]:
-    """Groups read by a product that is no layer call, so that nothing can be measured there."""
+    """Groups read by a product outside of layer calls, where nothing can be measured."""
     seen = set()
 
     def after(call: Call, output: Tensor) -> Tensor:
@@ -231,7 +238,11 @@ def check_widths(
 ) -> None:
     """Raises `InputError` for widths that the groups cannot have.
 
-    ``patterns``: of groups that keep all units. ``least``: units that every group keeps.
+    Args:
+        traced: the groups.
+        widths: number of units to keep, by group name.
+        patterns: of groups that keep all units.
+        least: number of units that every group keeps.
     """
     whole = protected(traced, patterns)
     groups = {group.name: group for group in traced.groups}

@@ -137,14 +137,6 @@ def test_balance_fills_up_where_a_class_is_short():
     assert np.bincount(labels[chosen]).tolist() == [8, 2]
 
 
-def test_holdout_parts_are_disjoint_and_complete(digits):
-    rest, held = digits.holdout(200, seed=0)
-    assert (len(rest), len(held)) == (1238, 200)
-    assert np.bincount(held.labels).tolist() == [20] * 10
-    together = sorted(image.tobytes() for part in (rest, held) for image in part.images)
-    assert together == sorted(image.tobytes() for image in digits.images)
-
-
 @pytest.mark.parametrize("n_samples", [0, 1439])
 def test_calibration_refuses_more_than_there_is(digits, n_samples):
     with pytest.raises(InputError, match=rf"n_samples={n_samples} was given; expected 1 to 1438"):

@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 import torch
 
+from lab import deform
+from lab.folder import load_folder
 from lab.images import balanced_accuracy, train_images
 from lab.images import test_images as images_to_test_on
 from lab.measurements import Item
 from mipp import data
-from mipp.data import deform
-from mipp.data.folder import load_folder
 from mipp.errors import FileError, InputError
 
 DIGITS = data.load("digits", "train").subset(np.arange(200))

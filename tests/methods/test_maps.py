@@ -152,5 +152,5 @@ def test_maps_that_cannot_be_had_or_are_not_finite_are_errors(monkeypatch):
         with pytest.raises(errors.CalibrationError, match="Feature maps of group 3 are not finite"):
             mipp.plan(model, batches, "units=50%", method=name)
     monkeypatch.setattr("mipp.methods.shared.maps._LAYERS", {})
-    with pytest.raises(errors.InputError, match=r"Feature maps of group . cannot be had"):
+    with pytest.raises(errors.InputError, match=r"Feature maps of group . are not available"):
         watched(plain(), batches)

@@ -16,7 +16,8 @@ from mipp.cli.output import Output
 from mipp.cli.prune import FINE_TUNING
 from mipp.cli.results import Outcome, latency_ms
 from mipp.options import Options, WeightOptions
-from mipp.planning.option_values import read_options, weight_budget
+from mipp.planning.budget_values import weight_budget
+from mipp.planning.option_values import read_options
 from mipp.retrain import Recipe
 
 

@@ -27,9 +27,9 @@ class Dataset:
 
     Examples:
         >>> import mipp
-        >>> rest, validation = mipp.data.load("digits").holdout(100, seed=0)
-        >>> len(rest), len(validation), sorted(set(validation.labels.tolist()))
-        (1338, 100, [0, 1, 2, 3, 4, 5, 6, 7, 8, 9])
+        >>> test = mipp.data.load("digits", "test")
+        >>> test.shape, test.num_classes
+        ((1, 8, 8), 10)
     """
 
     name: str
@@ -64,22 +64,6 @@ class Dataset:
     def subset(self, indices: NDArray[np.int64]) -> "Dataset":
         """The images at ``indices``, in that order."""
         return replace(self, images=self.images[indices], labels=self.labels[indices])
-
-    def holdout(self, n_samples: int, seed: int) -> tuple["Dataset", "Dataset"]:
-        """Split off ``n_samples`` images, as evenly over the classes as possible.
-
-        Use them for choices made during training (when to stop, which recipe), so that the test
-        split is used once, at the end.
-
-        Returns:
-            The remaining images, and the ones that were split off.
-
-        Raises:
-            InputError: if ``n_samples`` is below 1 or above the number of images.
-        """
-        chosen = balanced_indices(self.labels, self.num_classes, n_samples, seed)
-        stays = np.setdiff1d(np.arange(len(self)), chosen)
-        return self.subset(stays), self.subset(np.sort(chosen))
 
 
 def balanced_indices(

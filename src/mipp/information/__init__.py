@@ -12,6 +12,7 @@ from mipp.information.views import (
     RowShape,
     View,
     consumer_view,
+    features_seen,
     observations,
 )
 
@@ -27,6 +28,7 @@ __all__ = [
     "RowShape",
     "View",
     "consumer_view",
+    "features_seen",
     "fisher_whitening",
     "get",
     "in_units_of_noise",

@@ -1,4 +1,4 @@
-"""What an estimator gets of one consumer as one group sees it: second moments, or rows."""
+"""The data of one consumer that an estimator is given: second moments, or rows."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,11 +15,14 @@ from mipp.records import AxisKey, ChannelGraph, Consumer, Group, IntArray, Keep
 from mipp.tracing.calls import weight_matrix
 
 Reads = Literal["moments", "rows"]
-"""``moments``: second moments (`ConsumerView`) are enough. ``rows``: needs `Observations`."""
+"""What an estimator needs: second moments (`ConsumerView`) or rows (`Observations`)."""
 
 RowShape = Literal["maps", "positions"]
-"""What one row of a convolution is. ``maps``: an example; the features of a unit are its whole map.
-``positions``: the patch under the kernel at one position; a unit's features are its cells."""
+"""What one row of a convolution is.
+
+* ``maps``: an example; the features of a unit are its whole map.
+* ``positions``: the patch under the kernel at one position; a unit's features are its cells.
+"""
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,7 +84,7 @@ def consumer_view(
 
     Args:
         graph: The groups.
-        group: The group that is looked from.
+        group: The group whose units are scored.
         consumer: One of its consumers.
         weight: The consumer's whole weight.
         covariance: Of all its inputs.
@@ -89,11 +92,7 @@ def consumer_view(
         keep: Units that are left of the other groups.
     """
     matrix = weight_matrix(consumer.kind, weight).to(covariance.dtype)
-    in_axis = graph.axes[consumer.in_axis]
-    per_input = matrix.shape[1] // in_axis.size
-    mine = in_axis.group == group.index
-    unit = np.repeat(np.where(mine, in_axis.unit, -1), per_input)
-    columns = np.flatnonzero(np.repeat(mine | in_axis.kept(keep), per_input))
+    columns, unit = features_seen(graph, group, consumer, matrix.shape[1], keep)
     device = matrix.device
     row = torch.as_tensor(_rows(graph, consumer, keep, matrix.shape[0]), device=device)
     column = torch.as_tensor(columns, device=device)
@@ -101,9 +100,29 @@ def consumer_view(
         covariance=submatrix(covariance, column),
         weight=matrix[row][:, column],
         fisher=None if fisher is None else fisher[row][:, row],
-        unit=torch.as_tensor(unit[columns], device=device),
+        unit=torch.as_tensor(unit, device=device),
         uses=consumer.uses,
     )
+
+
+def features_seen(
+    graph: ChannelGraph, group: Group, consumer: Consumer, n_features: int, keep: Keep
+) -> tuple[IntArray, IntArray]:
+    """Features of the group, and those kept of other groups; and the unit of each, -1 for others.
+
+    Args:
+        graph: The groups.
+        group: The group whose units are scored.
+        consumer: One of its consumers.
+        n_features: Number of all its inputs.
+        keep: Units that are left of the other groups.
+    """
+    in_axis = graph.axes[consumer.in_axis]
+    per_input = n_features // in_axis.size
+    mine = in_axis.group == group.index
+    unit = np.repeat(np.where(mine, in_axis.unit, -1), per_input)
+    columns = np.flatnonzero(np.repeat(mine | in_axis.kept(keep), per_input))
+    return columns, unit[columns]
 
 
 def _rows(graph: ChannelGraph, consumer: Consumer, keep: Keep, n_rows: int) -> IntArray:
@@ -137,7 +156,7 @@ def observations(X: Any, Y: Any, units: Sequence[int] | None = None) -> Observat
         )
     if len(x) != len(y) or len(x) < 10:
         raise InputError(
-            f"X has {len(x)} rows and Y {len(y)}; expected the same number, ten at the least."
+            f"X has {len(x)} rows and Y {len(y)}; expected the same number, at least ten."
         )
     if y.is_floating_point():
         y = (y if y.dim() > 1 else y.unsqueeze(1)).to(x.dtype)

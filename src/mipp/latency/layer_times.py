@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from mipp.latency.timing import Stopwatch, Work
 from mipp.records import AxisKey, FloatArray, LatencyTable, LayerTable
 from mipp.tracing.function_mode import FunctionMode
+from mipp.tracing.guards import memory_format
 
 _CONV, _TRANSPOSE = ("conv", 1, 0), ("conv", 0, 1)
 """Kind, and the dimensions of the weight for input and output channels."""
@@ -143,13 +144,8 @@ def _rest(func: Any) -> tuple[str, ...]:
 
 
 def _compact(part: Tensor, whole: Tensor) -> Tensor:
-    """A copy of the slice, laid out like the whole."""
-    if part is whole:
-        return part
-    last = whole.dim() == 4 and whole.is_contiguous(memory_format=torch.channels_last)
-    if last and not whole.is_contiguous():  # one of 1 x 1 or of one channel is both
-        return part.contiguous(memory_format=torch.channels_last)
-    return part.contiguous()
+    """A copy of the slice, which lies in memory as the whole does."""
+    return part if part is whole else part.contiguous(memory_format=memory_format(whole))
 
 
 def time_layers(

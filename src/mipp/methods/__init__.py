@@ -1,4 +1,4 @@
-"""Methods: each ranks the units of a model; graph, costs and surgery are shared.
+"""Pruning methods: each ranks the units of a model; graph, costs and surgery are shared.
 
 A method is a frozen record of its options, one of the classes here. `mipp.plan` takes its name or
 the record: ``method="synflow"``, ``method=mipp.methods.SynFlow(rounds=20)``.
@@ -64,7 +64,17 @@ _ALL: dict[str, type[Method]] = {
 
 @dataclass(frozen=True)
 class Facts:
-    """What one method is, see `Method`."""
+    """A row of the table of methods.
+
+    Attributes:
+        name: As in `Method`.
+        summary: As in `Method`.
+        source: As in `Method`.
+        needs: As in `Method`.
+        at_init: As in `Method`.
+        ranking: As in `Method`.
+        rounds: The default of the method.
+    """
 
     name: str
     summary: str

@@ -46,8 +46,13 @@ def independence(
 ) -> Float[Tensor, " units"]:
     """Nuclear norm that a matrix loses with the rows of each unit; 0 for units without any.
 
-    Computed from eigenvalues of the smaller Gram matrix, whose square roots are the singular
+    It is computed from eigenvalues of the smaller Gram matrix, whose square roots are the singular
     values.
+
+    Args:
+        rows: The matrix.
+        unit: The unit of each row.
+        n_units: Number of units.
     """
     member = torch.zeros(n_units, len(rows), dtype=rows.dtype, device=rows.device)
     member[unit, torch.arange(len(rows), device=rows.device)] = 1

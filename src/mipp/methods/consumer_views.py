@@ -1,4 +1,4 @@
-"""What the consumers of each group take in, measured and shown as the group sees it.
+"""The inputs of the consumers of each group, measured and shown as the group sees them.
 
 Moments are enough for an estimator in closed form; others read rows of observations.
 """
@@ -25,7 +25,8 @@ ViewsOf = Callable[[Group, Keep], list[information.View]]
 class Views:
     """Measures a model group by group; second moments are kept between calls when they fit.
 
-    ``loss``: after the first measurement, in words which loss was used.
+    Attributes:
+        loss: in words, which loss was used; empty before the first measurement.
     """
 
     def __init__(self, problem: Problem) -> None:
@@ -86,8 +87,8 @@ class Views:
         fisher = outputs**2 if self._fisher_wanted() else 0
         seen = consumer.uses * sum(len(batch) for batch in self.batches)
         # far fewer rows than features are kept as they are, see `mipp.covariance.Factor`
-        held = int(seen) if FEW * seen <= inputs else inputs
-        return 8 * (inputs * held + fisher) + rows
+        stored = int(seen) if FEW * seen <= inputs else inputs
+        return 8 * (inputs * stored + fisher) + rows
 
     def _measure(self, part: Sequence[Group]) -> Mapping[int, statistics.Statistics]:
         wanted = sorted({c for group in part for c in group.consumers})
@@ -144,7 +145,7 @@ class Observer:
         )
 
     def bytes(self, consumer: int) -> int:
-        """What the rows of one consumer take, about."""
+        """About how many bytes the rows of one consumer take."""
         found = self.graph.consumers[consumer]
         shape = self.graph.shapes[found.weight]
         n_samples = sum(len(batch) for batch in self.batches)
@@ -165,19 +166,17 @@ class Observer:
         fisher: Float[Tensor, "m m"] | None,
         keep: Keep,
     ) -> information.Observations:
-        """One consumer of the group: kept inputs, and what is to be told from them."""
+        """One consumer of the group: its kept inputs, and the targets to predict from them."""
         consumer, seen = self.graph.consumers[index], rows[index]
-        in_axis = self.graph.axes[consumer.in_axis]
-        per_input = seen.inputs.shape[1] // in_axis.size
-        mine = in_axis.group == group.index
-        unit = np.repeat(np.where(mine, in_axis.unit, -1), per_input)
-        columns = np.flatnonzero(np.repeat(mine | in_axis.kept(keep), per_input))
+        columns, unit = information.features_seen(
+            self.graph, group, consumer, seen.inputs.shape[1], keep
+        )
         device = seen.inputs.device
         targets, noise = self._targets(index, seen, fisher, keep)
         return information.Observations(
             inputs=seen.inputs[:, torch.as_tensor(columns, device=device)],
             targets=targets,
-            unit=torch.as_tensor(unit[columns], device=device),
+            unit=torch.as_tensor(unit, device=device),
             uses=consumer.uses if self.shape == "positions" else 1,
             noise=noise,
             example=seen.example.to(device),
@@ -186,7 +185,7 @@ class Observer:
     def _targets(
         self, index: int, seen: statistics.Rows, fisher: Float[Tensor, "m m"] | None, keep: Keep
     ) -> tuple[Tensor, float]:
-        """What is to be told, in units of its noise; and the variance of that noise."""
+        """The targets to predict, in units of their noise; and the variance of that noise."""
         consumer = self.graph.consumers[index]
         noise = self.options.estimator.noise
         if self._answers is not None:

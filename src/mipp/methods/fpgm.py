@@ -22,7 +22,7 @@ class FPGM(ScoringMethod):
     A unit is the vector of all its incoming weights (of a tied group: of all layers that make it,
     concatenated). Only units that are left count.
 
-    The authors choose anew after every epoch of a training run; here units are chosen once, or in
+    The authors choose again after every epoch of a training run; here units are chosen once, or in
     ``rounds``.
 
     Attributes:

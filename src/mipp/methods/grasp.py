@@ -90,17 +90,17 @@ class GraSP(WeightMethod):
 
 @dataclass(frozen=True, kw_only=True)
 class IterGraSP(GraSP):
-    """`GraSP` in rounds, each on what the one before has left and on examples drawn anew.
+    """`GraSP` in rounds, each on what the one before has left and on newly drawn examples.
 
-    ``reading="gradient"`` is the score of de Jorge et al.'s code; the default scores anew what the
-    GraSP paper defines.
+    ``reading="gradient"`` is the score of de Jorge et al.'s code; the default is what the GraSP
+    paper defines.
 
     Attributes:
         rounds: 60, from the README of de Jorge et al.'s code.
     """
 
     name = "itergrasp"
-    summary = "GraSP, scored anew in 60 rounds"
+    summary = "GraSP, scored again in each of 60 rounds"
     source = "de Jorge et al. 2021, arXiv 2006.09081 (GraSP-it)"
 
     rounds: int = 60

@@ -26,11 +26,11 @@ SLOWER = 5
 class IMP(TrainingMethod):
     """Rounds of training, removing the units of smallest norm, and rewinding.
 
-    Optimizer, momentum and schedule start anew in every training; only what is left is trained, as
-    a small net of its own. The L2 norm is our choice, since sums of absolute values over all layers
-    empty those of small fan-in first. So are the defaults of fine-tuning: the recipe's epochs
-    divided by ``rounds`` (at least one), so that all of it costs one training, and a fifth of its
-    rate.
+    Optimizer, momentum and schedule start afresh in every training; only what is left is trained,
+    as a small net of its own. The L2 norm is our choice, since sums of absolute values over all
+    layers empty those of small fan-in first. So are the defaults of fine-tuning: the recipe's
+    epochs divided by ``rounds`` (at least one), so that all of it costs one training, and a fifth
+    of its rate.
 
     Attributes:
         rounds: 5, in which a third of the units is reached at the paper's 20% a round. The paper's

@@ -13,7 +13,7 @@ from mipp import processes, surgery, weights
 from mipp.checks import check_fields
 from mipp.errors import InputError
 from mipp.methods.method import NOT_MEASURED, WeightChoice, WeightTarget
-from mipp.methods.shared.weight_layers import enough_memory, highest, whole
+from mipp.methods.shared.unstructured import enough_memory, highest, whole
 from mipp.options import WeightAllocation
 from mipp.problem import WeightProblem
 from mipp.selection.spend_weights import Spread
@@ -135,13 +135,16 @@ class Wanda(Layerwise):
 
 @dataclass(frozen=True)
 class SparseGPT(Layerwise):
-    """One sweep over the inputs of a layer: what goes is made up for by the inputs yet to come.
+    """One sweep over the inputs of a layer: later inputs make up for the weights that go.
 
     With H = E[X X'] + ``damping`` times its mean diagonal, and U the upper Cholesky factor of
     inverse(H): for every ``block`` of inputs those weights go whose w^2 / U_qq^2 is smallest, over
     all outputs of the layer; then input by input the error w / U_qq of what went is taken off the
     weights of later inputs, in proportion to U's row. A pattern is chosen run by run on the way.
-    Both defaults are the paper's.
+
+    Attributes:
+        damping: Share of the mean diagonal; the default is the paper's.
+        block: Number of inputs whose weights are chosen at once; the default is the paper's.
     """
 
     name: ClassVar[str] = "sparsegpt"

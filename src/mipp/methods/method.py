@@ -1,4 +1,4 @@
-"""What every competing method is: facts, options, and an answer to one question."""
+"""The contract of a pruning method: facts, options, and scores or a choice of units."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -18,7 +18,7 @@ from mipp.statistics import Batch, Loss
 from mipp.surgery import Refit
 
 Needs = Literal["nothing", "data", "labels", "training"]
-"""What a method looks at beside the weights, each including the one before it."""
+"""What a method needs beside the weights, each including the one before it."""
 
 Ranking = Literal["global", "local"]
 """Whether scores of different groups can be compared. ``local`` ones rank within a group only."""
@@ -35,7 +35,7 @@ approached by ``share`` of its way, in equal factors: at ``k / T`` a resource is
 
 @dataclass(frozen=True, eq=False)
 class Question:
-    """What a method is asked in one round: how much each unit that is left matters.
+    """Input of a method in one round, which scores how much each unit that is left matters.
 
     Attributes:
         model: A copy of the caller's model that the method may change, in evaluation mode, in at
@@ -176,8 +176,8 @@ class Budgeted(Protocol):
             curves: of each group of the problem.
             problem: the one planned for, or what earlier rounds have left of it.
             share: of the way to the budget, in equal factors.
-            gone: group name -> units left, of groups that are in the problem no more.
-            final: whether it is the last word, for which a latency is measured.
+            gone: group name -> units left, of groups that are no longer in the problem.
+            final: whether it is the last round, for which a latency is measured.
         """
         ...
 
@@ -226,7 +226,7 @@ class Method(ABC):
         name: In `mipp.plan`.
         summary: One line.
         source: The paper.
-        needs: What it looks at beside the weights.
+        needs: What it needs beside the weights.
         at_init: Whether it applies to an untrained net.
         ranking: Decides how the budget is spread unless ``allocation=`` says otherwise
             (``"global"``, or ``"uniform"`` for local scores).

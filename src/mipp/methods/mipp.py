@@ -1,4 +1,4 @@
-"""MIPP: units go whose activations carry no information that the next layer still needs.
+"""MIPP removes the units whose activations carry no information that the next layer needs.
 
 The curves of nats lost against units removed come from an elimination in each group; a budget is
 spent on them, or a stop rule ends them.
@@ -53,7 +53,7 @@ class Mipp(Method):
 
     @property
     def chooses_weights(self) -> bool:
-        """It measures what each single weight adds to a row, too."""
+        """Whether it can choose single weights: it also measures what each adds to a row."""
         return True
 
     def recorded(self) -> dict[str, Any]:

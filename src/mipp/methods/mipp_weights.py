@@ -9,7 +9,7 @@ from torch import Tensor
 from mipp import statistics, weights
 from mipp.methods.method import WeightChoice, WeightTarget
 from mipp.methods.mipp import check_finite
-from mipp.methods.shared.weight_layers import enough_memory, whole
+from mipp.methods.shared.unstructured import enough_memory, whole
 from mipp.problem import WeightProblem, report_batches
 from mipp.records import IntArray
 from mipp.selection.curve_points import trail_of
@@ -54,7 +54,11 @@ def informed(problem: WeightProblem, targets: Sequence[WeightTarget]) -> Iterato
 
 
 class _Measuring:
-    """Measures some layers at a time; ``loss``: in words which one was used, after the first."""
+    """Measures some layers at a time.
+
+    Attributes:
+        loss: in words, which loss was used; empty before the first measurement.
+    """
 
     def __init__(self, problem: WeightProblem) -> None:
         self._problem, self.loss = problem, ""

@@ -28,7 +28,7 @@ Initialise = Callable[[nn.Module], None]
 """Gives all weights of a module new values, in place."""
 
 Match = Literal["params", "macs", "units"]
-"""What a net of uniform widths has no more of than the plan's."""
+"""Cost that a net of uniform widths shares with the plan's as an upper bound."""
 
 
 @runtime_checkable

@@ -47,7 +47,7 @@ class SNIP(ExampleMethod, WeightMethod):
 
 @dataclass(frozen=True, kw_only=True)
 class IterSNIP(SNIP):
-    """`SNIP` in rounds, each on what the one before has left and on examples drawn anew.
+    """`SNIP` in rounds, each on what the one before has left and on newly drawn examples.
 
     Attributes:
         rounds: 60, from the README of de Jorge et al.'s code (its SNIP-it; their own FORCE, in
@@ -55,7 +55,7 @@ class IterSNIP(SNIP):
     """
 
     name = "itersnip"
-    summary = "SNIP, scored anew in 60 rounds"
+    summary = "SNIP, scored again in each of 60 rounds"
     source = "de Jorge et al. 2021, arXiv 2006.09081 (Iterative SNIP)"
 
     rounds: int = 60

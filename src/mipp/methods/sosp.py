@@ -75,7 +75,7 @@ class SOSP(ExampleMethod, WeightMethod):
         return _added(*self.orders(question))
 
     def weight_scores(self, question: Question) -> dict[str, Tensor]:
-        """The same, with theta the weights of all convolutions and linear layers."""
+        """The score with theta the weights of all convolutions and linear layers."""
         named = question.parameters()
         theta = {name: named[name].detach() for name in prunable_weights(question.model)}
         return _added(*self.orders(question, theta))

@@ -1,4 +1,4 @@
-"""The whole method: open the model, let the method choose, and make plans that can be applied."""
+"""The whole of planning: read the options, trace, let the method choose, and make plans."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Literal, Unpack, overload
@@ -15,24 +15,22 @@ from mipp.options import (
     WeightKeywords,
     WeightOptions,
 )
+from mipp.planning.budget_values import (
+    Wanted,
+    read_budgets,
+    wanted_budget,
+    weight_budget,
+    weight_target,
+)
 from mipp.planning.information_kept import KeptInformation, information_kept
 from mipp.planning.latency_budget import timed
 from mipp.planning.model_outputs import answering
-from mipp.planning.option_values import (
-    Wanted,
-    read_budgets,
-    read_options,
-    read_progress,
-    to_dict,
-    wanted_budget,
-    weight_budget,
-    weights_to_dict,
-)
-from mipp.planning.plan import Model, Plan, WeightPlan, calibration
-from mipp.planning.plan_record import plan_record
+from mipp.planning.option_values import read_options, read_progress
+from mipp.planning.plan import Model, Plan
+from mipp.planning.plan_record import plan_record, to_dict, weight_record, weights_to_dict
 from mipp.planning.spending import Spending
-from mipp.planning.weight_record import weight_record, weight_target
-from mipp.problem import Clock, Problem, WeightProblem
+from mipp.planning.weight_plan import WeightPlan
+from mipp.problem import Clock, Problem, WeightProblem, calibration
 from mipp.prunable import check_parts, check_patterns, check_widths, example, prunable_graph
 from mipp.statistics import Batch
 from mipp.tracing.guards import check_ordinary, gradients_enabled
@@ -96,7 +94,7 @@ def plan(
             `torch.compile`, DataParallel or DistributedDataParallel the module that was wrapped is
             what is planned for: names, and the small model, are without the wrapper.
         batches: iterable of what the model takes: tensors, ``(input, target)`` pairs or dicts, all
-            of one shape and dtype but for the number of examples. Targets only tell that the model
+            of one shape and dtype but for the number of examples. Targets only show that the model
             is a classifier, unless ``loss=`` or ``method=`` uses them. Under
             ``torch.distributed`` each process gives its own; whatever goes wrong in one process is
             raised in all of them, with its rank.
@@ -232,7 +230,7 @@ def _opened(
 def _unit_plans(
     own: Model, problem: Problem, budgets: Sequence[selection.Budget]
 ) -> Iterator[Plan[Model]]:
-    """What the method chooses for each budget, and the record of it."""
+    """A plan for each budget, by the choice of the method."""
     options, speed = problem.options, timed(problem, budgets)
     spendings = [Spending(problem, budget, speed) for budget in budgets]
     choices = options.method.choose(problem, spendings)
@@ -262,7 +260,7 @@ def _unit_plans(
 def _weight_plans(
     own: Model, problem: WeightProblem, budgets: Sequence[selection.Budget | None]
 ) -> Iterator[WeightPlan[Model]]:
-    """What the method chooses for each budget, and the record of it."""
+    """A plan for each budget, by the choice of the method."""
     options = problem.options
     targets = [weight_target(problem, budget) for budget in budgets]
     choices = options.method.choose_weights(problem, targets)

@@ -14,8 +14,8 @@ from mipp.methods.consumer_views import Views
 from mipp.options import Progress, UnitKeywords
 from mipp.planning.model_outputs import answering
 from mipp.planning.option_values import read_progress, unit_options
-from mipp.planning.plan import Plan, calibration
-from mipp.problem import Clock, Problem, masks
+from mipp.planning.plan import Plan
+from mipp.problem import Clock, Problem, calibration, masks
 from mipp.prunable import example
 from mipp.records import ChannelGraph
 from mipp.tracing.guards import check_ordinary, gradients_enabled
@@ -25,8 +25,12 @@ from mipp.tracing.guards import check_ordinary, gradients_enabled
 class KeptInformation:
     """Nats per example between one group and one of its consumers.
 
-    ``before``: that all units transfer to all of the consumer's outputs (and to those that stay,
-    with ``next_layer="pruned"``). ``after``: that the units which stay transfer to the same.
+    Attributes:
+        group: its name.
+        consumer: name of the layer that reads it.
+        before: nats that all units transfer to all outputs of the consumer; with
+            ``next_layer="pruned"`` to those that stay.
+        after: nats that the units which stay transfer to the same outputs.
     """
 
     group: str

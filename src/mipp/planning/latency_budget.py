@@ -16,17 +16,22 @@ from mipp.records import BoolArray, ChannelGraph, Cost, Keep, LatencyTable, Laye
 from mipp.tracing.guards import measuring
 
 SHARES = (0.75, 0.5, 0.25)
-"""Of the units of all groups that whole models are timed with, beside the full one."""
+"""Shares of the units with which whole models are timed, beside the full one."""
 
 FEWEST = 25
-"""Runs of a whole model at the least: five for each part of `mipp.latency.scatter`."""
+"""Runs of a whole model at least: five for each part of `mipp.latency.scatter`."""
 
 Choice = dict[int, BoolArray]
 
 
 @dataclass(frozen=True)
 class Timed:
-    """Milliseconds of a model: ``ms``, and how far repeated measurements lie apart."""
+    """How long a model takes.
+
+    Attributes:
+        ms: milliseconds.
+        scatter: how far repeated measurements lie apart (ms).
+    """
 
     ms: float
     scatter: float
@@ -34,11 +39,15 @@ class Timed:
 
 @dataclass(eq=False)
 class _Search:
-    """Which bound to give the table, so that the real model meets ``target`` and no more (ms).
+    """Search for the bound by the table with which the real model just meets the target.
 
-    ``most``: of the full model. ``met``, ``missed``: the largest bound whose real model met the
-    target, the smallest whose did not. ``best``, ``miss``: the slowest model that met it, and the
-    fastest that did not.
+    Attributes:
+        target: time that the real model may take (ms).
+        most: time of the full model (ms).
+        met: largest bound whose real model met the target.
+        missed: smallest bound whose real model did not.
+        best: slowest model that met the target.
+        miss: fastest model that did not.
     """
 
     target: float
@@ -49,7 +58,7 @@ class _Search:
     miss: tuple[Timed, Choice] | None = None
 
     def add(self, bound: float, found: Timed, chosen: Choice) -> None:
-        """Notes what a bound came to."""
+        """Records the real time of the model chosen for a bound."""
         if found.ms <= self.target:
             self.met = bound if self.met is None else max(self.met, bound)
             if self.best is None or found.ms > self.best[0].ms:
@@ -72,10 +81,14 @@ class _Search:
 class Speed:
     """How fast a model is, on its device and as many threads as torch has.
 
-    ``table``: milliseconds of any choice of widths. Every layer was timed on its own; what lies
-    between the layers is fitted to the times of the whole model at full and at three smaller
-    widths: a constant, and a part in proportion to the numbers that the layers put out (norms,
-    activations). At full widths it is the measured time. ``full``: of the whole model.
+    Every layer was timed on its own. What lies between the layers is fitted to the times of the
+    whole model at full and at three smaller widths: a constant, and a part in proportion to the
+    number of outputs of the layers (norms, activations).
+
+    Attributes:
+        table: milliseconds of any choice of widths; at full widths the measured time.
+        full: measured time of the whole model.
+        settings: how it is measured.
     """
 
     def __init__(
@@ -126,13 +139,13 @@ class Speed:
         return _predicted(self.table, self._graph, keep)
 
     def time(self, small: nn.Module) -> Timed:
-        """Of a model that was made smaller, in turns with the full one."""
+        """The time of a smaller model, measured in turns with the full one."""
         with measuring(self._model), measuring(small):
             full, mine = self._time([self._model, small])
         ratio = float(np.median(mine) / np.median(full))
         return Timed(ratio * self.full.ms, latency.scatter(mine, full) * self.full.ms)
 
-    def settle(
+    def meet(
         self,
         budget: selection.Budget,
         target: float,
@@ -141,11 +154,17 @@ class Speed:
     ) -> tuple[Choice, Timed]:
         """The choice whose real model meets ``target`` (ms), and its time.
 
-        It is found by asking for more or less. ``choose``: by the table, for a budget. ``made``:
-        the small model of a choice.
+        The bound given to the table is raised or lowered until the real model meets the target.
+
+        Args:
+            budget: with the bound on the latency.
+            target: time that the real model may take (ms).
+            choose: the choice for a budget, by the table.
+            made: the small model of a choice.
 
         Raises:
-            BudgetError: it is not met, or is too near to the full time to tell.
+            BudgetError: the target is not met, or is too near to the full time to be
+                distinguished from it.
         """
         self._check_noise(target, self.full)
         search = _Search(target, self.full.ms)
@@ -171,14 +190,14 @@ class Speed:
             bound = search.after(bound, found)
         best, miss = search.best, search.miss
         if best is None and miss is not None and miss[0].ms - miss[0].scatter <= target:
-            best = miss  # over by less than the clock can tell
+            best = miss  # over by less than the clock can distinguish
         if best is None:
             raise self._missed(search)
         self._check_noise(target, best[0])
         return best[1], best[0]
 
     def describe(self, checked: Timed) -> dict[str, Any]:
-        """How it was measured, as JSON can hold it. ``checked``: of the small model."""
+        """How it was measured, as plain values; ``checked`` is the time of the small model."""
         return {
             "batch": self.settings.batch,
             "threads": torch.get_num_threads(),
@@ -219,7 +238,7 @@ class Speed:
 
 
 def timed(problem: Problem, budgets: Sequence[selection.Budget]) -> Speed | None:
-    """The model's speed, measured where one of the budgets asks for it."""
+    """The model's speed, measured if one of the budgets bounds the latency."""
     if not any("latency" in budget.bounds for budget in budgets):
         return None
     speed = Speed(problem.model, problem.graph, problem.batches, problem.options.latency)
@@ -234,7 +253,7 @@ def sliced(model: nn.Module, traced: ChannelGraph, keep: Keep) -> nn.Module:
 
 
 def _part(traced: ChannelGraph, share: float) -> Choice:
-    """So large a share of the units of each group, rounded up."""
+    """The first units of each group, a share of them, rounded up."""
     return {
         group.index: np.arange(group.n_units) < math.ceil(share * group.n_units)
         for group in traced.groups

@@ -28,9 +28,14 @@ def answering(
     outputs: Outputs | None,
     example: tuple[tuple[Any, ...], Mapping[str, Any]] | None = None,
 ) -> Model:
-    """The model as it is seen by whatever is measured: it returns what ``outputs`` picks.
+    """The model as it is measured, which returns what ``outputs`` picks.
 
     It shares all parameters, buffers and modules with the one given, which is left as it is.
+
+    Args:
+        model: the model.
+        outputs: picks the tensors that matter; None for all.
+        example: arguments on which the function is tried; None to leave that out.
 
     Raises:
         InputError: the function fails on what the model returns for the ``example``, or picks no
@@ -68,7 +73,7 @@ def check_same_outputs(recorded: object, outputs: Outputs | None) -> None:
 
 
 def picked(outputs: Outputs, output: Any) -> Any:
-    """What the function picks; `InputError` where it fails, or picks no tensor."""
+    """The tensors that the function picks; `InputError` where it fails, or picks no tensor."""
     name = function_name(outputs)
     try:
         chosen = outputs(output)

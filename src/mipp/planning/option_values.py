@@ -1,8 +1,8 @@
-"""From what users write to the options and the budget of a plan."""
+"""From the keywords that users write to the options of a plan."""
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, fields, is_dataclass, replace
+from dataclasses import is_dataclass, replace
 from numbers import Integral
 from typing import Any, Literal, get_args
 
@@ -11,14 +11,8 @@ from torch import nn
 from mipp import information, methods, selection, surgery
 from mipp.checks import shown
 from mipp.errors import FileError, InputError
-from mipp.options import Granularity, Options, Progress, WeightOptions, types_of
-from mipp.planning.model_outputs import function_name, read_outputs
-
-Wanted = str | Mapping[str, str | selection.Budget] | selection.Budget
-"""A budget, as users write it."""
-
-_MEASURING = ("estimator", "target", "order", "passes")
-"""Settings of mipp's own measurement, which other methods do not make."""
+from mipp.options import Allocation, Granularity, Options, Progress, WeightOptions
+from mipp.planning.model_outputs import read_outputs
 
 
 def read_options(granularity: str, given: Mapping[str, Any]) -> Options | WeightOptions:
@@ -54,7 +48,11 @@ def unit_options(**given: Any) -> Options:
     if given.get("widths") is not None:
         given["widths"] = read_widths(given["widths"])
     _read_common(given)
-    _check_words(given)
+    allocation, known_ones = given.get("allocation"), get_args(Allocation)
+    if allocation is not None and allocation not in known_ones:
+        raise InputError(
+            f"allocation={allocation!r}; expected one of {', '.join(map(repr, known_ones))}."
+        )
     for name, least in (("passes", 1), ("rounds", 1), ("min_units", 0), ("round_to", 1)):
         count = given.get(name, 1)
         if isinstance(count, bool) or not isinstance(count, int) or count < least:
@@ -66,19 +64,6 @@ def unit_options(**given: Any) -> Options:
     if "refit" in given:
         given["refit"] = read_refit(given["refit"], given["method"])
     return Options(estimator=estimator, **given)
-
-
-def _check_words(given: Mapping[str, Any]) -> None:
-    """Raises `InputError` for a word that is none of the choices of its option."""
-    hints = types_of(Options)
-    for name in ("order", "allocation", "target", "next_layer"):
-        choices = [word for one in (hints[name], *get_args(hints[name])) for word in get_args(one)]
-        words = list(dict.fromkeys(word for word in choices if isinstance(word, str)))
-        optional = type(None) in get_args(hints[name])
-        if name in given and given[name] not in words and not (optional and given[name] is None):
-            raise InputError(
-                f"{name}={given[name]!r}; expected one of {', '.join(map(repr, words))}."
-            )
 
 
 def _read_common(given: dict[str, Any]) -> None:
@@ -115,7 +100,7 @@ def read_method(
 
 
 def _estimator(given: dict[str, Any], *, sure: bool) -> information.Estimator:
-    """Takes ``estimator`` and ``noise`` out of the options; ``sure``: the rule is a confidence."""
+    """Takes estimator and noise out of the options; ``sure`` if the stop rule is a confidence."""
     by_name = isinstance(given.get("estimator", "gaussian"), str)
     estimator = information.read(given.pop("estimator", "gaussian"))
     if by_name and sure:
@@ -242,18 +227,8 @@ def read_memory(memory: int | str) -> int:
     raise InputError(f"memory={shown(memory)}; expected bytes or text such as '4GiB' or '500MB'.")
 
 
-def read_budgets(budgets: Any) -> list[Any]:
-    """The budgets of `mipp.plans` as a list; raises `InputError` for one that is not in a list."""
-    if isinstance(budgets, str | bytes | Mapping) or not isinstance(budgets, Iterable):
-        raise InputError(
-            f"budgets is {shown(budgets)}; expected a list of budgets, such as ['macs=50%', "
-            "'macs=25%']. For a single one use mipp.plan."
-        )
-    return list(budgets)
-
-
 def read_progress(progress: Any) -> Progress:
-    """What is called on the way; raises `InputError` for something that cannot be called."""
+    """The function that is called for progress; raises `InputError` for any other object."""
     if progress is None:
         return lambda _stage, _done, _total: None
     if not callable(progress):
@@ -263,89 +238,6 @@ def read_progress(progress: Any) -> Progress:
         )
     called: Progress = progress
     return called
-
-
-def to_dict(options: Options, budget: str) -> dict[str, Any]:
-    """The options as plain JSON values, for the record of a plan."""
-    refit = options.refit
-    named: dict[str, Any] = {name: True for name, asked in options.wider.items() if asked}
-    named |= {} if options.outputs is None else {"outputs": function_name(options.outputs)}
-    named |= options.method.recorded()
-    plain = ("target", "order", "next_layer", "allocation", "passes", "rounds", "min_units",
-             "round_to", "samples", "seed")  # fmt: skip
-    return named | {
-        "method": options.method.name,
-        "budget": budget,
-        "estimator": options.estimator.name,
-        "noise": options.estimator.noise,
-        "estimator_settings": _settings(options.estimator),
-        "stop": None if options.stop is None else repr(options.stop),
-        "protect": list(options.protect),
-        "refit": None if refit is None else asdict(refit),
-        **{name: getattr(options, name) for name in plain},
-    }
-
-
-def _settings(estimator: information.Estimator) -> dict[str, Any]:
-    """The fields of the estimator's record, tuples as lists; of another object what it prints."""
-    if not is_dataclass(estimator):
-        return {"repr": repr(estimator)}
-    found = asdict(estimator)
-    return {n: list(v) if isinstance(v, tuple) else v for n, v in found.items()}
-
-
-def wanted_budget(budget: "Wanted | None", settings: Options) -> selection.Budget:
-    """The budget as a record; empty where a stop rule decides alone.
-
-    Raises:
-        BudgetError: it cannot be read.
-        InputError: neither is given, or options that need one.
-    """
-    if settings.widths is not None:
-        if budget is not None or settings.stop is not None:
-            raise InputError(
-                "widths= was given with a budget or a stop rule; it says itself how many units "
-                "stay. Give one of them."
-            )
-        wanted = selection.Budget({}, widths=settings.widths)
-    elif budget is not None:
-        wanted = selection.parse_budget(budget)
-    elif settings.stop is not None:
-        wanted = selection.Budget({})
-    else:
-        raise InputError(
-            "Neither a budget nor a stop rule was given. Say how much may be left, such as "
-            "budget='macs=50%', in what widths=, or when to stop, such as "
-            "stop=mipp.Confidence(0.95)."
-        )
-    ends, method = settings.stop is not None or wanted.information is not None, settings.method
-    if ends and not method.measures_information:
-        raise InputError(
-            f"method={method.name!r} measures no information, so that it has no use for "
-            "stop= or a budget of information=. Give a budget of macs, params or units."
-        )
-    default = {one.name: one for one in fields(Options)}
-    idle = [n for n in _MEASURING if getattr(settings, n) != _default(default[n])]
-    if idle and not method.measures_information:
-        raise InputError(
-            f"method={method.name!r} has no use for {', '.join(idle)}: how mipp measures "
-            "and eliminates. Leave them out (noise= is a setting of the estimator); a method's own "
-            "settings are fields of its record in mipp.methods."
-        )
-    if settings.next_layer == "pruned" and not ends:
-        raise InputError(
-            "next_layer='pruned' needs a rule that decides each group on its own: stop=, or a "
-            "budget of information=. For a budget of cost use passes=2."
-        )
-    return wanted
-
-
-def _default(field: Any) -> Any:
-    made = field.default_factory
-    return made() if callable(made) else field.default
-
-
-# ---- single weights
 
 
 def weight_options(granularity: str, given: Mapping[str, Any]) -> WeightOptions:
@@ -383,7 +275,7 @@ def read_weight_method(method: Any) -> "methods.Method | methods.Layerwise":
     """A method of single weights, by its name or as a record.
 
     Raises:
-        InputError: none such, with those there are.
+        InputError: it is unknown, or chooses no single weights; the text lists those that do.
     """
     expected = ", ".join(methods.weight_names())
     if isinstance(method, str) and method in methods.LAYERWISE:
@@ -403,47 +295,6 @@ def read_weight_method(method: Any) -> "methods.Method | methods.Layerwise":
             f"method={found.name!r} chooses units, not single weights; expected one of {expected}."
         )
     return found
-
-
-def weight_budget(budget: "Wanted | None", options: WeightOptions) -> selection.Budget | None:
-    """The budget as a record; None where a pattern decides.
-
-    Raises:
-        BudgetError: it cannot be read.
-        InputError: there is none, or one that single weights cannot meet.
-    """
-    granularity = options.granularity
-    if options.pattern is not None:
-        if budget is not None:
-            raise InputError(
-                f"granularity={granularity!r} was given the budget {budget}; the pattern itself "
-                "says how many weights stay. Leave the budget out, or use granularity='weight'."
-            )
-        return None
-    if budget is None:
-        raise InputError(
-            "No budget was given. Say how many parameters may be other than zero, such as "
-            "budget='params=10%', or what share of its information every layer keeps, such as "
-            "budget='information=99%'."
-        )
-    if isinstance(budget, Mapping):
-        raise InputError(
-            f"budget={dict(budget)!r} was given for single weights; expected one budget for the "
-            "whole model, such as 'params=10%'. What protect= names stays."
-        )
-    wanted = selection.parse_budget(budget)
-    others = sorted(set(wanted.bounds) - {"params"})
-    if others or wanted.widths is not None:
-        raise InputError(
-            f"granularity='weight' was given a budget of {', '.join(others) or 'widths'}: zeros "
-            "among the weights of a layer save no multiply-accumulates, time or units in dense "
-            "kernels. Give params= or information=, or use granularity='unit'."
-        )
-    if wanted.information is not None and not options.method.measures_information:
-        raise InputError(
-            f"method={options.method.name!r} measures no information; give a budget of params."
-        )
-    return wanted
 
 
 def _check_weights(options: WeightOptions) -> None:
@@ -475,22 +326,3 @@ def check_weight_refit(refit: "surgery.Refit | Literal['own'] | None") -> None:
             f"Refit has fits={refit.fits!r} and toward={refit.toward!r}; single weights are fitted "
             "with fits='weights' and toward='old' only."
         )
-
-
-def weights_to_dict(options: WeightOptions, budget: selection.Budget | None) -> dict[str, Any]:
-    """The options as plain JSON values, for the record of a plan."""
-    named: dict[str, Any] = options.method.recorded()
-    named |= {} if options.outputs is None else {"outputs": function_name(options.outputs)}
-    refit = options.refit
-    return named | {
-        "granularity": options.granularity,
-        "method": options.method.name,
-        "budget": None if budget is None else str(budget),
-        "noise": options.noise,
-        "ridge": options.ridge,
-        "allocation": None if options.pattern is not None else options.spread,
-        "protect": list(options.protect),
-        "samples": options.samples,
-        "refit": asdict(refit) if isinstance(refit, surgery.Refit) else refit,
-        "seed": options.seed,
-    }

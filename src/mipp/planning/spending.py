@@ -11,7 +11,7 @@ from mipp.errors import BudgetError, InputError
 from mipp.methods import Scores, curves_of_scores
 from mipp.options import Options
 from mipp.planning.latency_budget import Speed, Timed, sliced
-from mipp.problem import Problem
+from mipp.problem import Problem, whole_masks
 from mipp.prunable import protected
 from mipp.records import BoolArray, ChannelGraph, Curve, Keep
 
@@ -20,7 +20,7 @@ class Spending:
     """One budget for a problem, see `mipp.methods.Budgeted`.
 
     Attributes:
-        budget: as it was asked for.
+        budget: as it was requested.
         speed: of the whole model, where the budget bounds the latency.
         checked: latency of the chosen model, where the budget bounds it.
     """
@@ -47,7 +47,7 @@ class Spending:
         self._by_table(nothing, {}, self._part_way(1.0, {}))
 
     def on_scores(self, scores: Scores, keep: Keep, share: float) -> Keep:
-        """Of the units in ``keep`` those that stay ``share`` of the way."""
+        """The units in ``keep`` that stay after ``share`` of the way to the budget."""
         budget = self._part_way(share, {})
         if share < 1:
             return self._by_table(scores, keep, budget)
@@ -79,7 +79,7 @@ class Spending:
     def _by_table(self, scores: Scores, keep: Keep, budget: selection.Budget) -> Keep:
         problem, made = self._problem, curves_of_scores(scores, keep)
         chosen = _spent(made, problem.graph, budget, problem.options, keep, self.speed)
-        return problem.everything() | chosen
+        return whole_masks(problem.graph) | chosen
 
     def _met(
         self,
@@ -87,21 +87,22 @@ class Spending:
         budget: selection.Budget,
         choose: Callable[[selection.Budget], dict[int, BoolArray]],
     ) -> dict[int, BoolArray]:
-        """What ``choose`` makes of the budget; measured to meet it where it is one of latency."""
+        """The choice for the budget; the real model is timed where it bounds the latency."""
         if self.speed is None:
             return choose(budget)
         target = budget.limits(self.speed.whole)["latency"]
-        chosen, self.checked = self.speed.settle(
+        chosen, self.checked = self.speed.meet(
             budget, target, choose, lambda keep: sliced(problem.model, problem.graph, keep)
         )
         problem.clock.lap("timing")
         return chosen
 
     def _part_way(self, share: float, gone: Mapping[str, int]) -> selection.Budget:
-        """The budget after ``share`` of the rounds, the same factor in each.
+        """The budget after a share of the rounds, the same factor in each.
 
-        ``gone``: name of each group that is not in the graph of this round any more -> units that
-        it has left.
+        Args:
+            share: of the rounds that are done.
+            gone: units left of each group that is not in the graph of this round any more, by name.
         """
         wanted, bounds = self.budget, {}
         for name, target in self._targets.items():
@@ -135,8 +136,13 @@ def _spent(
 ) -> dict[int, BoolArray]:
     """The units that stay when the budget is spent on these curves, by group index.
 
-    ``keep``: those that are left now; the others come first in the curves. ``speed``: whose table
-    predicts the latency, where the budget has one.
+    Args:
+        curves: by group index.
+        traced: the groups.
+        budget: to spend.
+        options: of the plan.
+        keep: units that are left now; the others come first in the curves.
+        speed: its table predicts the latency, where the budget bounds it.
     """
     if budget.widths is not None:
         return _in_widths(curves, traced, budget.widths)
@@ -166,9 +172,7 @@ def _in_parts(
     keep: Keep | None,
 ) -> dict[int, BoolArray]:
     """Each pattern's groups by their own budget; units cost the same, whatever else is removed."""
-    found = {group.index: np.ones(group.n_units, dtype=bool) for group in traced.groups} | dict(
-        keep or {}
-    )
+    found = whole_masks(traced) | dict(keep or {})
     for pattern, part in parts.items():
         mine = protected(traced, [pattern])
         n_units = {g.index: g.n_units for g in traced.groups if g.index in mine}
@@ -196,7 +200,7 @@ def _in_parts(
 def _in_widths(
     curves: Mapping[int, Curve], traced: ChannelGraph, widths: Mapping[str, int]
 ) -> dict[int, BoolArray]:
-    keep = {group.index: np.ones(group.n_units, dtype=bool) for group in traced.groups}
+    keep = whole_masks(traced)
     for group in traced.groups:
         lost = group.n_units - widths.get(group.name, group.n_units)
         order = curves[group.index].order if group.index in curves else np.zeros(0, dtype=np.int64)

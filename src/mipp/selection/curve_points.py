@@ -1,4 +1,4 @@
-"""What is kept of curves and scores beside a plan: few points a group, for reports."""
+"""Few points of the curves and scores of each group, kept beside a plan for reports."""
 
 from collections.abc import Mapping
 
@@ -67,7 +67,7 @@ class ScoreTrails:
 
 
 def _thinned(group: str, values: FloatArray, cut: int, *, first: int) -> Trail:
-    """``first``: what the first of the values is counted as; 0 is for nats, 1 for scores."""
+    """A trail of few points; the first value counts as 0 for nats, as 1 for scores."""
     where = _points(values, cut - first)
     return Trail(
         group,

@@ -31,7 +31,7 @@ class CostModel(Protocol):
         ...
 
     def saving(self, group: int, unit: int) -> Cost:
-        """What removing this unit now would save."""
+        """The cost that removing this unit now would save."""
         ...
 
     def remove(self, group: int, unit: int) -> None:

@@ -16,8 +16,12 @@ from mipp.errors import BudgetError, InputError
 from mipp.records import FloatArray, IntArray
 
 Spread = Literal["priced", "uniform", "rows"]
-"""``priced``: one price for all rows of all layers. ``uniform``: every layer keeps the same share,
-and its rows have one price. ``rows``: every row keeps the same share."""
+"""How a budget of single weights is spread.
+
+* ``priced``: one price for all rows of all layers.
+* ``uniform``: every layer keeps the same share, and its rows have one price.
+* ``rows``: every row keeps the same share.
+"""
 
 
 @dataclass(frozen=True, eq=False)

@@ -16,8 +16,7 @@ from mipp.surgery.mask import mask_model, zero_placeholders, zeroed_axes
 from mipp.surgery.optimizer import remap_optimizer
 from mipp.surgery.outputs import compare
 from mipp.surgery.record import PlanRecord, installed_version
-from mipp.surgery.refit.held_out import best_fit
-from mipp.surgery.refit.refit_config import LESS_MEMORY, Refit, finite
+from mipp.surgery.refit.fitting import LESS_MEMORY, Refit, best_fit, finite
 from mipp.surgery.refit.units import refit
 from mipp.surgery.refit.walk import Piece, Reached, WalkedLayer, walk
 from mipp.surgery.slice import apply_plan, slice_graph, slice_model

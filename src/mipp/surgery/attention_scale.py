@@ -38,6 +38,12 @@ def with_attention_scale(
     seen however small the scores are. All products are tried at once as they are supposed, then
     all the other way, then one by one. A product that fits neither way is left as supposed, for
     `mipp.surgery.probe` to find.
+
+    Args:
+        model: The model.
+        graph: Its groups.
+        args: Positional arguments of an example.
+        kwargs: Keyword arguments of it.
     """
     if all(product.sure for product in graph.products):
         return graph
@@ -97,7 +103,7 @@ def _alike(first: Tensor, second: Tensor) -> bool:
 
 
 class _Scores(FunctionMode):
-    """Notes what goes into each softmax, that in attention kernels included."""
+    """Records what goes into each softmax, that in attention kernels included."""
 
     splits_attention = True
 

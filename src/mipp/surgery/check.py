@@ -28,7 +28,12 @@ _NOT_THE_USERS = (str(Path(torch.__file__).parent), str(Path(__file__).parent), 
 
 @dataclass(frozen=True)
 class BrokenGroup:
-    """A group (``index`` in the graph) that cannot be pruned after all, and the reason."""
+    """A group that cannot be pruned after all.
+
+    Attributes:
+        index: of the group in the graph.
+        reason: why not.
+    """
 
     index: int
     reason: str
@@ -91,12 +96,18 @@ def probe(
     args: Sequence[Any] = (),
     kwargs: Mapping[str, Any] = NO_KWARGS,
 ) -> list[BrokenGroup]:
-    """Slice away a part of every group, run the result, and find the groups that break it.
+    """Slices away a part of every group, runs the result, and finds the groups that break it.
 
-    Catches what a graph cannot show: a shape written as a number in the Python code, a check of
+    It catches what a graph cannot show: a shape written as a number in the Python code, a check of
     a width. The sliced model is compared with the masked one of full size; if they differ, the
     culprits are found by halving: in about ``2 log2(n_groups)`` runs if there is one. Groups that
-    break the model only together are all named. Works on copies: the model is not even run.
+    break the model only together are all named. It works on copies: the model is not even run.
+
+    Args:
+        model: The model.
+        graph: Its groups.
+        args: Positional arguments of an example.
+        kwargs: Keyword arguments of it.
 
     Raises:
         InputError: The model itself fails on the example.

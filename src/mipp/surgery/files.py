@@ -45,9 +45,11 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class FileRecord:
-    """What a file says beside the weights.
+    """The record in a file, beside the weights.
 
     Attributes:
+        format: Version of the record.
+        mipp_version: That wrote it.
         axes: What was kept, in the full-size model.
         aliases: Other names of shared tensors -> the name under which they are stored.
         fingerprint: Of the full-size model.
@@ -157,7 +159,7 @@ def load(model: nn.Module | Callable[[], nn.Module], path: str | Path) -> nn.Mod
 
 @checked
 def read_record(path: str | Path) -> FileRecord:
-    """What a file written by `save` says beside the weights; raises `FileError` like `load`."""
+    """The record in a file written by `save`; raises `FileError` like `load`."""
     return _read(Path(path))[0]
 
 

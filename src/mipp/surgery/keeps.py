@@ -1,4 +1,4 @@
-"""What stays of each dimension, attribute and scale when units are removed, as plain data."""
+"""Indices, attributes and scales that are left when units are removed, as plain data."""
 
 import hashlib
 from collections.abc import Mapping
@@ -16,6 +16,8 @@ class AxisKeep:
     """Which indices stay along one dimension of one parameter or buffer.
 
     Attributes:
+        tensor: Name of the parameter or buffer.
+        dim: The dimension, counted from 0.
         size: Length of the dimension before.
         kept: The indices that stay, rising.
     """
@@ -53,6 +55,8 @@ class AttributeKeep:
     Attributes:
         module: Path of the module.
         name: Name of the attribute, such as ``num_heads``.
+        before: Its value in the model before.
+        after: Its value in the sliced model.
     """
 
     module: str
@@ -70,10 +74,14 @@ class AttributeKeep:
 
 @dataclass(frozen=True)
 class ScaleKeep:
-    """Rows of a weight or a bias that are multiplied by a ``factor``.
+    """Rows of a weight or a bias that are multiplied by a factor.
 
     Attributes:
-        indices: Those among the ``size`` along ``dim``, before anything is removed, rising.
+        tensor: Name of the parameter.
+        dim: The dimension of the rows.
+        size: Its length before anything is removed.
+        indices: The rows, counted before anything is removed, rising.
+        factor: Above 0, at most 1.
     """
 
     tensor: str

@@ -15,7 +15,7 @@ from mipp.tracing.size_attributes import integers
 RECORD = "_mipp_keep"
 """Attribute of a sliced model that holds its `AxisKeep` records, for `mipp.save`."""
 SIZES = "_mipp_sizes"
-"""The same for its `AttributeKeep` records."""
+"""Attribute of a sliced model that holds its `AttributeKeep` records."""
 
 
 def original_indices(model: nn.Module) -> dict[tuple[str, int], tuple[int, ...]]:
@@ -61,10 +61,10 @@ def _recorded(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 def write_record(
     model: nn.Module, axes: tuple[AxisKeep, ...], sizes: tuple[AttributeKeep, ...] = ()
 ) -> None:
-    """Notes on the model what was kept, and on each module inside it its own part of that.
+    """Records on the model what was kept, and on each module inside it its own part of that.
 
-    A part is for whoever takes the module out and saves it alone; the outermost record is what
-    counts otherwise.
+    A part serves those who take the module out and save it alone; otherwise the outermost record
+    counts.
     """
     tensors = named_tensors(model)
     names: dict[int, list[str]] = {}

@@ -1,16 +1,20 @@
-"""Copies of a model, of the same size, in which the weights of removed units are zero."""
+"""Copies of a model, of the same size, in which the weights of removed units are zero.
 
-from typing import Literal, TypeVar
+Norms across removed units see in such a copy what the norms of the sliced model see.
+"""
+
+import copy
+from collections.abc import Mapping
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from mipp.errors import InputError
-from mipp.records import AxisKey, ChannelGraph, IntArray, Keep
-from mipp.surgery.attributes import ZERO_IS_SAFE
+from mipp.records import Axis, AxisKey, ChannelGraph, IntArray, Keep
+from mipp.surgery.attributes import ZERO_IS_SAFE, fit_attributes
 from mipp.surgery.keeps import AxisKeep, axis_keeps, check_keep, with_placeholders
-from mipp.surgery.narrow_norms import narrow_norms
 from mipp.surgery.record import PlanRecord
 from mipp.surgery.tensors import deep_copy, misfit, named_tensors, tensor_of
 
@@ -24,12 +28,15 @@ def mask_model(
 
     The consumers' weights that read removed units are set to zero, which alone is exact; so are
     the weights, biases and norm parameters that make them. Buffers (running statistics) stay, and
-    so do parameters of layers not known here, where a zero might be divided by. ``keep`` may leave
-    a group without any unit.
+    so do parameters of layers not known here, where a zero might be divided by.
 
-    A norm across units that go sees in the sliced model what is ``"kept"``, and so it does here, by
-    a hook. With ``norms="all"`` it sees all units as in the model itself, and what it makes of the
-    removed ones is read by nobody: this is what removing them would be if that were exact.
+    Args:
+        model: The model, which is not changed.
+        graph: Its groups.
+        keep: Masks of the units that stay; a group may be left without any unit.
+        norms: With ``"kept"`` a norm across removed units sees the kept ones alone, as in the
+            sliced model, by a hook. With ``"all"`` it sees all units as in the model itself, and no
+            layer reads its outputs for the removed ones: as if their removal were exact.
 
     Raises:
         InputError: ``keep`` does not fit the graph or the graph does not fit the model.
@@ -47,7 +54,7 @@ def mask_model(
             raise InputError(misfit(key, tensor, f"expected size {size} as in the graph"))
         _zero(tensor, key.dim, removed)
     if norms == "kept":
-        narrow_norms(masked, graph.norms, keep)
+        _narrow_norms(masked, graph.norms, keep)
     else:
         for full, layer in zip(model.modules(), masked.modules(), strict=True):
             if isinstance(full, nn.Embedding) and isinstance(layer, nn.Embedding):
@@ -58,7 +65,7 @@ def mask_model(
 
 
 def zeroed_axes(model: nn.Module, graph: ChannelGraph, keep: Keep) -> tuple[AxisKeep, ...]:
-    """What `with_placeholders` adds to ``keep``, as indices whose weights have to be zero."""
+    """The indices that `with_placeholders` adds to ``keep``, whose weights have to be zero."""
     shaped = with_placeholders(graph, keep)
     without = {index: ~shaped[index] | units for index, units in keep.items()}
     return axis_keeps(graph, _removed(model, graph, without))
@@ -99,3 +106,40 @@ def _safe_to_zero(model: nn.Module, graph: ChannelGraph) -> set[AxisKey | str]:
             prefix = f"{name}." if name else ""
             safe |= {prefix + own for own, _ in layer.named_parameters(recurse=False)}
     return safe
+
+
+class NarrowNorm:
+    """A hook that returns the norm of the ``kept`` features alone, and zero elsewhere."""
+
+    def __init__(self, norm: nn.Module, kept: IntArray) -> None:
+        self.kept = kept
+        shared = {id(tensor): tensor for tensor in norm.parameters()}
+        self.narrow = copy.deepcopy(norm, dict(shared))
+        for name, tensor in list(self.narrow.named_parameters(recurse=False)):
+            chosen = tensor.detach()[torch.as_tensor(kept, device=tensor.device)]
+            setattr(self.narrow, name, nn.Parameter(chosen))
+        fit_attributes("", self.narrow, kept)
+
+    def __call__(self, _module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
+        """The output that takes the place of the norm's own."""
+        places = torch.as_tensor(self.kept, device=output.device)
+        made = self.narrow(args[0].index_select(-1, places), *args[1:])
+        return torch.zeros_like(output).index_copy(-1, places, made.to(output.dtype))
+
+
+def _narrow_norms(masked: nn.Module, norms: tuple[Axis, ...], keep: Keep) -> None:
+    """Makes the norms of a masked model go across what is kept, in place."""
+    modules: Mapping[str, nn.Module] = dict(masked.named_modules(remove_duplicate=False))
+    for norm in norms:
+        kept = norm.kept(keep)
+        if not kept.all() and kept.any():
+            module = modules[norm.key.tensor]
+            module.register_forward_hook(NarrowNorm(module, kept.nonzero()[0]))
+
+
+def drop_narrow_norms(model: nn.Module) -> None:
+    """Removes those hooks, in place."""
+    for module in model.modules():
+        hooks = module._forward_hooks  # noqa: SLF001 # only who registers a hook is given its handle
+        for number in [n for n, hook in hooks.items() if isinstance(hook, NarrowNorm)]:
+            del hooks[number]

@@ -1,4 +1,4 @@
-"""What a plan of single weights says, as plain data, and the zeros that it makes."""
+"""The record of a plan of single weights, as plain data, and the zeros that it makes."""
 
 import base64
 import zlib
@@ -14,7 +14,7 @@ from mipp.errors import InputError
 from mipp.records import BoolArray, Refusal, Trail
 from mipp.surgery.record import few_rows_lines, json_text, read_json
 from mipp.surgery.slice import slice_model
-from mipp.surgery.tensors import check_fingerprint, named_tensors
+from mipp.surgery.tensors import named_tensors
 
 FORMAT = 1
 """Version of the JSON form of a plan of single weights."""
@@ -25,7 +25,12 @@ Module = TypeVar("Module", bound=nn.Module)
 
 @dataclass(frozen=True)
 class Nonzeros:
-    """``weights`` that are not zero, in layers that can be pruned, and all ``params`` but zeros."""
+    """Numbers of weights and parameters that are not zero.
+
+    Attributes:
+        params: of the whole model.
+        weights: of the layers that can be pruned.
+    """
 
     params: int
     weights: int
@@ -33,12 +38,17 @@ class Nonzeros:
 
 @dataclass(frozen=True)
 class LayerSummary:
-    """What a plan does to one weight.
-
-    ``nats`` are per example, rows seen one by one; NaN where a method measures none.
+    """The change of the weight of one layer.
 
     Attributes:
-        empty_rows: Outputs that read nothing any more.
+        name: Of the parameter.
+        shape: Of the parameter.
+        weights_before: Weights that are not zero in the model.
+        weights_after: Weights that stay.
+        empty_rows: Outputs that no longer read any input.
+        nats_before: Per example, with the outputs seen one by one; NaN where a method measures
+            none.
+        nats_after: The same with the weights that stay.
     """
 
     name: str
@@ -52,15 +62,21 @@ class LayerSummary:
 
 @dataclass(frozen=True)
 class MaskRecord:
-    """All that a plan of single weights says.
+    """The content of a plan of single weights.
 
     Attributes:
+        granularity: ``"weight"``, ``"2:4"`` or ``"4:8"``.
         masks: Parameter name -> which entries stay, bit by bit in the order of the flattened
             weight, deflated, in base 64 (`packed`, `unpacked`).
+        summary: A row for each layer.
+        refused: Layers that are left as they are; their ``n_units`` are weights.
+        before: Of the whole model.
+        after: Of the whole model.
+        options: As in `PlanRecord`.
+        fingerprint: As in `PlanRecord`.
+        mipp_version: As in `PlanRecord`.
         trails: Nats lost with the weights of a layer, for reports; none where a method measures
             none.
-        refused: Layers that are left as they are; their ``n_units`` are weights. The other fields
-            are as in a `PlanRecord`.
     """
 
     granularity: str
@@ -117,7 +133,7 @@ class MaskRecord:
         return read_json(cls, text, problem)
 
     def notes(self) -> list[str]:
-        """Lines of what has to be known to judge the figures."""
+        """Lines that say how to read the figures."""
         return few_rows_lines(self.options)
 
     def describe(self) -> list[str]:
@@ -183,8 +199,3 @@ def apply_masks(
                 tensors[name].copy_((weights or {})[name])
             tensors[name].masked_fill_(~mask.to(tensors[name].device), 0)
     return copied
-
-
-def check_made_for(model: nn.Module, record: MaskRecord) -> None:
-    """Raises `InputError` if the plan was made for a model of another structure."""
-    check_fingerprint(model, record.fingerprint)

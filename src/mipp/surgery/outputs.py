@@ -17,6 +17,7 @@ class Comparison:
     """Whether two models agree.
 
     Attributes:
+        ok: Whether all differences are within the tolerance.
         difference: The largest one, relative to the largest entry of that output of the first
             model; infinite where they cannot be compared.
         message: What differs; empty if ok.

@@ -1,4 +1,4 @@
-"""What a plan of units says, as plain data, in the coordinates of the model that it is for."""
+"""The record of a plan of units, as plain data, in the numbering of the model that it is for."""
 
 import hashlib
 import json
@@ -29,7 +29,7 @@ Record = TypeVar("Record", bound=_Record)
 
 @dataclass(frozen=True)
 class PlanRecord:
-    """All that a plan says; with it, and no graph, the model can be sliced again.
+    """The content of a plan; with it, and without a graph, the model can be sliced again.
 
     ``keep`` may be empty for a group (a collapse). No layer runs without any channel, so one unit
     then stays in ``axes`` for its shape alone, and ``zeroed`` has the indices, among those that
@@ -38,18 +38,23 @@ class PlanRecord:
     Attributes:
         keep: Group name -> indices of the units that stay.
         axes: The same for every dimension that loses something.
-        before, after: Cost of the whole model.
+        refused: Groups and layers that cannot be pruned, and why.
+        summary: A row for each group.
+        before: Cost of the whole model.
+        after: Cost of the whole model after pruning.
         options: How the plan was made (method, budget, seed, ...), as JSON can hold it.
         fingerprint: Of the model it is for (see `fingerprint`). All indices count in that model,
             before anything is removed.
+        mipp_version: That made the plan.
+        zeroed: Indices among those in ``axes`` whose weights are set to zero.
         sizes: Attributes of modules, such as a number of heads, that change with the widths.
         scales: Rows of weights that are multiplied by a number, to keep the scale of a product that
             sums over fewer.
         inexact: Groups that lose units which norms go across -> by how much outputs on calibration
             data differ, relative to their size, from those of the model whose norms see all units.
-        trails: What the choice was made from, for reports; nothing is computed with it.
+        trails: Points of the curves or scores behind the choice, for reports alone.
         unsure: Attributes that stay, since it is not known whether they count what changes.
-        uncounted: Ops that ``before`` and ``after`` leave out, since nobody knows their cost.
+        uncounted: Ops that ``before`` and ``after`` leave out, since their cost is not known.
     """
 
     keep: Mapping[str, tuple[int, ...]]
@@ -117,7 +122,7 @@ class PlanRecord:
         return read_json(cls, text, problem)
 
     def notes(self) -> list[str]:
-        """Lines of what has to be known to judge the figures, or to use the small model."""
+        """Lines that say how to read the figures and use the small model."""
         note = "as wide as what was pruned; not read by forward"
         return [
             *(f"not changed: {name} = {value}, {note}" for name, value in self.unsure.items()),

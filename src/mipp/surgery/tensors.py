@@ -13,7 +13,7 @@ from torch.nn.parameter import is_lazy
 from mipp.errors import InputError, SurgeryError
 from mipp.records import AxisKey, IntArray
 from mipp.surgery.keeps import fingerprint
-from mipp.tracing.guards import duplicate
+from mipp.tracing.guards import duplicate, memory_format
 
 NO_ALIASES: Mapping[str, str] = MappingProxyType({})
 
@@ -121,15 +121,7 @@ def take(tensor: Shaped[Tensor, "..."], cuts: Mapping[int, IntArray]) -> Shaped[
         chosen = tensor.clone() if not cuts else tensor
         for dim, indices in cuts.items():
             chosen = chosen.index_select(dim, torch.as_tensor(indices, device=tensor.device))
-        return chosen.contiguous(memory_format=_memory_format(tensor)) if cuts else chosen
-
-
-def _memory_format(tensor: Tensor) -> torch.memory_format:
-    for dims, layout in ((4, torch.channels_last), (5, torch.channels_last_3d)):
-        if tensor.dim() == dims and tensor.is_contiguous(memory_format=layout):
-            # with one channel, or one pixel, a tensor is in both formats: the plain one is usual
-            return torch.contiguous_format if tensor.is_contiguous() else layout
-    return torch.contiguous_format
+        return chosen.contiguous(memory_format=memory_format(tensor)) if cuts else chosen
 
 
 def deep_copy(model: Module, stand_ins: Mapping[int, Tensor]) -> Module:

@@ -99,6 +99,15 @@ def seed_generators(device: torch.device, seed: int, epoch: int) -> None:
             torch.cuda.manual_seed(number)
 
 
+def memory_format(tensor: Tensor) -> torch.memory_format:
+    """``channels_last`` (of three dimensions, too) where the tensor lies so, else contiguous."""
+    for dims, layout in ((4, torch.channels_last), (5, torch.channels_last_3d)):
+        if tensor.dim() == dims and tensor.is_contiguous(memory_format=layout):
+            # with one channel, or one pixel, a tensor is in both formats: the plain one is usual
+            return torch.contiguous_format if tensor.is_contiguous() else layout
+    return torch.contiguous_format
+
+
 @contextmanager
 def channels_last(model: nn.Module, *, enabled: bool) -> Iterator[None]:
     """The weights of convolutions lie channels-last; afterwards all strides are as before."""

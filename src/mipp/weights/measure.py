@@ -1,4 +1,4 @@
-"""What each weight takes in: its moments in one pass, or its rows layer after layer.
+"""Inputs of each weight: their moments in one pass, or their rows layer after layer.
 
 All calls of a weight count together, grouped convolutions block by block, and of the Fisher
 information only the diagonal, which is all that single rows can use.

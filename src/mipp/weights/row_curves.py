@@ -111,7 +111,13 @@ def _floor(values: Float[Tensor, "*m"]) -> float:
 def curves_of(
     blocks: list[Rows], allowed: list[Bool[Tensor, "m d"]], pattern: Pattern | None
 ) -> RowCurves:
-    """The curves of all rows of a layer; ``allowed``: weights of each block that are not zero."""
+    """The curves of all rows of a layer.
+
+    Args:
+        blocks: Rows of each block of the layer.
+        allowed: Weights of each block that are not zero.
+        pattern: That the weights of a row have to fit, if any.
+    """
     kept, nats, ranks = [], [], []
     exact = sum(_operations(live.sum(1)) for live in allowed) <= EXACT
     for rows, live in zip(blocks, allowed, strict=True):
@@ -137,7 +143,7 @@ def curves_of(
 
 
 def _extended(curve: Shaped[Tensor, "m t"], length: int) -> Shaped[Tensor, "m u"]:
-    """The same curve, its last point repeated."""
+    """The curve with its last point repeated."""
     return torch.cat([curve, curve[:, -1:].expand(-1, length - curve.shape[1])], 1)
 
 
@@ -155,7 +161,12 @@ def chosen(
 ) -> list[Bool[Tensor, "m d"]]:
     """The weights that stay when row j keeps ``keep[j]``: the path, its exact end, then swaps.
 
-    A pattern keeps its quota in every row, regardless of ``keep``.
+    Args:
+        blocks: Rows of each block of the layer.
+        allowed: Weights of each block that are not zero.
+        curves: Of all rows of the layer.
+        keep: Number of weights of each row; a pattern keeps its quota regardless.
+        pattern: That the weights of a row have to fit, if any.
     """
     masks = []
     m, d = blocks[0].shape

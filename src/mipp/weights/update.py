@@ -1,4 +1,4 @@
-"""What the weights that stay become: the least-squares map from what they read to the old outputs.
+"""Refit of single weights: the least-squares map from the inputs still read to the old outputs.
 
 The function of Theorem 1 within a layer: of each row the regression on the inputs that it still
 reads, a bias (or the running mean of the BatchNorm behind) such that the mean is kept.

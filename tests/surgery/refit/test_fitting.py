@@ -10,7 +10,7 @@ import mipp
 from mipp import errors, graph, surgery
 from mipp.methods.thinet import scales
 from mipp.surgery import Refit
-from mipp.surgery.refit.held_out import chosen_strength
+from mipp.surgery.refit.fitting import chosen_strength
 from mipp.surgery.refit.ridge import Regression, Ridge
 
 

@@ -38,7 +38,7 @@ class State:
         uses: float | int,
         dtype: torch.dtype,
     ) -> "State":
-        """No unit removed. ``columns``: of each unit, -1 where it has fewer than ``k``."""
+        """No unit removed; ``columns`` of a unit end in -1 where it has fewer than ``k``."""
         precision = torch.cholesky_inverse(cholesky(space.matrix))
         k, flat = columns.shape[1], columns.flatten()
         pad, real = flat < 0, flat.clamp_min(0)

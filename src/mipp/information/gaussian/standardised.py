@@ -26,7 +26,11 @@ is always one feature that is a combination of others."""
 
 @dataclass(frozen=True, eq=False)
 class FeatureSpace:
-    """Correlations of the features, as a matrix; the ridge is in its diagonal."""
+    """Correlations of the features, as a matrix.
+
+    Attributes:
+        matrix: The correlations, with the ridge on the diagonal.
+    """
 
     matrix: Float[Tensor, "d d"]
 
@@ -214,7 +218,7 @@ def unit_columns(unit: Int[Tensor, " d"], n_units: int) -> Int[Tensor, "u k"]:
 class Whole:
     """One consumer of the full group: what each unit transfers alone, or some together.
 
-    The matrices are computed anew by each method, since they are as large as the elimination's own.
+    Each method computes the matrices again, since they are as large as the elimination's own.
 
     Attributes:
         view: The consumer.

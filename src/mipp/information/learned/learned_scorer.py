@@ -139,7 +139,7 @@ class LearnedScorer:
         return nats
 
     def remove_least(self, count: int) -> list[tuple[int, FloatArray]]:
-        """Removes ``count`` units, least nats first; scores anew after each round."""
+        """Removes ``count`` units, least nats first; scores again after each round."""
         removed: list[tuple[int, FloatArray]] = []
         while len(removed) < count and self._left.any():
             room = max(1, int(self._share * self._left.sum()))

@@ -22,9 +22,12 @@ from mipp.covariance import centred
 from mipp.information.views import Observations
 
 Measure = Literal["nats", "squared"]
-"""``nats``: the Gaussian likelihood above. ``squared``: half the squared error, summed over targets
-in units of the noise, the paper's stand-in for a continuous target: the limit of ``nats`` for
-errors far below the noise. Class indices have cross-entropy with both."""
+"""The loss of real targets; class indices have cross-entropy with both.
+
+* ``nats``: the Gaussian likelihood above.
+* ``squared``: half the squared error, summed over targets in units of the noise, the paper's
+  stand-in for a continuous target: the limit of ``nats`` for errors far below the noise.
+"""
 
 FLOOR = 1e-6
 """Variance, as a share of a target's own, below which an error counts as none: without noise a

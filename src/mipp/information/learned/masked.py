@@ -31,7 +31,7 @@ _STOP_MASKS = 4
 """Copies of each early-stopping row, each with other units masked."""
 
 _REFRESH = 32
-"""Removals after which sums are computed anew, before rounding errors add up."""
+"""Removals after which sums are computed again, before rounding errors add up."""
 
 
 @dataclass(frozen=True)
@@ -214,7 +214,7 @@ class OneNetwork:
         return [torch.where(self._unit == u)[0] for u in [*range(self._n_units), -1]]
 
     def _presence(self, unit: int) -> Float[Tensor, "rows hm"]:
-        """What the first layer gains with this unit in place of its mask."""
+        """The change of the first layer with this unit in place of its mask."""
         columns, first = self._columns_of[unit], self._net.first[0]
         masked = first[len(self._unit) + unit] if unit >= 0 else 0.0
         return self._test_inputs[:, columns] @ first[columns] - masked

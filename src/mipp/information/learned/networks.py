@@ -83,7 +83,7 @@ class Networks:
         return [self.first, *self.deeper, *self.biases]
 
     def rebuilt(self, parameters: Sequence[Tensor]) -> "Networks":
-        """The same networks with other weights."""
+        """The networks with other weights."""
         n = len(self.deeper) + 1
         return Networks(parameters[0], parameters[1:n], parameters[n:])
 
@@ -119,6 +119,14 @@ def linear_start(
     """The networks with ridge regression as their linear path; stopping rows choose the ridge.
 
     A consumer is linear in its inputs, and gradient steps would need thousands to find that out.
+
+    Args:
+        nets: As they were drawn.
+        read: The inputs of some rows.
+        values: The targets of all rows.
+        fit_rows: The rows that each network is fitted to.
+        stop_rows: The early-stopping rows of each network.
+        judge: The loss.
     """
     everyone = torch.arange(len(fit_rows), device=fit_rows.device)
     x, stop = read(fit_rows, everyone), read(stop_rows, everyone)
@@ -155,7 +163,7 @@ def train(
 
     Args:
         nets: Where training starts.
-        read: Called anew for every batch, and once for the early-stopping rows.
+        read: Called again for every batch, and once for the early-stopping rows.
         judge: The loss.
         fit_rows: The rows that each network is fitted to.
         stop_rows: The early-stopping rows of each network.

@@ -1,1 +1,1 @@
-"""What several methods have in common."""
+"""Code that several methods share."""

@@ -1,4 +1,4 @@
-"""Asking a method round by round: a masked copy, scores, fewer units, and again."""
+"""Scoring and removal in rounds: a masked copy, its scores, fewer units, and again."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -26,7 +26,7 @@ from mipp.methods.method import (
     Training,
     TrainingMethod,
 )
-from mipp.problem import Problem
+from mipp.problem import Problem, whole_masks
 from mipp.records import Curve, Keep, Trail
 from mipp.selection.curve_points import ScoreTrails
 from mipp.statistics import Batch
@@ -34,7 +34,7 @@ from mipp.tracing.guards import generators_kept, seed_generators
 
 
 def question_of(problem: Problem) -> Question:
-    """What a method is asked of the caller's own model."""
+    """The question about the caller's own model."""
     options = problem.options
     return Question(problem.model, problem.graph, problem.batches, options.loss, options.seed)
 
@@ -42,7 +42,7 @@ def question_of(problem: Problem) -> Question:
 def in_rounds(
     method: ScoringMethod, problem: Problem, budgets: Sequence[Budgeted]
 ) -> Iterator[Choice]:
-    """The units that stay for each budget; masks are cumulative, and scores are made anew.
+    """The units that stay for each budget; masks are cumulative, and each round scores again.
 
     Raises:
         BudgetError: a budget that cannot be met, before anything is scored.
@@ -51,10 +51,10 @@ def in_rounds(
     """
     for budget in budgets:
         budget.check()
-    question = replace(question_of(problem), keep=problem.everything(), rounds=method.rounds)
+    question = replace(question_of(problem), keep=whole_masks(problem.graph), rounds=method.rounds)
     first: Scores | None = None
     for budget in budgets:
-        keep: Keep = problem.everything()
+        keep: Keep = whole_masks(problem.graph)
         trails = ScoreTrails()
         for number in range(1, method.rounds + 1):
             shared = first if number == 1 else None
@@ -106,9 +106,9 @@ def _choice(
 
 
 def ask(method: ScoringMethod, question: Question) -> Scores:
-    """The scores of one round. ``question``: about the caller's own model, as in `in_rounds`."""
+    """The scores of one round, for a question about the caller's own model."""
     with processes.together(question.model):
-        return averaged(_own_scores(method, question), question)
+        return _averaged(_own_scores(method, question), question)
 
 
 def _own_scores(method: ScoringMethod, question: Question) -> Scores:
@@ -130,33 +130,52 @@ def _own_scores(method: ScoringMethod, question: Question) -> Scores:
     return own
 
 
-def averaged(scores: Scores, question: Question) -> Scores:
+def _averaged(scores: Scores, question: Question) -> Scores:
     """The mean over all ranks, in a `mipp.processes.together` block."""
-    size = processes.rank_and_size()[1]
-    if size == 1:
+    if processes.rank_and_size()[1] == 1:
         return scores
     device = next(question.model.parameters()).device
     groups = [group for group in question.graph.groups if group.index in scores]
     processes.agree("the groups with scores", [group.name for group in groups])
-    merged = {}
-    for group in groups:
-        values = torch.tensor(scores[group.index], device=device)
-        processes.all_reduce(f"the scores of group {group.name}", values)
-        merged[group.index] = values.cpu().numpy() / size
-    return merged
+    return {
+        group.index: mean_over_ranks(
+            f"group {group.name}", torch.tensor(scores[group.index], device=device)
+        )
+        .cpu()
+        .numpy()
+        for group in groups
+    }
+
+
+def mean_over_ranks(what: str, scores: Tensor) -> Tensor:
+    """The mean over all ranks, in a `mipp.processes.together` block."""
+    size = processes.rank_and_size()[1]
+    if size == 1:
+        return scores
+    merged = scores.detach().clone()
+    processes.all_reduce(f"the scores of {what}", merged)
+    return merged / size
 
 
 def trained(
     method: TrainingMethod, question: Question, training: Training, spend: Spend
 ) -> Trained:
-    """What a method that trains makes of a copy of the model.
+    """The result of a method that trains a copy of the model.
+
+    Args:
+        method: which one.
+        question: about the caller's own model.
+        training: data and recipe.
+        spend: chooses units by scores, see `Spend`.
 
     Raises:
-        InputError: what it gave back is no such model.
+        InputError: the result has a model of another structure.
     """
     with undisturbed(question):
         copied = surgery.mask_model(question.model, question.graph, {})
-        whole = replace(question, model=copied, keep=everything(question), rounds=method.rounds)
+        whole = replace(
+            question, model=copied, keep=whole_masks(question.graph), rounds=method.rounds
+        )
         made = method.run(whole, training, spend)
     shapes = [surgery.fingerprint(surgery.state_shapes(m)) for m in (question.model, made.model)]
     if shapes[0] != shapes[1]:
@@ -165,11 +184,6 @@ def trained(
             "full-size model, trained, and the units to keep."
         )
     return made
-
-
-def everything(question: Question) -> dict[int, np.ndarray]:
-    """Masks that keep every unit."""
-    return {group.index: np.ones(group.n_units, dtype=bool) for group in question.graph.groups}
 
 
 def check_labels(method: Method, question: Question) -> None:

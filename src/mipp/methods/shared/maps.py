@@ -105,11 +105,16 @@ class MapMethod(ExampleMethod, ScoringMethod):
 def watch_maps(
     question: Question, batches: Sequence[Batch], see: Callable[[Group, Maps], None]
 ) -> None:
-    """Runs the net in evaluation mode and calls ``see`` with all maps of the units that are left.
+    """Runs the net in evaluation mode and looks at all maps of the units that are left.
 
     The maps are those of every activation function that a group runs through: of a residual stream
     one for each block. Where there is none for some of its units, or it cannot be followed, the
     maps are the inputs of the layers that read the group.
+
+    Args:
+        question: The net, and the units that are left.
+        batches: The examples.
+        see: Called with each group and its maps.
 
     Raises:
         CalibrationError: Maps are not finite.
@@ -162,8 +167,8 @@ def _check_read(question: Question, batch: Batch, wanted: Mapping[int, Group]) -
     ]
     if missing:
         raise InputError(
-            f"Feature maps of group {missing[0]} cannot be had: no activation function gives them, "
-            "and no layer takes them in whole. Use a method that needs none, such as 'l2'."
+            f"Feature maps of group {missing[0]} are not available: no activation function returns "
+            "them, and no layer reads them whole. Use a method that needs none, such as 'l2'."
         )
 
 

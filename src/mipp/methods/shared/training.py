@@ -23,7 +23,7 @@ class Trainer:
     """
 
     def __init__(self, question: Question, training: Training, epochs: int) -> None:
-        """``epochs``: of all trainings together, for the progress."""
+        """Counts ``epochs`` of all trainings together, for the progress."""
         self._question, self._training = question, training
         self._steps = epochs * n_batches(training.batches)
         self._runs = 0

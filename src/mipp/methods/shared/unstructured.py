@@ -1,22 +1,25 @@
-"""Single weights ranked by the scores of a method, as in unstructured pruning."""
+"""Single weights ranked by the scores of a method; blocks of layers, and their memory."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Any, Protocol, runtime_checkable
 
 import torch
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from mipp import processes, weights
+from mipp import out_of_memory, weights
 from mipp.errors import CalibrationError, InputError
 from mipp.methods.method import NOT_MEASURED, Method, Question, WeightChoice, WeightTarget
 from mipp.methods.shared.gradients import prunable_weights
-from mipp.methods.shared.iterative import check_labels, undisturbed, workable
-from mipp.methods.shared.weight_layers import highest, whole
+from mipp.methods.shared.iterative import check_labels, mean_over_ranks, undisturbed, workable
 from mipp.problem import WeightProblem
 from mipp.records import ChannelGraph
+from mipp.selection.spend_weights import Spread
 from mipp.statistics import Loss, read_batches
 from mipp.tracing.guards import duplicate
+from mipp.weights.regression import Pattern
 
 
 @runtime_checkable
@@ -68,13 +71,13 @@ def weight_masks(
     if not 0 < density <= 1:
         raise InputError(f"density={density}; expected a share of the weights, above 0 up to 1.")
     nothing = ChannelGraph((), (), {}, (), {}, ())
-    whole = Question(model, nothing, read_batches(batches), loss, seed, rounds=method.rounds)
-    check_labels(method, whole)
+    first = Question(model, nothing, read_batches(batches), loss, seed, rounds=method.rounds)
+    check_labels(method, first)
     named = dict(model.named_parameters())
     names = prunable_weights(model) if names is None else names
     masks = {n: torch.ones_like(named[n], dtype=torch.bool) for n in names}
     for number in range(1, method.rounds + 1):
-        question = replace(whole, model=_masked(model, masks), live=masks, round=number)
+        question = replace(first, model=_masked(model, masks), live=masks, round=number)
         with undisturbed(question):
             scores = method.weight_scores(workable(question))
         for name, mask in masks.items():
@@ -83,19 +86,9 @@ def weight_masks(
                     f"method={method.name!r} gave scores of {name} that are not finite. Check "
                     "weights and batches for infinite values, or use a model in float64."
                 )
-        scores = {name: _averaged(name, scores[name]) for name in masks}
+        scores = {name: mean_over_ranks(name, scores[name]) for name in masks}
         masks = (choose or _best)(scores, masks, density ** (number / method.rounds))
     return masks
-
-
-def _averaged(name: str, scores: Tensor) -> Tensor:
-    """The mean over all ranks, in a `mipp.processes.together` block."""
-    size = processes.rank_and_size()[1]
-    if size == 1:
-        return scores
-    merged = scores.detach().clone()
-    processes.all_reduce(f"the scores of {name}", merged)
-    return merged / size
 
 
 def _masked(model: nn.Module, masks: Mapping[str, Tensor]) -> nn.Module:
@@ -149,3 +142,40 @@ def ranked(method: Method, problem: WeightProblem, target: WeightTarget) -> Weig
     )  # fmt: skip
     problem.clock.lap("plan" if method.needs == "nothing" else "capture")
     return WeightChoice(masks, dict.fromkeys(masks, NOT_MEASURED))
+
+
+def highest(
+    scores: Float[Tensor, "m d"], share: float, spread: Spread, pattern: Pattern | None
+) -> Bool[Tensor, "m d"]:
+    """The highest scores: those of each run, of each row, or of all rows together."""
+    everything = torch.ones_like(scores, dtype=torch.bool)
+    if pattern is not None:
+        return ~pattern.removable(everything, scores)
+    compared = scores if spread == "rows" else scores.reshape(1, -1)
+    count = int(share * compared.shape[1] + 1e-9)
+    order = compared.argsort(dim=1, descending=True, stable=True)[:, :count]
+    found = torch.zeros_like(compared, dtype=torch.bool).scatter_(
+        1, order, torch.ones_like(order, dtype=torch.bool)
+    )
+    return found.view_as(scores)
+
+
+def whole(layer: weights.Layer, blocks: Sequence[Tensor]) -> Tensor:
+    """Blocks with columns as `weights.cells_first` has them, in the shape of the weight."""
+    order = weights.cells_first(layer).argsort()
+    return layer.whole(torch.stack([block[:, order] for block in blocks]))
+
+
+def enough_memory(
+    problem: WeightProblem, doing: str, layers: Sequence[weights.Layer]
+) -> AbstractContextManager[None]:
+    """Says which of the layers is the largest, should memory run out inside."""
+    config = problem.options.calibration
+    largest = max(layers, key=lambda layer: weights.n_bytes(layer, config))
+    return out_of_memory.enough_memory(
+        doing, largest.module, largest.block[1], weights.n_bytes(largest, config),
+        CalibrationError,
+        f"Lower memory= (now {problem.options.memory:,} bytes), which holds fewer layers at a "
+        "time, give fewer samples=, name the layer in protect=, or take a method that needs no "
+        "moments, such as method='l2'.",
+    )  # fmt: skip

@@ -1,14 +1,110 @@
-"""Least squares for one layer: weights, factors or a bias that give back an output."""
+"""Settings of a refit, and least squares for one layer: weights, factors or a bias.
+
+Whether a fit helps is decided by rows that had no part in it. With many more rows than features
+any fit does. With few, least squares follows their accidents and does more harm than good: then
+held-out rows choose among several fits, or to leave the layer as it is.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from mipp.checks import check_fields
+from mipp.errors import InputError, SurgeryError
 from mipp.records import Consumer
-from mipp.surgery.refit.held_out import chosen_strength
-from mipp.surgery.refit.refit_config import finite
 from mipp.surgery.refit.ridge import Regression, Ridge
 from mipp.tracing.calls import Call, weight_matrix
+
+FEWEST = 8
+"""Rows from which something can be fitted that others would confirm."""
+
+N_FOLDS = 8
+MANY = 64
+"""Examples from which half as many folds do."""
+
+STRENGTHS = (1.0, 30.0, 1000.0)
+"""Multiples of the requested ridge that held-out rows choose from."""
+
+_CHOICES = {
+    "mode": ("sequential", "closed", "norm"),
+    "fits": ("weights", "scale", "bias"),
+    "toward": ("old", "zero"),
+    "norm": ("mean", "full", "keep"),
+}
+LESS_MEMORY = (
+    "Call apply(refit=False), or fit less: apply(refit='norm'), a smaller "
+    "mipp.Refit(rows_per_feature=, min_rows=), or a plan with fewer samples=, as memory= is that "
+    "of planning alone. A method that needs no refit is method='l2' with refit=False."
+)
+"""What to do where memory runs out in a refit."""
+
+
+@dataclass(frozen=True)
+class Refit:
+    """How the weights that stay take over what the removed ones did.
+
+    Attributes:
+        mode: ``sequential`` fits from inputs to outputs on what the pruned net really puts in,
+            ``closed`` on what the original puts in, ``norm`` only corrects BatchNorm statistics.
+        fits: all ``weights`` of a layer, one factor for each channel that it reads (``scale``,
+            biases stay), or its ``bias`` alone; the last two are special cases of the first.
+        ridge: pull towards ``toward``, as a share of each feature's variance.
+        toward: the ``old`` weights, or ``zero``.
+        norm: BatchNorm statistics follow the ``mean``, mean and variance (``full``), or nothing
+            (``keep``).
+        rows_per_feature: rows (examples x positions) used for a fit, per feature of the layer's
+            input.
+        min_rows: rows used for a fit at least.
+        few_rows: rows for each feature below which all ``weights`` of a layer are fitted with a
+            ridge, up to 1,000 times as strong, that held-out rows choose, or not at all where no
+            fit is better; 0 for never.
+    """
+
+    mode: str = "sequential"
+    fits: str = "weights"
+    ridge: float = 1e-3
+    toward: str = "old"
+    norm: str = "mean"
+    rows_per_feature: float = 24.0
+    min_rows: int = 8192
+    few_rows: float = 4.0
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        for name, choices in _CHOICES.items():
+            if getattr(self, name) not in choices:
+                raise InputError(
+                    f"Refit has {name}={getattr(self, name)!r}; expected one of "
+                    f"{', '.join(map(repr, choices))}."
+                )
+        if not 0 < self.ridge < math.inf:
+            raise InputError(f"Refit has ridge={self.ridge}; expected a number above 0.")
+        if not 0 <= self.few_rows < math.inf:
+            raise InputError(f"Refit has few_rows={self.few_rows}; expected a number from 0 up.")
+        if not 0 < self.rows_per_feature < math.inf or self.min_rows < 1:
+            raise InputError(
+                f"Refit has rows_per_feature={self.rows_per_feature} and min_rows={self.min_rows}; "
+                "expected a number above 0, such as 24, and at least one row."
+            )
+
+
+def finite(new: Float[Tensor, "*shape"] | None, layer: str) -> Float[Tensor, "*shape"]:
+    """The fitted weights of a layer; None where the equations could not be solved.
+
+    Raises:
+        SurgeryError: there are none, or they are not finite.
+    """
+    if new is None or not bool(torch.isfinite(new).all()):
+        raise SurgeryError(
+            f"The refit of {layer} gave weights that are not finite. Check the "
+            "activations for infinite values, raise the ridge (mipp.Refit(ridge=0.01)), or "
+            "apply the plan with refit=False."
+        )
+    return new
 
 
 class LeastSquares:
@@ -100,3 +196,62 @@ class LeastSquares:
         if self.bias is not None:
             means = self.y.double().mean(0) - self.old @ self.x.double().mean(0)
             self.bias.data.copy_(means)
+
+
+def best_fit(
+    n_rows: int,
+    n_features: int,
+    few_rows: float,
+    gains: Callable[[], Float[Tensor, "fits n"]],
+) -> int | None:
+    """Which of several fits to use; None where none surely helps.
+
+    Surely: the sum over the held-out examples (or rows) of what a fit gains is above its standard
+    error.
+
+    Args:
+        n_rows: rows available.
+        n_features: features of a row.
+        few_rows: rows for each feature from which on the first fit is used unseen.
+        gains: by how much each fit lowers the squared error of each held-out example.
+    """
+    if n_rows >= few_rows * n_features:
+        return 0
+    if n_rows < FEWEST:
+        return None
+    found = gains()
+    best = int(found.sum(1).argmax())
+    error = float(found[best].std(correction=0)) * found.shape[1] ** 0.5
+    return best if float(found[best].sum()) > error else None
+
+
+def chosen_strength(
+    fitted: Ridge, ridge: float, example: Int[Tensor, " n"], few_rows: float = math.inf
+) -> float | None:
+    """The strength of the ridge to use, or None for leaving the layer as it is; see `best_fit`.
+
+    Args:
+        fitted: the layer, all rows.
+        ridge: the least strength.
+        example: which example each row is from; rows of one are held out together, where there are
+            several examples.
+        few_rows: rows for each feature from which on the least strength is used.
+    """
+    strengths = [ridge * factor for factor in STRENGTHS]
+
+    def gains() -> Float[Tensor, "strengths examples"]:
+        number = _numbers(example)
+        n_examples = int(number.max()) + 1
+        n_folds = min(N_FOLDS if n_examples < MANY else N_FOLDS // 2, n_examples)
+        rows = fitted.gains(strengths, number * n_folds // n_examples)
+        return rows.new_zeros(len(strengths), n_examples).index_add_(1, number, rows)
+
+    n, d = fitted.problem.x.shape
+    best = best_fit(n, d, few_rows, gains)
+    return None if best is None else strengths[best]
+
+
+def _numbers(example: Int[Tensor, " n"]) -> Int[Tensor, " n"]:
+    """The examples, counted from 0; each row for itself where there is one example."""
+    names, number = torch.unique(example, return_inverse=True)
+    return torch.arange(len(example), device=example.device) if len(names) == 1 else number

@@ -156,7 +156,7 @@ class _Sums:
         )  # fmt: skip
 
     def on(self, x: Float[Tensor, "n d"], y: Float[Tensor, "n m"]) -> "_Sums":
-        """The same, to be judged by rows of these."""
+        """The same sums, for judging these rows."""
         self._rows = x, y
         return self
 

@@ -22,8 +22,7 @@ from mipp.errors import SurgeryError
 from mipp.out_of_memory import enough_memory
 from mipp.records import KEPT, AxisKey, ChannelGraph, Consumer, IntArray
 from mipp.surgery.keeps import scale_keeps
-from mipp.surgery.refit.fitting import LeastSquares
-from mipp.surgery.refit.refit_config import LESS_MEMORY, Refit
+from mipp.surgery.refit.fitting import LESS_MEMORY, LeastSquares, Refit
 from mipp.surgery.refit.walk import Inputs, Piece, Reached, WalkedLayer, walk
 
 
@@ -147,7 +146,7 @@ def _columns(units: IntArray, each: int) -> Int[Tensor, " columns"]:
 def _factors(
     graph: ChannelGraph, kept: Mapping[AxisKey, IntArray], consumer: Consumer
 ) -> Float[Tensor, " m"] | None:
-    """What outputs are multiplied with in the pruned layer, where its rows were scaled."""
+    """Factors of the outputs of the pruned layer, where its rows were scaled."""
     size = graph.shapes[consumer.weight][consumer.out_dim]
     outs = kept.get(consumer.out_axis, np.arange(size))
     factors = np.ones(len(outs))

@@ -98,7 +98,7 @@ class Reached:
 
 @dataclass(eq=False)
 class _Noted:
-    """What the original gave at one layer, in lists with an entry for each call."""
+    """Inputs and outputs of one layer of the original, in lists with an entry for each call."""
 
     layer: WalkedLayer
     pick: list[Int[Tensor, " rows"]] = field(default_factory=list)
@@ -108,7 +108,7 @@ class _Noted:
     positions: list[int] = field(default_factory=list)
 
     def add(self, call: Call, output: Tensor, pick: Int[Tensor, " rows"], seen: int) -> None:
-        """Notes rows of one call. ``seen``: examples of the batches before."""
+        """Records rows of one call; ``seen`` is the number of examples of earlier batches."""
         layer, transposed = self.layer, call.kind == "conv_transpose"
         if layer.note_inputs or transposed:
             x = input_rows(call, output, pick)
@@ -132,7 +132,7 @@ class _Noted:
         self.positions.append(positions)
 
     def reached(self, call: Call, output: Tensor) -> Reached | None:
-        """The layer as the changed net comes to it; None where it got no row."""
+        """The layer as the changed net reaches it; None where it got no row."""
         y, example = torch.cat(self.y), torch.cat(self.example)
         if len(y) == 0:  # an expert that no token came to
             return None

@@ -1,0 +1,164 @@
+"""A plan of single weights, which leaves a model of the same size with zeros in it."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from mipp import graph, retrain, statistics, surgery, weights
+from mipp.checks import checked
+from mipp.errors import InputError
+from mipp.planning.option_values import check_weight_refit, read_refit, recorded_refit
+from mipp.planning.plan import AnyPlan, Model, read_batches_of
+from mipp.prunable import example
+from mipp.records import BoolArray
+from mipp.report import weights_page
+from mipp.surgery.mask_record import LayerSummary, MaskRecord, Nonzeros, apply_masks
+from mipp.surgery.tensors import check_fingerprint
+from mipp.tracing.guards import gradients_enabled
+
+
+@dataclass(frozen=True, eq=False)
+class WeightPlan(AnyPlan[Model]):
+    """Which single weights stay. Nothing is changed until `apply`, and then only a copy.
+
+    A plan keeps the model and the calibration batches that it was made with, for `apply` and
+    `mask`; one that is read with `from_json` takes them from the caller. Printed, it has a line for
+    each layer, the totals, and what is refused and why.
+
+    Attributes:
+        record: the plan as plain data.
+        model: that the plan is for; None if it was read without.
+        batches: calibration batches, for a refit.
+        refit: how the remaining weights take over; None for not at all.
+        own: weights that the method itself gives, by parameter.
+        seconds: how long it took to ``capture`` (passes through the model) and ``plan`` (the rest).
+    """
+
+    record: MaskRecord
+    model: Model | None = None
+    batches: Sequence[statistics.Batch] = ()
+    refit: "surgery.Refit | Literal['own'] | None" = None
+    own: Mapping[str, Tensor] | None = None
+    seconds: Mapping[str, float] | None = None
+    _masks: dict[str, Tensor] = field(default_factory=dict, init=False, repr=False)
+    _page = staticmethod(weights_page)
+
+    @property
+    def masks(self) -> Mapping[str, Tensor]:
+        """Parameter name -> mask in its shape, true where a weight stays."""
+        if not self._masks:
+            self._masks.update(
+                {n: torch.from_numpy(self.record.mask(n)) for n in self.record.masks}
+            )
+        return self._masks
+
+    @property
+    def summary(self) -> tuple[LayerSummary, ...]:
+        """Weights, nats and outputs without any weight of each layer, before and after."""
+        return self.record.summary
+
+    @property
+    def before(self) -> Nonzeros:
+        """Weights and parameters of the model that are not zero before pruning."""
+        return self.record.before
+
+    @property
+    def after(self) -> Nonzeros:
+        """The same after pruning."""
+        return self.record.after
+
+    @property
+    def collapsed(self) -> tuple[str, ...]:
+        """Layers without any weight left, whose outputs are their biases."""
+        return tuple(row.name for row in self.summary if row.weights_after == 0)
+
+    @classmethod
+    @gradients_enabled()
+    def from_json(
+        cls, text: str, model: Model | None = None, batches: Iterable[Any] | None = None
+    ) -> "WeightPlan[Model]":
+        """Reads a plan.
+
+        Args:
+            text: as `to_json` wrote it.
+            model: that the plan was made for; needed for `apply`.
+            batches: calibration batches, needed only for a refit.
+
+        Raises:
+            FileError: when the text is damaged.
+            CalibrationError: when the batches cannot be used.
+        """
+        record = MaskRecord.from_json(text)
+        own = record.options.get("refit") == "own"
+        refit: surgery.Refit | Literal["own"] | None
+        refit = "own" if own else recorded_refit(record.options)
+        if model is not None:
+            model = graph.unwrap(model)  # type: ignore[assignment] # of the model, or inside
+            return cls(record, model, read_batches_of(model, batches, record.options), refit)
+        return cls(record, model, (), refit)
+
+    @gradients_enabled()
+    def apply(self, refit: "surgery.Refit | str | bool | None" = True) -> Model:
+        """A copy with the zeros, an ordinary module; the original is untouched.
+
+        A refit runs all calibration examples through the copy at once, and is not merged over
+        processes.
+
+        Args:
+            refit: True as planned, False to leave the weights that stay as they are, ``"own"`` for
+                the weights that the method gives, or a mode or `mipp.Refit` record.
+
+        Raises:
+            InputError: a plan without its model, or of another one; a refit without batches.
+            SurgeryError: the model cannot be copied, or refitted weights are not finite.
+        """
+        model = self._model()
+        check_fingerprint(model, self.record.fingerprint)
+        config: surgery.Refit | Literal["own"] | None
+        config = self.refit if refit is True else "own" if refit == "own" else read_refit(refit)
+        check_weight_refit(config)
+        if config == "own":
+            return apply_masks(model, self.masks, self._own())
+        copied = apply_masks(model, self.masks)
+        if isinstance(config, surgery.Refit) and self.after.weights < self.before.weights:
+            self._check_batches()
+            args, kwargs = example(model, self.batches)
+            found, _ = weights.find_layers(model, statistics.Batch(args, kwargs), self.batches)
+            mine = [layer for layer in found if layer.name in self.masks]
+            weights.update(
+                copied, model, mine, self.masks, self.batches, config,
+                self._seed(),
+            )  # fmt: skip
+        return copied
+
+    def mask(self) -> Model:
+        """A copy in which the removed weights are zero and all others are as they were."""
+        return self.apply(refit=False)
+
+    @checked
+    def hold(self, model: nn.Module) -> retrain.AnyStep:
+        """A step for `mipp.retrain.train` that keeps what this plan removed at zero.
+
+        In another loop call it with the optimizer in place of ``optimizer.step()``. The removed
+        weights, and the momentum of the optimizer there, are exactly zero after every step. For a
+        model that was loaded, `mipp.retrain.hold_zeros` does the same.
+
+        Args:
+            model: what `apply` returned.
+        """
+        return retrain.hold_masks(graph.unwrap(model), self.masks)
+
+    def keep(self, name: str) -> BoolArray:
+        """Which entries of a parameter stay, in its shape."""
+        return self.record.mask(name)
+
+    def _own(self) -> Mapping[str, Tensor]:
+        if self.own is None and self.record.options.get("method") == "sparsegpt":
+            raise InputError(
+                "This plan was read from text, which does not hold the weights that the method "
+                "gives. Make the plan again, or apply it with refit=True or refit=False."
+            )
+        return self.own or {}
