@@ -78,6 +78,7 @@ PLAN_OPTIONS: Mapping[str, PlanOption] = {
     ),
     "next_layer": PlanOption("HOW"),
     "noise": PlanOption(),
+    "ridge": PlanOption(),
     "order": PlanOption("HOW"),
     "allocation": PlanOption(
         "HOW",
@@ -112,7 +113,6 @@ NOT_PLAN_OPTIONS = {
     "granularity": "an option of the command, which chooses between the two records",
     "latency": "a record of several fields",
     "loss": "all models of the command line are classifiers, for which `auto` is right",
-    "ridge": "not yet an option of the command",
     "seed": "an option of all commands, also for data and retraining",
     "stop": "a record; `--confidence` makes the one that there is",
     "training": "made from --data, the network's recipe and --train-epochs",
