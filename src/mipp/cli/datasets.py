@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mipp import data
-from mipp.cli import user_imports
+from mipp.cli.model_names import called, find
 from mipp.data.image_batches import Batch
 from mipp.errors import InputError
 
@@ -89,14 +89,14 @@ def find_source(name: str, root: Path | None) -> Source:
             f"{OPTION} {name} is not known; expected one of {', '.join(data.names())}, or "
             "package.module:function for your own."
         )
-    function = user_imports.find(name, OPTION)
+    function = find(name, OPTION)
     expected = (
         "expected a function without arguments that returns (training batches, test batches), "
         "each a DataLoader or a list of pairs (x, y)."
     )
     if not callable(function):
         raise InputError(f"{OPTION} {name} is a {type(function).__name__}; {expected}")
-    given = user_imports.called(function, name, OPTION)
+    given = called(function, name, OPTION)
     if not isinstance(given, tuple | list) or len(given) != 2:
         raise InputError(f"{OPTION} {name} returned a {type(given).__name__}; {expected}")
     for part in given:

@@ -13,14 +13,21 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mipp.cli import arguments as arg
-from mipp.cli.exit_codes import FAILED, Guard, readable_errors
-from mipp.cli.output import Output, check_folder, open_output, write_text
+from mipp.cli.output import (
+    FAILED,
+    Guard,
+    Output,
+    check_folder,
+    open_output,
+    readable_errors,
+    write_text,
+)
 from mipp.errors import FileError
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from mipp.cli.results import Outcome
+    from mipp.cli.pruning import Outcome
 
 MODEL, DATA = "digits_cnn", "digits"
 BUDGET, SHARE = "macs=25%", 0.25

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mipp.cli import arguments as arg
-from mipp.cli.exit_codes import readable_errors
-from mipp.cli.output import check_target, open_output
+from mipp.cli.output import check_target, open_output, readable_errors
 
 if TYPE_CHECKING:
     from torch import nn
@@ -117,7 +116,7 @@ def _times(
     models: "dict[str, nn.Module]", batch: "statistics.Batch", path: Path, fixed: bool
 ) -> dict[str, dict[str, float]]:
     """Milliseconds of each model in PyTorch and in onnxruntime; all take turns."""
-    from mipp.cli.results import latency_ms
+    from mipp.cli.pruning import latency_ms
     from mipp.export import OnnxSession, export_onnx
     from mipp.tracing.guards import duplicate
 

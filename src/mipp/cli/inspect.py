@@ -4,8 +4,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from mipp.cli import arguments as arg
-from mipp.cli.exit_codes import readable_errors
-from mipp.cli.output import open_output
+from mipp.cli.output import open_output, readable_errors
 
 if TYPE_CHECKING:
     from mipp.records import ChannelGraph, Cost

@@ -10,8 +10,7 @@ from torch import nn
 
 from mipp import models, retrain, statistics, surgery
 from mipp.cli.datasets import Source
-from mipp.cli.model_names import Network
-from mipp.cli.user_imports import said
+from mipp.cli.model_names import Network, said
 from mipp.errors import FileError, InputError, MippError
 from mipp.surgery.files import KEY
 

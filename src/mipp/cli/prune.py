@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from mipp.cli import arguments as arg
-from mipp.cli.exit_codes import readable_errors
-from mipp.cli.output import Output, check_target, open_output, write_text
+from mipp.cli.output import Output, check_target, open_output, readable_errors, write_text
 from mipp.errors import InputError
 from mipp.options import Granularity
 
@@ -18,7 +17,7 @@ if TYPE_CHECKING:
 
     from mipp import retrain
     from mipp.cli.model_names import Network
-    from mipp.cli.results import Outcome
+    from mipp.cli.pruning import Outcome
 
 FINE_TUNING = 5
 """Retraining starts from weights that are good: its peak rate is the recipe's over this."""
@@ -255,7 +254,7 @@ def _training(
 
 def _read_options(options: dict[str, Any], no_refit: bool) -> dict[str, Any]:
     """Those that were given, as `mipp.plan` takes them."""
-    from mipp.cli.user_imports import find
+    from mipp.cli.model_names import find
 
     given = {
         name: value for name, value in options.items() if value is not None and value is not False

@@ -8,8 +8,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from mipp.cli import arguments as arg
-from mipp.cli.exit_codes import readable_errors
-from mipp.cli.output import check_target, open_output
+from mipp.cli.output import check_target, open_output, readable_errors
 
 _PANEL = "Training"
 
