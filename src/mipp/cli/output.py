@@ -7,7 +7,6 @@ import json
 import sys
 import tempfile
 import traceback
-import uuid
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -21,6 +20,7 @@ from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
+from mipp.atomic_files import replacing
 from mipp.errors import BudgetError, FileError, InputError, MippError
 
 FAILED = 1
@@ -146,17 +146,14 @@ def check_folder(folder: Path, option: str) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write beside the target, then put it in its place."""
-    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
+    """Write the whole file, or raise `FileError`."""
     try:
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(path)
+        with replacing(path) as partial:
+            partial.write_text(text, encoding="utf-8")
     except OSError as error:
         raise FileError(
             f"{path} cannot be written: {error}. Check room and permissions."
         ) from error
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def warn_plainly() -> None:

@@ -1,7 +1,6 @@
 """One HTML file that needs nothing else: style, Plotly and data are inside."""
 
 import json
-import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from html import escape
@@ -10,6 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from mipp.atomic_files import replacing
 from mipp.errors import FileError, InputError
 from mipp.report.figures import Choice, Figure, looks
 from mipp.report.styles import DARK, FAMILIES, FEW, LIGHT, Style
@@ -120,7 +120,7 @@ _NO_PLOTLY = (
 
 
 def write(path: Path, text: str) -> None:
-    """Writes the page beside its target, then puts it in its place.
+    """Writes the whole page, or none.
 
     Raises:
         InputError: a name that browsers would not open as a page.
@@ -131,18 +131,14 @@ def write(path: Path, text: str) -> None:
             f"the report {path}: a report is a page of HTML, and expected is a name that ends in "
             f"{' or '.join(SUFFIXES)}. Give such a name; a browser can print the page as a PDF."
         )
-    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
     try:
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(path)
+        with replacing(path) as partial:
+            partial.write_text(text, encoding="utf-8")
     except OSError as error:
         raise FileError(
             f"the report {path} cannot be written: {error.strerror or error}. Expected a file name "
             "in a folder that is there and can be written to; check it, and that there is room."
         ) from error
-    finally:
-        if partial.exists():
-            partial.unlink()
 
 
 class _Numbers:
