@@ -15,7 +15,6 @@ from types import MappingProxyType
 from typing import Any, TypeVar
 
 import torch
-from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -278,6 +277,8 @@ def _write(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> 
 
 def _read(path: Path) -> tuple[FileRecord, dict[str, Tensor]]:
     """The record and all stored tensors, once the digest was found to agree."""
+    from pydantic import TypeAdapter, ValidationError  # noqa: PLC0415 - only reading needs it
+
     tensors, metadata = read_safetensors(path)
     if KEY not in metadata:
         raise FileError(
