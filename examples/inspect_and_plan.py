@@ -37,7 +37,7 @@ def main() -> None:
     # a budget that cannot be reached is an error that names the smallest one that can
     try:
         mipp.plan(model, batches, "macs=0.1%")
-    except mipp.BudgetError as error:
+    except mipp.errors.BudgetError as error:
         print(f"\n{error}")
 
     # continue training with the same momenta

@@ -20,6 +20,8 @@ from pathlib import Path
 
 import check_style
 
+from mipp.errors import MippError
+
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # for the lab, which is no part of the package
 FENCE = re.compile(
@@ -89,9 +91,10 @@ def exists(dotted: str) -> bool:
         try:  # the module first: `rule` in `graph.rules` is a function as well
             found = importlib.import_module(path)
         except ImportError:
-            if not hasattr(found, part):
+            try:
+                found = getattr(found, part)
+            except (AttributeError, MippError):  # the latter where it has moved
                 return False
-            found = getattr(found, part)
     return True
 
 

@@ -62,7 +62,7 @@ def nets() -> list[nn.Module]:
 
 def measure(key: Key, _settings: Settings) -> dict[str, Any]:
     """Accuracy of each way, in percent, for each net and draw."""
-    warnings.simplefilter("ignore", mipp.CalibrationWarning)
+    warnings.simplefilter("ignore", mipp.errors.CalibrationWarning)
     x, y = digits()
     first, n = len(x) * 2 // 3, key["images"]
     found: dict[str, list[float]] = {way: [] for way in WAYS}

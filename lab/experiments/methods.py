@@ -194,7 +194,7 @@ class Run:
 
     def _from_scratch(self, widths: Literal["plan", "uniform"], budget: str) -> dict[str, Any]:
         plan = self._plan("mipp", budget)
-        small = mipp.scratch(plan, seed=self.seed + 1000, widths=widths)
+        small = mipp.methods.scratch.same_size(plan, seed=self.seed + 1000, widths=widths)
         recipe = parents.recipe_of(self.net)
         epochs = self.epochs + (recipe.epochs if self.state == "trained" else 0)
         finetune(self.net, small, epochs, self.seed, recipe.peak_lr)

@@ -33,6 +33,11 @@ else:
         public = import_module("mipp._api")
         if name == "__all__":  # who reads this wants all of them, such as pdoc in the namespace
             globals().update({each: __getattr__(each) for each in public.__all__})
+        if name in public.MOVED:
+            # neither hasattr nor `from mipp import` swallows it, so that the text is seen
+            raise import_module("mipp.errors").MovedError(
+                f"mipp.{name} has moved: use {public.MOVED[name]}."
+            )
         try:
             return getattr(public, name)
         except AttributeError:

@@ -2,24 +2,12 @@
 
 from typing import TYPE_CHECKING
 
-from mipp import data, methods, models, presets, retrain, weights
-from mipp.errors import (
-    BudgetError,
-    CalibrationError,
-    CalibrationWarning,
-    FileError,
-    GraphError,
-    InputError,
-    MippError,
-    SurgeryError,
-    TrainingError,
-)
-from mipp.export import OnnxFile, export_onnx, to_semi_structured
+from mipp import data, errors, export, methods, models, prepare, presets, retrain
+from mipp.errors import MippError
 from mipp.features import FeatureSelection, select_features, terc
 from mipp.information import Gaussian, Masked, Mlp, mutual_information
 from mipp.latency import Latency
 from mipp.methods import Training
-from mipp.methods.scratch import same_size as scratch
 from mipp.planning import (
     KeptInformation,
     Options,
@@ -31,7 +19,6 @@ from mipp.planning import (
     plans,
     prune,
 )
-from mipp.prepare import folded, restacked, unstacked
 from mipp.selection import Budget, Confidence, Share
 from mipp.statistics import CaptureConfig
 from mipp.surgery import (
@@ -46,35 +33,26 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Budget",
-    "BudgetError",
-    "CalibrationError",
-    "CalibrationWarning",
     "CaptureConfig",
     "Confidence",
     "FeatureSelection",
     "FeatureSelector",
-    "FileError",
     "Gaussian",
-    "GraphError",
-    "InputError",
     "KeptInformation",
     "Latency",
     "Masked",
     "MippError",
     "Mlp",
-    "OnnxFile",
     "Options",
     "Plan",
     "Refit",
     "Share",
-    "SurgeryError",
     "Training",
-    "TrainingError",
     "WeightOptions",
     "WeightPlan",
     "data",
-    "export_onnx",
-    "folded",
+    "errors",
+    "export",
     "information_kept",
     "load",
     "methods",
@@ -83,15 +61,25 @@ __all__ = [
     "original_indices",
     "plan",
     "plans",
+    "prepare",
     "presets",
     "prune",
-    "restacked",
     "retrain",
     "save",
-    "scratch",
     "select_features",
     "terc",
-    "to_semi_structured",
-    "unstacked",
-    "weights",
 ]
+
+_ERRORS = (
+    "BudgetError", "CalibrationError", "CalibrationWarning", "FileError", "GraphError",
+    "InputError", "SurgeryError", "TrainingError",
+)  # fmt: skip
+
+MOVED = {
+    **{name: f"mipp.errors.{name}" for name in _ERRORS},
+    **{name: f"mipp.export.{name}" for name in ("OnnxFile", "export_onnx", "to_semi_structured")},
+    **{name: f"mipp.prepare.{name}" for name in ("folded", "restacked", "unstacked")},
+    "information_kept_by": "mipp.information_kept, which takes a list of choices, too",
+    "scratch": "mipp.methods.scratch.same_size",
+}
+"""Old name -> where it is now."""

@@ -44,3 +44,7 @@ class FileError(MippError):
 
 class TrainingError(MippError):
     """Training cannot continue: a loss that is not finite, or a checkpoint that does not fit."""
+
+
+class MovedError(MippError):
+    """A public name that is elsewhere now; the text says where."""

@@ -62,10 +62,10 @@ def case(request):
 def test_unstacked_computes_the_same_and_back_again(case):
     model, _ = case
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    apart = mipp.unstacked(model)
+    apart = mipp.prepare.unstacked(model)
     torch.testing.assert_close(logits(apart), logits(model))
     assert any(isinstance(module, prepare.Experts) for module in apart.modules())
-    together = mipp.restacked(apart, model)
+    together = mipp.prepare.restacked(apart, model)
     assert together.state_dict().keys() == before.keys()
     assert all(torch.equal(t, before[name]) for name, t in together.state_dict().items())
     assert all(torch.equal(t, before[name]) for name, t in model.state_dict().items())
@@ -76,7 +76,7 @@ def test_unstacked_computes_the_same_and_back_again(case):
 @pytest.fixture(scope="module")
 def halved(case):
     """The model taken apart, and a plan of half of the experts' neurons."""
-    apart = mipp.unstacked(case[0])
+    apart = mipp.prepare.unstacked(case[0])
     return apart, mipp.plan(apart, BATCHES, {"*experts*": "units=50%"}, noise=0.1)
 
 
@@ -99,7 +99,7 @@ def test_neurons_of_every_expert_go_and_the_small_model_is_stacked_again(
         torch.testing.assert_close(logits(small), logits(plan.mask()), rtol=1e-4, atol=1e-4)
     assert torch.isfinite(logits(small)).all()
     # back in one parameter, as wide as the widest of the layer
-    stacked = mipp.restacked(small, model)
+    stacked = mipp.prepare.restacked(small, model)
     torch.testing.assert_close(logits(stacked), logits(small), rtol=1e-4, atol=1e-4)
     name = next(name for name, _ in model.named_parameters() if name.endswith("down_proj"))
     layer = name.removesuffix(".down_proj")
@@ -107,13 +107,13 @@ def test_neurons_of_every_expert_go_and_the_small_model_is_stacked_again(
     assert stacked.get_parameter(name).shape[2] == -(-widest // 8) * 8
     # files
     mipp.save(small, tmp_path / "small.safetensors")
-    again = mipp.load(mipp.unstacked(make()), tmp_path / "small.safetensors")
+    again = mipp.load(mipp.prepare.unstacked(make()), tmp_path / "small.safetensors")
     torch.testing.assert_close(logits(again), logits(small))
 
 
 def test_a_refit_of_experts_brings_their_outputs_nearer():
     """Positions are routed otherwise in the pruned model, so each expert keeps its own tokens."""
-    model = mipp.unstacked(built(mixtral))
+    model = mipp.prepare.unstacked(built(mixtral))
     plan = mipp.plan(model, BATCHES, {"*experts*": "units=60%"}, noise=0.1)
     off = [
         float((logits(plan.apply(refit=refit)) - logits(model)).square().mean())
@@ -123,7 +123,7 @@ def test_a_refit_of_experts_brings_their_outputs_nearer():
 
 
 def test_macs_of_experts_are_those_of_the_tokens_they_get():
-    model = mipp.unstacked(built(mixtral))
+    model = mipp.prepare.unstacked(built(mixtral))
     plan = mipp.plan(model, BATCHES, {"*experts*": "units=50%"}, noise=0.1)
     tokens, top, experts = IDS.shape[1], 2, 16 * 16 * 3
     attention = 16 * 16 * 2 + 16 * 8 * 2
@@ -149,7 +149,7 @@ def qwen_of_sixteen():
 )
 def test_single_weights_of_experts(method, make):
     """Of sixteen experts the first examples leave some without a token."""
-    model = mipp.unstacked(built(make))
+    model = mipp.prepare.unstacked(built(make))
     plan = mipp.plan(
         model, BATCHES, "params=60%", granularity="weight", method=method, protect=["lm_head"]
     )
@@ -214,10 +214,10 @@ def test_all_layouts_come_apart_and_back(transposed, gated, bias, dtype):
     torch.manual_seed(0)
     model = Mixture(Stack(transposed=transposed, gated=gated, bias=bias)).to(dtype).eval()
     x, tolerance = torch.randn(20, 6, dtype=dtype), 1e-5 if dtype == torch.float32 else 0.1
-    apart = mipp.unstacked(model)
+    apart = mipp.prepare.unstacked(model)
     torch.testing.assert_close(apart(x), model(x), rtol=tolerance, atol=tolerance)
     assert {p.dtype for p in apart.parameters()} == {dtype}
-    back = mipp.restacked(apart, model)
+    back = mipp.prepare.restacked(apart, model)
     state = model.state_dict()
     assert back.state_dict().keys() == state.keys()
     assert all(torch.equal(tensor, state[name]) for name, tensor in back.state_dict().items())
@@ -228,13 +228,13 @@ def test_all_layouts_come_apart_and_back(transposed, gated, bias, dtype):
 
 def test_a_width_that_is_no_multiple_comes_back_as_it_was():
     model = qwen(moe_intermediate_size=10).eval()
-    back = mipp.restacked(mipp.unstacked(model), model)
+    back = mipp.prepare.restacked(mipp.prepare.unstacked(model), model)
     assert all(map(torch.equal, back.state_dict().values(), model.state_dict().values()))
 
 
 def test_the_stacked_model_is_a_copy_of_its_own():
     model = built(mixtral)
-    small = mipp.restacked(mipp.unstacked(model), model)
+    small = mipp.prepare.restacked(mipp.prepare.unstacked(model), model)
     assert small.model.layers[0].mlp.experts.config is not model.model.layers[0].mlp.experts.config
     small.set_experts_implementation("eager")
     assert small.model.layers[0].mlp.experts.config._experts_implementation == "eager"
@@ -245,10 +245,10 @@ def test_the_stacked_model_is_a_copy_of_its_own():
 def test_experts_at_two_places_are_taken_apart_once():
     model = nn.Sequential(Mixture(Stack()), Mixture(Stack()))
     model[1].experts = model[0].experts
-    apart = mipp.unstacked(model)
+    apart = mipp.prepare.unstacked(model)
     assert apart[0].experts is apart[1].experts
     assert sum(p.numel() for p in apart.parameters()) == sum(p.numel() for p in model.parameters())
-    back = mipp.restacked(apart, model)
+    back = mipp.prepare.restacked(apart, model)
     assert back[0].experts is back[1].experts
 
 
@@ -261,22 +261,22 @@ def test_experts_that_compute_something_else_are_refused():
     shared[1].experts.down_proj = shared[0].experts.down_proj
     text = "routes, gates or normalises in a way of its own"
     with pytest.raises(SurgeryError, match=f"experts .Clamped. {text}"):
-        mipp.unstacked(Mixture(Clamped()))
+        mipp.prepare.unstacked(Mixture(Clamped()))
     with pytest.raises(SurgeryError, match="experts shares down_proj with another module"):
-        mipp.unstacked(shared)
+        mipp.prepare.unstacked(shared)
     with pytest.raises(SurgeryError, match="Stack has no experts to unstack"):
-        mipp.unstacked(Stack())
+        mipp.prepare.unstacked(Stack())
 
 
 def test_what_is_not_stacked_or_has_a_gate_of_its_own_is_refused():
     with pytest.raises(SurgeryError, match="Sequential has no experts to unstack"):
-        mipp.unstacked(nn.Sequential(nn.Linear(2, 2)))
+        mipp.prepare.unstacked(nn.Sequential(nn.Linear(2, 2)))
     with pytest.raises(SurgeryError, match="no experts to stack; expected a model that came out"):
-        mipp.restacked(mixtral(), mixtral())
+        mipp.prepare.restacked(mixtral(), mixtral())
     with pytest.raises(SurgeryError, match=r"like= has no 3 stacked experts at 'model\.layers\.0"):
-        mipp.restacked(mipp.unstacked(mixtral()), qwen())
+        mipp.prepare.restacked(mipp.prepare.unstacked(mixtral()), qwen())
     config = transformers.GptOssConfig(
         **SIZES, num_local_experts=3, num_experts_per_tok=2, head_dim=4
     )
     with pytest.raises(SurgeryError, match="routes, gates or normalises in a way of its own"):
-        mipp.unstacked(transformers.GptOssForCausalLM(config))
+        mipp.prepare.unstacked(transformers.GptOssForCausalLM(config))

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 import mipp
-from mipp import methods
+from mipp import errors, methods
 
 NAMES = [name for name in methods.names() if name != "mipp"]
 FACTS = {row.name: row for row in methods.facts()}
@@ -127,7 +127,9 @@ def test_budget_met_masked_is_sliced_outputs_intact_deterministic_and_the_model_
     model.stem.weight.requires_grad_(False)
     before, generator = snapshot(model), torch.get_rng_state()
     if refuses(name, net):
-        with pytest.raises(mipp.InputError, match=r"'bnscale' cannot rank .* it has no BatchNorm"):
+        with pytest.raises(
+            errors.InputError, match=r"'bnscale' cannot rank .* it has no BatchNorm"
+        ):
             make(name, model, "macs=50%")
         assert_untouched(model, before, generator)
         return
@@ -174,7 +176,9 @@ def test_it_works_at_initialisation_or_says_why_not(name, net):
         assert plan.apply()(batches()[0][0]).shape == (32, 4)
         return
     why = "it has no BatchNorm" if refuses(name, net) else "all factors .* are the same: train it"
-    with pytest.raises(mipp.InputError, match=f"'{name}' cannot rank the units of this net: {why}"):
+    with pytest.raises(
+        errors.InputError, match=f"'{name}' cannot rank the units of this net: {why}"
+    ):
         make(name, model, "params=60%")
 
 
@@ -183,7 +187,7 @@ def test_training_is_given_to_methods_that_train_and_to_no_other(name):
     model = chain(norm=True)
     given = {} if training(name) else {"training": mipp.Training(batches(), mipp.retrain.Recipe())}
     how = "with" if given else "without"
-    with pytest.raises(mipp.InputError, match=f"'{name}' was given {how} training="):
+    with pytest.raises(errors.InputError, match=f"'{name}' was given {how} training="):
         mipp.plan(model, batches(), "units=50%", method=name, **given)
 
 
@@ -192,7 +196,9 @@ def test_without_labels_it_works_or_says_that_it_needs_them(name):
     model, inputs = trained_state(chain(norm=True)), [x for x, _ in batches()]
     before, generator = snapshot(model), torch.get_rng_state()
     if FACTS[name].needs == "labels":
-        with pytest.raises(mipp.InputError, match=rf"'{name}' needs labels, and batch 0 has none"):
+        with pytest.raises(
+            errors.InputError, match=rf"'{name}' needs labels, and batch 0 has none"
+        ):
             mipp.plan(model, inputs, "units=50%", method=quick(name))
     else:
         plan = mipp.plan(model, inputs, "units=50%", method=quick(name), **training(name))
@@ -206,7 +212,7 @@ def test_without_labels_it_works_or_says_that_it_needs_them(name):
 )
 def test_a_collapse_is_recorded_and_gives_a_model_that_runs_at_chance(name, net):
     model = trained_state(NETS[net]())
-    with pytest.raises(mipp.BudgetError, match="units <= 2 cannot be reached"):
+    with pytest.raises(errors.BudgetError, match="units <= 2 cannot be reached"):
         make(name, model, "units=2")
     plan = make(name, model, "units=2", min_units=0)
     assert plan.after.units == sum(len(units) for units in plan.keep.values()) <= 2
@@ -259,7 +265,7 @@ def test_the_facts_are_told_and_are_those_that_there_are(name):
     method = methods.get(name)
     assert isinstance(method, methods.ScoringMethod) == (row.needs != "training")
     assert {option.name for option in fields(method)} >= {"rounds"}
-    with pytest.raises(mipp.InputError, match="rounds=0; expected at least 1"):
+    with pytest.raises(errors.InputError, match="rounds=0; expected at least 1"):
         replace(method, rounds=0)
 
 

@@ -74,7 +74,7 @@ def test_a_pruned_model_says_the_same_in_onnxruntime_at_several_batch_sizes(tmp_
     model, x = Conv().train(), images(64)
     small = mipp.prune(model, [x], "units=50%").train()
     before = copy.deepcopy(small.state_dict())
-    made = mipp.export_onnx(small, x, tmp_path / "small.onnx")
+    made = mipp.export.export_onnx(small, x, tmp_path / "small.onnx")
     assert made.inputs == ("x",)
     assert made.outputs == ("output",)
     assert made.batch_sizes == (1, 3)
@@ -92,7 +92,7 @@ def test_several_inputs_and_outputs_have_the_names_of_the_code(tmp_path, how):
     model = Several()
     x, mask = torch.randn(4, 7, 5), torch.ones(4, 7)
     batch = {"mask": mask, "x": x, "shift": True} if how == "dict" else ((x, mask, True), None)
-    made = mipp.export_onnx(model, batch, tmp_path / "net.onnx")
+    made = mipp.export.export_onnx(model, batch, tmp_path / "net.onnx")
     assert made.inputs == (("mask", "x") if how == "dict" else ("x", "mask"))
     assert made.outputs == ("logits", "hidden")
     given = {"x": x[:1], "mask": mask[:1]}
@@ -108,13 +108,13 @@ def test_texts_of_other_lengths_run_where_the_length_is_left_open(tmp_path):
     torch.manual_seed(0)
     model, path = Several(), tmp_path / "several.onnx"
     whole = {"x": torch.randn(4, 8, 5), "mask": torch.ones(4, 8)}
-    made = mipp.export_onnx(model, whole, path, dynamic_length=True)
+    made = mipp.export.export_onnx(model, whole, path, dynamic_length=True)
     assert made.batch_sizes == (1, 3)
     short = torch.randn(2, 3, 5), torch.ones(2, 3)
     with torch.no_grad():
         torch.testing.assert_close(OnnxSession(path)(*short)[1], model(*short).hidden)
     with pytest.raises(InputError, match=r"dynamic_length needs an input of shape \(batch, length"):
-        mipp.export_onnx(nn.Linear(3, 2), torch.randn(3), path, dynamic_length=True)
+        mipp.export.export_onnx(nn.Linear(3, 2), torch.randn(3), path, dynamic_length=True)
 
 
 def test_names_of_what_is_nested():
@@ -134,9 +134,9 @@ def test_names_of_what_is_nested():
 def test_a_model_of_one_batch_size_is_exported_for_that_one(tmp_path):
     x = torch.randn(4, 4)
     with pytest.raises(SurgeryError, match=r"Fixed cannot be exported.*dynamic_batch=False"):
-        mipp.export_onnx(Fixed(), x, tmp_path / "net.onnx")
+        mipp.export.export_onnx(Fixed(), x, tmp_path / "net.onnx")
     assert not list(tmp_path.iterdir())
-    made = mipp.export_onnx(Fixed(), x, tmp_path / "net.onnx", dynamic_batch=False)
+    made = mipp.export.export_onnx(Fixed(), x, tmp_path / "net.onnx", dynamic_batch=False)
     assert made.batch_sizes == (4,)
 
 
@@ -151,27 +151,27 @@ def test_other_numbers_leave_the_file_that_was_there(tmp_path, monkeypatch):
 
     monkeypatch.setattr(OnnxSession, "forward", wrong_for_three)
     with pytest.raises(SurgeryError, match=r"other numbers than Conv at batch size 3: .*tolerance"):
-        mipp.export_onnx(Conv(), images(), path)
+        mipp.export.export_onnx(Conv(), images(), path)
     assert path.read_text() == "as before"
     assert [other.name for other in tmp_path.iterdir()] == ["net.onnx"]
-    made = mipp.export_onnx(Conv(), images(), path, tolerance=1e3)
+    made = mipp.export.export_onnx(Conv(), images(), path, tolerance=1e3)
     assert made.difference > 0.01
 
 
 def test_what_cannot_be_exported_is_said(tmp_path, monkeypatch):
     path = tmp_path / "net.onnx"
     with pytest.raises(InputError, match="fails on the batch: RuntimeError"):
-        mipp.export_onnx(Conv(), torch.randn(2, 5, 6, 6), path)
+        mipp.export.export_onnx(Conv(), torch.randn(2, 5, 6, 6), path)
     with pytest.raises(FileError, match="a folder that exists"):
-        mipp.export_onnx(Conv(), images(), tmp_path / "none" / "net.onnx")
+        mipp.export.export_onnx(Conv(), images(), tmp_path / "none" / "net.onnx")
     with pytest.raises(InputError, match=r"net.foo: .*ends in .onnx. Give such a name"):
-        mipp.export_onnx(Conv(), images(), tmp_path / "net.foo")
+        mipp.export.export_onnx(Conv(), images(), tmp_path / "net.foo")
     (tmp_path / "bad.onnx").write_text("no network")
     with pytest.raises(FileError, match="onnxruntime cannot read"):
         OnnxSession(tmp_path / "bad.onnx")
     monkeypatch.setattr("mipp.export.onnx_file.LARGEST", 100)
     with pytest.raises(InputError, match="holds 100 at most"):
-        mipp.export_onnx(Conv(), images(), path)
+        mipp.export.export_onnx(Conv(), images(), path)
     assert not path.exists()
 
 
@@ -185,4 +185,4 @@ def test_a_missing_extra_is_named(tmp_path, monkeypatch):
 
     monkeypatch.setattr(onnx_file.importlib, "import_module", without)
     with pytest.raises(InputError, match=r"package onnxruntime.*pip install 'torch-mipp\[onnx\]'"):
-        mipp.export_onnx(Conv(), images(), tmp_path / "net.onnx")
+        mipp.export.export_onnx(Conv(), images(), tmp_path / "net.onnx")

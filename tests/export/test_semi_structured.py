@@ -8,6 +8,7 @@ from torch import nn
 from torch.sparse import _semi_structured_conversions as conversions
 
 import mipp
+from mipp import errors
 from mipp.export.semi_structured import has_pattern, semi_structured_layers
 
 
@@ -42,13 +43,15 @@ def test_pytorchs_compressed_layout_holds_these_weights_exactly():
 
 def test_where_there_is_no_such_card_the_error_says_what_it_takes():
     model, _ = pruned()
-    with pytest.raises(mipp.InputError, match=r"on cpu; .* CUDA device of compute capability 8\.0"):
-        mipp.to_semi_structured(model)
+    with pytest.raises(
+        errors.InputError, match=r"on cpu; .* CUDA device of compute capability 8\.0"
+    ):
+        mipp.export.to_semi_structured(model)
 
 
 def test_a_dense_model_is_an_error():
-    with pytest.raises(mipp.InputError, match="No linear layer of the model has the pattern 2:4"):
-        mipp.to_semi_structured(nn.Linear(8, 8))
+    with pytest.raises(errors.InputError, match="No linear layer of the model has the pattern 2:4"):
+        mipp.export.to_semi_structured(nn.Linear(8, 8))
 
 
 @pytest.mark.skipif(
@@ -60,6 +63,6 @@ def test_on_a_card_the_sparse_model_computes_what_the_zeros_compute():
     model, x = pruned()
     model, x = model.half().cuda(), x.half().cuda()
     state = copy.deepcopy(model.state_dict())
-    sparse = mipp.to_semi_structured(model)
+    sparse = mipp.export.to_semi_structured(model)
     torch.testing.assert_close(sparse(x), model(x), rtol=1e-2, atol=1e-2)
     assert all(torch.equal(model.state_dict()[name], tensor) for name, tensor in state.items())

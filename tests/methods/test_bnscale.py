@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 import mipp
+from mipp import errors
 from mipp.methods import BNScale
 
 from .nets import Normed, data, jitter_norms, plain, question
@@ -59,20 +60,20 @@ def test_groups_without_a_batchnorm_keep_all_units():
     assert len(plan.keep["0"]) == 3
     several = mipp.planning.plans(model, data(dtype=torch.float32), ["units=8"], method="bnscale")
     assert several[0].keep == plan.keep
-    with pytest.raises(mipp.InputError, match=r"wants 4 of the 5 units of 3, .* scores only 0"):
+    with pytest.raises(errors.InputError, match=r"wants 4 of the 5 units of 3, .* scores only 0"):
         mipp.plan(model, data(dtype=torch.float32), widths={"3": 4}, method="bnscale")
 
 
 def test_nets_without_batchnorms_and_with_equal_factors_are_refused():
-    with pytest.raises(mipp.InputError, match="it has no BatchNorm with factors on units"):
+    with pytest.raises(errors.InputError, match="it has no BatchNorm with factors on units"):
         BNScale().score(question(plain()))
-    with pytest.raises(mipp.InputError, match="are the same: train it first"):
+    with pytest.raises(errors.InputError, match="are the same: train it first"):
         BNScale().score(question(Normed()))
     bare = nn.Sequential(
         nn.Conv2d(2, 6, 3), nn.BatchNorm2d(6, affine=False), nn.ReLU(), nn.Flatten(),
         nn.Linear(24, 3),
     )  # fmt: skip
-    with pytest.raises(mipp.InputError, match="it has no BatchNorm with factors on units"):
+    with pytest.raises(errors.InputError, match="it has no BatchNorm with factors on units"):
         BNScale().score(question(bare))
 
 

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 import mipp
+from mipp import errors
 from mipp.methods import CHIP
 from mipp.methods.chip import independence
 
@@ -100,5 +101,5 @@ def test_neurons_are_compared_over_the_examples_of_a_batch():
 
 @pytest.mark.parametrize("option", ["examples", "batch_size"])
 def test_options_that_do_not_fit_are_errors(option):
-    with pytest.raises(mipp.InputError, match=f"{option}=0; expected at least 1"):
+    with pytest.raises(errors.InputError, match=f"{option}=0; expected at least 1"):
         CHIP(**{option: 0})

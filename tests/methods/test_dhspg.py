@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import mipp
-from mipp import retrain
+from mipp import errors, retrain
 from mipp.methods import DHSPG, Training
 from mipp.methods.dhspg import _Pulling, penalties
 from mipp.methods.shared.zero_groups import ZeroGroups
@@ -132,7 +132,7 @@ def test_small_units_are_penalised_before_large_ones():
     ],
 )
 def test_options_that_do_not_fit_are_errors(options, text):
-    with pytest.raises(mipp.InputError, match=text):
+    with pytest.raises(errors.InputError, match=text):
         DHSPG(**options)
 
 

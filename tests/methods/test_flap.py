@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 import mipp
+from mipp import errors
 from mipp.methods import FLAP
 
 from .nets import data, plain, question, some, unchecked
@@ -97,5 +98,5 @@ def test_a_unit_that_never_changes_goes_first_and_the_bias_makes_up_for_it_wholl
     ],
 )
 def test_options_that_do_not_fit_are_errors(options, text):
-    with pytest.raises(mipp.InputError, match=text), unchecked():
+    with pytest.raises(errors.InputError, match=text), unchecked():
         FLAP(**options)

@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 import mipp
+from mipp import errors
 from mipp.methods import GraSP, IterGraSP
 from mipp.methods.shared.gradients import gradient
 
@@ -134,7 +135,7 @@ def test_itergrasp_asks_again_in_every_round():
     ],
 )
 def test_options_that_do_not_fit_are_errors(options, text):
-    with pytest.raises(mipp.InputError, match=text), unchecked():
+    with pytest.raises(errors.InputError, match=text), unchecked():
         GraSP(**options)
 
 

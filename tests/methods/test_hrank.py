@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 import mipp
+from mipp import errors
 from mipp.methods import HRank
 
 from .nets import data, plain, question
@@ -52,5 +53,5 @@ def test_neurons_are_ranked_by_how_often_they_are_active_and_then_by_how_much():
 
 @pytest.mark.parametrize("option", ["examples", "batch_size"])
 def test_options_that_do_not_fit_are_errors(option):
-    with pytest.raises(mipp.InputError, match=f"{option}=0; expected at least 1"):
+    with pytest.raises(errors.InputError, match=f"{option}=0; expected at least 1"):
         HRank(**{option: 0})

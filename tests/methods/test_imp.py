@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import mipp
-from mipp import graph, retrain
+from mipp import errors, graph, retrain
 from mipp.methods import IMP, L1, L2, Training
 from mipp.methods.shared.training import Trainer, narrowed, put_back
 
@@ -153,16 +153,16 @@ def test_the_plan_says_what_training_it_took():
     ],
 )
 def test_options_that_do_not_fit_are_errors(options, text):
-    with unchecked(), pytest.raises(mipp.InputError, match=text):
+    with unchecked(), pytest.raises(errors.InputError, match=text):
         IMP(**options)
 
 
 def test_early_weights_must_come_before_the_end_of_training():
-    with pytest.raises(mipp.InputError, match="early_epochs=4, and one training has 4 epochs"):
+    with pytest.raises(errors.InputError, match="early_epochs=4, and one training has 4 epochs"):
         plan(Normed(), "units=50%", IMP(rewind="early", early_epochs=4))
 
 
 def test_batches_without_length_are_refused():
     training = Training(iter(pairs()), RECIPE)
-    with pytest.raises(mipp.InputError, match=r"training= has batches of type .* without length"):
+    with pytest.raises(errors.InputError, match=r"training= has batches of type .* without length"):
         IMP().run(asked(Normed()), training, Spending(6))

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-import mipp
+from mipp import errors
 from mipp.methods import SparseGPT, Wanda
 from mipp.weights.regression import Pattern
 
@@ -86,5 +86,7 @@ def test_inputs_that_are_always_zero_lose_their_weights():
 
 
 def test_settings_that_do_not_fit_are_an_error():
-    with pytest.raises(mipp.InputError, match=r"damping=0 and block=128; expected a share above 0"):
+    with pytest.raises(
+        errors.InputError, match=r"damping=0 and block=128; expected a share above 0"
+    ):
         SparseGPT(damping=0)

@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 import mipp
+from mipp import errors
 
 from .nets import Normed, data, jitter_norms
 
@@ -64,5 +65,5 @@ def test_scores_are_nats_that_a_price_can_be_put_on():
     ],
 )
 def test_settings_of_mipps_own_measurement_are_refused_and_not_ignored(option, name):
-    with pytest.raises(mipp.InputError, match=f"method='mipp-solo' has no use for {name}: how"):
+    with pytest.raises(errors.InputError, match=f"method='mipp-solo' has no use for {name}: how"):
         mipp.plan(Normed(), BATCHES, "macs=50%", method="mipp-solo", **option)

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 import mipp
+from mipp import errors
 from mipp.methods import L1, L2, Random
 from mipp.methods.shared.aggregate import normalised
 
@@ -99,7 +100,7 @@ def test_random_units_are_others_for_another_seed_and_the_same_for_the_same():
 
 def test_a_normalisation_that_is_not_known_is_an_error():
     with (
-        pytest.raises(mipp.InputError, match="normalise='max'; expected one of 'none', 'mean'"),
+        pytest.raises(errors.InputError, match="normalise='max'; expected one of 'none', 'mean'"),
         unchecked(),
     ):
         L2(normalise="max")

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 import mipp
+from mipp import errors
 from mipp.methods.shared.maps import watch_maps
 
 from .nets import Normed, data, jitter_norms, plain, question
@@ -148,8 +149,8 @@ def test_maps_that_cannot_be_had_or_are_not_finite_are_errors(monkeypatch):
     with torch.no_grad():
         model[3].bias[1] = float("inf")
     for name in ("hrank", "chip"):
-        with pytest.raises(mipp.CalibrationError, match="Feature maps of group 3 are not finite"):
+        with pytest.raises(errors.CalibrationError, match="Feature maps of group 3 are not finite"):
             mipp.plan(model, batches, "units=50%", method=name)
     monkeypatch.setattr("mipp.methods.shared.maps._LAYERS", {})
-    with pytest.raises(mipp.InputError, match=r"Feature maps of group . cannot be had"):
+    with pytest.raises(errors.InputError, match=r"Feature maps of group . cannot be had"):
         watched(plain(), batches)

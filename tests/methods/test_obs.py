@@ -148,7 +148,9 @@ def test_units_of_a_layer_that_takes_in_nothing_cost_nothing():
 def test_features_that_repeat_each_other_need_damping_or_it_is_said():
     moment, weight = torch.full((2, 2), 1.0).double(), torch.ones(1, 2).double()
     moment[0, 1] = moment[1, 0] = 1 + 1e-8  # as float32 may have it
-    with pytest.raises(mipp.CalibrationError, match=r"cannot invert .* with damping=0: features"):
+    with pytest.raises(
+        mipp.errors.CalibrationError, match=r"cannot invert .* with damping=0: features"
+    ):
         Layer(moment, weight, torch.tensor([0, 1]), 0)
     assert np.isfinite(Layer(moment, weight, torch.tensor([0, 1]), 0.01).costs([0, 1])).all()
 
@@ -161,5 +163,5 @@ def test_features_that_repeat_each_other_need_damping_or_it_is_said():
     ],
 )
 def test_options_that_do_not_fit_are_errors(options, text):
-    with pytest.raises(mipp.InputError, match=text):
+    with pytest.raises(mipp.errors.InputError, match=text):
         OBS(**options)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import mipp
-from mipp import retrain
+from mipp import errors, retrain
 from mipp.methods import OTO, Training
 from mipp.methods.oto import importance
 from mipp.methods.shared.zero_groups import ZeroGroups
@@ -134,10 +134,10 @@ def test_groups_hold_weights_bias_norms_and_all_producers_of_a_residual():
     ],
 )
 def test_options_that_do_not_fit_are_errors(options, text):
-    with pytest.raises(mipp.InputError, match=text):
+    with pytest.raises(errors.InputError, match=text):
         OTO(**options)
 
 
 def test_a_training_with_fewer_steps_than_periods_is_refused():
-    with pytest.raises(mipp.InputError, match=r"rounds=10 periods .* the training has 8 steps"):
+    with pytest.raises(errors.InputError, match=r"rounds=10 periods .* the training has 8 steps"):
         plan(Normed(), "units=50%", OTO())

@@ -9,6 +9,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 import mipp
+from mipp import errors
 from mipp.methods import SNIP, ProsPr
 
 from .nets import Normed, data, jitter_norms, plain, question
@@ -133,7 +134,7 @@ def test_one_batch_for_all_steps_where_it_is_asked_for_or_there_are_no_more():
     ],
 )
 def test_options_that_do_not_fit_are_errors(options, text):
-    with pytest.raises(mipp.InputError, match=text):
+    with pytest.raises(errors.InputError, match=text):
         ProsPr(**options)
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 import mipp
-from mipp import methods
+from mipp import errors, methods
 from mipp.methods import SNIP, Method, ScoringMethod, SynFlow, Trained, TrainingMethod
 from mipp.planning.option_values import unit_options
 
@@ -124,7 +124,7 @@ def test_half_precision_is_scored_in_float32():
 
 
 def test_scores_that_are_not_finite_are_an_error_but_those_of_removed_units_are_not_read():
-    with pytest.raises(mipp.CalibrationError, match="'probe' gave scores of group"):
+    with pytest.raises(errors.CalibrationError, match="'probe' gave scores of group"):
         mipp.plan(wide(), batches(), "units=50%", method=Probe(scale=float("nan")))
 
     @dataclass(frozen=True, kw_only=True)
@@ -138,7 +138,7 @@ def test_scores_that_are_not_finite_are_an_error_but_those_of_removed_units_are_
 
 def test_a_budget_out_of_reach_is_told_at_once_and_with_its_own_numbers():
     probe = Probe(rounds=50)
-    with pytest.raises(mipp.BudgetError, match="units <= 2 cannot be reached"):
+    with pytest.raises(errors.BudgetError, match="units <= 2 cannot be reached"):
         mipp.plan(wide(), batches(), "units=2", method=probe)
     assert not probe.seen
 
@@ -155,7 +155,7 @@ def test_rounds_as_a_keyword_replaces_those_of_the_method():
     settings = unit_options(method="synflow", rounds=7)
     assert settings.method == SynFlow(rounds=7)
     assert settings.rounds == 7
-    with pytest.raises(mipp.InputError, match="SynFlow has rounds=0; expected at least 1"):
+    with pytest.raises(errors.InputError, match="SynFlow has rounds=0; expected at least 1"):
         SynFlow(rounds=0)
 
 
@@ -170,7 +170,7 @@ def test_several_budgets_share_one_scoring():
     assert plans[1].keep == alone.keep
     for name, units in plans[1].keep.items():
         assert set(units) <= set(plans[0].keep[name])
-    with pytest.raises(mipp.InputError, match=r"rounds=100.*Call mipp.plan for each"):
+    with pytest.raises(errors.InputError, match=r"rounds=100.*Call mipp.plan for each"):
         mipp.plans(wide(), batches(), ["units=50%", "units=20%"], method="synflow")
 
 
@@ -188,7 +188,7 @@ def test_options_that_do_not_fit_a_method_are_errors(options, text):
     options = {"budget": "units=50%"} | options
     if "training" in options:
         options["training"] = mipp.Training(batches(), mipp.retrain.Recipe())
-    with pytest.raises(mipp.InputError, match=text):
+    with pytest.raises(errors.InputError, match=text):
         mipp.plan(wide(), batches(), **options)
 
 
@@ -269,11 +269,11 @@ def test_a_method_that_trains_gives_a_plan_for_the_trained_net():
 
 
 def test_training_that_is_missing_or_leads_elsewhere_is_an_error():
-    with pytest.raises(mipp.InputError, match=r"'shrinker' was given without training=;"):
+    with pytest.raises(errors.InputError, match=r"'shrinker' was given without training=;"):
         mipp.plan(wide(), batches(), "units=50%", method=Shrinker())
-    with pytest.raises(mipp.InputError, match="gave back a model of another structure"):
+    with pytest.raises(errors.InputError, match="gave back a model of another structure"):
         mipp.plan(wide(), batches(), "units=50%", method=Shrinker(breaks=True), training=bundle())
-    with pytest.raises(mipp.InputError, match="trains towards one budget"):
+    with pytest.raises(errors.InputError, match="trains towards one budget"):
         mipp.plans(
             wide(), batches(), ["units=50%", "units=20%"], method=Shrinker(rounds=1),
             training=bundle(),
@@ -316,7 +316,7 @@ def test_taylor_is_the_mean_square_of_the_gradient_of_a_gate():
         expected += torch.autograd.grad(loss, gate)[0].square()
     scores = methods.Taylor(minibatch=10).score(question(model))[0]
     np.testing.assert_allclose(scores, (expected / len(parts)).numpy(), rtol=1e-9)
-    with pytest.raises(mipp.InputError, match="minibatch=0; expected at least 1"), unchecked():
+    with pytest.raises(errors.InputError, match="minibatch=0; expected at least 1"), unchecked():
         methods.Taylor(minibatch=0)
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 import mipp
-from mipp import models
+from mipp import errors, models
 from mipp.methods import scratch
 from mipp.records import Cost
 from mipp.retrain import Recipe
@@ -29,7 +29,7 @@ def count(model):
 def test_widths_and_counts_are_the_plans_and_the_weights_are_new():
     plan = planned()
     model, generator = copy.deepcopy(plan.model), torch.get_rng_state()
-    small, pruned = mipp.scratch(plan, seed=3), plan.apply(refit=False)
+    small, pruned = mipp.methods.scratch.same_size(plan, seed=3), plan.apply(refit=False)
     assert count(small) == plan.after.params
     for name, value in pruned.state_dict().items():
         assert small.state_dict()[name].shape == value.shape
@@ -39,8 +39,8 @@ def test_widths_and_counts_are_the_plans_and_the_weights_are_new():
     assert small.norm1.bias.eq(0).all()
     assert same_state(plan.model, model)
     assert torch.equal(torch.get_rng_state(), generator)
-    assert same_state(small, mipp.scratch(plan, seed=3))
-    assert not same_state(small, mipp.scratch(plan, seed=4))
+    assert same_state(small, mipp.methods.scratch.same_size(plan, seed=3))
+    assert not same_state(small, mipp.methods.scratch.same_size(plan, seed=4))
     assert small(pairs()[0][0]).shape == (20, CLASSES)
 
 
@@ -49,7 +49,7 @@ def test_uniform_widths_have_the_same_share_of_every_group_and_no_more_than_the_
     net = models.build("digits_cnn", width=0.5, seed=0)
     x, y = torch.randn(8, 1, 8, 8), torch.arange(8)
     plan = mipp.plan(net, [(x, y)], "params=40%", method="l2", allocation="global")
-    small = mipp.scratch(plan, widths="uniform", match=match)
+    small = mipp.methods.scratch.same_size(plan, widths="uniform", match=match)
     sizes = {g.name: g.n_units for g in plan.traced.groups}
     widths = {name: len(small.get_submodule(name).weight) for name in sizes}
     shares = [widths[name] / n for name, n in sizes.items()]
@@ -65,7 +65,7 @@ def test_uniform_widths_have_the_same_share_of_every_group_and_no_more_than_the_
 
 def test_what_was_protected_stays_whole_in_uniform_widths():
     plan = planned("params=60%", protect="first")
-    small = mipp.scratch(plan, widths="uniform")
+    small = mipp.methods.scratch.same_size(plan, widths="uniform")
     assert len(small.first.weight) == 5
     assert count(small) <= plan.after.params
 
@@ -88,9 +88,13 @@ class Scaled(nn.Module):
 
 
 def test_weights_that_nothing_starts_are_an_error_or_the_callers_own():
-    with pytest.raises(mipp.InputError, match="nothing gives new values to scale: no reset_param"):
+    with pytest.raises(
+        errors.InputError, match="nothing gives new values to scale: no reset_param"
+    ):
         scratch.fresh(Scaled())
-    with pytest.raises(mipp.InputError, match="nothing gives new values to scale: no reset_param"):
+    with pytest.raises(
+        errors.InputError, match="nothing gives new values to scale: no reset_param"
+    ):
         scratch.fresh(Scaled(), 0, lambda m: nn.init.constant_(m.layer.weight, 7.0))
     model = Scaled()
     made = scratch.fresh(model, 0, lambda m: nn.init.constant_(m.scale, 7.0))
@@ -102,14 +106,14 @@ def test_weights_that_nothing_starts_are_an_error_or_the_callers_own():
 def test_weights_that_a_reset_does_not_reach_are_an_error():
     # it fills the product of direction and magnitude, and not these two
     normed = nn.utils.parametrizations.weight_norm(nn.Linear(3, 2))
-    with pytest.raises(mipp.InputError, match=r"nothing gives new values to parametrizations\."):
+    with pytest.raises(errors.InputError, match=r"nothing gives new values to parametrizations\."):
         scratch.fresh(normed)
 
 
 def test_an_empty_layer_stays_empty():
     plan = mipp.plan(plain(), pairs(), "units=2", method="l2", allocation="global", min_units=0)
     assert plan.collapsed
-    small = mipp.scratch(plan, seed=1)
+    small = mipp.methods.scratch.same_size(plan, seed=1)
     outputs = small(pairs()[0][0])
     torch.testing.assert_close(outputs, outputs[:1].expand_as(outputs))
     assert small[-1].bias.any()
@@ -118,12 +122,12 @@ def test_an_empty_layer_stays_empty():
 def test_a_plan_without_its_model_is_an_error():
     plan = planned()
     alone = mipp.Plan.from_json(plan.to_json())
-    with pytest.raises(mipp.InputError, match="read without a model"):
-        mipp.scratch(alone)
+    with pytest.raises(errors.InputError, match="read without a model"):
+        mipp.methods.scratch.same_size(alone)
     untraced = mipp.Plan.from_json(plan.to_json(), plan.model)
-    assert count(mipp.scratch(untraced)) == plan.after.params
-    with pytest.raises(mipp.InputError, match="Uniform widths need the traced model"):
-        mipp.scratch(untraced, widths="uniform")
+    assert count(mipp.methods.scratch.same_size(untraced)) == plan.after.params
+    with pytest.raises(errors.InputError, match="Uniform widths need the traced model"):
+        mipp.methods.scratch.same_size(untraced, widths="uniform")
 
 
 def test_equal_epochs_and_equal_compute():
@@ -136,7 +140,7 @@ def test_equal_epochs_and_equal_compute():
     assert with_retraining == Recipe(epochs=85, peak_lr=0.3)
     assert with_retraining.epochs * 250 == 20 * 1000 + 5 * 250
     assert scratch.equal_compute(recipe, before, after, most=2).epochs == 40
-    with pytest.raises(mipp.InputError, match=r"after= has 0\.0 multiply-accumulates"):
+    with pytest.raises(errors.InputError, match=r"after= has 0\.0 multiply-accumulates"):
         scratch.equal_compute(recipe, before, Cost(0.0, 0, 0))
-    with pytest.raises(mipp.InputError, match=r"most=0\.5; expected at least 1"):
+    with pytest.raises(errors.InputError, match=r"most=0\.5; expected at least 1"):
         scratch.equal_compute(recipe, before, after, most=0.5)

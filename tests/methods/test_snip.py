@@ -7,6 +7,7 @@ from torch.func import functional_call
 from torch.nn.functional import cross_entropy
 
 import mipp
+from mipp import errors
 from mipp.methods import SNIP, IterSNIP, ProsPr
 
 from .nets import Normed, data, everything, jitter_norms, plain, question, unchecked, wide
@@ -80,13 +81,13 @@ def test_statistics_of_a_single_example_are_refused(model, fits):
         if fits:
             method.score(asked)
             continue
-        with pytest.raises(mipp.InputError, match="norms='train' needs batches of two examples"):
+        with pytest.raises(errors.InputError, match="norms='train' needs batches of two examples"):
             method.score(asked)
 
 
 def test_targets_that_do_not_fit_the_output_are_refused():
     model, batches = plain(), [(x, torch.randn(len(x), 2)) for x in torch.randn(2, 16, 2, 4, 4)]
-    with pytest.raises(mipp.InputError, match=r"gives \[\(32, 3\)\] for targets \(32, 2\)"):
+    with pytest.raises(errors.InputError, match=r"gives \[\(32, 3\)\] for targets \(32, 2\)"):
         mipp.plan(model, batches, "units=50%", method="snip")
 
 
@@ -114,5 +115,5 @@ def test_regression_and_a_loss_of_ones_own_are_differentiated():
     ],
 )
 def test_options_that_do_not_fit_are_errors(options, text):
-    with pytest.raises(mipp.InputError, match=text), unchecked():
+    with pytest.raises(errors.InputError, match=text), unchecked():
         SNIP(**options)

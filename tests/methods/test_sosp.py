@@ -9,6 +9,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 import mipp
+from mipp import errors
 from mipp.methods import SOSP, Question
 from mipp.methods.shared.iterative import workable
 from mipp.records import ChannelGraph
@@ -131,5 +132,5 @@ def test_single_weights_are_scored_along_all_weights_of_layers():
 
 @pytest.mark.parametrize("option", ["examples", "batch_size"])
 def test_options_that_do_not_fit_are_errors(option):
-    with pytest.raises(mipp.InputError, match=f"{option}=0; expected at least 1"):
+    with pytest.raises(errors.InputError, match=f"{option}=0; expected at least 1"):
         SOSP(**{option: 0})

@@ -7,6 +7,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 import mipp
+from mipp import errors
 from mipp.methods import SNIP, Taylor
 
 from .nets import Normed, data, jitter_norms, plain, question, unchecked
@@ -93,5 +94,5 @@ def test_weights_that_the_loss_does_not_know_have_no_slope():
     ],
 )
 def test_options_that_do_not_fit_are_errors(options, text):
-    with pytest.raises(mipp.InputError, match=text), unchecked():
+    with pytest.raises(errors.InputError, match=text), unchecked():
         Taylor(**options)

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 import mipp
+from mipp import errors
 from mipp.methods import ThiNet
 from mipp.methods.thinet import pursuit_order, removal_order, scales
 
@@ -139,11 +140,11 @@ def test_inputs_that_are_not_finite_are_an_error():
     model = plain()
     with torch.no_grad():
         model[6].bias[1] = float("nan")
-    with pytest.raises(mipp.CalibrationError, match="behind group 6 take in of it is not finite"):
+    with pytest.raises(errors.CalibrationError, match="behind group 6 take in of it is not finite"):
         ThiNet().score(question(model, data(dtype=torch.float32)))
 
 
 @pytest.mark.parametrize("option", ["examples", "locations", "batch_size"])
 def test_options_that_do_not_fit_are_errors(option):
-    with pytest.raises(mipp.InputError, match=f"{option}=0; expected at least 1"):
+    with pytest.raises(errors.InputError, match=f"{option}=0; expected at least 1"):
         ThiNet(**{option: 0})

@@ -5,8 +5,7 @@ import itertools
 import pytest
 import torch
 
-import mipp
-from mipp import methods
+from mipp import errors, methods
 from mipp.methods import SNIP, GraSP, IterGraSP, IterSNIP, SynFlow, prunable_weights, weight_masks
 
 from .nets import Normed, data, jitter_norms, question
@@ -88,11 +87,11 @@ def test_synflow_in_rounds_keeps_a_path_where_one_round_cuts_it():
 
 
 def test_what_does_not_fit_is_an_error():
-    with pytest.raises(mipp.InputError, match="'taylor' scores units, not single weights"):
+    with pytest.raises(errors.InputError, match="'taylor' scores units, not single weights"):
         weight_masks(methods.get("taylor"), Normed(), batches(), 0.5)
-    with pytest.raises(mipp.InputError, match="density=0; expected a share"):
+    with pytest.raises(errors.InputError, match="density=0; expected a share"):
         weight_masks(SNIP(), Normed(), batches(), 0)
-    with pytest.raises(mipp.InputError, match="'snip' needs labels"):
+    with pytest.raises(errors.InputError, match="'snip' needs labels"):
         weight_masks(SNIP(), Normed(), [torch.randn(8, 2, 4, 4)], 0.5)
 
 
@@ -100,5 +99,7 @@ def test_scores_that_are_not_finite_are_an_error():
     model = Normed()
     with torch.no_grad():
         model.inner.weight[2, 1] = torch.nan
-    with pytest.raises(mipp.CalibrationError, match=r"'l1' gave scores of inner\.weight that are"):
+    with pytest.raises(
+        errors.CalibrationError, match=r"'l1' gave scores of inner\.weight that are"
+    ):
         weight_masks(methods.get("l1"), model, batches(), 0.5)

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 import mipp
+from mipp import errors
 
 TORCH = "[enforce fail at alloc_cpu.cpp:121] . DefaultCPUAllocator: can't allocate memory"
 SHORT = [RuntimeError(TORCH), MemoryError(), torch.OutOfMemoryError("CUDA out of memory.")]
@@ -32,7 +33,7 @@ def _failing(error):
 @pytest.mark.parametrize("error", SHORT, ids=["cpu", "python", "gpu"])
 def test_while_measuring(net, batches, monkeypatch, error):
     monkeypatch.setattr("mipp.statistics.moments.Moments.update", _failing(error))
-    with pytest.raises(mipp.CalibrationError) as caught:
+    with pytest.raises(errors.CalibrationError) as caught:
         mipp.plan(net, batches, "units=50%", noise=0.1)
     text = str(caught.value)
     assert "while measuring 2, which reads 6 features: their second moments alone take 288" in text
@@ -43,13 +44,15 @@ def test_while_measuring(net, batches, monkeypatch, error):
 
 def test_while_eliminating(net, batches, monkeypatch):
     monkeypatch.setattr(mipp.Gaussian, "scorer", _failing(SHORT[0]))
-    with pytest.raises(mipp.CalibrationError, match=r"eliminating units read by 2, .* 6 features"):
+    with pytest.raises(
+        errors.CalibrationError, match=r"eliminating units read by 2, .* 6 features"
+    ):
         mipp.plan(net, batches, "units=50%", noise=0.1)
 
 
 def test_while_gathering_rows(net, batches, monkeypatch):
     monkeypatch.setattr("mipp.statistics.collect_rows", _failing(SHORT[0]))
-    with pytest.raises(mipp.CalibrationError, match=r"gathering rows for 2, .* memory="):
+    with pytest.raises(errors.CalibrationError, match=r"gathering rows for 2, .* memory="):
         mipp.plan(net, batches, "units=50%", noise=0.1, estimator="masked")
 
 
@@ -66,7 +69,7 @@ def test_while_gathering_rows(net, batches, monkeypatch):
 def test_while_refitting(net, batches, monkeypatch, broken, where):
     plan = mipp.plan(net, batches, "units=50%", noise=0.1)
     monkeypatch.setattr(sys.modules[broken[0]], broken[1], _failing(SHORT[0]))
-    with pytest.raises(mipp.SurgeryError, match=rf"{where}.*apply\(refit=False\).*memory="):
+    with pytest.raises(errors.SurgeryError, match=rf"{where}.*apply\(refit=False\).*memory="):
         plan.apply()
     assert plan.apply(refit=False)(batches[0]).shape == (64, 3)
 
@@ -82,7 +85,7 @@ def test_while_refitting(net, batches, monkeypatch, broken, where):
 def test_of_single_weights(net, batches, monkeypatch, broken, where):
     method = "wanda" if broken.endswith("in_order") else "mipp"
     monkeypatch.setattr(broken, _failing(SHORT[0]))
-    with pytest.raises(mipp.CalibrationError, match=f"{where}.* memory="):
+    with pytest.raises(errors.CalibrationError, match=f"{where}.* memory="):
         mipp.plan(net, batches, "params=50%", granularity="weight", method=method)
 
 
@@ -90,7 +93,7 @@ def test_while_refitting_single_weights(net, batches, monkeypatch):
     plan = mipp.plan(net, batches, "params=50%", granularity="weight", noise=0.1)
     module = sys.modules["mipp.weights.update"]
     monkeypatch.setattr(module, "best_weights", _failing(SHORT[0]))
-    with pytest.raises(mipp.SurgeryError, match=r"while refitting 0, which reads 4 features"):
+    with pytest.raises(errors.SurgeryError, match=r"while refitting 0, which reads 4 features"):
         plan.apply()
 
 

@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 import mipp
+from mipp import errors
 from mipp.errors import BudgetError
 
 
@@ -68,10 +69,10 @@ def test_protected_groups_of_a_part_stay_and_the_others_make_up_for_them():
 @pytest.mark.parametrize(
     ("budget", "error", "text"),
     [
-        ({"9": "units=50%"}, mipp.InputError, "'9' names no group. Groups: 4, 2, 0"),
+        ({"9": "units=50%"}, errors.InputError, "'9' names no group. Groups: 4, 2, 0"),
         (
             {"[02]": "units=50%", "2": "units=3"},
-            mipp.InputError,
+            errors.InputError,
             r"The budgets of '\[02\]' and '2' both name 2",
         ),
         ({"0": "macs=50%"}, BudgetError, "a part of the groups takes units alone"),

@@ -11,7 +11,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import mipp
-from mipp import models, selection
+from mipp import errors, models, selection
 from mipp.errors import CalibrationError
 
 
@@ -181,7 +181,7 @@ def test_a_product_that_is_no_layer_call_is_refused_and_the_rest_is_pruned():
 
 
 def test_nothing_prunable_is_an_error_with_the_reasons():
-    with pytest.raises(mipp.GraphError, match="output"):
+    with pytest.raises(errors.GraphError, match="output"):
         mipp.plan(nn.Linear(3, 2), [torch.randn(8, 3)], "macs=50%")
 
 
@@ -209,7 +209,7 @@ def test_several_budgets_and_information_together():
     plan = mipp.plan(model, data, "macs=70%,params=50%")
     assert plan.after.macs <= 0.7 * plan.before.macs
     assert plan.after.params <= 0.5 * plan.before.params
-    with pytest.raises(mipp.BudgetError, match=r"smallest is params = .* information share"):
+    with pytest.raises(errors.BudgetError, match=r"smallest is params = .* information share"):
         mipp.plan(model, data, "params=10%,information=99.9%")
 
 
@@ -236,11 +236,11 @@ def test_a_plan_survives_json_and_applies_to_a_fresh_copy():
     torch.testing.assert_close(read.mask().eval()(x), plan.mask().eval()(x))
     bare = mipp.Plan.from_json(plan.to_json(), twin)
     bare.apply(refit=False)
-    with pytest.raises(mipp.InputError, match="refit needs calibration batches"):
+    with pytest.raises(errors.InputError, match="refit needs calibration batches"):
         bare.apply()
-    with pytest.raises(mipp.InputError, match="read without a model"):
+    with pytest.raises(errors.InputError, match="read without a model"):
         mipp.Plan.from_json(plan.to_json()).apply()
-    with pytest.raises(mipp.InputError, match="made for another model"):
+    with pytest.raises(errors.InputError, match="made for another model"):
         mipp.Plan.from_json(plan.to_json(), StaticView()).apply(refit=False)
     assert json.loads(plan.to_json())["options"]["budget"] == "macs=50%"
 
@@ -331,7 +331,7 @@ def test_at_initialisation_a_built_in_net_is_pruned():
 def test_options_that_do_not_fit_are_errors_that_say_so(options, message):
     model = Residual()
     before = copy.deepcopy(model.state_dict())
-    with pytest.raises(mipp.InputError, match=message):
+    with pytest.raises(errors.InputError, match=message):
         mipp.plan(model, batches(), "macs=50%", **options)
     assert model.training
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
@@ -366,7 +366,7 @@ def test_several_budgets_from_one_measurement_are_the_plans_of_each():
     "options", [{"rounds": 2}, {"passes": 2}, {"order": "ordered"}], ids=lambda o: next(iter(o))
 )
 def test_several_budgets_need_a_measurement_that_does_not_depend_on_them(options):
-    with pytest.raises(mipp.InputError, match=r"depends on the budget\. Call mipp.plan for each"):
+    with pytest.raises(errors.InputError, match=r"depends on the budget\. Call mipp.plan for each"):
         mipp.plans(Residual(), batches(), ["information=90%", "information=80%"], **options)
 
 

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 import mipp
-from mipp import graph, statistics, surgery
+from mipp import errors, graph, statistics, surgery
 from mipp.methods import Question
 from mipp.methods.shared.gradients import task_loss
 from mipp.statistics.loss import class_scores, sampled_loss, settle
@@ -101,11 +101,11 @@ def test_texts_of_different_lengths_are_padded_to_the_longest():
     assert torch.equal(read[1].kwargs["input_ids"], padded["input_ids"])
     plan = mipp.plan(reader(), [short, padded], "units=50%")
     assert plan.apply()(**short)["logits"].shape == (16, 5, 11)
-    with pytest.raises(mipp.CalibrationError, match="attention_mask of shape"):
+    with pytest.raises(errors.CalibrationError, match="attention_mask of shape"):
         statistics.read_batches(
             [{"input_ids": short["input_ids"]}, {"input_ids": padded["input_ids"]}]
         )
-    with pytest.raises(mipp.CalibrationError, match="one shape and dtype"):
+    with pytest.raises(errors.CalibrationError, match="one shape and dtype"):
         statistics.read_batches([short, padded | {"more": torch.zeros(16, 2)}])
 
 

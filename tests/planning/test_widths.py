@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 import mipp
-from mipp import graph, selection
+from mipp import errors, graph, selection
 from mipp.options import Options
 from mipp.planning.spending import Spending
 from mipp.problem import Clock, Problem
@@ -91,10 +91,10 @@ def test_numbers_can_be_given_and_groups_that_are_not_named_are_whole():
     ],
 )
 def test_widths_that_do_not_fit_are_errors(options, text):
-    with pytest.raises(mipp.InputError, match=text):
+    with pytest.raises(errors.InputError, match=text):
         mipp.plan(net(), BATCHES, **options)
 
 
 def test_several_budgets_go_without_widths():
-    with pytest.raises(mipp.InputError, match="widths= was given with a budget"):
+    with pytest.raises(errors.InputError, match="widths= was given with a budget"):
         mipp.planning.plans(net(), BATCHES, ["macs=50%"], widths={"2": 4})

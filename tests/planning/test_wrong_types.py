@@ -66,7 +66,7 @@ TEXTS = [
     ("mipp.Gaussian(ridge=2.0)", "InputError", "expected a share, from 0 to 1"),
     ("mipp.Budget({'flops': (0.5, True)})", "BudgetError", "names flops; expected some of macs"),
     ("mipp.load(3, 'x')", "InputError", r"load\(model=3\) .* expected a Module or a function"),
-    ("mipp.folded(nn.Linear)", "InputError", r"folded\(model=.*expected a Module"),
+    ("mipp.prepare.folded(nn.Linear)", "InputError", r"folded\(model=.*expected a Module"),
     ("mipp.original_indices('x')", "InputError", "The model is 'x'; expected a torch.nn.Module"),
     ("mipp.terc(X, X[:, 0], seed=-1)", "InputError", "seed=-1; expected a whole number from 0"),
     ("mipp.FeatureSelector(random_state=0.5).fit(X, X[:, 0])", "InputError", "random_state=0.5"),

@@ -116,19 +116,19 @@ def calls() -> None:
         "information_kept: keep": lambda v: mipp.information_kept(NET, BATCHES, v),
         "information_kept: units": lambda v: mipp.information_kept(NET, BATCHES, {"0": v}),
         "information_kept": lambda v: mipp.information_kept(NET, BATCHES, v),
-        "scratch: plan": mipp.scratch,
+        "scratch: plan": mipp.methods.scratch.same_size,
         "save: model": lambda v: mipp.save(v, folder / "x.safetensors"),
         "save: path": lambda v: mipp.save(small, v),
         "save: extra": lambda v: mipp.save(small, folder / "x.safetensors", v),
         "load: model": lambda v: mipp.load(v, path),
         "load: path": lambda v: mipp.load(NET, v),
-        "folded": mipp.folded,
-        "unstacked": mipp.unstacked,
-        "restacked": lambda v: mipp.restacked(v, NET),
+        "folded": mipp.prepare.folded,
+        "unstacked": mipp.prepare.unstacked,
+        "restacked": lambda v: mipp.prepare.restacked(v, NET),
         "original_indices": mipp.original_indices,
-        "to_semi_structured": mipp.to_semi_structured,
-        "export_onnx: model": lambda v: mipp.export_onnx(v, x, folder / "x.onnx"),
-        "export_onnx: path": lambda v: mipp.export_onnx(NET, x, v) if v != "x" else None,
+        "to_semi_structured": mipp.export.to_semi_structured,
+        "export_onnx: model": lambda v: mipp.export.export_onnx(v, x, folder / "x.onnx"),
+        "export_onnx: path": lambda v: mipp.export.export_onnx(NET, x, v) if v != "x" else None,
         "terc: X": lambda v: mipp.terc(v, told),
         "terc: Y": lambda v: mipp.terc(table, v),
         "mutual_information: X": lambda v: mipp.mutual_information(v, told),
@@ -137,7 +137,7 @@ def calls() -> None:
     for label, call in given.items():
         feed(label, call)
     for name in ("widths", "seed", "match", "initialise"):
-        feed(f"scratch: {name}", lambda v, n=name: mipp.scratch(plan, **{n: v}))
+        feed(f"scratch: {name}", lambda v, n=name: mipp.methods.scratch.same_size(plan, **{n: v}))
     both = ("units", "estimator", "order", "stop", "confidence", "share", "keep", "seed")
     for name in both:
         feed(f"terc: {name}", lambda v, n=name: mipp.terc(table, told, **{n: v}))

@@ -46,8 +46,8 @@ def test_normed_weights_are_refused_with_what_to_do_and_pruned_once_folded(name)
     graph, _ = pruned(model, X)
     assert [group.name for group in graph.groups] == ["d"]
     assert "b: the weight of this layer is computed" in reasons(graph)
-    assert reasons(graph).count("make it plain with mipp.folded(model)") == 3
-    plain = mipp.folded(model.train())
+    assert reasons(graph).count("make it plain with mipp.prepare.folded(model)") == 3
+    plain = mipp.prepare.folded(model.train())
     assert plain.training
     assert plain.b.training
     torch.testing.assert_close(plain.eval()(X), model.eval()(X))
@@ -60,7 +60,7 @@ def test_the_model_keeps_its_norms_also_after_a_forward_pass():
     model = seeded(lambda: Net(NORMS["old weight"]))
     model.train()(X).sum().backward()
     before = {name: tensor.clone() for name, tensor in named_tensors(model).items()}
-    plain = mipp.folded(model)
+    plain = mipp.prepare.folded(model)
     assert {"b.weight_g", "b.weight_v"} <= before.keys()
     assert all(torch.equal(tensor, before[name]) for name, tensor in named_tensors(model).items())
     torch.testing.assert_close(plain.eval()(X), model.eval()(X))
@@ -74,10 +74,10 @@ class Doubled(nn.Module):
 def test_other_parametrizations_are_folded_and_plain_models_are_copied():
     layer = nn.Linear(3, 2)
     parametrize.register_parametrization(layer, "weight", Doubled())
-    plain = mipp.folded(layer)
+    plain = mipp.prepare.folded(layer)
     assert torch.equal(plain.weight, layer.weight)
     assert type(plain) is nn.Linear
-    again = mipp.folded(plain)
+    again = mipp.prepare.folded(plain)
     assert again is not plain
     assert torch.equal(again.weight, plain.weight)
 
@@ -86,7 +86,7 @@ def test_a_model_that_cannot_be_copied_is_an_error_that_says_so():
     layer = nn.Linear(3, 2)
     layer.generator = (i for i in range(3))
     with pytest.raises(SurgeryError, match=r"Linear cannot be made plain: .*remove_parametrizatio"):
-        mipp.folded(layer)
+        mipp.prepare.folded(layer)
 
 
 MASKS = {
@@ -110,8 +110,8 @@ def test_masked_weights_are_refused_with_what_to_do_and_pruned_once_folded(name)
     state = {key: value.clone() for key, value in model.state_dict().items()}
     graph, _ = pruned(model, X)
     assert [group.name for group in graph.groups] == ["d"]
-    assert reasons(graph).count("make it plain with mipp.folded(model)") == 3
-    plain = mipp.folded(model)
+    assert reasons(graph).count("make it plain with mipp.prepare.folded(model)") == 3
+    plain = mipp.prepare.folded(model)
     torch.testing.assert_close(plain(X), model(X))
     assert {key for key in plain.state_dict() if key.startswith("b.")} == {"b.weight", "b.bias"}
     assert bool((plain.b.weight == 0).any())
@@ -129,11 +129,11 @@ def test_masks_over_the_whole_model_and_of_the_last_layers_only():
     prune.global_unstructured([(model[0], "weight"), (model[2], "weight")], prune.L1Unstructured,
                               amount=0.4)  # fmt: skip
     x = torch.randn(64, 6).double()
-    with pytest.raises(mipp.MippError, match=r"mipp\.folded\(model\)"):
+    with pytest.raises(mipp.MippError, match=r"mipp\.prepare\.folded\(model\)"):
         mipp.plan(model, [x], budget="units=50%")
-    with pytest.raises(mipp.MippError, match=r"mipp\.folded\(model\)"):
+    with pytest.raises(mipp.MippError, match=r"mipp\.prepare\.folded\(model\)"):
         mipp.plan(model, [x], budget="params=50%", granularity="weight")
-    plan = mipp.plan(mipp.folded(model), [x], budget="units=50%")
+    plan = mipp.plan(mipp.prepare.folded(model), [x], budget="units=50%")
     torch.testing.assert_close(plan.mask()(x), plan.apply(refit=False)(x))
 
 
@@ -149,9 +149,9 @@ class Recurrent(nn.Module):
 def test_masks_in_recurrent_layers():
     model, x = seeded(Recurrent), torch.randn(8, 5, 4).double()
     prune.l1_unstructured(model.rnn, "weight_hh_l0", 0.5)
-    with pytest.raises(mipp.MippError, match=r"recurrent layer are computed.*mipp\.folded"):
+    with pytest.raises(mipp.MippError, match=r"recurrent layer are.*mipp\.prepare\.folded"):
         mipp.plan(model, [x], budget="units=50%", noise=0.1)
-    plain = mipp.folded(model)
+    plain = mipp.prepare.folded(model)
     torch.testing.assert_close(plain(x), model(x))
     assert set(dict(plain.rnn.named_parameters())) == {
         "weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0",
@@ -164,7 +164,7 @@ def test_a_shared_weight_stays_whole_where_it_has_no_mask():
     model = seeded(lambda: nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 4)))
     model[2].weight = model[0].weight
     prune.l1_unstructured(model[0], "weight", 0.5)
-    plain, x = mipp.folded(model), torch.randn(3, 4).double()
+    plain, x = mipp.prepare.folded(model), torch.randn(3, 4).double()
     torch.testing.assert_close(plain(x), model(x))
     assert bool((plain[0].weight == 0).any())
     assert not bool((plain[2].weight == 0).any())

@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-import mipp
+from mipp import errors
 from mipp.selection.spend_weights import Choice, spend
 
 
@@ -78,9 +78,9 @@ def test_a_uniform_share_holds_in_every_layer_or_in_every_row():
 
 def test_what_cannot_be_met_is_an_error():
     choices = {"a": convex(6, 12, 0)}
-    with pytest.raises(mipp.BudgetError, match=r"leaves 5 weights, and the share .* needs \d+"):
+    with pytest.raises(errors.BudgetError, match=r"leaves 5 weights, and the share .* needs \d+"):
         spend(choices, 5, 0.99)
-    with pytest.raises(mipp.InputError, match="allocation='by row'; expected one of 'priced'"):
+    with pytest.raises(errors.InputError, match="allocation='by row'; expected one of 'priced'"):
         spend(choices, 5, None, "by row")
-    with pytest.raises(mipp.InputError, match="'rows' spends a budget of params alone"):
+    with pytest.raises(errors.InputError, match="'rows' spends a budget of params alone"):
         spend(choices, 5, 0.9, "rows")

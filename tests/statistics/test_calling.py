@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 import mipp
+from mipp import errors
 
 BUDGET = {"budget": "units=50%", "noise": 0.1}
 
@@ -46,7 +47,7 @@ def images(*sizes):
 @pytest.mark.parametrize("kind", [Both, Optional])
 def test_two_inputs_in_a_pair_are_no_pair(kind):
     x, y = torch.randn(64, 4), torch.randn(64, 4)
-    with pytest.raises(mipp.CalibrationError) as caught:
+    with pytest.raises(errors.CalibrationError) as caught:
         mipp.plan(kind(), [(x, y)], **BUDGET)
     assert "A pair is read as (input, target)" in str(caught.value)
     assert "((first, second), target), ((first, second), None)" in str(caught.value)
@@ -56,7 +57,7 @@ def test_two_inputs_in_a_pair_are_no_pair(kind):
 
 def test_two_inputs_in_a_pair_for_single_weights():
     x, y = torch.randn(64, 4), torch.randn(64, 4)
-    with pytest.raises(mipp.CalibrationError, match="A pair is read as"):
+    with pytest.raises(errors.CalibrationError, match="A pair is read as"):
         mipp.plan(Both(), [(x, y)], "params=50%", granularity="weight")
 
 
@@ -72,7 +73,9 @@ def test_two_inputs_in_a_pair_for_single_weights():
 )
 def test_lists_of_images_are_refused_with_a_way_out(batch):
     model = Detector()
-    with pytest.raises(mipp.CalibrationError, match=r"Lists of images are not supported.*backbone"):
+    with pytest.raises(
+        errors.CalibrationError, match=r"Lists of images are not supported.*backbone"
+    ):
         mipp.plan(model, [batch], **BUDGET)
     stacked = torch.stack(images(*[8] * 32))
     model.backbone = mipp.plan(model.backbone, [stacked], **BUDGET).apply()
@@ -99,12 +102,12 @@ def test_lists_of_other_tensors_are_taken_whatever_the_batch_size(n):
 def test_images_of_different_sizes_are_to_be_resized():
     net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3))
     batches = [torch.rand(4, 3, 8, 8), torch.rand(4, 3, 9, 9)]
-    with pytest.raises(mipp.CalibrationError, match="resize or pad images to one size"):
+    with pytest.raises(errors.CalibrationError, match="resize or pad images to one size"):
         mipp.plan(net, batches, **BUDGET)
 
 
 def test_keywords_that_forward_does_not_have():
-    with pytest.raises(mipp.CalibrationError, match=r"called with z=: .*Give what forward takes"):
+    with pytest.raises(errors.CalibrationError, match=r"called with z=: .*Give what forward takes"):
         mipp.plan(Both(), [{"z": torch.randn(8, 4)}], **BUDGET)
 
 
@@ -113,6 +116,6 @@ def test_a_model_that_fails_for_reasons_of_its_own_is_not_told_of_pairs():
         def forward(self, x):
             raise KeyError("own")
 
-    with pytest.raises(mipp.CalibrationError, match="own") as caught:
+    with pytest.raises(errors.CalibrationError, match="own") as caught:
         mipp.plan(Broken(), [(torch.randn(8, 4), torch.zeros(8, dtype=torch.long))], **BUDGET)
     assert "A pair" not in str(caught.value)

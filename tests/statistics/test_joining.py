@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import mipp
+from mipp import errors
 
 
 class Pair(nn.Module):
@@ -65,7 +66,7 @@ def test_what_a_forward_raises_in_the_refit_is_said_in_words():
     model = Fails()
     plan = mipp.plan(model, [torch.randn(40, 16)] * 2, "units=50%", noise=0.1)
     model.fails = True
-    with pytest.raises(mipp.CalibrationError, match="fails on the batches: ValueError: on a bad"):
+    with pytest.raises(errors.CalibrationError, match="fails on the batches: ValueError: on a bad"):
         plan.apply()
 
 

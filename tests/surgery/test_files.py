@@ -16,8 +16,8 @@ from mipp.errors import FileError, InputError
 from mipp.records import AxisKey
 from mipp.surgery import files
 from mipp.surgery.files import load, read_record, save
-from mipp.surgery.history import recorded_axes
 from mipp.surgery.keeps import kept_indices
+from mipp.surgery.kept_record import recorded_axes
 from mipp.surgery.slice import slice_model
 from mipp.surgery.tensors import named_tensors
 

@@ -63,7 +63,7 @@ SEEDS, STEPS = st.integers(0, 2**32), st.integers(0, 8)
 
 
 @pytest.mark.slow
-@settings(max_examples=4000 if NIGHTLY else 120, deadline=None, derandomize=not NIGHTLY)
+@settings(max_examples=4000 if NIGHTLY else 60, deadline=None, derandomize=not NIGHTLY)
 @given(SEEDS, STEPS)
 @example(100, 2)  # a group that shares all its dimensions loses every unit
 def test_what_rules_follow_is_sliced_as_masked_at_the_cost_that_was_told(seed, n_steps):
@@ -71,7 +71,7 @@ def test_what_rules_follow_is_sliced_as_masked_at_the_cost_that_was_told(seed, n
 
 
 @pytest.mark.slow
-@settings(max_examples=2000 if NIGHTLY else 80, deadline=None, derandomize=not NIGHTLY)
+@settings(max_examples=2000 if NIGHTLY else 40, deadline=None, derandomize=not NIGHTLY)
 @given(SEEDS, STEPS)
 def test_what_code_spells_in_numbers_is_refused_or_right(seed, n_steps):
     check(seed, n_steps, wild=True)

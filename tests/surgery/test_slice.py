@@ -11,8 +11,8 @@ from torch import nn
 
 from mipp.errors import InputError, SurgeryError
 from mipp.records import Axis, AxisKey, Cost
-from mipp.surgery.history import recorded_axes
 from mipp.surgery.keeps import axis_keeps, fingerprint, kept_indices, with_placeholders
+from mipp.surgery.kept_record import recorded_axes
 from mipp.surgery.mask import mask_model, zeroed_axes
 from mipp.surgery.record import PlanRecord
 from mipp.surgery.slice import apply_plan, slice_model
@@ -400,7 +400,7 @@ def test_group_norm_loses_whole_groups_or_nothing():
 def test_parametrized_weights_are_refused_where_they_would_be_cut():
     model = nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(3, 4)), nn.Linear(4, 5))
     name = "0.parametrizations.weight.original1"
-    with pytest.raises(SurgeryError, match=r"mipp\.folded"):
+    with pytest.raises(SurgeryError, match=r"mipp\.prepare\.folded"):
         slice_model(model, {AxisKey(name, 0): np.array([0])})
     small = slice_model(
         model, {AxisKey("1.weight", 0): np.array([0]), AxisKey("1.bias", 0): np.array([0])}

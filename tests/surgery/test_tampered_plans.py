@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 import mipp
+from mipp import errors
 
 NOISE = 0.1
 OTHERS = (None, True, -1, 0, 3, 10**30, 0.5, -0.5, "", "x", "own", "latency", [], [1], {}, {"x": 1})
@@ -83,7 +84,7 @@ def test_a_changed_plan_is_refused_unless_it_says_the_same(net, texts, kind, see
         changed = _changed(text, rng)
         try:
             plan = _type(kind).from_json(changed, net)
-        except mipp.FileError:
+        except errors.FileError:
             refused += 1
             continue
         # a space, a value put in place of itself, or no digest
@@ -102,7 +103,7 @@ def test_a_plan_without_digest_is_refused_or_can_be_shown(net, texts, kind, seed
     for _ in range(100):
         try:
             plan = _type(kind).from_json(_changed(text, rng), net)
-        except (mipp.FileError, mipp.InputError):
+        except (errors.FileError, errors.InputError):
             refused += 1
             continue
         assert str(plan)
@@ -120,5 +121,5 @@ def test_refit_options_that_do_not_exist_are_said(texts, kind, refit):
     content = json.loads(texts[kind])
     content["options"]["refit"] = refit
     del content["digest"]
-    with pytest.raises(mipp.FileError, match=r"(?s)damaged plan: its refit.*Make the plan"):
+    with pytest.raises(errors.FileError, match=r"(?s)damaged plan: its refit.*Make the plan"):
         _type(kind).from_json(json.dumps(content))

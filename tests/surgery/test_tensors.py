@@ -46,7 +46,7 @@ def test_slices_copies_and_loaded_models_keep_it(space, tmp_path):
     again = mipp.load(loaded, tmp_path / "small.safetensors")
     expected = formats(model, layout)
     assert (True, False) in expected
-    for made in (small, plan.mask(), mipp.folded(small), loaded, again):
+    for made in (small, plan.mask(), mipp.prepare.folded(small), loaded, again):
         assert formats(made, layout) == expected
     remapped = plan.remap(optimizer, small)
     momenta = [state["momentum_buffer"] for state in remapped.state.values()]

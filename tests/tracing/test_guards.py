@@ -85,7 +85,7 @@ PASSES = {
     ),
     "information kept": lambda m: mipp.information_kept(m, [X], {"a": [0, 1]}),
     "features": lambda m: mipp.select_features(X, m, units="features"),
-    "folded": mipp.folded,
+    "folded": mipp.prepare.folded,
 }
 
 
@@ -183,7 +183,7 @@ def test_what_is_made_while_gradients_are_off_can_be_trained(off, tmp_path):
     model = Keeper().eval()
     with OFF[off]():
         plan = mipp.plan(model, [X], budget="macs=50%")
-        made = [plan.apply(), plan.mask(), mipp.folded(model)]
+        made = [plan.apply(), plan.mask(), mipp.prepare.folded(model)]
         mipp.save(made[0], tmp_path / "small.safetensors")
         made.append(mipp.load(model, tmp_path / "small.safetensors"))
     for net in made:

@@ -9,6 +9,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 import mipp
+from mipp import errors
 from mipp.retrain import Recipe, hold_masks, hold_zeros, train
 from mipp.surgery.weight_files import pack, unpack
 from tests.weights.nets import Mixed, images, mlp, vectors
@@ -68,9 +69,9 @@ def test_a_loaded_models_zeros_are_held_as_they_are(tmp_path):
 
 
 def test_masks_that_do_not_fit_are_an_error():
-    with pytest.raises(mipp.InputError, match=r"'0.weight', and the model has one of shape"):
+    with pytest.raises(errors.InputError, match=r"'0.weight', and the model has one of shape"):
         hold_masks(mlp(), {"0.weight": torch.ones(3, 3, dtype=torch.bool)})
-    with pytest.raises(mipp.InputError, match=r"'9.weight', and the model has no such parameter"):
+    with pytest.raises(errors.InputError, match=r"'9.weight', and the model has no such parameter"):
         hold_masks(mlp(), {"9.weight": torch.ones(3, 3, dtype=torch.bool)})
 
 
@@ -156,17 +157,17 @@ def test_a_damaged_file_is_refused(tmp_path):
     ):
         mipp.save(model, path)
         rewritten(path, change)
-        with pytest.raises(mipp.FileError, match=text):
+        with pytest.raises(errors.FileError, match=text):
             mipp.load(full, path)
     mipp.save(model, path)
     path.write_bytes(path.read_bytes()[:-10])
-    with pytest.raises(mipp.FileError, match="cut short"):
+    with pytest.raises(errors.FileError, match="cut short"):
         mipp.load(full, path)
 
 
 def test_parts_that_do_not_belong_together_are_an_error():
     stored, shapes = pack({"w": torch.eye(16)})
-    with pytest.raises(mipp.InputError, match="'w' has 15 values for 16 places"):
+    with pytest.raises(errors.InputError, match="'w' has 15 values for 16 places"):
         unpack(stored | {"w": stored["w"][1:]}, shapes)
-    with pytest.raises(mipp.InputError, match="the values or the bits of 'w' are missing"):
+    with pytest.raises(errors.InputError, match="the values or the bits of 'w' are missing"):
         unpack({"w": stored["w"]}, shapes)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-import mipp
+from mipp import errors
 from mipp.statistics import read_batches
 from mipp.weights import cells_first, find_layers, without_protected
 from tests.weights.nets import Mixed, Tied, images, mlp
@@ -111,15 +111,17 @@ def test_recurrent_weights_and_computed_ones_stay_with_a_reason():
 def test_layers_are_protected_by_name_or_pattern():
     layers, _ = found(mlp(), [torch.randn(8, 16)])
     assert [l.module for l in without_protected(layers, ["0"])] == ["2"]
-    with pytest.raises(mipp.InputError, match=r"protect='9' names no layer. Layers: 0, 2"):
+    with pytest.raises(errors.InputError, match=r"protect='9' names no layer. Layers: 0, 2"):
         without_protected(layers, ["9"])
-    with pytest.raises(mipp.InputError, match="names all layers; leave one"):
+    with pytest.raises(errors.InputError, match="names all layers; leave one"):
         without_protected(layers, ["*"])
 
 
 def test_a_model_without_such_layers_is_an_error_that_says_why():
     net = nn.LSTM(4, 6, batch_first=True)
-    with pytest.raises(mipp.GraphError, match=r"No single weight of LSTM can be pruned(.|\n)*lstm"):
+    with pytest.raises(
+        errors.GraphError, match=r"No single weight of LSTM can be pruned(.|\n)*lstm"
+    ):
         found(net, [torch.randn(8, 5, 4)])
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import mipp
-from mipp import statistics, weights
+from mipp import errors, statistics, weights
 
 LENGTHS = torch.tensor((3, 7, 5, 6, 7, 4, 2, 7) * 8)
 
@@ -104,7 +104,7 @@ def test_a_layer_that_no_batch_reaches_is_an_error():
     layers, _ = weights.find_layers(Gated().eval(), statistics.read_batch(x))
     unreached = [statistics.read_batch(-x.abs())]
     with pytest.raises(
-        mipp.CalibrationError, match="No token of the calibration batches reaches expert"
+        errors.CalibrationError, match="No token of the calibration batches reaches expert"
     ):
         weights.measure(
             Gated().eval(), layers, unreached, loss=None, config=statistics.CaptureConfig()

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 import mipp
-from mipp import weights
+from mipp import errors, weights
 from tests.weights.nets import Mixed, Tied, images, mlp, vectors
 
 QUICK = {"noise": 0.1}
@@ -250,7 +250,7 @@ def test_sparsegpts_own_weights_are_better_than_its_zeros_alone():
     ]
     assert off[1] < off[0]
     again = mipp.WeightPlan.from_json(plan.to_json(), model, [x])
-    with pytest.raises(mipp.InputError, match="read from text, which does not hold the weights"):
+    with pytest.raises(errors.InputError, match="read from text, which does not hold the weights"):
         again.apply(refit="own")
 
 
@@ -262,12 +262,12 @@ def test_a_plan_is_kept_as_text_and_gives_the_same_model_again():
     first, second = plan.apply().state_dict(), again.apply().state_dict()
     assert all(torch.equal(first[name], second[name]) for name in first)
     bare = mipp.WeightPlan.from_json(plan.to_json(), model)
-    with pytest.raises(mipp.InputError, match="A refit needs calibration batches"):
+    with pytest.raises(errors.InputError, match="A refit needs calibration batches"):
         bare.apply()
     assert torch.equal(bare.mask().stem.weight, plan.mask().stem.weight)
-    with pytest.raises(mipp.InputError, match="read without a model"):
+    with pytest.raises(errors.InputError, match="read without a model"):
         mipp.WeightPlan.from_json(plan.to_json()).mask()
-    with pytest.raises(mipp.InputError, match="made for another model"):
+    with pytest.raises(errors.InputError, match="made for another model"):
         mipp.WeightPlan.from_json(plan.to_json(), mlp()).mask()
 
 
@@ -283,29 +283,29 @@ def test_a_plan_is_kept_as_text_and_gives_the_same_model_again():
 )
 def test_a_damaged_plan_is_refused(change, text):
     plan = mipp.plan(mlp(), vectors(), "params=40%", granularity="weight", **QUICK)
-    with pytest.raises(mipp.FileError, match=text):
+    with pytest.raises(errors.FileError, match=text):
         mipp.WeightPlan.from_json(change(plan.to_json()))
 
 
 @pytest.mark.parametrize(
     ("budget", "options", "error", "text"),
     [
-        ("macs=50%", {}, mipp.InputError, "zeros .* save no multiply-accumulates"),
-        ("latency=50%", {}, mipp.InputError, "budget of latency"),
-        ({"*": "params=50%"}, {}, mipp.InputError, "expected one budget for the whole model"),
-        (None, {}, mipp.InputError, "No budget was given"),
-        ("params=50%", {"granularity": "2:4"}, mipp.InputError, "the pattern itself says"),
-        ("params=50%", {"granularity": "row"}, mipp.InputError, "granularity='row'; expected one"),
-        ("params=50%", {"min_units": 2}, mipp.InputError, "has no use for min_units"),
-        ("params=50%", {"colour": 2}, mipp.InputError, "no option colour"),
-        ("params=50%", {"method": "hrank"}, mipp.InputError, "'hrank' chooses units, not single"),
-        ("params=50%", {"method": "guess"}, mipp.InputError, "'guess' is not known; single"),
-        ("params=50%", {"allocation": "global"}, mipp.InputError, "'global'; expected one of 'pri"),
-        ("params=50%", {"noise": 0}, mipp.InputError, "noise=0; expected 'fisher'"),
-        ("params=50%", {"ridge": 0}, mipp.InputError, "ridge=0; expected a number above 0"),
-        ("params=50%", {"refit": mipp.Refit(fits="bias")}, mipp.InputError, "fits='weights' and"),
-        ("information=90%", {"method": "l2"}, mipp.InputError, "measures no information"),
-        ("params=1%", {}, mipp.BudgetError, r"params <= 2 cannot be reached: 16 parameters are"),
+        ("macs=50%", {}, errors.InputError, "zeros .* save no multiply-accumulates"),
+        ("latency=50%", {}, errors.InputError, "budget of latency"),
+        ({"*": "params=50%"}, {}, errors.InputError, "expected one budget for the whole model"),
+        (None, {}, errors.InputError, "No budget was given"),
+        ("params=50%", {"granularity": "2:4"}, errors.InputError, "the pattern itself says"),
+        ("params=50%", {"granularity": "row"}, errors.InputError, "granularity='row'; expected"),
+        ("params=50%", {"min_units": 2}, errors.InputError, "has no use for min_units"),
+        ("params=50%", {"colour": 2}, errors.InputError, "no option colour"),
+        ("params=50%", {"method": "hrank"}, errors.InputError, "'hrank' chooses units, not single"),
+        ("params=50%", {"method": "guess"}, errors.InputError, "'guess' is not known; single"),
+        ("params=50%", {"allocation": "global"}, errors.InputError, "'global'; expected one of"),
+        ("params=50%", {"noise": 0}, errors.InputError, "noise=0; expected 'fisher'"),
+        ("params=50%", {"ridge": 0}, errors.InputError, "ridge=0; expected a number above 0"),
+        ("params=50%", {"refit": mipp.Refit(fits="bias")}, errors.InputError, "fits='weights' and"),
+        ("information=90%", {"method": "l2"}, errors.InputError, "measures no information"),
+        ("params=1%", {}, errors.BudgetError, r"params <= 2 cannot be reached: 16 parameters are"),
     ],
 )  # fmt: skip
 def test_what_does_not_fit_is_an_error(budget, options, error, text):

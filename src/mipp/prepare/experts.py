@@ -122,7 +122,7 @@ def restacked(model: Module, like: nn.Module, round_to: int = 8) -> Module:
     if not places:
         raise SurgeryError(
             f"{type(model).__name__} has no experts to stack; expected a model that came out of "
-            "mipp.unstacked."
+            "mipp.prepare.unstacked."
         )
     copied = deep_copy(model, {})
     modules = dict(like.named_modules(remove_duplicate=False))
@@ -132,7 +132,7 @@ def restacked(model: Module, like: nn.Module, round_to: int = 8) -> Module:
         if stacked is None or not _is_stacked(stacked) or len(experts) != _count(stacked):
             raise SurgeryError(
                 f"like= has no {len(experts)} stacked experts at {names[0]!r}; expected the model "
-                "as it was before mipp.unstacked, or one that was built in the same way."
+                "as it was before mipp.prepare.unstacked, or one that was built in the same way."
             )
         made = _together(experts, stacked, round_to, copied)
         for name in names:

@@ -130,7 +130,7 @@ def blaming(number: int | None) -> Iterator[None]:
         ) from error
 
 
-_IN_BETWEEN = ("calls.py", "attention.py", "guards.py")
+_IN_BETWEEN = ("calls.py", "function_mode.py", "attention.py", "guards.py")
 """Modules of ours that a model's own calls pass through."""
 
 

@@ -48,7 +48,7 @@ def n_features(graph: ChannelGraph, consumer: Consumer) -> int:
 def few_rows(layers: Iterable[Sampled], data: Sequence[Batch]) -> dict[str, Any]:
     """Layer -> its rows and features where there are fewer of those, for the options of a plan.
 
-    Warns (`mipp.CalibrationWarning`) if there are any.
+    Warns (`mipp.errors.CalibrationWarning`) if there are any.
     """
     examples = processes.total("the number of examples", sum(len(batch) for batch in data))
     every = list(layers)
@@ -71,7 +71,7 @@ def few_rows(layers: Iterable[Sampled], data: Sequence[Batch]) -> dict[str, Any]
 
 
 def warn_without_information(curves: Iterable[Curve]) -> None:
-    """Warns (`mipp.CalibrationWarning`) where no unit of any group transfers anything."""
+    """Warns (`mipp.errors.CalibrationWarning`) where no unit of any group transfers anything."""
     if any(curve.total > 0 for curve in curves):
         return
     warnings.warn(

@@ -3,7 +3,6 @@
 from mipp.surgery.attention_scale import with_attention_scale
 from mipp.surgery.check import failure, probe, same_outputs
 from mipp.surgery.files import load, save
-from mipp.surgery.history import original_indices, recorded_sizes
 from mipp.surgery.keeps import (
     attribute_keeps,
     axis_keeps,
@@ -12,6 +11,7 @@ from mipp.surgery.keeps import (
     scale_keeps,
     with_placeholders,
 )
+from mipp.surgery.kept_record import original_indices, recorded_sizes
 from mipp.surgery.mask import mask_model, zero_placeholders, zeroed_axes
 from mipp.surgery.optimizer import remap_optimizer
 from mipp.surgery.outputs import compare

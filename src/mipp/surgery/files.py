@@ -22,8 +22,8 @@ from torch import Tensor, nn
 from mipp.atomic_files import replacing
 from mipp.checks import checked
 from mipp.errors import FileError, InputError, SurgeryError
-from mipp.surgery.history import check_sizes, recorded_axes, recorded_sizes, write_record
 from mipp.surgery.keeps import AttributeKeep, AxisKeep, fingerprint, kept_of
+from mipp.surgery.kept_record import check_sizes, recorded_axes, recorded_sizes, write_record
 from mipp.surgery.record import first_problem, installed_version
 from mipp.surgery.slice import slice_model
 from mipp.surgery.tensors import state_shapes

@@ -242,7 +242,11 @@ def read_json(kind: type[Record], text: str, problem: Callable[[Mapping[str, Any
         raise FileError(f"damaged plan: {first_problem(error)}. {ADVICE}") from error
     # a field that the check above does not know is seen here, however deep it lies
     kept = {"digest": found.get("digest")}
-    if json.loads(record.to_json()) | kept != found | kept:
+    try:
+        same = json.loads(record.to_json()) | kept == found | kept
+    except InputError as error:  # an infinite number
+        raise FileError(f"damaged plan: {error}") from error
+    if not same:
         raise FileError(f"damaged plan: it holds fields that a plan does not have. {ADVICE}")
     _check_digest(found)
     return record

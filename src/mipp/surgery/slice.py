@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from mipp.records import AxisKey, ChannelGraph, IntArray
 from mipp.surgery.attributes import fit_attributes
-from mipp.surgery.history import check_sizes, composed, composed_sizes, write_record
 from mipp.surgery.keeps import AttributeKeep, ScaleKeep, attribute_keeps, scale_keeps
+from mipp.surgery.kept_record import check_sizes, composed, composed_sizes, write_record
 from mipp.surgery.mask import zero_placeholders
 from mipp.surgery.narrow_norms import drop_narrow_norms
 from mipp.surgery.record import PlanRecord

@@ -94,7 +94,7 @@ def tensor_of(tensors: Mapping[str, Tensor], key: AxisKey) -> Tensor:
         raise SurgeryError(
             f"{key.tensor!r} belongs to a parametrized weight (weight or spectral norm), whose "
             f"values are computed from other tensors. Make it plain first, with "
-            f"mipp.folded(model), or protect the layer."
+            f"mipp.prepare.folded(model), or protect the layer."
         )
     if is_lazy(tensor):
         raise InputError(f"{key.tensor!r} has no shape yet. Run one batch through the model first.")

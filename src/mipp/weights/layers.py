@@ -136,7 +136,7 @@ def find_layers(
         parameter = parameters[name]
         reason = _unusable(parameter, calls.get(name, []), watch.uses[name])
         if reason is not None and _computes(name, parameters):
-            reason += "; make the weight that it computes plain with mipp.folded(model)"
+            reason += "; make the weight that it computes plain with mipp.prepare.folded(model)"
         if reason is None:
             bias = names.get(id(calls[name][0].bias))
             own = bias is not None and watch.uses[bias].total() == len(calls[name])

@@ -169,7 +169,7 @@ def wavenet():
 
 @entry(
     "WaveNet, weight norm", "recurrent", floats((2, 8)),
-    stays=("the weight of this layer is computed, .* mipp.folded",),
+    stays=("the weight of this layer is computed, .* mipp.prepare.folded",),
 )  # fmt: skip
 def wavenet_normed():
     return WaveNet(parametrizations.weight_norm)

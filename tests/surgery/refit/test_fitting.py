@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import mipp
-from mipp import graph, surgery
+from mipp import errors, graph, surgery
 from mipp.methods.thinet import scales
 from mipp.surgery import Refit
 from mipp.surgery.refit.held_out import chosen_strength
@@ -177,7 +177,7 @@ def test_the_methods_own_update_is_asked_for_by_name():
 
 
 def test_what_is_not_known_to_fit_is_an_error():
-    with pytest.raises(mipp.InputError, match="fits='gate'; expected one of 'weights', 'scale'"):
+    with pytest.raises(errors.InputError, match="fits='gate'; expected one of 'weights', 'scale'"):
         Refit(fits="gate")
 
 

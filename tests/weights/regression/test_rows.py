@@ -211,9 +211,11 @@ def test_within_a_pattern_the_elimination_loses_less_than_magnitude_does():
 
 
 def test_what_does_not_fit_is_an_error():
-    with pytest.raises(mipp.InputError, match=r"Pattern\(4, 4\); expected fewer weights that stay"):
+    with pytest.raises(
+        mipp.errors.InputError, match=r"Pattern\(4, 4\); expected fewer weights that stay"
+    ):
         Pattern(4, 4)
-    with pytest.raises(mipp.InputError, match=r"noise of variance 0\.0; expected"):
+    with pytest.raises(mipp.errors.InputError, match=r"noise of variance 0\.0; expected"):
         problem(noise=0.0)
 
 

@@ -120,7 +120,7 @@ def advice(call: Call) -> str:
     own = f"{module_path(call.node)}.".lstrip(".")
     names = [k.tensor.removeprefix(own) for k in call.flow.sizes if k.tensor.startswith(own)]
     if any(n.startswith("parametrizations.") or n.endswith(("_g", "_orig")) for n in names):
-        return "; make it plain with mipp.folded(model)"
+        return "; make it plain with mipp.prepare.folded(model)"
     return ""
 
 
