@@ -39,12 +39,10 @@ OLD_WORDS = {
 NOT_YET_CLEAN = (
     "README.md",
     "docs/",
-    "src/mipp/cli/",
     "src/mipp/information/",
     "src/mipp/methods/",
     "src/mipp/options.py",
     "src/mipp/planning/",
-    "src/mipp/report/",
     "src/mipp/selection/",
     "src/mipp/surgery/",
     "src/mipp/weights/",

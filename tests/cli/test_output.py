@@ -90,7 +90,7 @@ def test_debug_shows_where(mipp):
     [
         (ZeroDivisionError("by nothing"), 70, "unexpected ZeroDivisionError: by nothing"),
         (KeyboardInterrupt(), 130, "interrupted"),
-        (library.SurgeryError("it bled"), 1, "it bled"),
+        (library.errors.SurgeryError("it bled"), 1, "it bled"),
     ],
 )
 def test_errors_by_kind(mipp, monkeypatch, error, code, text):
@@ -119,7 +119,7 @@ def test_debug_shows_the_errors_that_an_error_hides(mipp, monkeypatch):
         try:
             raise KeyError("deep inside")
         except KeyError:
-            raise library.GraphError("no trace") from None
+            raise library.errors.GraphError("no trace") from None
 
     monkeypatch.setattr("mipp.cli.model_names.find_network", fail)
     plain, debug = mipp("inspect", "--model", "mlp"), mipp("inspect", "--model", "mlp", "--debug")

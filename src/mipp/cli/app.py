@@ -43,7 +43,7 @@ def mipp_command(
 
 
 def methods(json: arg.Json = False) -> None:
-    """List what --method of prune takes: what each looks at, how it ranks, in how many rounds."""
+    """List the values of --method: what each looks at, how it ranks, in how many rounds."""
     from mipp.cli import text_tables
     from mipp.methods import facts
 

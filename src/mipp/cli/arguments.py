@@ -33,7 +33,7 @@ WEIGHT_METHODS = (
 )  # fmt: skip
 ESTIMATORS = ("gaussian", "masked", "mlp")
 
-_MODEL, _DATA, PLANNING, _OUTPUT = "Model", "Data", "What goes", "Output"
+_MODEL, _DATA, PLANNING, _OUTPUT = "Model", "Data", "Pruning", "Output"
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ PLAN_OPTIONS: Mapping[str, PlanOption] = {
     ),
     "next_layer": PlanOption("HOW"),
     "noise": PlanOption(),
-    "ridge": PlanOption(),
+    "ridge": PlanOption(more="For single weights only."),
     "order": PlanOption("HOW"),
     "allocation": PlanOption(
         "HOW",
@@ -244,7 +244,7 @@ Classes = Annotated[
     ),
 ]
 _WEIGHTS = (
-    "A .safetensors file, plain or written by mipp, of a pruned model too; or tensors in a .pt, "
+    "A .safetensors file, plain or written by mipp (also of a pruned model); or tensors in a .pt, "
     ".pth, .bin or .ckpt file, which is read without running any code in it."
 )
 Weights = Annotated[
@@ -278,7 +278,7 @@ ShapeData = Annotated[
     str | None,
     typer.Option(
         "--data", "-d", metavar="NAME", rich_help_panel=_DATA,
-        help="Take the shape of the inputs from these data; names as for prune.",
+        help="Take the shape of the inputs from these data; the same names as for prune.",
     ),
 ]  # fmt: skip
 InputShape = Annotated[
@@ -294,24 +294,24 @@ DataRoot = Annotated[
         metavar="FOLDER",
         rich_help_panel=_DATA,
         show_default="$MIPP_DATA, or the user's cache",
-        help="Folder that has MNIST/raw, cifar-10-batches-bin or cifar-100-binary; what is absent "
-        "is fetched.",
+        help="Folder of MNIST/raw, cifar-10-batches-bin or cifar-100-binary; missing data are "
+        "downloaded.",
     ),
 ]
 HeadDims = Annotated[bool, plan_option("head_dims")]
 Residual = Annotated[bool, plan_option("residual")]
-Seed = Annotated[int, typer.Option(min=0, help="Of everything that is drawn.")]
+Seed = Annotated[int, typer.Option(min=0, help="Seed of all random numbers.")]
 Json = Annotated[
     bool,
     typer.Option(
         "--json",
         rich_help_panel=_OUTPUT,
-        help="One JSON object as the last line of stdout; everything else goes to stderr.",
+        help="Print one JSON object as the last line of stdout, and all else to stderr.",
     ),
 ]
 Force = Annotated[
     bool,
-    typer.Option("--force", "-f", rich_help_panel=_OUTPUT, help="Replace files that are there."),
+    typer.Option("--force", "-f", rich_help_panel=_OUTPUT, help="Replace files that exist."),
 ]
 Debug = Annotated[
     bool, typer.Option("--debug", rich_help_panel=_OUTPUT, help="Show the traceback of an error.")

@@ -16,7 +16,7 @@ def evaluate(
     json: arg.Json = False,
     debug: arg.Debug = False,
 ) -> None:
-    """Accuracy on the test split, MACs, parameters and CPU latency of a model and its weights.
+    """Show accuracy on the test split, MACs, parameters and CPU latency of a model with weights.
 
     Weights of a pruned model are read into the full-size model that --model names.
     """

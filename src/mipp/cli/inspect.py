@@ -1,4 +1,4 @@
-"""``mipp inspect``: what could be pruned in a model, what not, and why."""
+"""``mipp inspect``: what can be pruned in a model, what cannot, and why."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any

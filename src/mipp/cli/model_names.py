@@ -25,7 +25,7 @@ from mipp.planning.model_outputs import picked
 T = TypeVar("T")
 IMAGENET = (3, 224, 224)
 TEXT = 32
-"""Tokens of a text that is made up to look at a model of texts."""
+"""Number of tokens in the random text that a language model is traced with."""
 WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
 OPTION = "--model"
 
@@ -34,10 +34,14 @@ OPTION = "--model"
 class Network:
     """A model that can be built.
 
-    ``make(width, classes, channels)`` builds it, where None stands for the model's own.
-    ``input_shape``: of one example, where it is known. ``recipe``: how it is trained from scratch.
-    ``vocabulary``: of a model of texts, which takes ``input_ids``, that many different ones.
-    ``trained``: it comes with weights. ``outputs``: picks the logits of what it returns.
+    Attributes:
+        name: on the command line.
+        make: ``make(width, classes, channels)`` builds it; None stands for the model's own.
+        input_shape: of one example, where it is known.
+        recipe: how it is trained from scratch.
+        vocabulary: how many different ``input_ids`` a language model takes; None for others.
+        trained: whether it comes with weights.
+        outputs: picks the logits from what it returns.
     """
 
     name: str
@@ -54,7 +58,7 @@ class Network:
         """The model, in train mode; initial weights follow from the seed.
 
         Raises:
-            InputError: what the user named fails or makes something else than a module.
+            InputError: what the user named fails, or makes something other than a module.
         """
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -66,14 +70,14 @@ class Network:
         return model
 
     def classifier(self, model: nn.Module) -> nn.Module:
-        """The model as one that gives plain logits, sharing its weights."""
+        """The model as one that returns plain logits, with shared weights."""
         if self.outputs is not None:
             return Logits(model, partial(picked, self.outputs))
         return Logits(model, attrgetter("logits")) if self.name.startswith("hf:") else model
 
 
 class Logits(nn.Module):
-    """A model that gives its logits among other things, as one that gives the logits alone."""
+    """A model that returns the logits alone, around one that returns them among other things."""
 
     def __init__(self, model: nn.Module, pick: Callable[[Any], Any]) -> None:
         super().__init__()
@@ -139,7 +143,7 @@ def _timm(name: str, rest: str) -> Network:
 
 
 def _hugging_face(name: str, rest: str) -> Network:
-    """The class that the config names, else one for images; random weights where there are none."""
+    """The class that the config names, else one for images; without weights, random ones."""
     transformers = package("transformers", f"{OPTION} {name}")
     place = Path(rest)
     file = place if place.suffix == ".json" else place / "config.json"
@@ -242,7 +246,7 @@ def find(reference: str, option: str) -> Any:
 
 
 def called(make: Callable[[], T], reference: str, option: str) -> T:
-    """What the user's code returns; its errors are an `InputError` that names it."""
+    """What the user's code returns; its errors become an `InputError` that names it."""
     try:
         return make()
     except MippError:
@@ -254,7 +258,7 @@ def called(make: Callable[[], T], reference: str, option: str) -> T:
 
 
 def package(name: str, option: str) -> Any:
-    """An optional package; raises `InputError` where it is not installed."""
+    """An optional package; raises `InputError` if it is not installed."""
     try:
         return importlib.import_module(name)
     except Exception as error:  # a build for another version of torch fails with a RuntimeError
@@ -265,5 +269,5 @@ def package(name: str, option: str) -> Any:
 
 
 def said(error: Exception) -> str:
-    """An error of other people's code, to go into a sentence."""
+    """An error of other people's code, as part of a sentence."""
     return f"{type(error).__name__}: {error}".rstrip(" .")

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from mipp.cli.pruning import Outcome
 
 FINE_TUNING = 5
-"""Retraining starts from weights that are good: its peak rate is the recipe's over this."""
+"""Retraining starts from good weights: its peak learning rate is the recipe's divided by this."""
 
 _RETRAINING, _OUTPUT = "Retraining", "Output"
 
@@ -35,16 +35,16 @@ def prune(
             show_default="as --confidence or --preset say",
             help="What may be left: macs=50%, params=300k, units=20%, latency=50% or 3ms (one "
             "example, measured now), information=99% (of what every consumer takes in), or "
-            "several with commas, all met.",
+            "several of them, separated by commas.",
         ),
     ] = None,
     granularity: Annotated[
         Granularity,
         typer.Option(
             metavar="WHAT", rich_help_panel=arg.PLANNING,
-            help="What goes: unit (filters, neurons, heads: a smaller model); weight (single "
-            "weights: zeros, --budget params= or information=); 2:4 or 4:8 (that many stay of "
-            "neighbouring inputs, no budget).",
+            help="What is removed: unit (filters, neurons, heads: a smaller model); weight (single "
+            "weights become zero, --budget params= or information=); 2:4 or 4:8 (2 of 4, or 4 of "
+            "8, neighbouring inputs stay; no budget).",
         ),
     ] = "unit",
     width: arg.Width = None,
@@ -70,7 +70,8 @@ def prune(
         typer.Option(
             metavar="EPOCHS", min=1, rich_help_panel=arg.PLANNING,
             show_default="as the network's recipe",
-            help=f"Of one training, with methods that train: {', '.join(arg.TRAINING_METHODS)}.",
+            help="Epochs of one training, for methods that train: "
+            f"{', '.join(arg.TRAINING_METHODS)}.",
         ),
     ] = None,
     retraining: Annotated[
@@ -91,29 +92,29 @@ def prune(
         float,
         typer.Option(
             metavar="SHARE", min=0, max=1, rich_help_panel=_RETRAINING,
-            help="Share of the loss that is the divergence from the unpruned model.",
+            help="Share of the loss that is distillation: the divergence from the unpruned model.",
         ),
     ] = 0.0,
     out: Annotated[
         Path | None,
         typer.Option(
             "--out", "-o", metavar="FILE", rich_help_panel=_OUTPUT,
-            help="Where the pruned model goes: a .safetensors file for mipp.load and --weights.",
+            help="Write the pruned model to this .safetensors file, for mipp.load and --weights.",
         ),
     ] = None,
     plan: Annotated[
         Path | None,
         typer.Option(
             metavar="FILE", rich_help_panel=_OUTPUT,
-            help="Where the plan goes: a .json file for mipp.Plan.from_json, or that of "
-            "mipp.WeightPlan.",
+            help="Write the plan to this .json file, for mipp.Plan.from_json or "
+            "mipp.WeightPlan.from_json.",
         ),
     ] = None,
     report: Annotated[
         Path | None,
         typer.Option(
             metavar="FILE", rich_help_panel=_OUTPUT,
-            help="Where a page on the plan goes: an .html file with curves, widths and costs.",
+            help="Write a report of the plan to this .html file: curves, widths and costs.",
         ),
     ] = None,
     force: arg.Force = False,
@@ -197,7 +198,7 @@ def _write(
     small: "nn.Module", outcome: "Outcome", data: str,
     out: Path | None, plan: Path | None, report: Path | None,
 ) -> None:  # fmt: skip
-    """The files that were asked for. ``data``: what accuracy was measured on."""
+    """Writes the requested files. ``data``: what accuracy was measured on."""
     from mipp import surgery
 
     if out is not None:

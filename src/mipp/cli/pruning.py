@@ -26,16 +26,18 @@ from mipp.retrain import Recipe
 from mipp.tracing.guards import duplicate
 
 FEWEST, LONGEST = 11, 1.0
-"""Runs at the least, and seconds for each model after which no further one is started."""
+"""Fewest runs of a model, and seconds for each model after which no further run starts."""
 
 
 @dataclass(frozen=True)
 class Task:
-    """What is to be done to a model.
+    """What to do with a model.
 
     Attributes:
+        budget: what may be left.
         options: of `mipp.plan`.
-        retrain: the recipe of retraining, None for not.
+        retrain: the recipe of retraining; None for no retraining.
+        seed: of the plan, of the order of batches and of training.
         train: the recipe of methods that train, None for the others.
         granularity: of `mipp.plan`.
     """
@@ -60,7 +62,7 @@ class Task:
         return read_options(self.granularity, self.with_training(()))
 
     def with_training(self, batches: Iterable[Any]) -> dict[str, Any]:
-        """The options, with these batches where the method trains on them."""
+        """The options, with these batches if the method trains."""
         given = {} if self.train is None else {"training": methods.Training(batches, self.train)}
         return dict(self.options) | given
 
@@ -71,11 +73,13 @@ class Outcome:
 
     Attributes:
         plan: of units, or of single weights.
-        accuracy: share of right answers, before and after.
+        accuracy: share of correct answers, before and after.
         retrained: accuracy after retraining, None without.
-        latency_ms: one example on the CPU with so many ``threads``, before and after; None where
-            the model has zeros, which save no time by themselves.
-        apply_seconds: slicing, or setting zeros, and refit.
+        latency_ms: milliseconds for one example on the CPU, before and after; None where the
+            model has zeros, which save no time by themselves.
+        threads: of the CPU, with which latency was measured.
+        apply_seconds: for slicing, or setting zeros, and the refit.
+        seed: of the task.
     """
 
     plan: planning.Plan[Any] | planning.WeightPlan[Any]
@@ -87,7 +91,7 @@ class Outcome:
     seed: int
 
     def show(self, output: Output) -> None:
-        """The tables."""
+        """Prints the tables."""
         plan = self.plan
         if isinstance(plan, planning.Plan):
             output.show(text_tables.groups_after(plan.summary))
@@ -120,7 +124,7 @@ class Outcome:
         output.show(text_tables.totals(rows))
 
     def measured(self, data: str) -> report.Measured:
-        """What a report says of it beside the plan. ``data``: what accuracy was measured on."""
+        """What a report shows beside the plan. ``data``: what accuracy was measured on."""
         where = f"accuracy on the test split of {data}; "
         if self.latency_ms is not None:
             where += f"latency on the CPU with {self.threads} thread{'s' * (self.threads != 1)}; "
@@ -160,7 +164,7 @@ class Outcome:
         }  # fmt: skip
 
     def _counts(self) -> list[tuple[str, str, float | int, float | int]]:
-        """Key and words for what the plan counts, before and after."""
+        """Key, words, and number before and after, of all that the plan counts."""
         plan = self.plan
         if isinstance(plan, planning.Plan):
             return [
@@ -180,7 +184,7 @@ class Outcome:
 def run(
     task: Task, network: Network, model: nn.Module, source: Source, output: Output, guard: Guard
 ) -> tuple[nn.Module, Outcome]:
-    """The pruned model, and what it came to."""
+    """The pruned model, and its numbers before and after."""
 
     def accuracy(of: nn.Module) -> float:
         with output.busy("evaluating"):
@@ -233,7 +237,7 @@ def run(
 def fine_tuning(
     recipe: Recipe, epochs: int, peak_lr: float | None = None, distill: float = 0.0
 ) -> Recipe:
-    """A recipe that goes on from good weights."""
+    """A recipe that continues from good weights."""
     rate = recipe.peak_lr / FINE_TUNING if peak_lr is None else peak_lr
     return replace(recipe, epochs=epochs, peak_lr=rate, distill_weight=distill)
 
@@ -241,7 +245,7 @@ def fine_tuning(
 def _rows(
     plan: planning.Plan[Any] | planning.WeightPlan[Any],
 ) -> tuple[str, dict[str, list[dict[str, Any]]]]:
-    """What goes, and a row for each group or layer."""
+    """The word for what is removed, and a row for each group or layer."""
     if isinstance(plan, planning.Plan):
         groups = [
             {
@@ -276,8 +280,8 @@ def latency_ms(
 ) -> list[float]:
     """Median milliseconds on the CPU for one example, of each model, then of each other work.
 
-    All take turns, so that whatever else the machine does slows all of them alike. The number of
-    threads is left as it is.
+    They take turns, so that other load on the machine slows all of them alike. The number of
+    threads stays as it is.
     """
     cpu = torch.device("cpu")
     example = statistics.read_batches(batches, 1)[0].to(cpu)
@@ -292,7 +296,7 @@ def _work(model: nn.Module, example: statistics.Batch) -> latency.Work:
 
 
 def cost_of(model: nn.Module, batches: Iterable[Any]) -> Cost | None:
-    """Exact cost of a model as it is; None where it cannot be traced."""
+    """Exact cost of a model as it is; None if it cannot be traced."""
     data = statistics.read_batches(batches, 64)
     first = data[0].part(0, 2).to(next(model.parameters()).device)
     try:
