@@ -37,11 +37,8 @@ OLD_WORDS = {
 """Pattern of a house word -> what a newcomer would write. Only words with few false alarms."""
 
 NOT_YET_CLEAN = (
-    "README.md",
-    "docs/",
     "src/mipp/information/",
     "src/mipp/methods/",
-    "src/mipp/options.py",
     "src/mipp/planning/",
     "src/mipp/selection/",
     "src/mipp/surgery/",
@@ -53,7 +50,7 @@ Take off what has none left."""
 MAX_WORDS = 30
 """In a sentence."""
 
-LONG_SENTENCES = {"README.md": 10}
+LONG_SENTENCES = {"README.md": 0}
 """How many longer sentences a file may still have: the numbers only ever fall. In other files they
 are counted, and are no error."""
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 else:
 
     def __getattr__(name: str) -> Any:
-        """A public name or a module of this package, imported when it is first asked for.
+        """A public name or a module of this package, imported when it is first requested.
 
         PyTorch takes two seconds to import, and ``mipp --help`` shall not wait for it.
         """

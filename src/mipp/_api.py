@@ -1,4 +1,4 @@
-"""The public names. `mipp` imports this module when the first of them is asked for."""
+"""The public names. `mipp` imports this module when the first of them is requested."""
 
 from typing import TYPE_CHECKING
 

@@ -15,11 +15,12 @@ if TYPE_CHECKING:
 Target = Literal["activations", "outputs", "labels"]
 
 Granularity = Literal["unit", "weight", "2:4", "4:8"]
-"""What goes as a whole: units (filters, neurons, heads), or single weights; of these any, or so
-many that of every four (eight) neighbouring inputs of an output two (four) stay."""
+"""What is removed as a whole: units (filters, neurons, heads) or single weights. Of single weights
+either any, or so many that two (four) of every four (eight) neighbouring inputs of an output stay.
+"""
 
 Order = Literal["greedy", "ordered"]
-"""``greedy``: all units left are scored anew at every step, and the least informative one goes.
+"""``greedy``: all remaining units are scored again at every step; the least informative one goes.
 ``ordered``: one pass, least informative on its own first (the paper's MI ordering)."""
 
 Allocation = Literal["priced", "global", "tolerance", "uniform"]
@@ -84,9 +85,10 @@ class _Common:
     """What plans of units and of single weights have in common."""
 
     loss: "statistics.Loss | str" = option(
-        "Whose Fisher information is the noise: `categorical`, `gaussian`, `auto` (one of the two, "
-        "by targets and outputs) or a function of (output, target) that gives the nats summed over "
-        "the batch. For methods that need labels, the loss that the net is trained with.",
+        "The loss whose Fisher information sets the noise: `categorical`, `gaussian`, `auto` (one "
+        "of the two, by targets and outputs) or a function of (output, target) that returns the "
+        "nats summed over the batch. For methods that need labels, the loss that trained the "
+        "net.",
         "auto",
     )
     protect: tuple[str, ...] = option(
@@ -97,16 +99,17 @@ class _Common:
         "How many rows are measured.", make=_calibration
     )
     memory: int = option(
-        "Bytes (or text such as `4GiB`) that second moments may take. Beyond it they are gathered "
-        "in several passes, one layer at a time at the least.",
+        "Bytes (or text such as `4GiB`) that second moments may take. If they need more, they are "
+        "measured in several passes, if necessary one layer at a time.",
         4 * 2**30,
     )
     outputs: Outputs | None = option(
-        "A function that picks from what the model returns what matters, such as `lambda output: "
-        "output[0]`; what is read by nothing else can be pruned. None: all of it.",
+        "A function that selects the outputs that matter from what the model returns, such as "
+        "`lambda output: output[0]`. Units that only other outputs depend on can be pruned. None: "
+        "all outputs.",
         None,
     )
-    seed: int = option("Seed of everything that is drawn.", 0)
+    seed: int = option("Seed of all random numbers.", 0)
 
     def __post_init__(self) -> None:
         from mipp.checks import check_fields
@@ -129,30 +132,30 @@ class Options(_Common):
         "`mipp.methods.SynFlow`.",
         make=_mipp,
     )
-    training: "methods.Training | None" = option("What methods that train are given.", None)
+    training: "methods.Training | None" = option("Data and recipe for methods that train.", None)
     estimator: "information.Estimator" = option(
         "How information is measured: a name of `mipp.information.names` or a record such as "
         "`mipp.Gaussian`. The keyword `noise` replaces its field of that name.",
         make=_gaussian,
     )
     target: Target = option(
-        "What a group must tell: `activations` (what its consumers give), `outputs` (of the model) "
-        "or the `labels` that come with the batches.",
+        "What a group must carry information about: `activations` (the outputs of its consumers), "
+        "`outputs` (of the model) or the `labels` of the batches.",
         "activations",
     )
     order: Order = option(
-        "Elimination: `greedy` (scored anew after each removal) or `ordered` (one pass).", "greedy"
+        "Elimination: `greedy` (scored again after each removal) or `ordered` (one pass).", "greedy"
     )
     stop: "selection.Stop | None" = option(
-        "A rule that says which units may go at all, such as `mipp.Confidence`. The keyword "
-        "`confidence=0.95` is short for that one. With it an estimator given by name has "
+        "A rule that says which units may be removed at all, such as `mipp.Confidence`, for which "
+        "the keyword `confidence=0.95` is short. With it an estimator given by name has "
         "`noise=0.1` unless `noise` is given: through Fisher noise the layers of a trained net "
         "share so few nats that no unit passes the test.",
         None,
     )
     next_layer: Literal["whole", "pruned"] = option(
         "With a stop rule or an information budget: whether a consumer's `whole` output counts, or "
-        "what the groups decided before have left of it (`pruned`, the paper's).",
+        "only what the groups decided before have kept of it (`pruned`, the paper's).",
         "whole",
     )
     allocation: Allocation | None = option(
@@ -162,26 +165,28 @@ class Options(_Common):
         None,
     )
     passes: int = option(
-        "Curves are worked out for all outputs of the consumers, then `passes - 1` times again for "
+        "Curves are computed for all outputs of the consumers, then `passes - 1` times again for "
         "those that are kept.",
         1,
     )
     rounds: int = option(
-        "Prune in so many steps, measuring again on the pruned net. Replaces the method's own.", 1
-    )
-    min_units: int = option(
-        "Units that a group keeps at least; 0 lets whole layers go, which `Plan.collapsed` lists.",
+        "Number of pruning steps. The pruned net is measured again before each further step. "
+        "Replaces the method's own.",
         1,
     )
-    round_to: int = option("A group that loses units keeps a multiple of so many.", 1)
+    min_units: int = option(
+        "Fewest units that a group keeps; with 0 whole layers may go (listed in `Plan.collapsed`).",
+        1,
+    )
+    round_to: int = option("A group that loses units keeps a multiple of this number.", 1)
     widths: Mapping[str, int] | None = option(
         "In place of a budget, how many units each group keeps, exactly: another plan, or group "
         "name -> number. Groups that are absent keep all.",
         None,
     )
     refit: "surgery.Refit | None" = option(
-        "How the remaining weights take over: a record, or the name of a mode. None or False "
-        "leaves them; `own` is what the method's source does.",
+        "How the remaining weights are fitted: a record, or the name of a mode. None or False "
+        "leaves them unchanged; `own` does what the method's source does.",
         make=_refit,
     )
     latency: "latency.Latency" = option("How a budget of latency is measured.", make=_latency)
@@ -191,14 +196,14 @@ class Options(_Common):
         False,
     )
     residual: bool = option(
-        "What layer norms and RMS norms go across (the residual stream of a transformer) can be "
-        "pruned, too, which is not exact (`Plan.record.inexact`).",
+        "Also prune the dimension that layer norms and RMS norms normalise (the residual stream of "
+        "a transformer). This is not exact (`Plan.record.inexact`).",
         False,
     )
 
     @property
     def wider(self) -> dict[str, bool]:
-        """What is asked for beyond the usual units, as `mipp.graph.trace` takes it."""
+        """What is requested beyond the usual units, as `mipp.graph.trace` takes it."""
         return {"head_dims": self.head_dims, "residual": self.residual}
 
     @property
@@ -215,7 +220,7 @@ class Options(_Common):
 class WeightOptions(_Common):
     """Settings of `mipp.plan` with ``granularity="weight"``, ``"2:4"`` or ``"4:8"``."""
 
-    granularity: Granularity = option("What goes: `weight`, `2:4` or `4:8`.", "weight")
+    granularity: Granularity = option("What is removed: `weight`, `2:4` or `4:8`.", "weight")
     method: "methods.Method | methods.Layerwise" = option(
         "How weights are chosen: `mipp`, `wanda`, `sparsegpt` or a method that scores single "
         "weights (`l2`, `snip`, `grasp`, `synflow`, ...), by name or as a record.",
@@ -232,8 +237,8 @@ class WeightOptions(_Common):
         None,
     )
     refit: "surgery.Refit | Literal['own'] | None" = option(
-        "How the weights that stay take over; `own` is what the method's source does. Only `mode`, "
-        "`ridge`, `norm` and the rows of a `mipp.Refit` are used.",
+        "How the remaining weights are fitted; `own` does what the method's source does. Only "
+        "`mode`, `ridge`, `norm` and the rows of a `mipp.Refit` are used.",
         make=_refit,
     )
 
@@ -247,7 +252,7 @@ class WeightOptions(_Common):
 
     @property
     def spread(self) -> WeightAllocation:
-        """How the budget is spread, the method's own if nothing was asked for."""
+        """How the budget is spread, the method's own if none was requested."""
         return self.allocation or self.method.weight_allocation
 
 
