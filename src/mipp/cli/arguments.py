@@ -106,19 +106,10 @@ PLAN_OPTIONS: Mapping[str, PlanOption] = {
     "head_dims": PlanOption(panel=None),
     "residual": PlanOption(panel=None),
 }
-"""Fields of `Options` and `WeightOptions`, and ``confidence``, which is short for a ``stop``."""
+"""Fields of `Options` and `WeightOptions`, and ``confidence``, which is short for a ``stop``.
 
-NOT_PLAN_OPTIONS = {
-    "calibration": "a record of several fields",
-    "granularity": "an option of the command, which chooses between the two records",
-    "latency": "a record of several fields",
-    "loss": "all models of the command line are classifiers, for which `auto` is right",
-    "seed": "an option of all commands, also for data and retraining",
-    "stop": "a record; `--confidence` makes the one that there is",
-    "training": "made from --data, the network's recipe and --train-epochs",
-    "widths": "a plan, or a number for each group",
-}
-"""Fields that are no options of the command line, and why."""
+`tests/cli/test_prune.py` has the fields that are not here, and why.
+"""
 
 
 _KINDS: dict[Any, Any] = {

@@ -178,7 +178,7 @@ def prune(
         output.result(
             {
                 "model": model,
-                "weights": _text(weights),
+                "weights": weights and str(weights),
                 "data": data,
                 "method": outcome.plan.record.options["method"],
                 "budget": budget,
@@ -186,9 +186,9 @@ def prune(
             }
             | outcome.content()
             | {
-                "out": _text(out),
-                "plan": _text(plan),
-                "report": _text(report),
+                "out": out and str(out),
+                "plan": plan and str(plan),
+                "report": report and str(report),
                 "versions": current_versions(),
             }
         )
@@ -215,10 +215,6 @@ def _say_where(output: Output, files: dict[str, Path | None]) -> None:
     for what, path in files.items():
         if path is not None:
             output.say(f"{what} in {path}")
-
-
-def _text(path: Path | None) -> str | None:
-    return None if path is None else str(path)
 
 
 def _check_says_how_much(granularity: str, *given: object) -> None:

@@ -9,6 +9,7 @@ from rich.text import Text
 
 from mipp.methods import Facts
 from mipp.records import ChannelGraph, Cost, Group, GroupSummary, Refusal
+from mipp.report.tables import short
 from mipp.surgery.mask_record import LayerSummary
 
 
@@ -135,16 +136,6 @@ def share(before: float | int, after: float | int) -> float | None:
 def percent(value: float | None) -> str:
     """``98.7 %``."""
     return "–" if value is None else f"{100 * value:.1f} %"
-
-
-def short(value: float | int) -> str:
-    """Three significant digits: ``431k``, ``2.29M``."""
-    for size, letter in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if value >= 0.9995 * size:
-            scaled = value / size
-            digits = 2 if scaled < 9.995 else 1 if scaled < 99.95 else 0
-            return f"{scaled:.{digits}f}{letter}"
-    return f"{value:.0f}"
 
 
 def exact(value: float | int) -> str:
