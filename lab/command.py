@@ -16,8 +16,7 @@ from lab.report_command import RECORDS, report_suites, write_report
 from lab.runner import AnyItem
 from lab.tables import TextTable, in_parts
 from mipp.cli import arguments as arg
-from mipp.cli.exit_codes import EXIT_CODES, FAILED, readable_errors
-from mipp.cli.output import Output, check_target, open_output
+from mipp.cli.output import EXIT_CODES, FAILED, Output, check_target, open_output, readable_errors
 from mipp.cli.text_tables import new_table
 from mipp.report import check_plotly
 

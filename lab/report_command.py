@@ -9,8 +9,7 @@ import typer
 from lab import subjects
 from lab.report import SuiteRecords, suites_page
 from mipp.cli import arguments as arg
-from mipp.cli.exit_codes import readable_errors
-from mipp.cli.output import Output, check_target, open_output
+from mipp.cli.output import Output, check_target, open_output, readable_errors
 from mipp.report import write
 
 RECORDS = Path(__file__).with_name("records")

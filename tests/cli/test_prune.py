@@ -1,7 +1,10 @@
 """``mipp prune`` and what it writes; ``mipp eval`` and ``mipp inspect`` agree with it."""
 
+import inspect
 import math
 import platform
+from dataclasses import fields
+from typing import Literal, get_args
 
 import pytest
 import torch
@@ -9,9 +12,21 @@ import torch
 import mipp as library
 from mipp.cli import arguments
 from mipp.cli.prune import prune as command
+from mipp.options import help_of
 
 QUICK = ("--samples", "256")
 PAIR = {"before", "after"}
+NOT_ON_THE_COMMAND_LINE = {
+    "calibration": "a record of several fields",
+    "granularity": "an option of the command, which chooses between the two records",
+    "latency": "a record of several fields",
+    "loss": "all models of the command line are classifiers, for which `auto` is right",
+    "seed": "an option of all commands, also for data and retraining",
+    "stop": "a record; `--confidence` makes the one that there is",
+    "training": "made from --data, the network's recipe and --train-epochs",
+    "widths": "a plan, or a number for each group",
+}
+"""Fields of the library's options that a command line cannot give, and why."""
 
 
 def test_json_is_one_object_and_nothing_else(mipp, small_cnn, weights, tmp_path):
@@ -271,6 +286,14 @@ def test_weights_are_not_replaced_by_what_is_left_of_them(mipp, small_cnn, weigh
     assert weights.read_bytes() == before
 
 
+def test_each_option_of_the_library_is_one_of_the_command_or_there_is_a_reason():
+    names = {one.name for one in (*fields(library.Options), *fields(library.WeightOptions))}
+    exposed, left_out = set(arguments.PLAN_OPTIONS), set(NOT_ON_THE_COMMAND_LINE)
+    assert exposed | left_out == names | {"confidence"}
+    assert not exposed & left_out
+    assert exposed <= set(_parameters())
+
+
 def test_defaults_are_those_of_the_library():
     defaults = library.Options()
     shown = {
@@ -281,11 +304,26 @@ def test_defaults_are_those_of_the_library():
         "round_to": defaults.round_to, "rounds": f"{defaults.rounds}, or the method's own",
     }  # fmt: skip
     for name, default in shown.items():
-        parameter = _parameters()[name]
-        assert parameter.default is None  # not given on, so that the library decides
-        assert parameter.annotation.__metadata__[0].show_default == str(default), name
+        assert _parameters()[name].default is None  # not given on, so that the library decides
+        assert _option(name).show_default == str(default), name
     assert defaults.memory == 4 * 2**30
-    assert _parameters()["memory"].annotation.__metadata__[0].show_default == "4GiB"
+    assert _option("memory").show_default == "4GiB"
+
+
+def test_types_and_help_are_those_of_the_schema():
+    kinds = {
+        "order": Literal["greedy", "ordered"] | None,
+        "allocation": Literal["priced", "global", "tolerance", "uniform", "rows"] | None,
+        "rounds": int | None,
+        "protect": list[str] | None,
+        "method": str | None,
+        "residual": bool,
+    }
+    for name, kind in kinds.items():
+        assert get_args(_parameters()[name].annotation)[0] == kind, name
+    assert _option("order").help == help_of(library.Options, "order").replace("`", "")
+    assert _option("noise").help == help_of(library.WeightOptions, "noise").replace("`", "")
+    assert _option("samples").help == "Calibration examples that are used at most."
 
 
 def test_names_that_help_lists_are_those_of_the_library():
@@ -299,9 +337,11 @@ def test_names_that_help_lists_are_those_of_the_library():
 
 
 def _parameters():
-    import inspect
-
     return inspect.signature(command).parameters
+
+
+def _option(name):
+    return _parameters()[name].annotation.__metadata__[0]
 
 
 def test_latency_is_a_number_of_milliseconds(mipp, small_cnn, weights):

@@ -172,7 +172,7 @@ def test_failed_write_keeps_the_old_file(finished, make_model, batches, monkeypa
     def full(*args):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("mipp.retrain.history.os.fsync", full)
+    monkeypatch.setattr("os.fsync", full)
     path.with_name("new").unlink(missing_ok=True)
     with pytest.raises(OSError, match="No space"):
         train(make_model(), batches, RECIPE, checkpoint=path.with_name("new"), progress=False)

@@ -2,7 +2,9 @@
 
 import copy
 import json
+import os
 import struct
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -412,7 +414,7 @@ def test_failed_write_leaves_the_old_file(step, saved, monkeypatch):
             args[1].write_bytes(b"half of")
         raise OSError("No space left on device")
 
-    target = {"save_file": files, "fsync": files.os, "replace": files.Path}[step]
+    target = {"save_file": files, "fsync": os, "replace": Path}[step]
     monkeypatch.setattr(target, step, fails)
     with pytest.raises(FileError, match="cannot be written: No space left on device"):
         save(case.model, path)

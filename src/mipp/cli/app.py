@@ -9,10 +9,9 @@ import mipp
 from mipp.cli import arguments as arg
 from mipp.cli.demo import demo
 from mipp.cli.evaluate import evaluate
-from mipp.cli.exit_codes import EXIT_CODES, readable_errors, warn_plainly
 from mipp.cli.export_command import export
 from mipp.cli.inspect import inspect
-from mipp.cli.output import open_output
+from mipp.cli.output import EXIT_CODES, open_output, readable_errors, warn_plainly
 from mipp.cli.prune import prune
 from mipp.cli.train import train
 from mipp.errors import InputError
@@ -44,7 +43,7 @@ def mipp_command(
 
 
 def methods(json: arg.Json = False) -> None:
-    """List what --method of prune takes: what each looks at, how it ranks, in how many rounds."""
+    """List the values of --method: what each looks at, how it ranks, in how many rounds."""
     from mipp.cli import text_tables
     from mipp.methods import facts
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mipp import data
-from mipp.cli import user_imports
+from mipp.cli.model_names import called, find
 from mipp.data.image_batches import Batch
 from mipp.errors import InputError
 
@@ -18,7 +18,7 @@ AUGMENTED = ("cifar10", "cifar100")
 
 
 class Catalog:
-    """A data set that `mipp.data` knows. Splits are read when they are first asked for."""
+    """A data set that `mipp.data` knows. Splits are read when they are first used."""
 
     def __init__(self, name: str, root: Path | None) -> None:
         self.name = name
@@ -28,7 +28,7 @@ class Catalog:
         self.channels: int | None = test.shape[0]
 
     def train(self, batch_size: int, seed: int, augment: bool) -> data.Batches:
-        """The training split, shuffled anew in every epoch."""
+        """The training split, shuffled again in every epoch."""
         return data.Batches(
             self._split("train"),
             batch_size,
@@ -50,7 +50,7 @@ class Catalog:
 
 @dataclass(frozen=True, eq=False)
 class Own:
-    """What a function of the user gave."""
+    """The batches that a function of the user returned."""
 
     name: str
     batches: Iterable[Any]
@@ -72,7 +72,7 @@ class Own:
 
 
 Source = Catalog | Own
-"""Where batches come from. ``classes`` and ``channels`` are None where they are not known."""
+"""Where batches come from. ``classes`` and ``channels`` are None where they are unknown."""
 
 
 def find_source(name: str, root: Path | None) -> Source:
@@ -80,7 +80,7 @@ def find_source(name: str, root: Path | None) -> Source:
 
     Raises:
         InputError: no such data set, or a function that fails or returns something else.
-        FileError: files that are damaged or cannot be had.
+        FileError: files that are damaged or not available.
     """
     if name in data.names():
         return Catalog(name, root)
@@ -89,14 +89,14 @@ def find_source(name: str, root: Path | None) -> Source:
             f"{OPTION} {name} is not known; expected one of {', '.join(data.names())}, or "
             "package.module:function for your own."
         )
-    function = user_imports.find(name, OPTION)
+    function = find(name, OPTION)
     expected = (
         "expected a function without arguments that returns (training batches, test batches), "
         "each a DataLoader or a list of pairs (x, y)."
     )
     if not callable(function):
         raise InputError(f"{OPTION} {name} is a {type(function).__name__}; {expected}")
-    given = user_imports.called(function, name, OPTION)
+    given = called(function, name, OPTION)
     if not isinstance(given, tuple | list) or len(given) != 2:
         raise InputError(f"{OPTION} {name} returned a {type(given).__name__}; {expected}")
     for part in given:
@@ -107,6 +107,6 @@ def find_source(name: str, root: Path | None) -> Source:
 
 
 def _repeatable(batches: Iterable[Any]) -> Iterable[Any]:
-    """A list where batches can be had only once, or nobody knows how many there are."""
+    """A list where batches can be iterated only once, or have no length."""
     once = isinstance(batches, Iterator) or not isinstance(batches, Sized)
     return list(batches) if once else batches

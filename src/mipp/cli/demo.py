@@ -1,4 +1,4 @@
-"""``mipp demo``: the whole way on data that are at hand, with checks."""
+"""``mipp demo``: train, prune, retrain, save and read back, on data that need no download."""
 
 import json
 import os
@@ -13,14 +13,21 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mipp.cli import arguments as arg
-from mipp.cli.exit_codes import FAILED, Guard, readable_errors
-from mipp.cli.output import Output, check_folder, open_output, write_text
+from mipp.cli.output import (
+    FAILED,
+    Guard,
+    Output,
+    check_folder,
+    open_output,
+    readable_errors,
+    write_text,
+)
 from mipp.errors import FileError
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from mipp.cli.results import Outcome
+    from mipp.cli.pruning import Outcome
 
 MODEL, DATA = "digits_cnn", "digits"
 BUDGET, SHARE = "macs=25%", 0.25
@@ -33,7 +40,7 @@ def demo(
         Path | None,
         typer.Option(
             "--out", "-o", metavar="FOLDER", rich_help_panel="Output",
-            show_default="a new temporary folder", help="Where the files go.",
+            show_default="a new temporary folder", help="Write the files here.",
         ),
     ] = None,
     seed: arg.Seed = 0,
@@ -72,7 +79,7 @@ def demo(
 
 
 def _work(output: Output, guard: Guard, seed: int) -> "tuple[nn.Module, nn.Module, Outcome]":
-    """The trained model, the pruned one, and what pruning came to."""
+    """The trained model, the pruned one, and the numbers before and after."""
     import torch
 
     from mipp import retrain, selection
@@ -97,7 +104,7 @@ def _work(output: Output, guard: Guard, seed: int) -> "tuple[nn.Module, nn.Modul
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """These tensors are so small that a second thread only waits for the first."""
+    """Run on one thread: these tensors are so small that a second would only wait."""
     import torch
 
     before = torch.get_num_threads()
@@ -116,7 +123,7 @@ def _make(folder: Path) -> None:
 
 
 def _evaluated(path: Path, seed: int) -> Mapping[str, Any]:
-    """What ``mipp eval --json`` says of the file, in a process that knows nothing else."""
+    """What ``mipp eval --json`` prints about the file in a new process."""
     command = [sys.executable, "-m", "mipp", "eval", "--model", MODEL, "--data", DATA]
     command += ["--weights", str(path), "--seed", str(seed), "--json"]
     env = os.environ | {"OMP_NUM_THREADS": "1"}  # sums in the same order as here

@@ -1,8 +1,7 @@
 """``mipp eval``: accuracy, cost and latency of a model with its weights, pruned or not."""
 
 from mipp.cli import arguments as arg
-from mipp.cli.exit_codes import readable_errors
-from mipp.cli.output import open_output
+from mipp.cli.output import open_output, readable_errors
 
 
 def evaluate(
@@ -17,7 +16,7 @@ def evaluate(
     json: arg.Json = False,
     debug: arg.Debug = False,
 ) -> None:
-    """Accuracy on the test split, MACs, parameters and CPU latency of a model and its weights.
+    """Show accuracy on the test split, MACs, parameters and CPU latency of a model with weights.
 
     Weights of a pruned model are read into the full-size model that --model names.
     """
@@ -27,7 +26,7 @@ def evaluate(
     from mipp.cli.datasets import find_source
     from mipp.cli.model_loading import Wanted, check_fit, check_weights, open_model
     from mipp.cli.model_names import find_network
-    from mipp.cli.results import cost_of, latency_ms
+    from mipp.cli.pruning import cost_of, latency_ms
     from mipp.cli.text_tables import exact
 
     with readable_errors(debug) as guard:

@@ -1,4 +1,4 @@
-"""``mipp export``: an ONNX file of a model with its weights, pruned or not, and what it gains."""
+"""``mipp export``: an ONNX file of a model, pruned or not, and its latency beside PyTorch."""
 
 import tempfile
 from pathlib import Path
@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mipp.cli import arguments as arg
-from mipp.cli.exit_codes import readable_errors
-from mipp.cli.output import check_target, open_output
+from mipp.cli.output import check_target, open_output, readable_errors
 
 if TYPE_CHECKING:
     from torch import nn
@@ -21,7 +20,7 @@ def export(
     onnx: Annotated[
         Path,
         typer.Option(
-            "--onnx", metavar="FILE", rich_help_panel="Output", help="Where the ONNX file goes."
+            "--onnx", metavar="FILE", rich_help_panel="Output", help="Write the ONNX file here."
         ),
     ],
     width: arg.Width = None,
@@ -34,15 +33,15 @@ def export(
         bool,
         typer.Option(
             "--fixed-batch", rich_help_panel="Output",
-            help="Only for the number of examples in a batch of the data (4 with --input), where a "
-            "model takes no other.",
+            help="Fix the batch size to that of the data (4 with --input), for models that take no "
+            "other.",
         ),
     ] = False,
     dynamic_length: Annotated[
         bool,
         typer.Option(
             "--dynamic-length", rich_help_panel="Output",
-            help="For any length, too: the second dimension of inputs such as tokens and masks.",
+            help="Leave the length open, too: the second dimension of tokens, masks and the like.",
         ),
     ] = False,
     force: arg.Force = False,
@@ -50,7 +49,7 @@ def export(
     json: arg.Json = False,
     debug: arg.Debug = False,
 ) -> None:  # fmt: skip
-    """Write an ONNX file, once onnxruntime gives the same numbers, and time it beside PyTorch.
+    """Write an ONNX file if onnxruntime computes the same numbers, and time it beside PyTorch.
 
     Weights of a pruned model are read into the full-size model that --model names, which is then
     timed too. Needs the extra: pip install 'torch-mipp[onnx]'.
@@ -116,8 +115,8 @@ def export(
 def _times(
     models: "dict[str, nn.Module]", batch: "statistics.Batch", path: Path, fixed: bool
 ) -> dict[str, dict[str, float]]:
-    """Milliseconds of each model in PyTorch and in onnxruntime; all take turns."""
-    from mipp.cli.results import latency_ms
+    """Milliseconds of each model in PyTorch and in onnxruntime, measured in turns."""
+    from mipp.cli.pruning import latency_ms
     from mipp.export import OnnxSession, export_onnx
     from mipp.tracing.guards import duplicate
 

@@ -1,11 +1,10 @@
-"""``mipp inspect``: what could be pruned in a model, what not, and why."""
+"""``mipp inspect``: what can be pruned in a model, what cannot, and why."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from mipp.cli import arguments as arg
-from mipp.cli.exit_codes import readable_errors
-from mipp.cli.output import open_output
+from mipp.cli.output import open_output, readable_errors
 
 if TYPE_CHECKING:
     from mipp.records import ChannelGraph, Cost

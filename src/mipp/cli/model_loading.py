@@ -1,4 +1,4 @@
-"""From names on the command line to a model with its weights, found to fit its data."""
+"""From names on the command line to a model with its weights, checked against its data."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,15 +10,22 @@ from torch import nn
 
 from mipp import models, retrain, statistics, surgery
 from mipp.cli.datasets import Source
-from mipp.cli.model_names import Network
-from mipp.cli.user_imports import said
+from mipp.cli.model_names import Network, said
 from mipp.errors import FileError, InputError, MippError
 from mipp.surgery.files import KEY
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """What the command line says of the model, beside its name."""
+    """What the command line says about the model, beside its name.
+
+    Attributes:
+        width: factor on the channels; None for the model's own.
+        classes: number of outputs; None for those of the data.
+        weights: file of weights; None for random ones.
+        device: where the model runs.
+        seed: of random weights.
+    """
 
     width: float | None
     classes: int | None
@@ -28,13 +35,13 @@ class Wanted:
 
 
 def open_model(network: Network, wanted: Wanted, source: Source | None) -> nn.Module:
-    """The model in eval mode, with its weights, where it shall run.
+    """The model in eval mode, with its weights, on its device.
 
     Without ``wanted.classes`` it gets as many outputs as the data have classes.
 
     Raises:
         FileError: weights that cannot be read or are of another model.
-        InputError: a model that cannot be built, or a device that is not there.
+        InputError: a model that cannot be built, or a device that does not exist.
     """
     classes = wanted.classes
     if classes is None and source is not None:
@@ -50,7 +57,7 @@ def open_model(network: Network, wanted: Wanted, source: Source | None) -> nn.Mo
 
 
 def with_weights(model: nn.Module, path: Path) -> nn.Module:
-    """The model with the weights of a file; a smaller one, if the file is of a pruned model.
+    """The model with the weights of a file; a smaller one if the file has a pruned model.
 
     Raises:
         FileError: a file that cannot be read or is of another model.
@@ -87,7 +94,7 @@ def check_fit(network: Network, model: nn.Module, source: Source) -> None:
     """Run the model once on the first test batch.
 
     Raises:
-        InputError: it does not take such examples, or does not give logits for such labels.
+        InputError: it does not take such examples, or its logits do not fit the labels.
     """
     first: Any = next(iter(source.test()), None)
     if first is None:
@@ -126,7 +133,7 @@ def _some(names: list[str]) -> str:
 
 
 def examples(network: Network, source: Source | None, shape: str | None, seed: int) -> Any:
-    """Batches of the data, or a random one of the shape that is given or usual."""
+    """Batches of the data, or a random one of the given or usual shape."""
     if source is not None and shape is None:
         return source.test()
     if shape is not None:
@@ -147,7 +154,7 @@ def examples(network: Network, source: Source | None, shape: str | None, seed: i
 
 
 def check_shape(network: Network, model: nn.Module, batches: Any, shape: str | None) -> None:
-    """Raise `InputError` where the model does not take inputs of the shape of ``--input``."""
+    """Raise `InputError` if the model does not take inputs of the shape of ``--input``."""
     if shape is None:
         return
     batch = statistics.read_batch(batches[0]).to(next(model.parameters()).device)

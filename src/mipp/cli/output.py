@@ -1,8 +1,13 @@
-"""What a command writes: text for people, one line of JSON for machines, and files."""
+"""What a command writes: text for people, one line of JSON for machines, files and exit codes.
+
+Every error becomes one readable message.
+"""
 
 import json
+import sys
 import tempfile
-import uuid
+import traceback
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,15 +18,34 @@ import rich
 import typer
 from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.text import Text
 
-from mipp.errors import FileError, InputError
+from mipp.atomic_files import replacing
+from mipp.errors import BudgetError, FileError, InputError, MippError
+
+FAILED = 1
+WRONG_USAGE = 2
+BUG = 70
+"""EX_SOFTWARE of sysexits.h."""
+INTERRUPTED = 130
+"""What a shell gives for a process that SIGINT ended."""
+
+EXIT_CODES = (
+    "Exit codes: 0 all went well; 1 an error, or a failed check of the demo, that the message "
+    "explains; 2 wrong usage; 70 a bug in mipp or in code that was given to it; 130 interrupted."
+)
 
 _STAGES = {"capture": "measuring activations", "score": "scoring units", "train": "training"}
 
 
 @dataclass(frozen=True, eq=False)
 class Output:
-    """``console``: for people. ``as_json``: stdout is for one JSON object, its last line."""
+    """Where a command writes.
+
+    Attributes:
+        console: for people.
+        as_json: whether stdout is for one JSON object, its last line.
+    """
 
     console: Console
     as_json: bool
@@ -31,18 +55,18 @@ class Output:
         self.console.print(what)
 
     def say(self, text: str) -> None:
-        """Prints a line as it is: file names in brackets are no markup, and numbers no colours."""
+        """Prints a line as it is: brackets are no markup, and numbers have no colours."""
         self.console.print(text, highlight=False, soft_wrap=True)
 
     @contextmanager
     def busy(self, what: str) -> Iterator[None]:
-        """A spinner, on terminals."""
+        """Shows a spinner, on terminals."""
         with self.console.status(f"{what} ..."):
             yield
 
     @contextmanager
     def stages(self) -> Iterator[Callable[[str, int, int], None]]:
-        """Bars, on terminals, behind a callback ``(stage, done, total)`` as `mipp.plan` takes."""
+        """Shows bars, on terminals; yields their callback ``(stage, done, total)``."""
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
         with Progress(
             *columns,
@@ -62,15 +86,15 @@ class Output:
             yield advance
 
     def result(self, content: Mapping[str, Any]) -> None:
-        """The object as the last line of stdout, if it was asked for."""
+        """Prints the object as the last line of stdout, with ``--json`` only."""
         if self.as_json:
             typer.echo(json.dumps(content, allow_nan=False))
 
 
 def open_output(as_json: bool) -> Output:
-    """All that rich prints, training's bar too, goes to stdout, or to stderr beside JSON.
+    """The output of a command: all that rich prints goes to stdout, or to stderr beside JSON.
 
-    Nothing is markup or has emoji, in tables neither: ``1:100:`` is a ratio.
+    Markup and emoji are off, also in tables: ``1:100:`` is a ratio.
     """
     rich.reconfigure(stderr=as_json, markup=False, emoji=False)
     return Output(rich.get_console(), as_json)
@@ -84,14 +108,19 @@ def check_target(
     source: Path | None = None,
     force: bool = True,
 ) -> None:
-    """Find out now whether ``path`` can be written.
+    """Find out now whether a file can be written.
 
-    ``force``: a file that is there may be replaced.
+    Args:
+        path: of the file; None for no file.
+        option: of the command line, for the error.
+        suffix: that its name must have.
+        source: the file that the work starts from, which must be another.
+        force: whether a file that exists may be replaced.
 
     Raises:
         InputError: its name does not end in ``suffix``.
         FileError: its folder is missing or cannot be written to, it is a folder, it is ``source``,
-            which the work starts from, or it is there already.
+            or it exists.
     """
     if path is None:
         return
@@ -113,7 +142,7 @@ def check_target(
 
 
 def check_folder(folder: Path, option: str) -> None:
-    """Raise `FileError` unless files can be made in ``folder``."""
+    """Raise `FileError` unless files can be made in the folder."""
     if not folder.is_dir():
         raise FileError(f"{option}: there is no folder {folder}. Make it first, or give another.")
     try:
@@ -127,14 +156,80 @@ def check_folder(folder: Path, option: str) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write beside the target, then put it in its place."""
-    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
+    """Write the whole file, or raise `FileError`."""
     try:
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(path)
+        with replacing(path) as partial:
+            partial.write_text(text, encoding="utf-8")
     except OSError as error:
         raise FileError(
             f"{path} cannot be written: {error}. Check room and permissions."
         ) from error
-    finally:
-        partial.unlink(missing_ok=True)
+
+
+def warn_plainly() -> None:
+    """Shows only the text of warnings, without a line of the library's code."""
+    warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
+
+
+class Guard:
+    """Decides which errors are wrong usage: those about arguments, until these are read."""
+
+    def __init__(self) -> None:
+        self.reading = True
+
+    def arguments_read(self) -> None:
+        """All arguments are read; errors from here on are errors of the work."""
+        self.reading = False
+
+    @contextmanager
+    def arguments(self) -> Iterator[None]:
+        """A block that reads arguments which need the model: its `InputError` is wrong usage."""
+        try:
+            yield
+        except InputError:
+            self.reading = True
+            raise
+
+    def code(self, error: MippError) -> int:
+        """The exit code. Errors of files and of the user's own code are no wrong usage."""
+        plain = error.__cause__ is None and isinstance(error, InputError | BudgetError)
+        wrong = self.reading and plain
+        return WRONG_USAGE if wrong else FAILED
+
+
+@contextmanager
+def readable_errors(debug: bool) -> Iterator[Guard]:
+    """Turns errors into a message on stderr and an exit code; with ``debug``, a traceback first."""
+    guard = Guard()
+    try:
+        yield guard
+    except (typer.Exit, typer.Abort, typer.BadParameter):
+        raise
+    except MippError as error:
+        _show_error(str(error), debug)
+        raise typer.Exit(guard.code(error)) from error
+    except KeyboardInterrupt as error:
+        _show_error("interrupted", debug)
+        raise typer.Exit(INTERRUPTED) from error
+    except Exception as error:
+        if isinstance(error, BrokenPipeError):  # the reader has seen enough, as with `| head`
+            raise
+        what = f"unexpected {type(error).__name__}: {error}"
+        _show_error(what if debug else f"{what}\nRun again with --debug to see where.", debug)
+        raise typer.Exit(BUG) from error
+
+
+def _show_error(message: str, debug: bool) -> None:
+    if debug:
+        typer.echo(_whole_traceback(), err=True)
+    text = Text.assemble(("error: ", "bold red"), message)
+    Console(stderr=True).print(text, soft_wrap=True)
+
+
+def _whole_traceback() -> str:
+    """The traceback of the current error, with the errors that it hides (``from None``)."""
+    error: BaseException | None = sys.exc_info()[1]
+    while error is not None:
+        error.__suppress_context__ = False
+        error = error.__cause__ or error.__context__
+    return traceback.format_exc()

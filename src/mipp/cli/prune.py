@@ -1,5 +1,6 @@
 """``mipp prune``: a smaller model under a budget, and what it costs in accuracy."""
 
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -7,48 +8,43 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from mipp.cli import arguments as arg
-from mipp.cli.exit_codes import readable_errors
-from mipp.cli.output import Output, check_target, open_output, write_text
+from mipp.cli.output import Output, check_target, open_output, readable_errors, write_text
 from mipp.errors import InputError
-from mipp.options import Options, help_of
+from mipp.options import Granularity
 
 if TYPE_CHECKING:
     from torch import nn
 
     from mipp import retrain
     from mipp.cli.model_names import Network
-    from mipp.cli.results import Outcome
+    from mipp.cli.pruning import Outcome
 
 FINE_TUNING = 5
-"""Retraining starts from weights that are good: its peak rate is the recipe's over this."""
+"""Retraining starts from good weights: its peak learning rate is the recipe's divided by this."""
 
-_PLANNING, _RETRAINING, _OUTPUT = "What goes", "Retraining", "Output"
-
-
-def _help(name: str) -> str:
-    """The line of help that the library has for a setting, without the marks of code."""
-    return help_of(Options, name).replace("`", "")
+_RETRAINING, _OUTPUT = "Retraining", "Output"
 
 
+@arg.with_plan_options(after="granularity")
 def prune(
     model: arg.ModelName,
     budget: Annotated[
         str | None,
         typer.Option(
-            "--budget", "-b", rich_help_panel=_PLANNING,
+            "--budget", "-b", rich_help_panel=arg.PLANNING,
             show_default="as --confidence or --preset say",
             help="What may be left: macs=50%, params=300k, units=20%, latency=50% or 3ms (one "
             "example, measured now), information=99% (of what every consumer takes in), or "
-            "several with commas, all met.",
+            "several of them, separated by commas.",
         ),
     ] = None,
     granularity: Annotated[
-        Literal["unit", "weight", "2:4", "4:8"],
+        Granularity,
         typer.Option(
-            metavar="WHAT", rich_help_panel=_PLANNING,
-            help="What goes: unit (filters, neurons, heads: a smaller model); weight (single "
-            "weights: zeros, --budget params= or information=); 2:4 or 4:8 (that many stay of "
-            "neighbouring inputs, no budget).",
+            metavar="WHAT", rich_help_panel=arg.PLANNING,
+            help="What is removed: unit (filters, neurons, heads: a smaller model); weight (single "
+            "weights become zero, --budget params= or information=); 2:4 or 4:8 (2 of 4, or 4 of "
+            "8, neighbouring inputs stay; no budget).",
         ),
     ] = "unit",
     width: arg.Width = None,
@@ -57,147 +53,25 @@ def prune(
     device: arg.Device = "cpu",
     data: arg.DataName = "digits",
     data_root: arg.DataRoot = None,
-    samples: Annotated[
-        int | None,
-        typer.Option(
-            min=1, rich_help_panel="Data", show_default="5120",
-            help="Training examples at most that activations are measured on.",
-        ),
-    ] = None,
-    method: Annotated[
-        str | None,
-        typer.Option(
-            rich_help_panel=_PLANNING, show_default="mipp",
-            help=f"How units are ranked: {', '.join(arg.METHODS)}; `mipp methods` says what "
-            f"each one is. Single weights: {', '.join(arg.WEIGHT_METHODS)}.",
-        ),
-    ] = None,
     preset: Annotated[
         Literal["paper"] | None,
         typer.Option(
-            metavar="NAME", rich_help_panel=_PLANNING,
+            metavar="NAME", rich_help_panel=arg.PLANNING,
             help="Settings to start from; the other options replace single ones. paper: MIPP as "
             "published (learned estimator, one ordered pass, confidence, no refit).",
         ),
     ] = None,
-    estimator: Annotated[
-        str | None,
-        typer.Option(
-            rich_help_panel=_PLANNING, show_default="gaussian",
-            help=f"How information is measured: {', '.join(arg.ESTIMATORS)}.",
-        ),
-    ] = None,
-    target: Annotated[
-        Literal["activations", "outputs", "labels"] | None,
-        typer.Option(
-            metavar="WHAT", rich_help_panel=_PLANNING, show_default="activations",
-            help=_help("target"),
-        ),
-    ] = None,
-    confidence: Annotated[
-        float | None,
-        typer.Option(
-            metavar="LEVEL", rich_help_panel=_PLANNING, show_default="no such rule",
-            help="Remove only units of which we are not that sure (0.5 to 0.99) that they transfer "
-            "entropy; more go with a higher level.",
-        ),
-    ] = None,
-    next_layer: Annotated[
-        Literal["whole", "pruned"] | None,
-        typer.Option(
-            metavar="HOW", rich_help_panel=_PLANNING, show_default="whole",
-            help=_help("next_layer"),
-        ),
-    ] = None,
-    noise: Annotated[
-        str | None,
-        typer.Option(
-            rich_help_panel=_PLANNING, show_default="fisher",
-            help="What counts as noise in a consumer's output: fisher, or a share of its variance "
-            "such as 0.1.",
-        ),
-    ] = None,
-    order: Annotated[
-        Literal["greedy", "ordered"] | None,
-        typer.Option(
-            metavar="HOW", rich_help_panel=_PLANNING, show_default="greedy", help=_help("order"),
-        ),
-    ] = None,
-    allocation: Annotated[
-        Literal["priced", "global", "tolerance", "uniform", "rows"] | None,
-        typer.Option(
-            metavar="HOW", rich_help_panel=_PLANNING, show_default="the method's own",
-            help="How the budget is spread over the groups: priced (fewest nats per cost saved), "
-            "global (fewest nats), tolerance (the same share of nats) or uniform (of units). Of "
-            "single weights: priced, global, uniform (layers) or rows (outputs).",
-        ),
-    ] = None,
-    rounds: Annotated[
-        int | None,
-        typer.Option(
-            rich_help_panel=_PLANNING, show_default="1, or the method's own", help=_help("rounds"),
-        ),
-    ] = None,
-    passes: Annotated[
-        int | None,
-        typer.Option(
-            rich_help_panel=_PLANNING, show_default="1",
-            help=_help("passes"),
-        ),
-    ] = None,
-    refit: Annotated[
-        str | None,
-        typer.Option(
-            metavar="MODE", rich_help_panel=_PLANNING,
-            show_default="sequential",
-            help="How the weights that stay take over: sequential, closed, norm or none; own is "
-            "what the source of --method does.",
-        ),
-    ] = None,
     no_refit: Annotated[
         bool,
-        typer.Option("--no-refit", rich_help_panel=_PLANNING, help="The same as --refit none."),
+        typer.Option("--no-refit", rich_help_panel=arg.PLANNING, help="The same as --refit none."),
     ] = False,
-    protect: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="NAME", rich_help_panel=_PLANNING,
-            help=_help("protect") + " Can be given several times.",
-        ),
-    ] = None,
-    min_units: Annotated[
-        int | None,
-        typer.Option(
-            rich_help_panel=_PLANNING, show_default="1",
-            help="Units that every group keeps at least; 0 lets whole layers go.",
-        ),
-    ] = None,
-    round_to: Annotated[
-        int | None,
-        typer.Option(
-            rich_help_panel=_PLANNING, show_default="1", help=_help("round_to"),
-        ),
-    ] = None,
-    memory: Annotated[
-        str | None,
-        typer.Option(
-            rich_help_panel=_PLANNING, show_default="4GiB",
-            help="That measurements may take; beyond it they are made in several passes.",
-        ),
-    ] = None,
-    outputs: Annotated[
-        str | None,
-        typer.Option(
-            metavar="MODULE:NAME", rich_help_panel=_PLANNING, show_default="all",
-            help="A function of yours that picks from what the model returns what matters.",
-        ),
-    ] = None,
     train_epochs: Annotated[
         int | None,
         typer.Option(
-            metavar="EPOCHS", min=1, rich_help_panel=_PLANNING,
+            metavar="EPOCHS", min=1, rich_help_panel=arg.PLANNING,
             show_default="as the network's recipe",
-            help=f"Of one training, with methods that train: {', '.join(arg.TRAINING_METHODS)}.",
+            help="Epochs of one training, for methods that train: "
+            f"{', '.join(arg.TRAINING_METHODS)}.",
         ),
     ] = None,
     retraining: Annotated[
@@ -207,8 +81,6 @@ def prune(
             help="Epochs of retraining by the network's recipe.",
         ),
     ] = 0,
-    head_dims: arg.HeadDims = False,
-    residual: arg.Residual = False,
     retrain_lr: Annotated[
         float | None,
         typer.Option(
@@ -220,35 +92,36 @@ def prune(
         float,
         typer.Option(
             metavar="SHARE", min=0, max=1, rich_help_panel=_RETRAINING,
-            help="Share of the loss that is the divergence from the unpruned model.",
+            help="Share of the loss that is distillation: the divergence from the unpruned model.",
         ),
     ] = 0.0,
     out: Annotated[
         Path | None,
         typer.Option(
             "--out", "-o", metavar="FILE", rich_help_panel=_OUTPUT,
-            help="Where the pruned model goes: a .safetensors file for mipp.load and --weights.",
+            help="Write the pruned model to this .safetensors file, for mipp.load and --weights.",
         ),
     ] = None,
     plan: Annotated[
         Path | None,
         typer.Option(
             metavar="FILE", rich_help_panel=_OUTPUT,
-            help="Where the plan goes: a .json file for mipp.Plan.from_json, or that of "
-            "mipp.WeightPlan.",
+            help="Write the plan to this .json file, for mipp.Plan.from_json or "
+            "mipp.WeightPlan.from_json.",
         ),
     ] = None,
     report: Annotated[
         Path | None,
         typer.Option(
             metavar="FILE", rich_help_panel=_OUTPUT,
-            help="Where a page on the plan goes: an .html file with curves, widths and costs.",
+            help="Write a report of the plan to this .html file: curves, widths and costs.",
         ),
     ] = None,
     force: arg.Force = False,
     seed: arg.Seed = 0,
     json: arg.Json = False,
     debug: arg.Debug = False,
+    **options: Any,
 ) -> None:  # fmt: skip
     """Prune a model to a budget and show what is left of it: units, information, cost, accuracy."""
     import torch
@@ -258,38 +131,31 @@ def prune(
     from mipp.cli.model_loading import Wanted, check_fit, check_weights, open_model
     from mipp.cli.model_names import find_network
     from mipp.cli.pruning import Task, fine_tuning, run
-    from mipp.cli.user_imports import find
     from mipp.planning.model_outputs import read_outputs
     from mipp.report import check_plotly, current_versions
 
     with readable_errors(debug) as guard:
-        _check_says_how_much(granularity, budget, confidence, preset)
+        _check_says_how_much(granularity, budget, options["confidence"], preset)
         output = open_output(json)
-        if no_refit and refit not in (None, "none"):
-            raise InputError(f"--refit {refit} and --no-refit were both given; give one of them.")
+        if no_refit and options["refit"] not in (None, "none"):
+            raise InputError(
+                f"--refit {options['refit']} and --no-refit were both given; give one of them."
+            )
         if (retrain_lr is not None or distill) and not retraining:
             raise InputError("--retrain-lr and --distill need --retrain EPOCHS.")
         _check_preset(preset, granularity)
-        options = _given(
-            samples=samples, method=method, estimator=estimator, target=target,
-            confidence=confidence, next_layer=next_layer, noise=_number(noise), order=order,
-            allocation=allocation, rounds=rounds, passes=passes,
-            refit="none" if no_refit else refit, protect=protect, min_units=min_units,
-            round_to=round_to, memory=memory, head_dims=head_dims or None,
-            residual=residual or None,
-            outputs=None if outputs is None else find(outputs, "--outputs"),
-        )  # fmt: skip
-        read_outputs(options.get("outputs"))
+        given = _read_options(options, no_refit)
+        read_outputs(given.get("outputs"))
         if preset is not None:
-            options = presets.change(presets.paper(), options)
-        network = replace(find_network(model), outputs=options.get("outputs"))
-        train_by = _training(options, network, train_epochs)
+            given = presets.change(presets.paper(), given)
+        network = replace(find_network(model), outputs=given.get("outputs"))
+        train_by = _training(given, network, train_epochs)
         retrain_by = (
             fine_tuning(network.recipe, retraining, retrain_lr, distill) if retraining else None
         )
         wanted = None if budget is None else selection.parse_budget(budget)
         training = train_by if granularity == "unit" else None
-        task = Task(wanted, options, retrain_by, seed, training, granularity)
+        task = Task(wanted, given, retrain_by, seed, training, granularity)
         check_weights(weights)
         check_target(out, "--out", suffix=".safetensors", source=weights, force=force)
         check_target(plan, "--plan", suffix=".json", force=force)
@@ -312,7 +178,7 @@ def prune(
         output.result(
             {
                 "model": model,
-                "weights": _text(weights),
+                "weights": weights and str(weights),
                 "data": data,
                 "method": outcome.plan.record.options["method"],
                 "budget": budget,
@@ -320,9 +186,9 @@ def prune(
             }
             | outcome.content()
             | {
-                "out": _text(out),
-                "plan": _text(plan),
-                "report": _text(report),
+                "out": out and str(out),
+                "plan": plan and str(plan),
+                "report": report and str(report),
                 "versions": current_versions(),
             }
         )
@@ -332,7 +198,7 @@ def _write(
     small: "nn.Module", outcome: "Outcome", data: str,
     out: Path | None, plan: Path | None, report: Path | None,
 ) -> None:  # fmt: skip
-    """The files that were asked for. ``data``: what accuracy was measured on."""
+    """Writes the requested files. ``data``: what accuracy was measured on."""
     from mipp import surgery
 
     if out is not None:
@@ -349,10 +215,6 @@ def _say_where(output: Output, files: dict[str, Path | None]) -> None:
     for what, path in files.items():
         if path is not None:
             output.say(f"{what} in {path}")
-
-
-def _text(path: Path | None) -> str | None:
-    return None if path is None else str(path)
 
 
 def _check_says_how_much(granularity: str, *given: object) -> None:
@@ -387,12 +249,18 @@ def _training(
     return None
 
 
-def _number(noise: str | None) -> float | str | None:
-    try:
-        return None if noise is None else float(noise)
-    except ValueError:
-        return noise
+def _read_options(options: dict[str, Any], no_refit: bool) -> dict[str, Any]:
+    """Those that were given, as `mipp.plan` takes them."""
+    from mipp.cli.model_names import find
 
-
-def _given(**options: Any) -> dict[str, Any]:
-    return {name: value for name, value in options.items() if value is not None}
+    given = {
+        name: value for name, value in options.items() if value is not None and value is not False
+    }
+    if no_refit:
+        given["refit"] = "none"
+    if "noise" in given:
+        with suppress(ValueError):
+            given["noise"] = float(given["noise"])
+    if "outputs" in given:
+        given["outputs"] = find(given["outputs"], "--outputs")
+    return given

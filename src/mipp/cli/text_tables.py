@@ -1,4 +1,4 @@
-"""Tables for people; at most 80 columns wide where names are not long."""
+"""Tables for people; at most 80 columns wide unless names are long."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -9,11 +9,12 @@ from rich.text import Text
 
 from mipp.methods import Facts
 from mipp.records import ChannelGraph, Cost, Group, GroupSummary, Refusal
+from mipp.report.tables import short
 from mipp.surgery.mask_record import LayerSummary
 
 
 def groups_after(summary: Sequence[GroupSummary]) -> Table:
-    """What a plan does to each group, outputs first; nats only where the method measures any."""
+    """What a plan does to each group, outputs first; nats only if the method measures them."""
     nats = _information(summary)
     table = new_table("group", units="right", **nats, MACs="right", params="right")
     for row in summary:
@@ -33,7 +34,7 @@ def groups_after(summary: Sequence[GroupSummary]) -> Table:
 
 
 def layers_after(summary: Sequence[LayerSummary]) -> Table:
-    """What a plan of single weights does to each layer; nats only where the method measures any."""
+    """What a plan of single weights does to each layer; nats only if the method measures them."""
     nats = _information(summary)
     table = new_table("layer", weights="right", left="right", **nats, empty="right")
     for row in summary:
@@ -60,7 +61,7 @@ def _kept(row: GroupSummary | LayerSummary) -> str:
 
 
 def groups_of(graph: ChannelGraph, costs: Sequence[Cost]) -> Table:
-    """The groups of a model, outputs first, with who makes and who reads their units."""
+    """The groups of a model, outputs first, with the layers that make and read their units."""
     layers = {"made by": "left", "read by": "left"}
     table = new_table("group", units="right", **layers, MACs="right", params="right")
     for group, cost in zip(graph.groups, costs, strict=True):
@@ -94,7 +95,7 @@ def methods(rows: Sequence[Facts]) -> Table:
 
 
 def refusals(refused: Sequence[Refusal], what: str = "units") -> Table:
-    """What is left as it is, and why. ``what``: units, or weights, which are many."""
+    """What is not pruned, and why. ``what``: units or weights."""
     table = new_table("not pruned", **{what: "right"}, why="left")
     for row in refused:
         number = str(row.n_units) if what == "units" else exact(row.n_units)
@@ -126,7 +127,7 @@ def producers(group: Group) -> list[str]:
 
 
 def share(before: float | int, after: float | int) -> float | None:
-    """What is left of it; None where it was not measured."""
+    """The share that is left; None where it was not measured."""
     if not (math.isfinite(before) and math.isfinite(after)):
         return None
     return after / before if before else 1.0
@@ -137,23 +138,13 @@ def percent(value: float | None) -> str:
     return "–" if value is None else f"{100 * value:.1f} %"
 
 
-def short(value: float | int) -> str:
-    """Three significant digits: ``431k``, ``2.29M``."""
-    for size, letter in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if value >= 0.9995 * size:
-            scaled = value / size
-            digits = 2 if scaled < 9.995 else 1 if scaled < 99.95 else 0
-            return f"{scaled:.{digits}f}{letter}"
-    return f"{value:.0f}"
-
-
 def exact(value: float | int) -> str:
     """``431,080``."""
     return f"{value:,.0f}"
 
 
 def new_table(first: str, **columns: str) -> Table:
-    """A table in the style of all commands: its first column, and the others with their side."""
+    """A table in the style of all commands: the first column, and the others with their side."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, caption_justify="left")
     table.add_column(first, overflow="fold")
     for name, side in columns.items():

@@ -8,8 +8,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from mipp.cli import arguments as arg
-from mipp.cli.exit_codes import readable_errors
-from mipp.cli.output import check_target, open_output
+from mipp.cli.output import check_target, open_output, readable_errors
 
 _PANEL = "Training"
 
@@ -20,7 +19,7 @@ def train(
         Path,
         typer.Option(
             "--out", "-o", metavar="FILE", rich_help_panel="Output",
-            help="Where the trained weights go: a .safetensors file.",
+            help="Write the trained weights to this .safetensors file.",
         ),
     ],
     width: arg.Width = None,
@@ -31,7 +30,10 @@ def train(
     data_root: arg.DataRoot = None,
     epochs: Annotated[
         int | None,
-        typer.Option(min=1, rich_help_panel=_PANEL, show_default="the network's recipe"),
+        typer.Option(
+            min=1, rich_help_panel=_PANEL, show_default="the network's recipe",
+            help="Number of epochs.",
+        ),
     ] = None,
     lr: Annotated[
         float | None,
@@ -44,14 +46,14 @@ def train(
         int | None,
         typer.Option(
             min=1, rich_help_panel=_PANEL, show_default="the network's recipe",
-            help="Of built-in data; your own come in batches already.",
+            help="Of built-in data; your own data come in batches.",
         ),
     ] = None,
     precision: Annotated[
         Literal["float32", "bfloat16"] | None,
         typer.Option(
             rich_help_panel=_PANEL, show_default="the network's recipe",
-            help="Of convolutions and products; weights stay float32.",
+            help="Of convolutions and matrix products; weights stay float32.",
         ),
     ] = None,
     augment: Annotated[
@@ -65,8 +67,8 @@ def train(
         Path | None,
         typer.Option(
             metavar="FILE", rich_help_panel=_PANEL,
-            help="Checkpoint, written after every epoch; if it is there, training goes on from it. "
-            "A .safetensors file.",
+            help="Checkpoint, a .safetensors file, written after every epoch; if it exists, "
+            "training continues from it.",
         ),
     ] = None,
     force: arg.Force = False,
@@ -74,7 +76,7 @@ def train(
     json: arg.Json = False,
     debug: arg.Debug = False,
 ) -> None:  # fmt: skip
-    """Train a network and write its weights; with --weights, go on from these.
+    """Train a network and write its weights; with --weights, continue from these.
 
     Built-in networks have recipes that reach the accuracy of the literature, or near it.
     """

@@ -2,8 +2,6 @@
 
 import importlib
 import logging
-import os
-import uuid
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -16,6 +14,7 @@ from jaxtyping import Shaped
 from torch import Tensor, nn
 
 from mipp import graph, statistics, surgery
+from mipp.atomic_files import replacing
 from mipp.checks import checked
 from mipp.errors import FileError, InputError, SurgeryError
 from mipp.export.flat import (
@@ -186,20 +185,15 @@ def export_onnx(
             examples += [shortened(tensors) for tensors in examples]
         traced = some_examples(tensors, TRACED) if dynamic_batch else tensors
         outputs = output_names(inner, arguments)
-        partial = target.with_name(f".{target.name}.{uuid.uuid4().hex}.partial")
         try:
-            _write(flat, traced, outputs, partial, dynamic_batch, dynamic_length)
-            difference = _compared(flat, OnnxSession(partial), examples, tolerance)
-            with partial.open("rb+") as file:
-                os.fsync(file.fileno())
-            size = partial.stat().st_size
-            partial.replace(target)
+            with replacing(target) as partial:
+                _write(flat, traced, outputs, partial, dynamic_batch, dynamic_length)
+                difference = _compared(flat, OnnxSession(partial), examples, tolerance)
+                size = partial.stat().st_size
         except OSError as error:
             raise FileError(
                 f"{target} cannot be written: {error}. Check room and permissions."
             ) from error
-        finally:
-            partial.unlink(missing_ok=True)
     return OnnxFile(target, tuple(flat.names), tuple(outputs), sizes, difference, size)
 
 

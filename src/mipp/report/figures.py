@@ -10,7 +10,13 @@ from mipp.report.tables import Summary, Table
 
 @dataclass(frozen=True)
 class Point:
-    """One mark: where it is, and in words what it says. ``x`` is text on an axis of names."""
+    """One mark of a figure.
+
+    Attributes:
+        x: where it is; text on an axis of names.
+        y: its height, with an error bar.
+        hover: words about it, as HTML.
+    """
 
     x: float | int | str
     y: Summary
@@ -19,7 +25,13 @@ class Point:
 
 @dataclass(frozen=True)
 class Series:
-    """Marks of one label, joined by a line. ``style``: None for the label's own in the report."""
+    """Marks of one label, joined by a line.
+
+    Attributes:
+        label: in the legend.
+        points: in the order of the line.
+        style: None for the style that the label has in the report.
+    """
 
     label: str
     points: tuple[Point, ...]
@@ -43,10 +55,16 @@ class Series:
 
 @dataclass(frozen=True)
 class Axis:
-    """``kind``: how numbers are written and spaced; ``"names"`` has text, in the given order.
+    """An axis of a drawing.
 
-    ``"left"``: shares that are left, on a logarithmic scale. ``"removed"``: shares that are
-    removed, spaced as what they leave.
+    Attributes:
+        title: beside the axis.
+        kind: how numbers are written and spaced. ``"names"`` has text, in the order of ``names``.
+            ``"left"``: shares that are left, on a logarithmic scale. ``"removed"``: shares that
+            are removed, spaced as what they leave.
+        names: of an axis of names.
+        zero: whether the axis starts at zero.
+        reverse: whether it runs the other way.
     """
 
     title: str
@@ -67,8 +85,14 @@ class Axis:
 class View:
     """One drawing of a figure.
 
-    ``choice``: one option of each of the figure's choices. ``level``: a height that is drawn as a
-    line across, with its name. ``cuts``: places on the horizontal axis that are marked.
+    Attributes:
+        choice: one option of each of the figure's choices.
+        x: the horizontal axis.
+        y: the vertical axis.
+        series: what is drawn.
+        drawing: lines or bars.
+        level: name and height of a line across.
+        cuts: name and place of marks on the horizontal axis.
     """
 
     choice: tuple[str, ...]
@@ -94,7 +118,12 @@ class View:
 
 @dataclass(frozen=True)
 class Choice:
-    """A row of buttons: ``options`` as (key, words)."""
+    """A row of buttons.
+
+    Attributes:
+        title: before the buttons.
+        options: (key, words) of each.
+    """
 
     title: str
     options: tuple[tuple[str, str], ...]
@@ -104,8 +133,14 @@ class Choice:
 class Figure:
     """Views that the reader switches between, and tables of the same numbers.
 
-    ``tables``: by the options that they belong to, such as ``("retrained",)``: shown while these
-    are chosen. ``made``: how it was made, as (what, words). ``height`` in pixels.
+    Attributes:
+        title: above the figure.
+        caption: below it.
+        choices: rows of buttons.
+        views: one for each combination of options.
+        tables: by the options, such as ``("retrained",)``, with which they are shown.
+        made: how it was made, as (what, words).
+        height: in pixels.
     """
 
     title: str
@@ -149,7 +184,11 @@ def together(
 ) -> View:
     """Shares of what is removed and lost, one line each; the last place is the cut, a large mark.
 
-    ``curves``: name, number that could go, nats before, places of (removed, lost), words for each.
+    Args:
+        choice: the option that shows this view.
+        x_title: of the horizontal axis.
+        curves: of each, its name, the number that could be removed, nats before, places of
+            (removed, lost), and words for each place.
     """
     lines, cuts = [], []
     for index, (name, before, nats_before, places, words) in enumerate(curves):
@@ -174,7 +213,7 @@ def looks(style: Style) -> dict[str, Any]:
 
 
 def number(value: float | int) -> float:
-    """To six digits, which is more than a figure can show."""
+    """The value to six digits, which is more than a figure can show."""
     return float(f"{value:.6g}")
 
 

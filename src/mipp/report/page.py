@@ -1,7 +1,6 @@
 """One HTML file that needs nothing else: style, Plotly and data are inside."""
 
 import json
-import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from html import escape
@@ -10,6 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from mipp.atomic_files import replacing
 from mipp.errors import FileError, InputError
 from mipp.report.figures import Choice, Figure, looks
 from mipp.report.styles import DARK, FAMILIES, FEW, LIGHT, Style
@@ -18,18 +18,24 @@ from mipp.report.tables import Table
 SUFFIXES = (".html", ".htm")
 
 BUTTONS = 5
-"""Up to so many options are buttons in a row; more are a list to choose from."""
+"""Up to so many options are buttons in a row; more are in a drop-down list."""
 
 _POLICY = (
     "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; "
     "img-src data: blob:; base-uri 'none'; form-action 'none'"
 )
-"""The page may load nothing: it is complete, and this says so to the browser."""
+"""Forbids the browser to load anything: the page is complete."""
 
 
 @dataclass(frozen=True)
 class Section:
-    """A heading, paragraphs, and what follows in that order. ``about`` is plain text."""
+    """A section of a page.
+
+    Attributes:
+        title: the heading.
+        about: paragraphs, as plain text.
+        parts: figures, tables and facts, in order.
+    """
 
     title: str
     about: str = ""
@@ -38,7 +44,13 @@ class Section:
 
 @dataclass(frozen=True)
 class Facts:
-    """Names and words; ``folded``: shown on a click."""
+    """A list of names and words.
+
+    Attributes:
+        title: of the list.
+        rows: (name, words) of each.
+        folded: whether a click shows it.
+    """
 
     title: str
     rows: tuple[tuple[str, str], ...]
@@ -47,7 +59,15 @@ class Facts:
 
 @dataclass(frozen=True)
 class Page:
-    """``styles``: of the methods that occur, by label."""
+    """A whole page.
+
+    Attributes:
+        title: of the page.
+        lead: paragraphs at the top.
+        sections: in order.
+        styles: of the methods that occur, by label.
+        footer: paragraphs at the bottom.
+    """
 
     title: str
     lead: str
@@ -94,7 +114,7 @@ class Page:
 
 
 def plotly_javascript() -> str:
-    """Plotly's own JavaScript, some 5 MB, as the Python package brings it.
+    """Plotly's JavaScript, some 5 MB, from its Python package.
 
     Raises:
         InputError: the package is not installed.
@@ -108,7 +128,7 @@ def plotly_javascript() -> str:
 
 
 def check_plotly() -> None:
-    """Raise `InputError` now, and not after long work, where a report could not be drawn."""
+    """Raise `InputError` now, and not after long work, if a report could not be drawn."""
     if find_spec("plotly") is None:
         raise InputError(_NO_PLOTLY)
 
@@ -120,7 +140,7 @@ _NO_PLOTLY = (
 
 
 def write(path: Path, text: str) -> None:
-    """Writes the page beside its target, then puts it in its place.
+    """Writes the whole page, or none.
 
     Raises:
         InputError: a name that browsers would not open as a page.
@@ -131,18 +151,14 @@ def write(path: Path, text: str) -> None:
             f"the report {path}: a report is a page of HTML, and expected is a name that ends in "
             f"{' or '.join(SUFFIXES)}. Give such a name; a browser can print the page as a PDF."
         )
-    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
     try:
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(path)
+        with replacing(path) as partial:
+            partial.write_text(text, encoding="utf-8")
     except OSError as error:
         raise FileError(
             f"the report {path} cannot be written: {error.strerror or error}. Expected a file name "
             "in a folder that is there and can be written to; check it, and that there is room."
         ) from error
-    finally:
-        if partial.exists():
-            partial.unlink()
 
 
 class _Numbers:
@@ -197,7 +213,7 @@ def _figure(figure: Figure, number: int) -> str:
 
 
 def _folded(rows: Iterable[tuple[str, str]], title: str = "How this was made") -> str:
-    """Facts that a click unfolds."""
+    """Facts that a click shows."""
     lines = "".join(f"<dt>{escape(what)}</dt><dd>{escape(words)}</dd>" for what, words in rows)
     return f'<details class="made"><summary>{escape(title)}</summary><dl>{lines}</dl></details>'
 
@@ -235,7 +251,7 @@ def _paragraphs(text: str) -> str:
 
 
 def _json(content: Any) -> str:
-    """JSON that cannot end the script element that it stands in."""
+    """JSON that cannot end the script element around it."""
     text = json.dumps(content, allow_nan=False, separators=(",", ":"), ensure_ascii=False)
     return text.replace("<", "\\u003c")
 

@@ -19,16 +19,19 @@ from mipp.surgery.record import PlanRecord
 
 ALL = "all groups"
 STEEP = 50
-"""From so many times the lowest score on, scores are drawn on a logarithmic axis."""
+"""Scores that differ by more than this factor are drawn on a logarithmic axis."""
 
 
 @dataclass(frozen=True)
 class Measured:
-    """What was measured of a plan, beside the plan. Shares, of what it was measured on.
+    """What was measured beside the plan.
 
-    ``accuracy``: of the full model and of the pruned one. ``retrained``: after training on.
-    ``latency_ms``: milliseconds for one example, before and after. ``command``: what was run.
-    ``data``: what it was measured on.
+    Attributes:
+        accuracy: share of correct answers, of the full model and of the pruned one.
+        retrained: accuracy of the pruned model after retraining.
+        latency_ms: milliseconds for one example, before and after.
+        command: what was run.
+        data: what it was measured on.
     """
 
     accuracy: tuple[float, float] | None = None
@@ -39,7 +42,7 @@ class Measured:
 
 
 def current_versions() -> dict[str, str]:
-    """Of what numbers depend on: mipp, torch and Python."""
+    """Versions of mipp, torch and Python, on which numbers depend."""
     installed = {"mipp": metadata.version("torch-mipp"), "torch": metadata.version("torch")}
     return installed | {"python": platform.python_version()}
 
@@ -57,7 +60,7 @@ def plan_page(
     Args:
         record: the plan. Without its ``trails``, as plans of older files are, there are no curves.
         title: of the page.
-        seconds: how long the stages of planning took.
+        seconds: that the stages of planning took.
         versions: name -> version of what computed it, beside mipp's own in the record; those of
             torch and Python now by default.
         measured: accuracy and latency, where they were measured.
@@ -116,7 +119,7 @@ def page_of(
 def outcome_facts(
     changes: Sequence[tuple[str, float | int, float | int]], measured: Measured
 ) -> Facts:
-    """What was counted and measured, before and after. ``changes``: name, before, after."""
+    """What was counted and measured. ``changes``: name, number before, number after."""
     shown = [(name, _change(before, after)) for name, before, after in changes]
     if measured.accuracy is not None:
         before, after = measured.accuracy
@@ -141,7 +144,7 @@ def _percent(value: float) -> str:
 def _widths(record: PlanRecord) -> Figure:
     groups = tuple(reversed(record.summary))
     what = (
-        " Nats in the table: information that the units tell their consumers, per example, and "
+        " Nats in the table: information that the units pass to their consumers, per example, and "
         "what is left of it."
         if measured_nats(groups)
         else ""
@@ -226,7 +229,7 @@ def _curves(record: PlanRecord) -> Section:
 
 
 def _cut(trail: Trail, row: GroupSummary) -> tuple[float, float]:
-    """Units that go, and the value there; before the first score, that of the first."""
+    """Number of units removed, and the value there; before the first score, the first one."""
     gone = row.units_before - row.units_after
     return float(gone), float(np.interp(gone, trail.removed, trail.values))
 
@@ -274,7 +277,7 @@ def _hover(trail: Trail, row: GroupSummary, n: int, value: float | int) -> str:
 
 
 def refusals(refused: Sequence[Refusal], corner: str, counted: str, everything: str) -> Section:
-    """What is left as it is; ``everything``: what can be pruned where nothing is refused."""
+    """What is not pruned. ``everything``: what can be pruned if nothing is refused."""
     title = "What is refused"
     if not refused:
         return Section(title, f"Nothing: {everything} can be pruned.")

@@ -1,4 +1,4 @@
-"""Colours, dashes and markers of all reports, that also people with a colour deficiency tell apart.
+"""Colours, dashes and markers of all reports, distinct to people with a colour deficiency, too.
 
 `tests/report/test_styles.py` measures how far the colours are apart. MIPP has a colour of its own.
 """
@@ -11,8 +11,8 @@ DARK = ("#ff7a45", "#ab6cf5", "#699e6c", "#e2b013", "#f327c1", "#a8a1fd", "#fe84
         "#9c9c9c")  # fmt: skip
 """The palette on a light and on a dark ground: first MIPP's, last that of references.
 
-Found by a search for pairs of one hue that are furthest apart to people with any of the three
-deficiencies, and further to others.
+Found by a search for pairs of one hue that are furthest apart for people with any of the three
+deficiencies, and further for others.
 """
 
 REFERENCE = len(LIGHT) - 1
@@ -23,12 +23,17 @@ SYMBOLS = ("circle", "square", "diamond", "triangle-up", "triangle-down", "cross
 
 @dataclass(frozen=True)
 class Family:
-    """Methods that are switched on and off together."""
+    """Methods that are switched on and off together.
+
+    Attributes:
+        key: in the page's data.
+        title: on the button.
+        first: whether it is shown at first if there are more methods than `FEW`.
+    """
 
     key: str
     title: str
     first: bool
-    """Whether it is seen at first where there are more methods than `FEW`."""
 
 
 FAMILIES = (
@@ -39,12 +44,20 @@ FAMILIES = (
     Family("other", "other methods", first=False),
 )
 FEW = 12
-"""So many methods are all shown from the start."""
+"""Up to so many methods are all shown from the start."""
 
 
 @dataclass(frozen=True)
 class Style:
-    """``colour``: a place in the palette. ``width`` in pixels."""
+    """How the marks and lines of one label look.
+
+    Attributes:
+        family: key of the `Family`.
+        colour: index into the palette.
+        dash: of the line, one of `DASHES`.
+        symbol: of the marks, one of `SYMBOLS`.
+        width: of the line, in pixels.
+    """
 
     family: str
     colour: int
@@ -59,6 +72,6 @@ class Style:
 
 
 def plain_style(index: int) -> Style:
-    """For what is no method, such as groups of units: one after the other."""
+    """The style of the n-th label that is no method, such as a group of units."""
     colour, dash = 1 + index % (REFERENCE - 1), DASHES[index // (REFERENCE - 1) % len(DASHES)]
     return Style("other", colour, dash, SYMBOLS[index % len(SYMBOLS)], 2.0)

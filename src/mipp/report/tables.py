@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from html import escape
 
 NOTHING = "–"
-"""In the place of what was not measured."""
+"""Stands for what was not measured."""
 
 LONG = 40
 """Longer text than this is broken into lines."""
@@ -13,9 +13,13 @@ LONG = 40
 
 @dataclass(frozen=True)
 class Summary:
-    """Of ``n`` values the ``mean`` and how far error bars go down and up from it.
+    """The mean of several values, and its error bar.
 
-    None: no error bar, as with one value.
+    Attributes:
+        mean: of the values.
+        n: number of values.
+        below: length of the error bar downwards; None for no error bar, as with one value.
+        above: the same upwards.
     """
 
     mean: float
@@ -33,9 +37,16 @@ class Summary:
 
 @dataclass(frozen=True)
 class Cell:
-    """``text`` to read; ``value`` to sort by; ``spread`` and ``n`` for exports.
+    """A cell of a table.
 
-    ``scale``: what value and spread are multiplied with in exports, as they are in the text.
+    Attributes:
+        text: to read.
+        value: to sort by.
+        spread: half of the error bar, for exports.
+        n: number of values, for exports.
+        best: whether it is the best of its column.
+        near: whether it is within the error bar of the best.
+        scale: factor on value and spread in exports, as in the text.
     """
 
     text: str = NOTHING
@@ -75,7 +86,16 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """``corner``: what the rows are. ``is_methods``: methods, which the reader can hide."""
+    """A table of a page.
+
+    Attributes:
+        corner: what the rows are.
+        columns: headings.
+        rows: in order.
+        note: a line above the table.
+        is_methods: whether the rows are methods, which the reader can hide.
+        name: of exported files.
+    """
 
     corner: str
     columns: tuple[str, ...]

@@ -6,8 +6,6 @@ all the state that random generators have between epochs.
 """
 
 import json
-import os
-import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -15,9 +13,9 @@ from pathlib import Path
 import safetensors
 import safetensors.torch
 import torch
-from pydantic import TypeAdapter, ValidationError
 from torch import Tensor, nn
 
+from mipp.atomic_files import replacing
 from mipp.errors import FileError, TrainingError
 from mipp.retrain.recipes import Recipe
 
@@ -122,7 +120,9 @@ def save_checkpoint(
         "recipe": json.dumps(asdict(recipe)),
         "history": json.dumps(asdict(history)),
     }
-    _write_atomically(path, safetensors.torch.save(whole, metadata))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as partial:
+        partial.write_bytes(safetensors.torch.save(whole, metadata))
 
 
 def load_checkpoint(
@@ -134,12 +134,14 @@ def load_checkpoint(
         FileError: if the file is damaged or not a checkpoint.
         TrainingError: if it belongs to another run, with another recipe, seed or model.
     """
+    from pydantic import TypeAdapter  # noqa: PLC0415 - only reading needs it
+
     tensors, metadata = _read(path)
     try:
         saved_recipe = TypeAdapter(Recipe).validate_json(metadata["recipe"])
         history = TypeAdapter(History).validate_json(metadata["history"])
         saved_seed = int(metadata["seed"])
-    except (KeyError, ValidationError, ValueError) as error:
+    except (KeyError, ValueError) as error:
         raise FileError(
             f"checkpoint {path} has metadata that cannot be read ({error}); expected what "
             f"training writes ({FORMAT}). Remove it to start anew."
@@ -202,17 +204,3 @@ def _must_fit(path: Path, saved: Mapping[str, Tensor], mine: Mapping[str, Tensor
                 f"file and {shapes[1]} in the model. Give the model that was trained, or name "
                 "another file."
             )
-
-
-def _write_atomically(path: Path, content: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, scratch = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(scratch).replace(path)
-    except BaseException:
-        Path(scratch).unlink(missing_ok=True)
-        raise

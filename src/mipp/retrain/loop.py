@@ -6,12 +6,11 @@ from collections.abc import Callable, Iterable, Iterator, Sized
 from contextlib import ExitStack
 from os import PathLike
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int64
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
 
 from mipp.errors import InputError, TrainingError
@@ -19,6 +18,9 @@ from mipp.retrain.history import EpochRecord, Evaluation, History, load_checkpoi
 from mipp.retrain.recipes import Recipe
 from mipp.tracing.guards import channels_last as laid_out
 from mipp.tracing.guards import generators_kept, gradients_enabled, modes_kept, seed_generators
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
 
 Step = Callable[[torch.optim.SGD], None]
 """One step of training, called with gradients and learning rate set; calls ``optimizer.step()``."""
@@ -317,6 +319,13 @@ def _device(model: nn.Module) -> torch.device:
     raise InputError("a model without parameters was given; there is nothing to train in it.")
 
 
-def _bar(*, enabled: bool) -> Progress:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    return Progress(*columns, TimeRemainingColumn(), disable=not enabled)
+def _bar(*, enabled: bool) -> "Progress":
+    from rich import progress  # noqa: PLC0415 - only training needs it
+
+    columns = (
+        progress.TextColumn("{task.description}"),
+        progress.BarColumn(),
+        progress.MofNCompleteColumn(),
+        progress.TimeRemainingColumn(),
+    )
+    return progress.Progress(*columns, disable=not enabled)

@@ -8,8 +8,6 @@ it again.
 
 import hashlib
 import json
-import os
-import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -17,11 +15,11 @@ from types import MappingProxyType
 from typing import Any, TypeVar
 
 import torch
-from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from mipp.atomic_files import replacing
 from mipp.checks import checked
 from mipp.errors import FileError, InputError, SurgeryError
 from mipp.surgery.keeps import AttributeKeep, AxisKeep, fingerprint, kept_of
@@ -268,28 +266,21 @@ def _digest(content: Mapping[str, object], tensors: Mapping[str, Tensor]) -> str
 
 
 def _write(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
-    """Writes beside the target, then puts the file in its place: there is never half a file."""
-    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
+    """Writes the whole file, or raises `FileError`."""
     try:
-        partial.touch()
-        usual = partial.stat().st_mode
-        save_file(tensors, partial, metadata)
-        partial.chmod(usual)  # safetensors lets nobody else read what it writes
-        with partial.open("rb+") as file:
-            os.fsync(file.fileno())
-        partial.replace(path)
+        with replacing(path) as partial:
+            save_file(tensors, partial, metadata)
     except (OSError, SafetensorError) as error:
         raise FileError(
             f"{path} cannot be written: {error}. Expected a folder that exists, with room and "
             f"permission to write."
         ) from error
-    finally:
-        if partial.exists():
-            partial.unlink()
 
 
 def _read(path: Path) -> tuple[FileRecord, dict[str, Tensor]]:
     """The record and all stored tensors, once the digest was found to agree."""
+    from pydantic import TypeAdapter, ValidationError  # noqa: PLC0415 - only reading needs it
+
     tensors, metadata = read_safetensors(path)
     if KEY not in metadata:
         raise FileError(

@@ -5,14 +5,16 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib import metadata
-from typing import Any, Protocol, TypeVar, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
-from pydantic import TypeAdapter, ValidationError
 
 from mipp.errors import FileError, InputError
 from mipp.records import AxisKey, Cost, GroupSummary, IntArray, Refusal, Trail
 from mipp.surgery.keeps import AttributeKeep, AxisKeep, ScaleKeep, kept_of, rises
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
 
 FORMAT = 1
 """Version of the JSON form of a plan."""
@@ -228,6 +230,8 @@ def read_json(kind: type[Record], text: str, problem: Callable[[Mapping[str, Any
         text: The text.
         problem: What is wrong with the format of the content; empty where nothing is.
     """
+    from pydantic import TypeAdapter, ValidationError  # noqa: PLC0415 - only reading needs it
+
     try:
         content = json.loads(text)
     except (TypeError, ValueError, RecursionError) as error:
@@ -289,7 +293,7 @@ def _with_nan(content: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def first_problem(error: ValidationError) -> str:
+def first_problem(error: "ValidationError") -> str:
     """Where in the data the first problem is, and what it is."""
     problem = error.errors()[0]
     where = ".".join(str(part) for part in problem["loc"])

@@ -1,4 +1,4 @@
-"""How numbers are written."""
+"""Tables for people."""
 
 import math
 
@@ -8,18 +8,6 @@ import torch
 import mipp
 from mipp.cli import text_tables
 from mipp.cli.output import open_output
-
-
-@pytest.mark.parametrize(
-    ("value", "text"),
-    [
-        (0, "0"), (7, "7"), (999, "999"), (999.6, "1.00k"), (1000, "1.00k"), (9994, "9.99k"),
-        (9996, "10.0k"), (99_960, "100k"), (431_080, "431k"), (999_600, "1.00M"),
-        (2_293_000, "2.29M"), (4_089_184_256, "4.09G"), (1.5e12, "1.50T"),
-    ],
-)  # fmt: skip
-def test_three_digits(value, text):
-    assert text_tables.short(value) == text
 
 
 @pytest.mark.parametrize(("method", "measured"), [("mipp", True), ("l2", False)])

@@ -12,8 +12,8 @@ def test_zeros_are_in_the_json_the_plan_and_the_file(mipp, small_cnn, weights, t
     page = tmp_path / "plan.html"
     done = mipp(
         "prune", *small_cnn, "--weights", weights, "--granularity", "weight", *QUICK,
-        "--budget", "params=20%", "--out", path, "--plan", plan, "--retrain", "1", "--report",
-        page, "--json",
+        "--budget", "params=20%", "--ridge", "0.001", "--out", path, "--plan", plan, "--retrain",
+        "1", "--report", page, "--json",
     )  # fmt: skip
     assert done.code == 0, done.err
     found = done.json
@@ -30,6 +30,7 @@ def test_zeros_are_in_the_json_the_plan_and_the_file(mipp, small_cnn, weights, t
     # retrained with the zeros held, and stored without them
     loaded = library.load(library.models.build("digits_cnn", width=0.5), path)
     kept = library.WeightPlan.from_json(plan.read_text())
+    assert kept.record.options["ridge"] == 0.001
     for name, mask in kept.masks.items():
         assert torch.equal(loaded.get_parameter(name) != 0, mask)
     assert path.stat().st_size < 0.5 * weights.stat().st_size
