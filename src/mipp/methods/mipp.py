@@ -62,9 +62,10 @@ class Mipp(Method):
 
     def choose(self, problem: Problem, budgets: Sequence[Budgeted]) -> Iterator[Choice]:
         """The units that stay for each budget; what does not depend on it is measured once."""
-        first = Curves(problem)
+        # one round for all budgets; of several each measures another model, and then forgets it
+        shared = Curves(problem) if problem.options.rounds == 1 else None
         for budget in budgets:
-            yield _in_rounds(problem, first, budget)
+            yield _in_rounds(problem, shared, budget)
 
     def choose_weights(
         self, problem: WeightProblem, targets: Sequence[WeightTarget]
@@ -75,21 +76,22 @@ class Mipp(Method):
         return informed(problem, targets)
 
 
-def _in_rounds(problem: Problem, first: "Curves", budget: Budgeted) -> Choice:
+def _in_rounds(problem: Problem, shared: "Curves | None", budget: Budgeted) -> Choice:
     """Each round measures what the one before has left, sliced and refitted."""
     options, now = problem.options, problem
     keep: dict[str, tuple[int, ...]] = {
         group.name: tuple(range(group.n_units)) for group in problem.graph.groups
     }
     nats: dict[str, tuple[float, float]] = {}
-    trails = NatsTrails()
+    trails, loss = NatsTrails(), ""
     for number in range(1, options.rounds + 1):
         # groups that are down to one unit are not in the graph any more, but still count
         left = {group.name for group in now.graph.groups}
         gone = {name: len(units) for name, units in keep.items() if name not in left}
         share, final = number / options.rounds, number == options.rounds
-        curves = first if now is problem else Curves(now)
+        curves = shared or Curves(now)
         chosen, made = _select(curves, now, budget, share, gone, final=final)
+        loss = loss or curves.loss
         for group in now.graph.groups:
             stays, curve = chosen[group.index], made[group.index]
             keep[group.name] = tuple(np.array(keep[group.name])[stays].tolist())
@@ -100,7 +102,7 @@ def _in_rounds(problem: Problem, first: "Curves", budget: Budgeted) -> Choice:
             break  # a stop rule is through with all of them
         if not final:
             now = problem.pruned(keep)
-    return Choice(keep, nats, trails.trails(), {"loss": first.loss})
+    return Choice(keep, nats, trails.trails(), {"loss": loss})
 
 
 def _select(
