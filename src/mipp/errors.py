@@ -11,7 +11,16 @@ Examples:
 
 
 class MippError(Exception):
-    """Base class: `except mipp.MippError` catches all errors that mipp raises on purpose."""
+    """Base class: `except mipp.MippError` catches all errors that mipp raises on purpose.
+
+    Examples:
+        >>> import mipp
+        >>> try:
+        ...     mipp.models.build("lenet")
+        ... except mipp.MippError as error:
+        ...     print(type(error).__name__)
+        InputError
+    """
 
 
 class InputError(MippError, ValueError):

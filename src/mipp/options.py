@@ -129,7 +129,13 @@ class _Common:
 
 @dataclass(frozen=True, kw_only=True)
 class Options(_Common):
-    """Settings of `mipp.plan`, each also a keyword of it."""
+    """Settings of `mipp.plan`, each also a keyword of it.
+
+    Examples:
+        >>> from mipp.options import Options
+        >>> Options(round_to=8).min_units
+        1
+    """
 
     method: "methods.Method" = option(
         "How units are chosen: a name of `mipp.methods.names` or a record such as "
@@ -222,7 +228,13 @@ class Options(_Common):
 
 @dataclass(frozen=True, kw_only=True)
 class WeightOptions(_Common):
-    """Settings of `mipp.plan` with ``granularity="weight"``, ``"2:4"`` or ``"4:8"``."""
+    """Settings of `mipp.plan` with ``granularity="weight"``, ``"2:4"`` or ``"4:8"``.
+
+    Examples:
+        >>> from mipp.options import WeightOptions
+        >>> WeightOptions(granularity="2:4").pattern
+        Pattern(most=2, run=4)
+    """
 
     granularity: Granularity = option("What is removed: `weight`, `2:4` or `4:8`.", "weight")
     method: "methods.Method | methods.Layerwise" = option(

@@ -12,7 +12,7 @@ import mipp
 
 PACKAGE = Path(mipp.__file__).parent
 WITH_EXAMPLES = ("mipp.data", "mipp.models", "mipp.retrain", "mipp.export", "mipp.features",
-                 "mipp.latency")  # fmt: skip
+                 "mipp.latency", "mipp")  # fmt: skip
 FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE | doctest.IGNORE_EXCEPTION_DETAIL
 
 

@@ -75,6 +75,13 @@ class Training:
         batches: Of ``(x, y)``, as for `mipp.retrain.train`.
         recipe: Of one full training.
         progress: Called as ``progress(steps done, steps)``; `mipp.plan` sets it.
+
+    Examples:
+        >>> import torch
+        >>> from mipp.retrain import Recipe
+        >>> pairs = [(torch.randn(8, 4), torch.zeros(8, dtype=torch.long))]
+        >>> Training(pairs, Recipe(epochs=2)).recipe.epochs
+        2
     """
 
     batches: Iterable[Any]

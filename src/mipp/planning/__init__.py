@@ -120,6 +120,18 @@ def plan(
         BudgetError: the budget cannot be read or reached; says the smallest that can.
         SurgeryError: the model cannot be copied, or computes something else in every call.
         InputError: an option that is not known or does not fit.
+
+    Examples:
+        >>> import torch
+        >>> import mipp
+        >>> _ = torch.manual_seed(0)
+        >>> net = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
+        >>> batches = [torch.randn(64, 4)]
+        >>> plan = mipp.plan(net, batches, "units=50%")
+        >>> plan.after.units
+        4
+        >>> plan.apply()[0]
+        Linear(in_features=4, out_features=4, bias=True)
     """
     return _plans(model, batches, [budget], granularity, progress, options)[0]
 
@@ -167,6 +179,15 @@ def plans(
         InputError: several budgets with ``passes`` or ``rounds`` above 1, or an information budget
             in ``ordered`` elimination or with ``next_layer="pruned"``, whose measurements depend on
             the budget.
+
+    Examples:
+        >>> import torch
+        >>> import mipp
+        >>> _ = torch.manual_seed(0)
+        >>> net = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
+        >>> batches = [torch.randn(64, 4)]
+        >>> [plan.after.units for plan in mipp.plans(net, batches, ["units=50%", "units=25%"])]
+        [4, 2]
     """
     wanted = read_budgets(budgets)
     return _plans(model, batches, wanted, granularity, progress, options)
@@ -184,6 +205,15 @@ def prune(
     """`plan` and `Plan.apply` in one: a smaller, ordinary module. The model is left as it was.
 
     Takes what `plan` takes, and raises what the two raise.
+
+    Examples:
+        >>> import torch
+        >>> import mipp
+        >>> _ = torch.manual_seed(0)
+        >>> net = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
+        >>> batches = [torch.randn(64, 4)]
+        >>> mipp.prune(net, batches, "units=25%")[0]
+        Linear(in_features=4, out_features=2, bias=True)
     """
     # a mapping for single weights is refused by what reads the budget
     return plan(model, batches, budget, granularity=granularity, **options).apply()  # type: ignore[arg-type]

@@ -31,6 +31,10 @@ class KeptInformation:
         before: nats that all units transfer to all outputs of the consumer; with
             ``next_layer="pruned"`` to those that stay.
         after: nats that the units which stay transfer to the same outputs.
+
+    Examples:
+        >>> KeptInformation("conv1", "conv2", before=4.0, after=3.0).share
+        0.75
     """
 
     group: str
@@ -100,6 +104,16 @@ def information_kept(
     Raises:
         InputError: a group that the model does not have, or units that its group does not have.
         CalibrationError, GraphError: as in `mipp.plan`.
+
+    Examples:
+        >>> import torch
+        >>> import mipp
+        >>> _ = torch.manual_seed(0)
+        >>> net = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
+        >>> batches = [torch.randn(64, 4)]
+        >>> (found,) = mipp.information_kept(net, batches, {"0": range(8)})
+        >>> found.group, found.consumer, found.share
+        ('0', '2', 1.0)
     """
     several = isinstance(keep, Sequence)
     keeps: Sequence[Choice] = keep if isinstance(keep, Sequence) else [keep]

@@ -113,6 +113,18 @@ class Plan(AnyPlan[Model]):
         seconds: how long it took to ``capture`` (passes through the model) and ``plan`` (scoring
             and selection), and to ``train`` where the method does that.
         outputs: as in `mipp.Options`.
+
+    Examples:
+        >>> import torch
+        >>> import mipp
+        >>> _ = torch.manual_seed(0)
+        >>> net = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
+        >>> batches = [torch.randn(64, 4)]
+        >>> plan = mipp.plan(net, batches, "units=50%")
+        >>> plan.before.units, plan.after.units, plan.refused[0].reason
+        (8, 4, "it is part of the model's output")
+        >>> mipp.Plan.from_json(plan.to_json(), net).keep == plan.keep
+        True
     """
 
     record: surgery.PlanRecord

@@ -35,6 +35,18 @@ class WeightPlan(AnyPlan[Model]):
         refit: how the remaining weights take over; None for not at all.
         own: weights that the method itself gives, by parameter.
         seconds: how long it took to ``capture`` (passes through the model) and ``plan`` (the rest).
+
+    Examples:
+        >>> import torch
+        >>> import mipp
+        >>> _ = torch.manual_seed(0)
+        >>> net = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
+        >>> batches = [torch.randn(64, 4)]
+        >>> plan = mipp.plan(net, batches, "params=50%", granularity="weight")
+        >>> plan.after.params <= plan.before.params / 2
+        True
+        >>> int((plan.apply()[0].weight == 0).sum()) == int((~plan.keep("0.weight")).sum())
+        True
     """
 
     record: MaskRecord

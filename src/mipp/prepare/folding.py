@@ -29,6 +29,14 @@ def folded(model: Module) -> Module:
 
     Raises:
         SurgeryError: The model cannot be copied, or a parametrization cannot be undone.
+
+    Examples:
+        >>> import torch
+        >>> import mipp
+        >>> net = torch.nn.Sequential(torch.nn.Linear(3, 2))
+        >>> _ = torch.nn.utils.parametrizations.weight_norm(net[0])
+        >>> type(mipp.prepare.folded(net)[0].weight).__name__
+        'Parameter'
     """
     try:
         plain = duplicate(model)

@@ -29,6 +29,11 @@ class Budget:
             keep all units.
         parts: In place of all, pattern of names -> bound on the units of the groups that match,
             taken together. Groups that match no pattern keep all units.
+
+    Examples:
+        >>> from mipp.selection import parse_budget
+        >>> parse_budget("macs=50%,params=300k").bounds
+        {'macs': (0.5, True), 'params': (300000.0, False)}
     """
 
     bounds: Mapping[str, tuple[float, bool]]

@@ -39,6 +39,10 @@ class Share:
 
     Attributes:
         share: Share of the nats, above 0 and at most 1.
+
+    Examples:
+        >>> Share(0.95).share
+        0.95
     """
 
     share: float | int
@@ -75,6 +79,10 @@ class Confidence:
     Attributes:
         level: The paper's parameter x, from 0.5 to below 1. At 0.5 every unit stays whose mean
             estimate is above zero; towards 1 more units are removed.
+
+    Examples:
+        >>> Confidence(0.99).level
+        0.99
     """
 
     level: float | int = 0.95

@@ -40,6 +40,10 @@ class CaptureConfig:
         min_rows: rows sampled at least.
         fisher_samples: examples that go through the backward pass.
         dtype: number type of the sums.
+
+    Examples:
+        >>> CaptureConfig(min_rows=500).min_rows
+        500
     """
 
     rows_per_feature: float = 12.0

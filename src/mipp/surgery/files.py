@@ -87,6 +87,15 @@ def save(
         InputError: The model's state holds something else than tensors, or no longer has the widths
             that it was sliced to, or ``extra`` is not JSON.
         FileError: The file cannot be written, or its name does not end in ``.safetensors``.
+
+    Examples:
+        >>> import tempfile, torch, mipp
+        >>> net = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
+        >>> small = mipp.prune(net, [torch.randn(64, 4)], "units=50%")
+        >>> path = f"{tempfile.mkdtemp()}/small.safetensors"
+        >>> mipp.save(small, path)
+        >>> mipp.load(net, path)[0]
+        Linear(in_features=4, out_features=4, bias=True)
     """
     path = Path(path)
     if path.suffix != ".safetensors":
@@ -136,6 +145,14 @@ def load(model: nn.Module | Callable[[], nn.Module], path: str | Path) -> nn.Mod
     Raises:
         FileError: No such file, a damaged or changed one, or one for another model: other names,
             shapes, number types or shared tensors.
+
+    Examples:
+        >>> import tempfile, torch, mipp
+        >>> net = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
+        >>> path = f"{tempfile.mkdtemp()}/small.safetensors"
+        >>> mipp.save(mipp.prune(net, [torch.randn(64, 4)], "units=25%"), path)
+        >>> mipp.load(net, path)[2]
+        Linear(in_features=2, out_features=2, bias=True)
     """
     path = Path(path)
     record, tensors = _read(path)

@@ -23,6 +23,16 @@ def original_indices(model: nn.Module) -> dict[tuple[str, int], tuple[int, ...]]
 
     They count in the model that was never pruned, over all rounds, and also for a model that
     `mipp.load` read. Dimensions that lost nothing are absent, and so are all of a whole model.
+
+    Examples:
+        >>> import torch
+        >>> import mipp
+        >>> _ = torch.manual_seed(0)
+        >>> net = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
+        >>> batches = [torch.randn(64, 4)]
+        >>> plan = mipp.plan(net, batches, "units=25%")
+        >>> mipp.original_indices(plan.apply())["0.bias", 0] == plan.keep["0"]
+        True
     """
     return {(axis.tensor, axis.dim): axis.kept for axis in recorded_axes(unwrap(model))}
 

@@ -65,6 +65,10 @@ class Gaussian:
             removal.
         single_above: Number of features above which float32 is used instead of float64 (eight times
             as many where units have more than 32 of them, whose blocks float32 resolves badly).
+
+    Examples:
+        >>> Gaussian(noise=0.1).name
+        'gaussian'
     """
 
     name: ClassVar[str] = "gaussian"

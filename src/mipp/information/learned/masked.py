@@ -64,6 +64,10 @@ class Masked:
         row_shape: As in `mipp.Mlp`.
         measure: As in `mipp.Mlp`.
         max_targets: As in `mipp.Mlp`.
+
+    Examples:
+        >>> Masked(epochs=10).hidden
+        (128, 128)
     """
 
     name: ClassVar[str] = "masked"

@@ -65,6 +65,10 @@ class Mlp:
         measure: Loss for real targets, see `likelihood.Measure`.
         max_targets: Most principal axes of real targets that are predicted, those of most variance
             in units of the noise. Nats in the others are not counted.
+
+    Examples:
+        >>> Mlp(hidden=(32,)).reads
+        'rows'
     """
 
     name: ClassVar[str] = "mlp"

@@ -62,6 +62,10 @@ class Refit:
         few_rows: rows for each feature below which all ``weights`` of a layer are fitted with a
             ridge, up to 1,000 times as strong, that held-out rows choose, or not at all where no
             fit is better; 0 for never.
+
+    Examples:
+        >>> Refit(ridge=1e-2).mode
+        'sequential'
     """
 
     mode: str = "sequential"
