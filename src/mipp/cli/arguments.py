@@ -16,6 +16,9 @@ from typer.models import OptionInfo
 
 from mipp.options import Options, WeightOptions, help_of
 
+FINE_TUNING = 5
+"""Retraining starts from good weights: its peak learning rate is the recipe's divided by this."""
+
 MODELS = (
     "digits_cnn", "mlp", "lenet5", "vgg11", "vgg16", "vgg19", "resnet20", "resnet20b", "resnet56",
     "resnet56b", "resnet18", "resnet34", "resnet50", "resnet50_imagenet",

@@ -19,9 +19,6 @@ if TYPE_CHECKING:
     from mipp.cli.model_names import Network
     from mipp.cli.pruning import Outcome
 
-FINE_TUNING = 5
-"""Retraining starts from good weights: its peak learning rate is the recipe's divided by this."""
-
 _RETRAINING, _OUTPUT = "Retraining", "Output"
 
 
@@ -84,7 +81,7 @@ def prune(
     retrain_lr: Annotated[
         float | None,
         typer.Option(
-            rich_help_panel=_RETRAINING, show_default=f"1/{FINE_TUNING} of the recipe's",
+            rich_help_panel=_RETRAINING, show_default=f"1/{arg.FINE_TUNING} of the recipe's",
             help="Highest learning rate of retraining.",
         ),
     ] = None,

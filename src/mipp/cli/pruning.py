@@ -13,10 +13,10 @@ from torch import nn
 
 from mipp import graph, latency, methods, planning, report, retrain, selection, statistics
 from mipp.cli import text_tables
+from mipp.cli.arguments import FINE_TUNING
 from mipp.cli.datasets import Source
 from mipp.cli.model_names import Network
 from mipp.cli.output import Guard, Output
-from mipp.cli.prune import FINE_TUNING
 from mipp.errors import GraphError
 from mipp.options import Options, WeightOptions
 from mipp.planning.budget_values import wanted_budget, weight_budget
