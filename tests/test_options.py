@@ -2,6 +2,9 @@
 
 import ast
 import importlib.util
+import pickle
+import subprocess
+import sys
 from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import get_args, get_type_hints
@@ -82,3 +85,14 @@ def test_a_plan_records_each_option_that_can_change_it():
     left_out = {"calibration", "latency", "loss", "memory", "outputs", "training", "widths"}
     left_out |= {"head_dims", "residual"}  # only where they are on
     assert {one.name for one in fields(Options)} - left_out <= set(recorded)
+
+
+def test_annotations_and_pickled_options_are_read_in_a_new_process(tmp_path):
+    path = tmp_path / "options.pickle"
+    path.write_bytes(pickle.dumps(Options(seed=3)))
+    code = (
+        "import pickle, sys, typing, mipp; mipp.Options; typing.get_type_hints(mipp.Options); "
+        f"found = pickle.load(open({str(path)!r}, 'rb')); "
+        "assert found.seed == 3 and not found.needs_rows"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -8,6 +8,7 @@ from mipp.features import FeatureSelection, select_features, terc
 from mipp.information import Gaussian, Masked, Mlp, mutual_information
 from mipp.latency import Latency
 from mipp.methods import Training
+from mipp.options import import_types
 from mipp.planning import (
     KeptInformation,
     Options,
@@ -30,6 +31,8 @@ from mipp.surgery import (
 
 if TYPE_CHECKING:
     from mipp.features import FeatureSelector
+
+import_types()  # annotations of the options can be read from now on
 
 __all__ = [
     "Budget",
@@ -79,6 +82,11 @@ MOVED = {
     **{name: f"mipp.errors.{name}" for name in _ERRORS},
     **{name: f"mipp.export.{name}" for name in ("OnnxFile", "export_onnx", "to_semi_structured")},
     **{name: f"mipp.prepare.{name}" for name in ("folded", "restacked", "unstacked")},
+    "bench": "python -m lab, in a clone of the repository",
+    "capture": "mipp.statistics",
+    "pipeline": "mipp.planning",
+    "shipping": "mipp.export",
+    "timing": "mipp.latency",
     "information_kept_by": "mipp.information_kept, which takes a list of choices, too",
     "scratch": "mipp.methods.scratch.same_size",
 }

@@ -78,7 +78,7 @@ def _latency() -> "latency.Latency":
     return Latency()
 
 
-def _import_types() -> None:
+def import_types() -> None:
     """Gives the names in the annotations below their meaning."""
     global information, latency, methods, selection, statistics, surgery, weights  # noqa: PLW0603
     from mipp import information, latency, methods, selection, statistics, surgery, weights
@@ -119,7 +119,7 @@ class _Common:
         from mipp.checks import check_fields
         from mipp.errors import InputError
 
-        _import_types()
+        import_types()
         check_fields(self, owner="")
         for name, least in (("samples", 1), ("memory", 1), ("seed", 0)):
             value = getattr(self, name)
@@ -219,10 +219,12 @@ class Options(_Common):
     @property
     def needs_rows(self) -> bool:
         """Whether moments are not enough: rows of observations have to be kept."""
+        from mipp.selection import Confidence
+
         return (
             self.estimator.reads == "rows"
             or self.target != "activations"
-            or isinstance(self.stop, selection.Confidence)
+            or isinstance(self.stop, Confidence)
         )
 
 
@@ -274,7 +276,7 @@ class WeightOptions(_Common):
 
 def types_of(record: type) -> dict[str, Any]:
     """The type of each field."""
-    _import_types()
+    import_types()
     return get_type_hints(record)
 
 

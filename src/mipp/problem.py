@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from mipp import processes, statistics, surgery, weights
 from mipp.errors import CalibrationError, InputError
 from mipp.options import Options, Progress, WeightOptions
-from mipp.prunable import N_TRACED, example, prunable_graph
+from mipp.prunable import N_TRACED, example, prunable_graph, without
 from mipp.records import AxisKey, BoolArray, ChannelGraph, IntArray, Keep, Refusal
 
 
@@ -87,6 +87,10 @@ class Problem:
                 small, self.model, self.graph, kept, self.batches, options.refit, options.seed
             )
         graph = prunable_graph(small, self.batches, **options.wider)
+        known = {group.name for group in self.graph.groups}
+        new = {g.index: "it could not be pruned in the whole model" for g in graph.groups
+               if g.name not in known}  # fmt: skip
+        graph = without(graph, new) if new else graph
         self.clock.lap("capture")
         return replace(self, model=small, graph=graph)
 

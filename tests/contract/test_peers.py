@@ -3,8 +3,8 @@
 Each is a test here, or elsewhere: shape errors behind views and in transformers, split and concat,
 padding, shuffles, recurrent layers, attention that stays as it was (`test_zoo.py`); files that do
 not load (`tests/surgery/test_files.py`); frozen models, budgets that are ratios of channels only,
-collapsed layers (`tests/pipeline`); indices and optimizers over rounds
-(`tests/pipeline/test_iterating.py`); models left in another mode (`test_shipping.py`).
+collapsed layers (`tests/planning`); indices and optimizers over rounds
+(`tests/planning/test_iterating.py`); models left in another mode (`test_shipping.py`).
 """
 
 import random

@@ -1,6 +1,7 @@
 """The loop that all methods share, and the hook for those that train."""
 
 import itertools
+import time
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -266,6 +267,23 @@ def test_a_method_that_trains_gives_a_plan_for_the_trained_net():
     torch.testing.assert_close(small(x), plan.mask()(x))
     again = mipp.plan(model, batches(), "units=20", method=Shrinker(), training=bundle())
     assert again.keep == plan.keep
+
+
+def test_time_of_training_is_that_of_training_also_with_a_budget_of_latency():
+    class Slow(Shrinker):
+        def run(self, question, training, spend):
+            time.sleep(0.5)
+            return super().run(question, training, spend)
+
+    def stopwatch(works, **_):
+        return [np.full(5, 1.0 if number == 0 else 0.4) for number in range(len(works))]
+
+    plan = mipp.plan(
+        wide(), batches(), "latency=70%", method=Slow(), training=bundle(),
+        latency=mipp.Latency(stopwatch=stopwatch),
+    )  # fmt: skip
+    assert plan.seconds["train"] >= 0.5
+    assert plan.seconds["timing"] < plan.seconds["train"]
 
 
 def test_training_that_is_missing_or_leads_elsewhere_is_an_error():

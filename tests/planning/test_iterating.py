@@ -149,3 +149,26 @@ def test_plans_that_do_not_follow_each_other_are_refused():
         second.then(first)
     with pytest.raises(InputError, match="traced model"):
         mipp.Plan.from_json(first.to_json(), model).then(second)
+
+
+class Grouped(nn.Module):
+    """The convolution has a group of its own once its input has fewer channels than groups."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Linear(8, 16), nn.Linear(16, 16)
+        self.g, self.c = nn.Conv1d(16, 16, 1, groups=4), nn.Linear(16, 4)
+
+    def forward(self, x):
+        x = self.b(self.a(x).relu()).relu().unsqueeze(2)
+        return self.c(self.g(x).squeeze(2).relu())
+
+
+def test_what_only_a_later_round_could_prune_stays_whole():
+    torch.manual_seed(0)
+    model, batches = Grouped(), [torch.randn(64, 8) for _ in range(4)]
+    for budget in ("params=60%", {"a": "units=50%", "b": "units=25%"}):
+        plan = mipp.plan(model, batches, budget, rounds=2, noise=0.1)
+        assert set(plan.keep) == {group.name for group in plan.traced.groups}
+        assert plan.after.params < plan.before.params
+        assert plan.apply()(batches[0]).shape == (64, 4)

@@ -131,7 +131,7 @@ def test_values_that_are_not_finite_name_the_layer_and_the_batch():
 
 
 def test_a_layer_that_never_runs_is_an_error():
-    with pytest.raises(CalibrationError, match="nowhere was traced but never ran"):
+    with pytest.raises(CalibrationError, match="nowhere ran on the first example but never on"):
         capture(mlp(), {0: linear("nowhere.weight")}, read_batches([torch.randn(2, 4)]), loss=None)
 
 

@@ -231,3 +231,11 @@ def test_a_model_made_under_inference_mode_is_refused():
     with pytest.raises(InputError, match=r"made under torch.inference_mode.*copy.deepcopy"):
         mipp.plan(model, [X], budget="macs=50%")
     mipp.plan(copy.deepcopy(model), [X], budget="macs=50%")
+
+
+def test_a_sparse_buffer_is_as_before():
+    model = nn.Sequential(nn.Linear(4, 3))
+    model.register_buffer("adjacency", torch.eye(3).to_sparse())
+    with as_it_was(model), as_it_was(model):
+        model.adjacency.mul_(2)
+    assert torch.equal(model.adjacency.to_dense(), torch.eye(3))

@@ -299,6 +299,7 @@ def test_a_damaged_plan_is_refused(change, text):
         ("params=50%", {"min_units": 2}, errors.InputError, "has no use for min_units"),
         ("params=50%", {"colour": 2}, errors.InputError, "no option colour"),
         ("params=50%", {"method": "hrank"}, errors.InputError, "'hrank' chooses units, not single"),
+        ("params=50%", {"method": mipp.methods.Mipp(rounds=5)}, errors.InputError, "in one round"),
         ("params=50%", {"method": "guess"}, errors.InputError, "'guess' is not known; single"),
         ("params=50%", {"allocation": "global"}, errors.InputError, "'global'; expected one of"),
         ("params=50%", {"noise": 0}, errors.InputError, "noise=0; expected 'fisher'"),

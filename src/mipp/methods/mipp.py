@@ -100,6 +100,7 @@ def _in_rounds(problem: Problem, shared: "Curves | None", budget: Budgeted) -> C
             trails.follow(group.name, curve, stays)
         if not budget.has_bounds and all(len(units) == 1 for units in keep.values()):
             break  # a stop rule is through with all of them
+        now.clock.lap("plan")
         if not final:
             now = problem.pruned(keep)
     return Choice(keep, nats, trails.trails(), {"loss": loss})

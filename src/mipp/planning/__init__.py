@@ -273,8 +273,9 @@ def _unit_plans(
         record = plan_record(seen, problem.graph, choice, words, problem.batches, latency)
         problem.clock.lap("plan")
         mine = own
-        if choice.model is not None:  # which the method has trained, in the class that `seen` had
-            choice.model.__class__ = type(own)
+        if choice.model is not None:  # which the method has trained
+            if options.outputs is not None:  # in the class of `answering`
+                choice.model.__class__ = type(own)
             mine = choice.model  # type: ignore[assignment] # a copy, of the same class
         yield Plan(
             record=record,

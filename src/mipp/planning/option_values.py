@@ -290,6 +290,11 @@ def read_weight_method(method: Any) -> "methods.Method | methods.Layerwise":
             f"method={shown(method)}; expected one of {expected}, or a record "
             "such as mipp.methods.SynFlow()."
         )
+    if found.measures_information and getattr(found, "rounds", 1) > 1:
+        raise InputError(
+            f"method={found} was given for single weights, which it chooses in one round. Leave "
+            "rounds= out."
+        )
     if not found.chooses_weights:
         raise InputError(
             f"method={found.name!r} chooses units, not single weights; expected one of {expected}."

@@ -237,18 +237,25 @@ def to_dict(options: Options, budget: str) -> dict[str, Any]:
     named: dict[str, Any] = {name: True for name, asked in options.wider.items() if asked}
     named |= {} if options.outputs is None else {"outputs": function_name(options.outputs)}
     named |= options.method.recorded()
-    plain = ("target", "order", "next_layer", "allocation", "passes", "rounds", "min_units",
-             "round_to", "samples", "seed")  # fmt: skip
     return named | {
         "method": options.method.name,
         "budget": budget,
         "estimator": options.estimator.name,
         "noise": options.estimator.noise,
         "estimator_settings": _settings(options.estimator),
+        "target": options.target,
+        "order": options.order,
         "stop": None if options.stop is None else repr(options.stop),
+        "next_layer": options.next_layer,
+        "allocation": options.allocation,
+        "passes": options.passes,
+        "rounds": options.rounds,
         "protect": list(options.protect),
+        "min_units": options.min_units,
+        "round_to": options.round_to,
+        "samples": options.samples,
         "refit": None if refit is None else asdict(refit),
-        **{name: getattr(options, name) for name in plain},
+        "seed": options.seed,
     }
 
 

@@ -66,9 +66,8 @@ class Spending:
     ) -> dict[int, BoolArray]:
         """The units of the problem that stay, see `mipp.methods.Budgeted`."""
         budget, options = self._part_way(share, gone), problem.options
-        if (
-            share < 1
-        ):  # nothing can be measured behind an empty layer: only the last round leaves one
+        if share < 1:
+            # nothing can be measured behind an empty layer: only the last round may leave one
             options = replace(options, min_units=max(options.min_units, 1))
 
         def choose(asked: selection.Budget) -> dict[int, BoolArray]:
@@ -176,6 +175,8 @@ def _in_parts(
     for pattern, part in parts.items():
         mine = protected(traced, [pattern])
         n_units = {g.index: g.n_units for g in traced.groups if g.index in mine}
+        if not n_units:
+            continue  # its groups were down to one unit in an earlier round
         (bound, is_share) = part.bounds["units"]
         bound = bound * sum(n_units.values()) if is_share else bound
         others = sum(int(units.sum()) for index, units in found.items() if index not in mine)

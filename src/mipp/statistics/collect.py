@@ -193,8 +193,8 @@ class _Recorder:
             )
         if self.positions == 0:
             raise CalibrationError(
-                f"{name} was traced but never ran on the calibration batches. If the model "
-                "takes another path in evaluation mode, trace it with such a batch."
+                f"{name} ran on the first example but never on the calibration batches. Give "
+                "batches of the kind that the model always takes, in evaluation mode too."
             )
         if with_fisher and gradients == 0:
             raise CalibrationError(

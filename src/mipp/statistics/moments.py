@@ -80,8 +80,7 @@ class Moments:
             scatter[:, panel, start:] += blocks[:, :, panel].mT @ blocks[:, :, start:]
 
     def _add_outer(self, delta: Float[Tensor, "g d"], times: float) -> None:
-        for scatter, mine in zip(self._scattered(), delta, strict=True):
-            scatter.addr_(mine, mine, alpha=times)
+        self._scattered().baddbmm_(delta.unsqueeze(2), delta.unsqueeze(1), alpha=times)
 
     def _scattered(self) -> Float[Tensor, "g d d"]:
         """The scatter; the rows that were kept until now go into it."""

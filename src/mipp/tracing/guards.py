@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from mipp.checks import check_module
 from mipp.errors import InputError
 from mipp.tracing.function_mode import FunctionMode
-from mipp.tracing.module_contents import SAVED, ModuleContents
+from mipp.tracing.module_contents import SAVED, ModuleContents, same_values
 
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -161,8 +161,9 @@ def as_it_was(*models: nn.Module, values: bool = True) -> Iterator[Callable[[], 
                     parameter.requires_grad_(grad)
             with torch.no_grad():
                 for tensor, value in before.values():
-                    if not torch.equal(tensor, value):
-                        tensor.data.copy_(value)
+                    if not same_values(tensor, value):
+                        # what is copied into `data` of a sparse tensor is lost
+                        (tensor.data if tensor.layout == torch.strided else tensor).copy_(value)
 
 
 @contextmanager

@@ -105,10 +105,17 @@ class ModuleContents:
             self._note(item, depth + 1)
 
 
+def same_values(one: Tensor, other: Tensor) -> bool:
+    """Whether two tensors of one layout are equal; torch.equal takes no sparse ones."""
+    if one.layout != torch.strided:
+        one, other = one.to_dense(), other.to_dense()
+    return torch.equal(one, other)
+
+
 def _value(tensor: Tensor) -> Tensor:
     """A copy of the values; that of a guard outside of this one where they are still the same."""
     for outer in reversed(SAVED.get()):
-        if id(tensor) in outer and torch.equal(tensor, outer[id(tensor)][1]):
+        if id(tensor) in outer and same_values(tensor, outer[id(tensor)][1]):
             return outer[id(tensor)][1]
     return tensor.detach().clone()
 

@@ -60,12 +60,13 @@ def in_rounds(
             shared = first if number == 1 else None
             scores = shared or ask(method, replace(question, keep=keep, round=number))
             first = scores if number == 1 else first
+            problem.clock.lap("plan" if method.needs == "nothing" else "capture")
             left = budget.on_scores(scores, keep, number / method.rounds)
+            problem.clock.lap("plan")
             trails.follow(scores, keep, left)
             keep = left
             if shared is None:
                 problem.progress("score", number, method.rounds)
-        problem.clock.lap("plan" if method.needs == "nothing" else "capture")
         yield _choice(problem, keep, trails.trails(problem.graph), {"loss": ""})
 
 
@@ -90,7 +91,12 @@ def trained_towards(
         followed = replace(
             training, progress=lambda done, steps: problem.progress("train", done, steps)
         )
-        made = trained(method, question_of(problem), followed, budget.on_scores)
+
+        def spend(scores: Scores, keep: Keep, share: float, budget: Budgeted = budget) -> Keep:
+            problem.clock.lap("train")
+            return budget.on_scores(scores, keep, share)
+
+        made = trained(method, question_of(problem), followed, spend)
         problem.clock.lap("train")
         cost = {} if made.cost is None else asdict(made.cost)
         how = {"recipe": asdict(training.recipe), "cost": cost, "notes": dict(made.notes)}
