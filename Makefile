@@ -17,6 +17,8 @@ demo: $(VENV)/.for-users ## Train, prune and compare a small network, in under t
 
 # small tensors: one thread in each of two processes beats two threads in one
 test: export OMP_NUM_THREADS ?= 1
+# commands that tests start in new processes do not compile the package again
+test: export PYTHONDONTWRITEBYTECODE :=
 test: $(VENV)/.for-developers ## All tests; WORKERS=n runs n at a time
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 

@@ -13,6 +13,8 @@ from mipp.errors import InputError
 from tests.lab.small import tiny
 from tests.lab.test_measurements import record
 
+NIGHTLY = pytest.mark.skipif("MIPP_NIGHTLY" not in os.environ, reason="long: in make nightly")
+
 SEEDS = range(6)
 
 
@@ -103,6 +105,7 @@ def test_an_item_is_claimed_by_one_run_at_a_time(tmp_path):
 
 
 @pytest.mark.slow
+@NIGHTLY
 def test_two_processes_share_the_work(tmp_path):
     suite = suite_files.read(tiny(seeds=(0, 1)), "tiny.toml")
     outcome = run(suite, tmp_path, runner.How(jobs=2))
@@ -195,7 +198,7 @@ def test_two_runs_at_once_measure_every_item_once(tmp_path, spawn):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif("MIPP_NIGHTLY" not in os.environ, reason="a minute: in make nightly")
+@NIGHTLY
 def test_a_cluster_that_loses_a_worker_still_has_all_records_once(tmp_path, spawn):
     pytest.importorskip("distributed")
     where = tmp_path / "scheduler.json"
