@@ -61,7 +61,7 @@
   const axis = (spec, ground, narrow) => {
     const made = { title: { text: spec.title, standoff: 8 }, automargin: true, zeroline: false,
       gridcolor: ground.line, linecolor: ground.line, tickcolor: ground.line };
-    if (spec.kind === "percent") Object.assign(made, { tickformat: ".0%", hoverformat: ".1%" });
+    if (spec.kind === "percent") Object.assign(made, { tickformat: ".2~%", hoverformat: ".1%" });
     if (["left", "removed"].includes(spec.kind)) Object.assign(made, { type: "log", share: spec.kind });
     if (spec.kind === "log") Object.assign(made, { type: "log", dtick: 1, exponentformat: "SI" });
     if (spec.kind === "number") made.exponentformat = "SI";
