@@ -1,4 +1,4 @@
-"""The residual stream as units: norms see fewer of them, in masks too, which is told and shown."""
+"""The residual stream as units: norms see fewer of them, in masks too, and plans report it."""
 
 import random
 
