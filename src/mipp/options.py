@@ -7,6 +7,7 @@ imported with the first record that is made.
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields
+from importlib import import_module
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, get_type_hints
 
 if TYPE_CHECKING:
@@ -48,34 +49,13 @@ def option(help: str, default: Any = MISSING, make: Callable[[], Any] | None = N
     return field(default=default, metadata={"help": help})
 
 
-def _mipp() -> "methods.Method":
-    from mipp.methods import Mipp
+def _record(module: str, name: str) -> Callable[[], Any]:
+    """Makes the record of that name with its defaults; the module is imported only then."""
 
-    return Mipp()
+    def make() -> Any:
+        return getattr(import_module(module), name)()
 
-
-def _gaussian() -> "information.Estimator":
-    from mipp.information import Gaussian
-
-    return Gaussian()
-
-
-def _refit() -> "surgery.Refit":
-    from mipp.surgery import Refit
-
-    return Refit()
-
-
-def _calibration() -> "statistics.CaptureConfig":
-    from mipp.statistics import CaptureConfig
-
-    return CaptureConfig()
-
-
-def _latency() -> "latency.Latency":
-    from mipp.latency import Latency
-
-    return Latency()
+    return make
 
 
 def import_types() -> None:
@@ -100,7 +80,7 @@ class _Common:
     )
     samples: int | None = option("Calibration examples that are used at most; None for all.", 5120)
     calibration: "statistics.CaptureConfig" = option(
-        "How many rows are measured.", make=_calibration
+        "How many rows are measured.", make=_record("mipp.statistics", "CaptureConfig")
     )
     memory: int = option(
         "Bytes (or text such as `4GiB`) that second moments may take. If they need more, they are "
@@ -140,13 +120,13 @@ class Options(_Common):
     method: "methods.Method" = option(
         "How units are chosen: a name of `mipp.methods.names` or a record such as "
         "`mipp.methods.SynFlow`.",
-        make=_mipp,
+        make=_record("mipp.methods", "Mipp"),
     )
     training: "methods.Training | None" = option("Data and recipe for methods that train.", None)
     estimator: "information.Estimator" = option(
         "How information is measured: a name of `mipp.information.names` or a record such as "
         "`mipp.Gaussian`. The keyword `noise` replaces its field of that name.",
-        make=_gaussian,
+        make=_record("mipp.information", "Gaussian"),
     )
     target: Target = option(
         "What a group must carry information about: `activations` (the outputs of its consumers), "
@@ -197,9 +177,11 @@ class Options(_Common):
     refit: "surgery.Refit | None" = option(
         "How the remaining weights are fitted: a record, or the name of a mode. None or False "
         "leaves them unchanged; `own` does what the method's source does.",
-        make=_refit,
+        make=_record("mipp.surgery", "Refit"),
     )
-    latency: "latency.Latency" = option("How a budget of latency is measured.", make=_latency)
+    latency: "latency.Latency" = option(
+        "How a budget of latency is measured.", make=_record("mipp.latency", "Latency")
+    )
     head_dims: bool = option(
         "Inside attention the units are not whole heads but features of heads, each taken from all "
         "heads at once.",
@@ -242,7 +224,7 @@ class WeightOptions(_Common):
     method: "methods.Method | methods.Layerwise" = option(
         "How weights are chosen: `mipp`, `wanda`, `sparsegpt` or a method that scores single "
         "weights (`l2`, `snip`, `grasp`, `synflow`, ...), by name or as a record.",
-        make=_mipp,
+        make=_record("mipp.methods", "Mipp"),
     )
     noise: float | int | str = option(
         "Noise that outputs are seen through: `fisher`, or a share of their variance.", "fisher"
@@ -257,7 +239,7 @@ class WeightOptions(_Common):
     refit: "surgery.Refit | Literal['own'] | None" = option(
         "How the remaining weights are fitted; `own` does what the method's source does. Only "
         "`mode`, `ridge`, `norm` and the rows of a `mipp.Refit` are used.",
-        make=_refit,
+        make=_record("mipp.surgery", "Refit"),
     )
 
     @property

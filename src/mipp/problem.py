@@ -183,6 +183,15 @@ class WeightProblem:
         return 1.0 if most is None else min(1.0, most / max(self.n_live, 1))
 
 
+def less_memory(options: Options | WeightOptions) -> str:
+    """What to do where measuring or elimination runs out of memory."""
+    return (
+        f"Lower memory= (now {options.memory:,} bytes), which holds fewer layers at a time, give "
+        "fewer samples=, name the layer in protect=, or take a method that needs no moments, such "
+        "as method='l2'."
+    )
+
+
 def report_batches(problem: Problem | WeightProblem) -> Callable[[], None]:
     """The function that a pass calls after each batch, to report progress."""
     count = iter(range(1, len(problem.batches) + 1))

@@ -14,7 +14,7 @@ from torch import Tensor
 from mipp import information, out_of_memory, processes, statistics
 from mipp.covariance import FEW
 from mipp.errors import CalibrationError, InputError
-from mipp.problem import Problem, report_batches
+from mipp.problem import Problem, less_memory, report_batches
 from mipp.records import AxisKey, Consumer, Group, Keep
 from mipp.statistics.few_rows import n_features
 
@@ -69,9 +69,7 @@ class Views:
         features = n_features(self.graph, consumer)
         return out_of_memory.enough_memory(
             doing, consumer.name, features, self._bytes(largest), CalibrationError,
-            f"Lower memory= (now {self.options.memory:,} bytes), which holds fewer layers at a "
-            "time, give fewer samples=, name the layer in protect=, or take a method that needs no "
-            "moments, such as method='l2'.",
+            less_memory(self.options),
         )  # fmt: skip
 
     def _fisher_wanted(self) -> bool:

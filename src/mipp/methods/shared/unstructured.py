@@ -14,7 +14,7 @@ from mipp.errors import CalibrationError, InputError
 from mipp.methods.method import NOT_MEASURED, Method, Question, WeightChoice, WeightTarget
 from mipp.methods.shared.gradients import prunable_weights
 from mipp.methods.shared.iterative import check_labels, mean_over_ranks, undisturbed, workable
-from mipp.problem import WeightProblem
+from mipp.problem import WeightProblem, less_memory
 from mipp.records import ChannelGraph
 from mipp.selection.spend_weights import Spread
 from mipp.statistics import Loss, read_batches
@@ -174,8 +174,5 @@ def enough_memory(
     largest = max(layers, key=lambda layer: weights.n_bytes(layer, config))
     return out_of_memory.enough_memory(
         doing, largest.module, largest.block[1], weights.n_bytes(largest, config),
-        CalibrationError,
-        f"Lower memory= (now {problem.options.memory:,} bytes), which holds fewer layers at a "
-        "time, give fewer samples=, name the layer in protect=, or take a method that needs no "
-        "moments, such as method='l2'.",
+        CalibrationError, less_memory(problem.options),
     )  # fmt: skip
