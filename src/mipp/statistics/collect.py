@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -15,6 +15,7 @@ from mipp.errors import CalibrationError, InputError
 from mipp.records import Consumer
 from mipp.statistics.batches import Batch
 from mipp.statistics.calling import blaming
+from mipp.statistics.design_effect import EXAMPLES, DesignEffect
 from mipp.statistics.loss import Loss, pass_back, settle
 from mipp.statistics.moments import Moments, Squares
 from mipp.tracing.calls import (
@@ -85,6 +86,7 @@ class Statistics:
     mean: Float[Tensor, "*g d"]
     covariance: Covariance | Float[Tensor, "g d d"]
     fisher: Float[Tensor, "m m"] | Float[Tensor, "g m"] | None
+    design_effect: float = 1.0
 
     def moment(self, *, centred: bool) -> Float[Tensor, "*g d d"]:
         """Covariance of the input, or its second moment about zero."""
@@ -125,6 +127,8 @@ class _Recorder:
         self.positions = 0
         self.moments: Moments | None = None
         self.fisher: Moments | Squares | None = None
+        self.effect = DesignEffect()
+        self._copies = False
 
     def record(
         self,
@@ -133,6 +137,7 @@ class _Recorder:
         batch_number: int,
         with_fisher: bool,
         mask: Bool[Tensor, "batch length"] | None,
+        size: int,
     ) -> None:
         """Adds what one call takes in and, once the loss is passed back, its gradient."""
         real = counted(call, output, mask)
@@ -168,6 +173,33 @@ class _Recorder:
                 self.fisher.update(g)
 
             output.register_hook(add_gradient)
+            if blocks is None and not self.site.routed:
+                self._watch(call, output, size, real, pick, batch_number)
+
+    def _watch(
+        self,
+        call: Call,
+        output: Tensor,
+        size: int,
+        real: Int[Tensor, " n"] | None,
+        pick: Int[Tensor, " rows"],
+        batch: int,
+    ) -> None:
+        """Adds to the design effect once the loss is passed back."""
+        effect = self.effect
+        if effect.examples >= EXAMPLES / processes.rank_and_size()[1]:
+            return
+        seen = replace(call, input=call.input.clone()) if self._copies else call
+        version = seen.input._version  # noqa: SLF001 - the only way to see in-place changes
+
+        def add(gradient: Tensor) -> None:
+            if seen.input._version != version:  # noqa: SLF001
+                self._copies = True  # from the next batch on
+                return
+            seed = consumer_seed(self.seed, batch, self.site.index)
+            effect.update(seen, gradient, size, real, pick, seed)
+
+        output.register_hook(add)
 
     def _picked(
         self, call: Call, output: Tensor, batch: int, mask: Bool[Tensor, "batch length"] | None
@@ -214,9 +246,9 @@ class _Recorder:
             self.fisher.all_reduce(f"the gradient at the output of {name}")
             fisher = self.fisher.second_moment()
             _check_finite(bool(torch.isfinite(fisher).all()), name)
-        return Statistics(
-            moments.count, positions / self.n_samples, moments.mean, moments.covariance(), fisher
-        )
+            self.effect.all_reduce(name)
+        uses, mean, ratio = positions / self.n_samples, moments.mean, self.effect.ratio
+        return Statistics(moments.count, uses, mean, moments.covariance(), fisher, ratio)
 
 
 def _check_finite(finite: bool, name: str) -> None:
@@ -285,14 +317,14 @@ def collect(
 
             def after(
                 call: Call, output: Tensor, number: int = number, backward: bool = backward,
-                anchor: Tensor = anchor, mask: Tensor | None = mask,
+                anchor: Tensor = anchor, mask: Tensor | None = mask, size: int = len(batch),
             ) -> Tensor:  # fmt: skip
                 recorder = by_key.get(call.key) or by_key.get((call.name, None))
                 if recorder is None:
                     return output
                 if backward:
                     output = output + anchor.to(output.dtype)
-                recorder.record(call, output, number, backward, mask)
+                recorder.record(call, output, number, backward, mask, size)
                 return output
 
             with (
