@@ -7,7 +7,7 @@ from torch.nn import functional as F
 from lab import parents
 from mipp import data, retrain, surgery
 
-EPOCHS = 8
+EPOCHS = 2
 NAME = f"excited-cifar10-e{EPOCHS}-seed0"
 
 

@@ -195,6 +195,6 @@ EXPERIMENT = Experiment(
     items=items,
     measure=measure,
     tables=tables,
-    settings={"samples": 2560},
+    settings={"samples": 5120},
     threads=1,
 )

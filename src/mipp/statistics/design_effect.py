@@ -6,8 +6,8 @@ its output and gradients ``g_p`` of the loss about it, the mean Fisher matrix ``
     1/2 positions E[delta_p^T F delta_p]        while        1/2 E (sum_p g_p . delta_p)^2
 
 is what an example loses, to second order. Errors and gradients at neighbouring positions are alike,
-and errors are larger where gradients are, so the second is three to ten times the first in a
-convolution. Their ratio is what statisticians of surveys call the design effect of a sample in
+so the second is three to ten times the first in a convolution; and errors are larger where
+gradients are, which counts at a single position too. Their ratio is what statisticians of surveys call the design effect of a sample in
 clusters (Kish 1965, "Survey Sampling").
 
 Which errors a removal will leave is not known yet. In their place stands what is left of each
@@ -86,14 +86,14 @@ class DesignEffect:
         Args:
             call: as the consumer was called.
             gradient: of the sum of the examples' losses about its output.
-            n: examples in the batch. Nothing is added if each has one position, or if the input
-                does not have the examples in its first or second dimension.
+            n: examples in the batch. Nothing is added if the input does not have them in its first
+                or second dimension.
             real: which positions are no padding; None for all.
             pick: positions that are sampled.
             seed: of the halves.
         """
         positions = n_positions(call, gradient)
-        if positions % n or positions == n:
+        if positions % n:
             return
         call, gradient = _examples_first(call, gradient, n)
         if call.input.shape[0] % n:
