@@ -50,10 +50,11 @@ def train(
         ),
     ] = None,
     precision: Annotated[
-        Literal["float32", "bfloat16"] | None,
+        Literal["auto", "float32", "bfloat16"] | None,
         typer.Option(
             rich_help_panel=_PANEL, show_default="the network's recipe",
-            help="Of convolutions and matrix products; weights stay float32.",
+            help="Of convolutions and matrix products; weights stay float32. auto: bfloat16 where "
+            "the device computes it fast.",
         ),
     ] = None,
     augment: Annotated[
