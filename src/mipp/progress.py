@@ -71,22 +71,24 @@ class _Lines(Follower):
         self._stages = stages
         self._stage, self._done, self._written = "", 0, False
         self._begun = self._last = time.monotonic()
+        self._first = (self._begun, 0)
 
     def __call__(self, stage: str, done: int, total: int) -> None:
-        now = time.monotonic()
+        now, words = time.monotonic(), _STAGES.get(stage, stage)
         if stage != self._stage or done < self._done:
             self._stage, self._written = stage, False
-            self._begun = self._last  # what was done since the stage before
+            self._begun = self._last  # it took the time since the stage before ...
+            self._first = (now, done)  # ... part of which was preparation, such as tracing
         self._done, self._last = done, now
-        seconds, words = now - self._begun, _STAGES.get(stage, stage)
-        if not self._stages or self._written or done == 0:
+        since, so_far = self._first
+        if self._written or not self._stages:
             return
         if done >= total:
             self._written = True
-            self.line(f"{words}: {done} of {total}, {in_words(seconds)}")
-        elif seconds >= BEFORE_LINE:
+            self.line(f"{words}: {done} of {total}, {in_words(now - self._begun)}")
+        elif now - since >= BEFORE_LINE and done > so_far:
             self._written = True
-            left = in_words(seconds * (total - done) / done)
+            left = in_words((now - since) / (done - so_far) * (total - done))
             self.line(f"{words}: {done} of {total}, about {left} left")
 
 

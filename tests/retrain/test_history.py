@@ -90,9 +90,7 @@ def read(path):
 
 
 @pytest.mark.parametrize("saved", [("bfloat16", True), ("float32", False), ("bfloat16", False)])
-def test_a_checkpoint_of_a_set_precision_goes_on_with_auto(
-    make_model, finished, saved
-):
+def test_a_checkpoint_of_a_set_precision_goes_on_with_auto(make_model, finished, saved):
     path = finished[0]
     resave(path, precision=saved[0], channels_last=saved[1])
     done = Fragile([None], None)

@@ -15,6 +15,7 @@ from torch import nn
 
 _CPUS = Path("/proc/cpuinfo")
 
+
 @dataclass(frozen=True)
 class Numerics:
     """What a training computes in.
