@@ -1,10 +1,9 @@
-"""Progress: bars on a terminal that are gone afterwards, lines elsewhere, nothing of other ranks."""
+"""Progress: bars on terminals that are gone afterwards, lines elsewhere, rank 0 alone."""
 
 import os
 import pty
 import subprocess
 import sys
-import time
 import types
 
 import pytest
