@@ -23,7 +23,8 @@ class Net:
         make: The model, on the CPU.
         batches: Its calibration examples.
         budget: Of `mipp.plan`.
-        options: Of `mipp.plan`.
+        options: Of `mipp.plan`, for every method.
+        noise: Of the default method.
         roots: Ends of the names of the layers whose outputs Torch-Pruning may remove; empty for all
             but the last.
         share: Of the channels that Torch-Pruning removes.
@@ -34,6 +35,7 @@ class Net:
     batches: Callable[[], list[Batch]]
     budget: str
     options: Mapping[str, Any] = field(default_factory=dict)
+    noise: float | str = "fisher"
     roots: tuple[str, ...] = ()
     share: float = 0.3
 
@@ -59,10 +61,8 @@ def _transformer(label: str, case: str, batches: Callable[[], list[Batch]], root
         torch.manual_seed(0)
         return large.CASES[case](2)[0]
 
-    options = {
-        "protect": large.HEADS, "allocation": "uniform", "noise": 0.1, "memory": large.MEMORY[case],
-    }  # fmt: skip
-    return Net(label, make, batches, "units=50%", options, (root,), 0.5)
+    options = {"protect": large.HEADS, "allocation": "uniform", "memory": large.MEMORY[case]}
+    return Net(label, make, batches, "units=50%", options, 0.1, (root,), 0.5)
 
 
 def _texts(vocabulary: int, n: int, length: int) -> list[Batch]:
