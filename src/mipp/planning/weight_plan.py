@@ -152,7 +152,8 @@ class WeightPlan(AnyPlan[Model]):
             fitted = itertools.count(1)
             with following(progress) as report:
                 weights.update(
-                    copied, model, mine, self.masks, self.batches, config, self._seed(),
+                    copied, model, mine, self.masks, self.batches, config,
+                    self._seed(), self._memory(),
                     advance=lambda: report("refit", next(fitted), len(mine)),
                 )  # fmt: skip
         return copied
