@@ -12,7 +12,6 @@ from torch import Tensor
 
 from mipp.information.learned.learned_scorer import (
     FOLDS,
-    LearnedScorer,
     check_settings,
     draws,
     observed,
@@ -20,6 +19,7 @@ from mipp.information.learned.learned_scorer import (
     standardised,
 )
 from mipp.information.learned.likelihood import Goal, Measure
+from mipp.information.learned.masked_scorer import MaskedScorer
 from mipp.information.learned.networks import Networks, Training, train
 from mipp.information.learned.start import linear_start
 from mipp.information.views import Observations, Reads, RowShape, View
@@ -96,7 +96,7 @@ class Masked:
     def __post_init__(self) -> None:
         check_settings(self)
 
-    def scorer(self, views: Sequence[View], n_units: int, seed: int = 0) -> LearnedScorer:
+    def scorer(self, views: Sequence[View], n_units: int, seed: int = 0) -> MaskedScorer:
         """A fresh elimination over ``n_units`` units, none removed yet.
 
         Raises:
@@ -107,42 +107,6 @@ class Masked:
             for place, view in enumerate(views)
         ]
         return MaskedScorer(sides, n_units, self.share_per_round)
-
-
-class MaskedScorer(LearnedScorer):
-    """A `LearnedScorer` whose `estimates` do not mistake a fault of the network for information.
-
-    Masking a unit also changes what the network is asked: the loss may rise because it learned
-    little under that mask. Exchanging the unit's values between rows is the control: if the unit
-    is independent of everything else, exchanged rows are as likely as the real ones, so that the
-    two losses have the same mean, whatever the network has learned (permutation importance,
-    Breiman 2001). Exchanging alone would not do, since of two copies neither could be removed.
-    A unit has to pass both tests to count as useful, so that a useless one stays at most as often
-    as in either of them (an intersection-union test, Berger 1982).
-    """
-
-    def __init__(self, sides: Sequence["OneNetwork"], n_units: int, share_per_round: float) -> None:
-        super().__init__(sides, n_units, share_per_round)
-        self._networks = sides
-
-    def estimates(self, unit: int) -> FloatArray:
-        """Nats lost with the unit in each fold, ``(folds, n_consumers)``, masked or exchanged.
-
-        Of the two comparisons the one with less evidence (mean over standard deviation) that the
-        sum over consumers is above zero. If masking costs nothing on average, it decides.
-        """
-        masked = super().estimates(unit)
-        if masked.sum(1).mean() <= 0:
-            return masked
-        exchanged = [side.exchanged(unit) - side.left() for side in self._networks]
-        return min(masked, np.stack(exchanged, 1), key=_evidence)
-
-
-def _evidence(estimates: FloatArray) -> float:
-    """Student's t of the sum over consumers, up to a factor."""
-    summed = estimates.sum(1)
-    mean, deviation = float(summed.mean()), float(summed.std(ddof=1))
-    return mean / deviation if deviation > 0 else mean * np.inf if mean else 0.0
 
 
 class OneNetwork:
