@@ -61,7 +61,7 @@ def test_while_gathering_rows(net, batches, monkeypatch):
     [
         (("mipp.surgery.refit.units", "LeastSquares"), "refitting 2, which reads 3 features"),
         (
-            ("mipp.surgery.refit.walk", "input_rows"),
+            ("mipp.surgery.refit.walk", "n_positions"),
             "running all calibration examples .* 2, .* 6 features",
         ),
     ],
