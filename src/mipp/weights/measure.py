@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from mipp import processes
 from mipp.pieces import pieces_of
 from mipp.statistics import (
+    OF_ROWS,
     Batch,
     CaptureConfig,
     Loss,
@@ -126,7 +127,7 @@ def in_order(
         visit(Stop(layers[reached.layer.index], reached.call, rows.x, rows.y))
 
     take = partial(
-        take_notes, original, walked, rows_per_feature=config.rows_per_feature,
+        take_notes, original, walked, rows_per_feature=config.rows_per_feature or OF_ROWS,
         min_rows=config.min_rows, n_samples=n_samples, squares=norm == "full", seed=seed,
         guard=blaming,
     )  # fmt: skip

@@ -79,7 +79,7 @@ class Refit:
     ridge: float = 1e-3
     toward: str = "old"
     norm: str = "mean"
-    rows_per_feature: float = 24.0
+    rows_per_feature: float = 8.0
     min_rows: int = 8192
     few_rows: float = 4.0
 
