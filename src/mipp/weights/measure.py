@@ -97,11 +97,12 @@ def in_order(
     dense: bool = False,
     seed: int = 0,
     memory: float = math.inf,
+    everywhere: bool = False,
 ) -> None:
     """Visits every layer of ``changed`` in the order in which it runs.
 
     Padding does not count. In a `mipp.processes.together` block each rank draws rows as its share
-    of all batches; merging what it sees of them is left to ``visit``.
+    of all batches; merging what it sees of them is left to ``visit``, unless it sees all of them.
 
     Args:
         changed: the net whose weights ``visit`` may set, in place.
@@ -114,6 +115,7 @@ def in_order(
         dense: whether to stop with what the original takes in.
         seed: of the rows that are drawn.
         memory: as in `mipp.surgery.walk`.
+        everywhere: whether each process sees the rows of all.
     """
     pieces = pieces_of(original, batches)
     n_samples = processes.total("the number of examples", sum(p.size for p in pieces))
@@ -128,7 +130,7 @@ def in_order(
         )
 
     def stop(reached: Reached) -> None:
-        rows = reached.whole()
+        rows = reached.whole(everywhere=everywhere)
         visit(Stop(layers[reached.layer.index], reached.call, rows.x, rows.y))
 
     draw = Draw(config.rows_per_feature or OF_ROWS, config.min_rows, n_samples, seed)

@@ -66,7 +66,7 @@ def update(
     in_order(
         changed, original, [] if refit.mode == "norm" else layers, batches, visit,
         config=CaptureConfig(refit.rows_per_feature, refit.min_rows), norm=refit.norm,
-        dense=refit.mode == "closed", seed=seed, memory=memory,
+        dense=refit.mode == "closed", seed=seed, memory=memory, everywhere=True,
     )  # fmt: skip
 
 

@@ -137,13 +137,19 @@ class Reached:
             example = torch.cat(notes.example).to(device)
             yield Rows(_in_blocks(x, call.groups), _in_blocks(y, call.groups), example)
 
-    def whole(self) -> Rows:
-        """The rows of all batches of this process."""
+    def whole(self, *, everywhere: bool = False) -> Rows:
+        """The rows of all batches, of this process or ``everywhere``."""
         parts = list(self.pieces())
+        x = torch.cat([part.x for part in parts])
+        y = torch.cat([part.y for part in parts])
+        example = torch.cat([part.example for part in parts])
+        if not everywhere:
+            return Rows(x, y, example)
+        name, apart = self.layer.name, example + processes.rank_and_size()[0] * 2**40
         return Rows(
-            torch.cat([part.x for part in parts]),
-            torch.cat([part.y for part in parts]),
-            torch.cat([part.example for part in parts]),
+            processes.gathered(f"inputs of {name}", x),
+            processes.gathered(f"outputs of {name}", y),
+            processes.gathered(f"examples of {name}", apart),
         )
 
     def moments(self) -> Moments:
