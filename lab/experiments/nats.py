@@ -146,14 +146,13 @@ def answers(
     with torch.no_grad(), measuring(model), CallHooks(model, after=constant):
         for (name, _), (weight, _) in fits.items():
             model.get_parameter(name).copy_(weight)
-        images = isinstance(batch, Tensor)
-        logits = model(batch).unsqueeze(1) if images else model(**batch).logits
+        asked = None if isinstance(batch, Tensor) else batch["labels"] != antiberty.IGNORED
+        logits = model(batch).unsqueeze(1) if isinstance(batch, Tensor) else model(**batch).logits
         for name, weight in old.items():
             model.get_parameter(name).copy_(weight)
-    found = logits.double().log_softmax(-1)
-    if not images:  # residues that are not asked for are answered alike
-        found = found.masked_fill((batch["labels"] == antiberty.IGNORED).unsqueeze(-1), 0.0)
-    return found
+    found: Tensor = logits.double().log_softmax(-1)
+    # residues that are not asked for are answered alike
+    return found if asked is None else found.masked_fill(~asked.unsqueeze(-1), 0.0)
 
 
 def divergence(p: Tensor, q: Tensor) -> Tensor:

@@ -7,8 +7,8 @@ its output and gradients ``g_p`` of the loss about it, the mean Fisher matrix ``
 
 is what an example loses, to second order. Errors and gradients at neighbouring positions are alike,
 so the second is three to ten times the first in a convolution; and errors are larger where
-gradients are, which counts at a single position too. Their ratio is what statisticians of surveys call the design effect of a sample in
-clusters (Kish 1965, "Survey Sampling").
+gradients are, which counts at a single position too. Their ratio is what statisticians of surveys
+call the design effect of a sample in clusters (Kish 1965, "Survey Sampling").
 
 Which errors a removal will leave is not known yet. In their place stands what is left of each
 channel once a random half of the others, at the same position, has predicted what it can. Through
@@ -24,6 +24,7 @@ several processes can be added.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 
 import torch
@@ -59,8 +60,10 @@ PREDICTORS = 256
 ROWS_PER_PREDICTOR = 4
 """Rows for each of them, so that they predict more than their own accidents."""
 
-_CONV = nn.functional.conv1d, nn.functional.conv2d, nn.functional.conv3d
-_CONV_TRANSPOSE = (
+_CONV: tuple[Callable[..., Tensor], ...] = (
+    nn.functional.conv1d, nn.functional.conv2d, nn.functional.conv3d,
+)  # fmt: skip
+_CONV_TRANSPOSE: tuple[Callable[..., Tensor], ...] = (
     nn.functional.conv_transpose1d, nn.functional.conv_transpose2d, nn.functional.conv_transpose3d,
 )  # fmt: skip
 
@@ -155,14 +158,14 @@ def _of_maps(
 ) -> tuple[Float[Tensor, "n c"], Float[Tensor, ""]]:
     """Products of residuals and gradients, one row a map; and the curvature at one position."""
     x, g, weight = _wide(call.input), _wide(gradient), _wide(call.weight.detach())
-    strided = {"stride": call.stride, "dilation": call.dilation}
-    dims = weight.dim() - 3
+    dims, steps = weight.dim() - 3, call.stride
     if call.kind == "conv":
         x = padded(call, x, tuple(g.shape[2:]))
-        h = _CONV_TRANSPOSE[dims](g, weight, **strided)
+        h = _CONV_TRANSPOSE[dims](g, weight, stride=steps, dilation=call.dilation)
         x, h = _same_space(x, h)
     else:
-        h = _CONV[dims](padded(call, g, tuple(x.shape[2:])), weight, **strided)
+        g = padded(call, g, tuple(x.shape[2:]))
+        h = _CONV[dims](g, weight, stride=steps, dilation=call.dilation)
         h, x = _same_space(h, x)
     flat = x.flatten(2)
     total, generator = len(flat) * flat.shape[2], torch.Generator().manual_seed(seed)
