@@ -63,31 +63,28 @@ def chains() -> tuple[nn.Module, list[Inputs], list[Inputs]]:
 
 
 def measure(key: Key, settings: Settings) -> dict[str, Any]:
-    """Nats told and KL of every group (of the transformer, of every third)."""
+    """Nats told and KL of every group (of the transformer, of every fifth)."""
     name = key["net"]
     if name == TRANSFORMER:
         model, calibration, held = chains()
     else:
         source = "mnist" if name == LENET.label else "cifar10"
         model, calibration, held = with_images(name, source, settings["samples"])
-    names = list(mipp.plan(model, calibration[:1], HALF, method="l2").keep)
-    names = names[::3] if name == TRANSFORMER else names
-    # the groups that are not asked about need not be measured
-    plans = list(mipp.plans(model, calibration, [{name: HALF} for name in names]))
-    graph = plans[0].traced
+    graph = mipp.plan(model, calibration[:1], HALF, method="l2").traced
     assert graph is not None
-    groups = {group.name: group for group in graph.groups}
-    read = sorted({c for name in names for c in groups[name].consumers})
+    asked = graph.groups[::5] if name == TRANSFORMER else graph.groups
+    read = sorted({c for group in asked for c in group.consumers})
     consumers = {c: graph.consumers[c] for c in read}
     batches = statistics.read_batches(calibration, None)
-    seen, _ = statistics.capture(model, consumers, batches, loss=None)
+    seen, _ = statistics.capture(model, consumers, batches, loss="auto")
     before = [answers(model, batch) for batch in held]
     found = {}
-    for name, plan in zip(names, plans, strict=True):
-        told = next(s.nats_before - s.nats_after for s in plan.summary if s.name == name)
-        group = groups[name]
-        keep = np.zeros(group.n_units, dtype=bool)
-        keep[list(plan.keep[name])] = True
+    for group in asked:
+        views = [view(model, graph, group, consumers[c], seen[c]) for c in group.consumers]
+        lost = mipp.Gaussian().scorer(views, group.n_units).remove_least(group.n_units // 2)
+        told = float(sum(nats.sum() for _, nats in lost))
+        keep = np.ones(group.n_units, dtype=bool)
+        keep[[unit for unit, _ in lost]] = False
         fits = {
             (c.weight, c.call): fit(model, graph, group, c, seen[i], keep)
             for i, c in consumers.items()
@@ -97,8 +94,23 @@ def measure(key: Key, settings: Settings) -> dict[str, Any]:
         kl = torch.cat([divergence(p, q) for p, q in zip(before, after, strict=True)])
         error = float(kl.std() / math.sqrt(len(kl)))
         uses = max(graph.consumers[c].uses for c in group.consumers)
-        found[name] = {"told": told, "kl": float(kl.mean()), "error": error, "positions": uses}
+        found[group.name] = {
+            "told": told,
+            "kl": float(kl.mean()),
+            "error": error,
+            "positions": uses,
+        }
     return {"groups": found}
+
+
+def view(
+    model: nn.Module, graph: ChannelGraph, group: Group, consumer: Consumer, seen: Statistics
+) -> information.ConsumerView:
+    """The consumer as an estimator is given it."""
+    weight = model.get_parameter(consumer.weight).detach()
+    return information.consumer_view(
+        graph, group, consumer, weight, seen.covariance, seen.fisher, {}, seen.design_effect
+    )
 
 
 def fit(
