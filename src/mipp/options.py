@@ -39,7 +39,7 @@ Outputs = Callable[[Any], Any]
 """Picks from what a model returns the tensors that have to stay as they are."""
 
 Progress = Callable[[str, int, int], None]
-"""Called as ``progress(stage, done, total)`` while a plan is made or applied."""
+"""Called as ``progress(stage, done, total)`` while a plan is made or applied, or a net trained."""
 
 
 def option(help: str, default: Any = MISSING, make: Callable[[], Any] | None = None) -> Any:  # noqa: A002

@@ -45,11 +45,11 @@ def test_it_is_the_sum_within_the_square_over_positions_times_means(kind, monkey
     monkeypatch.setattr(
         design_effect, "_residual_map", lambda rows, seed: (torch.eye(4), torch.zeros(4))
     )
-    everywhere = torch.arange(n_positions(call, y))
+    everywhere = torch.arange(n_positions(call))
     effect = design_effect.DesignEffect()
     effect.update(call, gradient, n, None, everywhere, 0)
 
-    x, g = input_rows(call, y, everywhere), output_rows(call, gradient, everywhere)
+    x, g = input_rows(call, everywhere), output_rows(call, gradient, everywhere)
     weight = weight_matrix(call.kind, layer.weight.detach())
     together, alone = 0.0, 0.0
     for i in range(4):

@@ -12,12 +12,12 @@ from mipp import processes
 from mipp.checks import check_fields
 from mipp.covariance import Covariance, dense
 from mipp.errors import CalibrationError, InputError
+from mipp.moments import Moments, Squares
 from mipp.records import Consumer
 from mipp.statistics.batches import Batch
 from mipp.statistics.calling import blaming
 from mipp.statistics.design_effect import EXAMPLES, DesignEffect
 from mipp.statistics.loss import Loss, pass_back, settle
-from mipp.statistics.moments import Moments, Squares
 from mipp.tracing.calls import (
     Call,
     CallHooks,
@@ -28,7 +28,12 @@ from mipp.tracing.calls import (
     token_mask,
 )
 from mipp.tracing.guards import measuring
+from mipp.tracing.module_contents import ModuleContents
+from mipp.tracing.notes import Key, Notes
 from mipp.tracing.sampling import consumer_seed, n_features, sampled_positions, weight_seed
+
+OF_MOMENTS, OF_ROWS = 4.0, 12.0
+"""Rows per feature for the second moments of consumers, and wherever rows have more to tell."""
 
 
 @dataclass(frozen=True)
@@ -37,9 +42,11 @@ class CaptureConfig:
 
     Attributes:
         rows_per_feature: rows (examples x positions) sampled for each consumer, as a multiple of
-            its number of features.
+            its number of features. None is 4 for units in closed form, and 12 for single weights
+            and for estimators that learn from rows.
         min_rows: rows sampled at least.
-        fisher_samples: examples that go through the backward pass.
+        fisher_samples: examples that go through the backward pass, in whole batches. None is 256,
+            but at most a quarter of all, and 64 at least.
         dtype: number type of the sums.
 
     Examples:
@@ -47,20 +54,25 @@ class CaptureConfig:
         500
     """
 
-    rows_per_feature: float = 12.0
+    rows_per_feature: float | None = None
     min_rows: int = 4096
-    fisher_samples: int = 2048
+    fisher_samples: int | None = None
     dtype: torch.dtype = torch.float64
 
     def __post_init__(self) -> None:
         check_fields(self)
         for name in ("rows_per_feature", "min_rows", "fisher_samples"):
-            if not 0 < getattr(self, name) < math.inf:
+            value = getattr(self, name)
+            if value is not None and not 0 < value < math.inf:
                 raise InputError(
                     f"CaptureConfig({name}={getattr(self, name)}); expected a number above 0."
                 )
         if not self.dtype.is_floating_point:
             raise InputError(f"CaptureConfig(dtype={self.dtype}); expected torch.float64.")
+
+    def rows(self, features: int, each: float) -> float:
+        """Rows wanted for so many features; ``each``: for one of them, unless that is set."""
+        return max((self.rows_per_feature or each) * features, self.min_rows)
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,8 +134,11 @@ class _Recorder:
     A loss has to be passed back after each recorded call that is ``with_fisher``.
     """
 
-    def __init__(self, site: Site, config: CaptureConfig, seed: int, n_samples: int) -> None:
-        self.site, self.config, self.seed, self.n_samples = site, config, seed, n_samples
+    def __init__(
+        self, site: Site, config: CaptureConfig, seed: int, n_samples: int, n_fisher: int
+    ) -> None:
+        self.site, self.config, self.seed = site, config, seed
+        self.n_samples, self.n_fisher = n_samples, n_fisher
         self.positions = 0
         self.moments: Moments | None = None
         self.fisher: Moments | Squares | None = None
@@ -140,14 +155,14 @@ class _Recorder:
         size: int,
     ) -> None:
         """Adds what one call takes in and, once the loss is passed back, its gradient."""
-        real = counted(call, output, mask)
-        n_real = n_positions(call, output) if real is None else len(real)
+        real = counted(call, mask)
+        n_real = n_positions(call) if real is None else len(real)
         if n_real == 0:
             return
         self.positions += n_real
-        pick = self._picked(call, output, batch_number, mask)
+        pick = self._picked(call, batch_number, mask)
         with torch.no_grad():
-            rows = input_rows(call, output, pick.to(output.device))
+            rows = input_rows(call, pick.to(output.device))
         if not bool(torch.isfinite(rows).all()):
             raise CalibrationError(
                 f"The input of {self.site.name} has NaN or infinite values in "
@@ -160,9 +175,10 @@ class _Recorder:
             self.moments = Moments(d, rows.device, dtype, blocks)
         self.moments.update(rows)
         if with_fisher:
+            felt = self._felt(call, batch_number, mask, pick)
 
             def add_gradient(gradient: Tensor) -> None:
-                g = output_rows(call, gradient, pick.to(gradient.device))
+                g = output_rows(call, gradient, felt.to(gradient.device))
                 if self.fisher is None:
                     m, device = g.shape[1], g.device
                     self.fisher = (
@@ -176,13 +192,28 @@ class _Recorder:
             if blocks is None and not self.site.routed:
                 self._watch(call, output, size, real, pick, batch_number)
 
+    def _felt(
+        self,
+        call: Call,
+        batch: int,
+        mask: Bool[Tensor, "batch length"] | None,
+        pick: Int[Tensor, " picked"],
+    ) -> Int[Tensor, " felt"]:
+        """The positions whose gradients are looked at: of few examples, so that many of each."""
+        if self.site.call is None:
+            return pick
+        m = call.weight.numel() // n_features(call)
+        wanted = self.config.rows(m, OF_MOMENTS)
+        seed = weight_seed(self.seed, batch, self.site.index, call.call)
+        return sampled_positions(call, mask, wanted, self.n_fisher, seed)
+
     def _watch(
         self,
         call: Call,
         output: Tensor,
         size: int,
         real: Int[Tensor, " n"] | None,
-        pick: Int[Tensor, " rows"],
+        pick: Int[Tensor, " picked"],
         batch: int,
     ) -> None:
         """Adds to the design effect once the loss is passed back."""
@@ -202,7 +233,7 @@ class _Recorder:
         output.register_hook(add)
 
     def _picked(
-        self, call: Call, output: Tensor, batch: int, mask: Bool[Tensor, "batch length"] | None
+        self, call: Call, batch: int, mask: Bool[Tensor, "batch length"] | None
     ) -> Int[Tensor, " rows"]:
         """The positions that are looked at; of a consumer in the order of the draw."""
         config, site, of_weight = self.config, self.site, self.site.call is None
@@ -211,8 +242,8 @@ class _Recorder:
             if of_weight
             else consumer_seed(self.seed, batch, site.index)
         )
-        wanted = max(config.rows_per_feature * n_features(call), config.min_rows)
-        pick = sampled_positions(call, output, mask, wanted, self.n_samples, seed)
+        wanted = config.rows(n_features(call), OF_ROWS if of_weight else OF_MOMENTS)
+        pick = sampled_positions(call, mask, wanted, self.n_samples, seed)
         return pick.sort().values if of_weight else pick
 
     def check(self, *, with_fisher: bool) -> None:
@@ -259,6 +290,17 @@ def _check_finite(finite: bool, name: str) -> None:
         )
 
 
+def _passed_back(batches: Sequence[Batch], config: CaptureConfig, n_samples: int) -> int:
+    """How many of the first batches go through the backward pass, in this process."""
+    most = config.fisher_samples or min(256, max(64, n_samples / 4))
+    wanted, seen = most / processes.rank_and_size()[1], 0
+    for number, batch in enumerate(batches):
+        if seen >= wanted:
+            return number
+        seen += len(batch)
+    return len(batches)
+
+
 @processes.raises_on_all_ranks
 def collect(
     model: nn.Module,
@@ -269,6 +311,8 @@ def collect(
     config: CaptureConfig | None = None,
     seed: int = 0,
     advance: Callable[[], None] | None = None,
+    notes: Notes | None = None,
+    rows_noted: Mapping[Key, float] | None = None,
 ) -> tuple[list[Statistics], str]:
     """Measures at every site, in one pass over the batches.
 
@@ -289,6 +333,9 @@ def collect(
         config: how much is measured.
         seed: of the positions and labels that are drawn.
         advance: called after each batch (a progress bar).
+        notes: where what a refit will need is noted on the way: outputs of layers, and the means of
+            norms' inputs.
+        rows_noted: layer -> how many rows of all examples are noted.
 
     Returns:
         The statistics in the order of the sites, and in words which loss was used.
@@ -300,25 +347,34 @@ def collect(
     config = config or CaptureConfig()
     rank, world = processes.rank_and_size()
     n_samples = processes.total("the number of examples", sum(len(batch) for batch in batches))
-    recorders = [_Recorder(site, config, seed, n_samples) for site in sites]
+    backward_on = _passed_back(batches, config, n_samples) if loss is not None else 0
+    n_fisher = processes.total(
+        "the examples passed back", sum(len(batch) for batch in batches[:backward_on])
+    )
+    recorders = [_Recorder(site, config, seed, n_samples, n_fisher) for site in sites]
     by_key = {(r.site.weight, r.site.call): r for r in recorders}
-    wanted_fisher = config.fisher_samples / world if loss is not None else 0.0
     chosen: Loss | None = None
     how, seen = "no loss", 0
     with measuring(model):
+        contents = None if notes is None else ModuleContents([model])
         device = next((p.device for p in model.parameters()), torch.device("cpu"))
         for i, whole in enumerate(batches):
             number = i * world + rank
             batch = whole.to(device)
-            backward = loss is not None and seen < wanted_fisher
-            seen += len(batch)
+            backward = i < backward_on
+            on_norm = None if notes is None else notes.norm_hook(len(batch) / n_samples)
             anchor = torch.zeros((), device=device, requires_grad=True)
             mask = token_mask(batch.kwargs)
 
             def after(
                 call: Call, output: Tensor, number: int = number, backward: bool = backward,
-                anchor: Tensor = anchor, mask: Tensor | None = mask, size: int = len(batch),
+                anchor: Tensor = anchor, mask: Tensor | None = mask, at: int = i, seen: int = seen,
+                size: int = len(batch),
             ) -> Tensor:  # fmt: skip
+                if notes is not None and rows_noted and call.key in rows_noted:
+                    wanted, draw = rows_noted[call.key], weight_seed(seed, number, len(sites), at)
+                    pick = sampled_positions(call, mask, wanted, n_samples, draw).sort().values
+                    notes.add(call.key, at, call, output, pick, seen, inputs=False)
                 recorder = by_key.get(call.key) or by_key.get((call.name, None))
                 if recorder is None:
                     return output
@@ -330,9 +386,12 @@ def collect(
             with (
                 blaming(i),
                 torch.set_grad_enabled(backward),
-                CallHooks(model, after=after, grouped=True),
+                CallHooks(model, after=after, on_norm=on_norm, grouped=True),
             ):
                 output = model(*batch.args, **batch.kwargs)
+            seen += len(batch)
+            if notes is not None and contents is not None and i == 0 and len(batches) > 1:
+                notes.stateful = contents.tensors_changed()
             if backward:
                 assert loss is not None
                 if chosen is None:
@@ -356,6 +415,8 @@ def capture(
     config: CaptureConfig | None = None,
     seed: int = 0,
     advance: Callable[[], None] | None = None,
+    notes: Notes | None = None,
+    rows_noted: Mapping[Key, float] | None = None,
 ) -> tuple[dict[int, Statistics], str]:
     """Measures every consumer of units in one pass over the batches; see `collect`.
 
@@ -367,14 +428,17 @@ def capture(
         config: how much is measured.
         seed: of the positions and labels that are drawn.
         advance: called after each batch.
+        notes: as in `collect`.
+        rows_noted: as in `collect`.
 
     Returns:
         The statistics by consumer index, and in words which loss was used.
     """
     sites = [Site(c.name, c.weight, c.call, i, c.routed) for i, c in consumers.items()]
     found, how = collect(
-        model, sites, batches, loss=loss, config=config, seed=seed, advance=advance
-    )
+        model, sites, batches, loss=loss, config=config, seed=seed, advance=advance,
+        notes=notes, rows_noted=rows_noted,
+    )  # fmt: skip
     return dict(zip(consumers, found, strict=True)), how
 
 

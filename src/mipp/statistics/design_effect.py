@@ -95,7 +95,7 @@ class DesignEffect:
             pick: positions that are sampled.
             seed: of the halves.
         """
-        positions = n_positions(call, gradient)
+        positions = n_positions(call)
         if positions % n:
             return
         call, gradient = _examples_first(call, gradient, n)
@@ -158,14 +158,14 @@ def _of_maps(
 ) -> tuple[Float[Tensor, "n c"], Float[Tensor, ""]]:
     """Products of residuals and gradients, one row a map; and the curvature at one position."""
     x, g, weight = _wide(call.input), _wide(gradient), _wide(call.weight.detach())
-    dims, steps = weight.dim() - 3, call.stride
+    dims = weight.dim() - 3
     if call.kind == "conv":
         x = padded(call, x, tuple(g.shape[2:]))
-        h = _CONV_TRANSPOSE[dims](g, weight, stride=steps, dilation=call.dilation)
+        h = _CONV_TRANSPOSE[dims](g, weight, stride=call.stride, dilation=call.dilation)
         x, h = _same_space(x, h)
     else:
-        g = padded(call, g, tuple(x.shape[2:]))
-        h = _CONV[dims](g, weight, stride=steps, dilation=call.dilation)
+        wide = padded(call, g, tuple(x.shape[2:]))
+        h = _CONV[dims](wide, weight, stride=call.stride, dilation=call.dilation)
         h, x = _same_space(h, x)
     flat = x.flatten(2)
     total, generator = len(flat) * flat.shape[2], torch.Generator().manual_seed(seed)
@@ -178,7 +178,7 @@ def _of_maps(
         return products, (_mean_square(e) * _mean_square(h)).sum()
     pick = pick[:: -(-len(pick) // WINDOWS)]
     whole = replace(call, input=e, padding=((0, 0),) * len(call.padding))
-    windows = input_rows(whole, g, pick).unflatten(1, (x.shape[1], -1))
+    windows = input_rows(whole, pick).unflatten(1, (x.shape[1], -1))
     felt = (output_rows(call, g, pick) @ weight.flatten(1)).view_as(windows)
     covariance = torch.einsum("rck,rcl->ckl", windows, windows)
     curvature = torch.einsum("rck,rcl->ckl", felt, felt)

@@ -4,7 +4,7 @@ The function of Theorem 1 within a layer: of each row the regression on the inpu
 reads, a bias (or the running mean of the BatchNorm behind) such that the mean is kept.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -30,6 +30,7 @@ def update(
     batches: Sequence[Batch],
     refit: Refit,
     seed: int = 0,
+    advance: Callable[[], None] = lambda: None,
 ) -> None:
     """Fits the weights of ``changed`` that stay, in place, to the original's outputs.
 
@@ -43,6 +44,7 @@ def update(
             what the original puts in; ``"norm"``: BatchNorm statistics alone), ``ridge``, ``norm``
             and rows.
         seed: of the rows that are drawn.
+        advance: called after each layer (a progress bar).
 
     Raises:
         SurgeryError: the fitted weights are not finite.
@@ -56,6 +58,7 @@ def update(
                 LESS_MEMORY,
             ):  # fmt: skip
                 _fit(stop, original.get_parameter(layer.name), masks[layer.name], refit)
+        advance()
 
     in_order(
         changed, original, [] if refit.mode == "norm" else layers, batches, visit,
