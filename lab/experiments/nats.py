@@ -38,6 +38,8 @@ HELD_OUT = 1024
 HALF = "units=50%"
 RIDGE = 1e-6
 """Of the refit, as of the estimator."""
+ROWS = statistics.CaptureConfig(rows_per_feature=24.0, min_rows=8192)
+"""Of the refit, as in `mipp.Refit`."""
 LEAST, MOST = 0.7, 1.4
 """KL over nats told that counts as one."""
 
@@ -77,6 +79,8 @@ def measure(key: Key, settings: Settings) -> dict[str, Any]:
     consumers = {c: graph.consumers[c] for c in read}
     batches = statistics.read_batches(calibration, None)
     seen, _ = statistics.capture(model, consumers, batches, loss="auto")
+    # as many rows as a refit has
+    many, _ = statistics.capture(model, consumers, batches, loss=None, config=ROWS)
     before = [answers(model, batch) for batch in held]
     found = {}
     for group in asked:
@@ -86,7 +90,7 @@ def measure(key: Key, settings: Settings) -> dict[str, Any]:
         keep = np.ones(group.n_units, dtype=bool)
         keep[[unit for unit, _ in lost]] = False
         fits = {
-            (c.weight, c.call): fit(model, graph, group, c, seen[i], keep)
+            (c.weight, c.call): fit(model, graph, group, c, many[i], keep)
             for i, c in consumers.items()
             if i in group.consumers
         }
