@@ -38,6 +38,8 @@ HELD_OUT = 1024
 HALF = "units=50%"
 RIDGE = 1e-6
 """Of the refit, as of the estimator."""
+ROWS = statistics.CaptureConfig(rows_per_feature=24.0, min_rows=8192)
+"""Of the refit, as in `mipp.Refit`."""
 LEAST, MOST = 0.7, 1.4
 """KL over nats told that counts as one."""
 
@@ -63,33 +65,32 @@ def chains() -> tuple[nn.Module, list[Inputs], list[Inputs]]:
 
 
 def measure(key: Key, settings: Settings) -> dict[str, Any]:
-    """Nats told and KL of every group (of the transformer, of every third)."""
+    """Nats told and KL of every group (of the transformer, of every fifth)."""
     name = key["net"]
     if name == TRANSFORMER:
         model, calibration, held = chains()
     else:
         source = "mnist" if name == LENET.label else "cifar10"
         model, calibration, held = with_images(name, source, settings["samples"])
-    names = list(mipp.plan(model, calibration[:1], HALF, method="l2").keep)
-    names = names[::3] if name == TRANSFORMER else names
-    # the groups that are not asked about need not be measured
-    plans = list(mipp.plans(model, calibration, [{name: HALF} for name in names]))
-    graph = plans[0].traced
+    graph = mipp.plan(model, calibration[:1], HALF, method="l2").traced
     assert graph is not None
-    groups = {group.name: group for group in graph.groups}
-    read = sorted({c for name in names for c in groups[name].consumers})
+    asked = graph.groups[::5] if name == TRANSFORMER else graph.groups
+    read = sorted({c for group in asked for c in group.consumers})
     consumers = {c: graph.consumers[c] for c in read}
     batches = statistics.read_batches(calibration, None)
-    seen, _ = statistics.capture(model, consumers, batches, loss=None)
+    seen, _ = statistics.capture(model, consumers, batches, loss="auto")
+    # as many rows as a refit has
+    many, _ = statistics.capture(model, consumers, batches, loss=None, config=ROWS)
     before = [answers(model, batch) for batch in held]
     found = {}
-    for name, plan in zip(names, plans, strict=True):
-        told = next(s.nats_before - s.nats_after for s in plan.summary if s.name == name)
-        group = groups[name]
-        keep = np.zeros(group.n_units, dtype=bool)
-        keep[list(plan.keep[name])] = True
+    for group in asked:
+        views = [view(model, graph, group, consumers[c], seen[c]) for c in group.consumers]
+        lost = mipp.Gaussian().scorer(views, group.n_units).remove_least(group.n_units // 2)
+        told = float(sum(nats.sum() for _, nats in lost))
+        keep = np.ones(group.n_units, dtype=bool)
+        keep[[unit for unit, _ in lost]] = False
         fits = {
-            (c.weight, c.call): fit(model, graph, group, c, seen[i], keep)
+            (c.weight, c.call): fit(model, graph, group, c, many[i], keep)
             for i, c in consumers.items()
             if i in group.consumers
         }
@@ -97,8 +98,23 @@ def measure(key: Key, settings: Settings) -> dict[str, Any]:
         kl = torch.cat([divergence(p, q) for p, q in zip(before, after, strict=True)])
         error = float(kl.std() / math.sqrt(len(kl)))
         uses = max(graph.consumers[c].uses for c in group.consumers)
-        found[name] = {"told": told, "kl": float(kl.mean()), "error": error, "positions": uses}
+        found[group.name] = {
+            "told": told,
+            "kl": float(kl.mean()),
+            "error": error,
+            "positions": uses,
+        }
     return {"groups": found}
+
+
+def view(
+    model: nn.Module, graph: ChannelGraph, group: Group, consumer: Consumer, seen: Statistics
+) -> information.ConsumerView:
+    """The consumer as an estimator is given it."""
+    weight = model.get_parameter(consumer.weight).detach()
+    return information.consumer_view(
+        graph, group, consumer, weight, seen.covariance, seen.fisher, {}, seen.design_effect
+    )
 
 
 def fit(
@@ -146,13 +162,13 @@ def answers(
     with torch.no_grad(), measuring(model), CallHooks(model, after=constant):
         for (name, _), (weight, _) in fits.items():
             model.get_parameter(name).copy_(weight)
+        asked = None if isinstance(batch, Tensor) else batch["labels"] != antiberty.IGNORED
         logits = model(batch).unsqueeze(1) if isinstance(batch, Tensor) else model(**batch).logits
         for name, weight in old.items():
             model.get_parameter(name).copy_(weight)
-    found = logits.double().log_softmax(-1)
-    if not isinstance(batch, Tensor):  # residues that are not asked for are answered alike
-        found = found.masked_fill((batch["labels"] == antiberty.IGNORED).unsqueeze(-1), 0.0)
-    return found
+    found: Tensor = logits.double().log_softmax(-1)
+    # residues that are not asked for are answered alike
+    return found if asked is None else found.masked_fill(~asked.unsqueeze(-1), 0.0)
 
 
 def divergence(p: Tensor, q: Tensor) -> Tensor:
