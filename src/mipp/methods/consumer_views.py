@@ -14,7 +14,7 @@ from torch import Tensor
 from mipp import information, out_of_memory, processes, statistics, surgery
 from mipp.covariance import FEW
 from mipp.errors import CalibrationError, InputError
-from mipp.pieces import MOST_PIECES
+from mipp.pieces import MOST_PIECES, keeps_tensors
 from mipp.problem import Problem, less_memory, report_batches
 from mipp.records import AxisKey, Consumer, Group, Keep
 from mipp.statistics.few_rows import n_features
@@ -37,6 +37,62 @@ class Views:
         self.loss = ""
         self._statistics: dict[int, statistics.Statistics] = {}
         self._observer = Observer(problem) if problem.options.needs_rows else None
+
+    def each(self, score: Callable[[Group, ViewsOf], None], *, any_order: bool) -> None:
+        """Calls ``score`` with each group, measured.
+
+        Where the measurements of all groups do not fit into the memory allowed, they are made layer
+        after layer while all batches run side by side, and forgotten when a group has been scored;
+        where that cannot be (several processes, rows of observations, an order to keep to), in
+        several passes.
+        """
+        parts = self.parts()
+        if len(parts) > 1 and any_order and self._in_order():
+            self._each_in_order(score)
+            return
+        for part in parts:
+            views_of = self.of(part)
+            for group in part:
+                score(group, views_of)
+
+    def _in_order(self) -> bool:
+        """Whether layers can be measured one after the other."""
+        if self._observer is not None or processes.rank_and_size()[1] > 1:
+            return False
+        device = next((p.device for p in self.model.parameters()), torch.device("cpu"))
+        some = self.batches[0].part(0, 2).to(device)
+        return len(self.batches) <= MOST_PIECES and not keeps_tensors(self.model, some)
+
+    def _each_in_order(self, score: Callable[[Group, ViewsOf], None]) -> None:
+        consumers, left = self.graph.consumers, {g.index: g for g in self.graph.groups}
+        seen: dict[int, statistics.Statistics] = {}
+
+        def views_of(group: Group, keep: Keep) -> list[information.View]:
+            return [self._view(group, consumers[c], seen[c], keep) for c in group.consumers]
+
+        def done(site: statistics.Site, measured: statistics.Statistics) -> None:
+            self.clock.lap("capture")
+            seen[site.index] = measured
+            ready = [group for group in left.values() if set(group.consumers) <= seen.keys()]
+            for group in ready:
+                score(group, views_of)
+                del left[group.index]
+            needed = {c for group in left.values() for c in group.consumers}
+            for index in seen.keys() - needed:
+                del seen[index]
+            self.clock.lap("plan")
+
+        read = sorted({c for group in left.values() for c in group.consumers})
+        sites = [statistics.site_of(consumers[c], c) for c in read]
+        self.clock.lap("plan")
+        with self.enough_memory("measuring", read):
+            self.loss = statistics.collect_in_order(
+                self.model, sites, self.batches, done,
+                loss=self.options.loss if self._fisher_wanted() else None,
+                config=self.options.calibration, seed=self.options.seed,
+                advance=report_batches(self._problem),
+            )  # fmt: skip
+        self.clock.lap("capture")
 
     def parts(self) -> list[list[Group]]:
         """Groups in passes whose measurements fit into the memory allowed."""

@@ -183,26 +183,28 @@ class Curves:
             self._problem.progress("score", done, units)
 
         kept = dict(keep)
-        for part in self._views.parts():
-            views_of = self._views.of(part)
-            for group in part:
-                with (
-                    self._views.enough_memory("eliminating units read by", group.consumers),
-                    self._scorer(group, views_of, kept, share) as scorer,
-                ):
-                    if group.index in spared:
-                        curves[group.index] = selection.untouched(scorer)
-                        check_finite(group.name, curves[group.index].total)
-                        advance(group.n_units)
-                        continue
-                    curve = curves[group.index] = self._curve(scorer, share, advance)
-                    check_finite(group.name, curve.total, *curve.nats_lost)
-                if self.options.next_layer == "pruned":
-                    stays = np.ones(group.n_units, dtype=bool)
-                    stays[curve.order[: self._goes(group, curve, share)]] = False
-                    kept[group.index] = stays
+        pruned = self.options.next_layer == "pruned"
+
+        def score(group: Group, views_of: ViewsOf) -> None:
+            with (
+                self._views.enough_memory("eliminating units read by", group.consumers),
+                self._scorer(group, views_of, kept, share) as scorer,
+            ):
+                if group.index in spared:
+                    curves[group.index] = selection.untouched(scorer)
+                    check_finite(group.name, curves[group.index].total)
+                    advance(group.n_units)
+                    return
+                curve = curves[group.index] = self._curve(scorer, share, advance)
+                check_finite(group.name, curve.total, *curve.nats_lost)
+            if pruned:
+                stays = np.ones(group.n_units, dtype=bool)
+                stays[curve.order[: self._goes(group, curve, share)]] = False
+                kept[group.index] = stays
+
+        self._views.each(score, any_order=not pruned)
         warn_without_information(curves.values())
-        return curves
+        return {group.index: curves[group.index] for group in self.graph.groups}
 
     @contextmanager
     def _scorer(
