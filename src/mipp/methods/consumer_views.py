@@ -29,12 +29,14 @@ class Views:
 
     Attributes:
         loss: in words, which loss was used; empty before the first measurement.
+        design_effects: by consumer, of those that have been measured with Fisher information.
     """
 
     def __init__(self, problem: Problem) -> None:
         self.model, self.graph, self.batches = problem.model, problem.graph, problem.batches
         self.options, self.clock, self._problem = problem.options, problem.clock, problem
         self.loss = ""
+        self.design_effects: dict[int, float] = {}
         self._statistics: dict[int, statistics.Statistics] = {}
         self._observer = Observer(problem) if problem.options.needs_rows else None
 
@@ -73,6 +75,7 @@ class Views:
         def done(site: statistics.Site, measured: statistics.Statistics) -> None:
             self.clock.lap("capture")
             seen[site.index] = measured
+            self.design_effects[site.index] = measured.design_effect
             ready = [group for group in left.values() if set(group.consumers) <= seen.keys()]
             for group in ready:
                 score(group, views_of)
@@ -166,6 +169,7 @@ class Views:
             if notes is not None and self._problem.noted is not None:
                 self._problem.noted.put(notes)
             self.clock.lap("capture")
+            self.design_effects |= {i: s.design_effect for i, s in self._statistics.items()}
         return self._statistics
 
     def _notes(self, measured: Sequence[int]) -> tuple[Notes | None, dict[Key, float] | None]:
@@ -200,7 +204,6 @@ class Views:
         weight: Tensor = self.model.get_parameter(consumer.weight).detach()
         return information.consumer_view(
             self.graph, group, consumer, weight, seen.covariance, seen.fisher, keep,
-            seen.design_effect,
         )  # fmt: skip
 
 
@@ -257,9 +260,7 @@ class Observer:
     ) -> information.Observations:
         """One consumer of the group: its kept inputs, and the targets to predict from them."""
         consumer, seen = self.graph.consumers[index], rows[index]
-        fisher, effect = (
-            (None, 1.0) if measured is None else (measured.fisher, measured.design_effect)
-        )
+        fisher = None if measured is None else measured.fisher
         columns, unit = information.features_seen(
             self.graph, group, consumer, seen.inputs.shape[1], keep
         )
@@ -269,7 +270,7 @@ class Observer:
             inputs=seen.inputs[:, torch.as_tensor(columns, device=device)],
             targets=targets,
             unit=torch.as_tensor(unit, device=device),
-            uses=consumer.uses * effect if self.shape == "positions" else 1,
+            uses=consumer.uses if self.shape == "positions" else 1,
             noise=noise,
             example=seen.example.to(device),
         )

@@ -97,9 +97,10 @@ def _in_rounds(problem: Problem, shared: "Curves | None", budget: Budgeted) -> C
         for group in now.graph.groups:
             stays, curve = chosen[group.index], made[group.index]
             keep[group.name] = tuple(np.array(keep[group.name])[stays].tolist())
-            before, lost = nats.get(group.name, (curve.total, 0.0))
-            nats[group.name] = (before, lost + float(curve.nats_lost[int((~stays).sum())]))
-            trails.follow(group.name, curve, stays)
+            told = curves.told(group, curve)
+            before, lost = nats.get(group.name, (told.total, 0.0))
+            nats[group.name] = (before, lost + float(told.nats_lost[int((~stays).sum())]))
+            trails.follow(group.name, told, stays)
         if not budget.has_bounds and all(len(units) == 1 for units in keep.values()):
             break  # a stop rule is through with all of them
         now.clock.lap("plan")
@@ -152,6 +153,12 @@ class Curves:
     def loss(self) -> str:
         """After the first call of `make`, in words which loss was used."""
         return self._views.loss
+
+    def told(self, group: Group, curve: Curve) -> Curve:
+        """The curve in nats of the loss: with the design effect of each consumer."""
+        effects = np.array([self._views.design_effects.get(c, 1.0) for c in group.consumers])
+        lost, total = curve.consumer_lost * effects, curve.consumer_total * effects
+        return Curve(curve.order, lost.sum(1), float(total.sum()), lost, total)
 
     def make(self, keep: Keep, share: float | None) -> dict[int, Curve]:
         """The curves of all groups, see `_measured`."""

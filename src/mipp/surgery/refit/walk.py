@@ -275,7 +275,7 @@ def walk(
     *,
     n_samples: int,
     norm: str,
-    norm_channels: Mapping[int, Int[Tensor, " kept"]] | None = None,
+    norm_channels: Mapping[int, Tensor] | None = None,
     memory: float = math.inf,
 ) -> None:
     """Visits every layer of ``changed`` in the order in which it runs.
@@ -342,7 +342,7 @@ class _Walk:
         visit: Callable[[Reached], None],
         n_samples: int,
         norm: str,
-        norm_channels: Mapping[int, Int[Tensor, " kept"]],
+        norm_channels: Mapping[int, Tensor],
         *,
         once: bool,
     ) -> None:
