@@ -1,4 +1,4 @@
-"""Runs that wait for each other: the order of visits, who is there, errors, and torch's settings."""
+"""Runs that wait for each other: who is at each place, errors, and settings of torch."""
 
 import threading
 
