@@ -127,7 +127,7 @@ def curves_of(
             shown = (path.sizes <= FINE) | (path.sizes % max(1, d // FINE) == 0)
             shown[0] = True
         else:
-            fewest, share, steps = (d // 64, 0.65, 2) if d > LARGE else (1, 0.8, 3)
+            fewest, share, steps = (d // 64, 0.65, 1) if d > LARGE else (1, 0.8, 3)
             path = follow(rows, fewest, pattern, share, steps, live)
             shown = torch.ones_like(path.sizes, dtype=torch.bool)
         sizes = torch.cat([path.sizes[shown], path.sizes.new_zeros(1)])
@@ -181,7 +181,8 @@ def chosen(
         if pattern is not None:
             wanted = (mask & ~pattern.removable(mask, rank.double())).sum(1)
         mask = eliminate(rows, mask, wanted, pattern)
-        masks.append(improved(_single(rows), mask, pattern, live))
+        rounds, steps, alone = (12, 2, 0.75) if d > LARGE else (10, 5, 1.0)
+        masks.append(improved(_single(rows), mask, pattern, live, rounds, steps, alone))
     return masks
 
 

@@ -84,32 +84,37 @@ def follow(
     free_to_move = torch.ones_like(weight, dtype=torch.bool) if allowed is None else allowed
     whole = (target * weight).sum(1)
     mask = torch.ones((m, d), dtype=torch.bool, device=weight.device)
-    rank = torch.zeros((m, d), dtype=torch.int64, device=weight.device)
+    # number of the round that removes a weight, and within a round by size: sorted once, at the end
+    order = torch.zeros_like(weight)
     fewest = max(fewest, pattern.quota(d) if pattern else 1)
     spare = _take_over(rows, weight, free_to_move)
     copies = min(int(spare.sum(1).max()), d - fewest)
     sizes = [d] if copies else []
     sizes += _sizes(d - copies, fewest, share)
     errors = [torch.zeros_like(whole)]
-    for before, after in itertools.pairwise(sizes):
+    for number, (before, after) in enumerate(itertools.pairwise(sizes)):
         size = weight.abs() * own_share(rows, mask & free_to_move).sqrt()
         if before == d:
             size[spare] = -1
         free = mask if pattern is None else pattern.removable(mask, size)
         last = torch.where(free, size, torch.full_like(size, torch.inf))
-        order = last.argsort(dim=1, stable=True)
-        gone = order[:, : before - after]
-        places = torch.arange(d - before, d - after, device=weight.device).expand_as(gone)
-        rank.scatter_(1, gone, places)
+        gone = last.topk(before - after, 1, largest=False, sorted=False).indices
+        order.scatter_(1, gone, number + _below_one(size).gather(1, gone))
         mask.scatter_(1, gone, torch.zeros_like(gone, dtype=torch.bool))
-        weight, left = fitted(rows, weight * mask, target, mask & free_to_move, steps)
+        weight, left = fitted(rows, weight, target, mask & free_to_move, steps)
         # target'w is explained at the optimum; this formula also holds on the way there
         explained = (target + left).mul(weight).sum(1)
         errors.append((whole - explained).clamp_min(0))
-    order = torch.where(mask, weight.abs(), torch.full_like(weight, -torch.inf)).argsort(1)
-    kept = order[:, d - sizes[-1] :]
-    rank.scatter_(1, kept, torch.arange(d - sizes[-1], d, device=weight.device).expand_as(kept))
+    order = torch.where(mask, len(sizes) + _below_one(weight.abs()), order)
+    rank = torch.empty_like(order, dtype=torch.int64)
+    places = torch.arange(d, device=rank.device).expand_as(rank)
+    rank.scatter_(1, order.argsort(dim=1, stable=True), places)
     return Path(rank, torch.tensor(sizes), torch.stack(errors, 1).cummax(1).values)
+
+
+def _below_one(size: Float[Tensor, "m d"]) -> Float[Tensor, "m d"]:
+    """Sizes in the same order, at most 1/2."""
+    return size / (2 * size.max()).clamp_min(torch.finfo(size.dtype).tiny)
 
 
 def _take_over(
@@ -176,6 +181,7 @@ def improved(
     allowed: Bool[Tensor, "m d"] | None = None,
     rounds: int = 10,
     steps: int = 5,
+    alone: float = 1.0,
 ) -> Bool[Tensor, "m d"]:
     """A mask with equally many weights in each row that explains at least as much, by swaps.
 
@@ -188,16 +194,19 @@ def improved(
         allowed: Only these may enter the mask.
         rounds: Most rounds of swaps.
         steps: Conjugate-gradient steps after each round.
+        alone: How far what an input would explain is judged as if it entered alone, with all others
+            adapted: at 1 entirely, at 0 without any adapting. Inputs that enter together explain
+            the same in part, so that at 1 the first rounds overshoot.
     """
     target = rows.standardised @ rows.correlation
     count = mask.sum(1)
     out = ~mask if allowed is None else ~mask & allowed
     share = torch.full_like(count, FIRST, dtype=target.dtype)
-    weight, left = fitted(rows, rows.standardised * mask, target, mask, 2 * steps)
+    weight, left = fitted(rows, rows.standardised, target, mask, 2 * steps)
     explained = ((target + left) * weight).sum(1)
     for _ in range(rounds):
         own = own_share(rows, mask)
-        gain = left.square() / own
+        gain = left.square() / own**alone
         gain = torch.where(out, gain, torch.full_like(gain, -1))
         cost = torch.where(mask, weight.square() * own, torch.full_like(gain, torch.inf))
         most = (share * count).clamp_min(1).long()
@@ -209,7 +218,7 @@ def improved(
             _changed(mask, entering, leaving, worth),
             _changed(out, leaving, entering, worth),
         )
-        new, still_left = fitted(rows, weight * tried, target, tried, steps)
+        new, still_left = fitted(rows, weight, target, tried, steps)
         now_explained = ((target + still_left) * new).sum(1)
         better = now_explained > explained
         took = better.unsqueeze(1)

@@ -14,8 +14,12 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-DIRECTIONS = 32
-"""Most directions of a row's small system."""
+DIRECTIONS = 32, 96
+"""Directions of a row's small system: so many, and more in long rows, but no more than the second
+number. Making the systems takes as long as ``n^2 / 2d`` steps."""
+
+LONG = 64
+"""Inputs for each direction in long rows."""
 
 FEW = 8
 """Fewest inputs for each direction."""
@@ -33,6 +37,7 @@ class Directions:
 
     Attributes:
         strength: Eigenvalues, shape ``(r,)``.
+        along: Eigenvectors, shape ``(d, r)``.
         across: Eigenvectors, divided by ``beside``, shape ``(d, r)``.
         beside: Variance of each input that the directions leave, shape ``(d,)``.
         pairs: What an input in the mask adds to each entry of a row's system, shape
@@ -42,6 +47,7 @@ class Directions:
     """
 
     strength: Float[Tensor, " r"]
+    along: Float[Tensor, "d r"]
     across: Float[Tensor, "d r"]
     beside: Float[Tensor, " d"]
     pairs: Float[Tensor, "p d"]
@@ -52,7 +58,8 @@ class Directions:
     def of(cls, correlation: Float[Tensor, "d d"]) -> "Directions":
         """Found by subspace iteration; deterministic for a given matrix."""
         d = len(correlation)
-        n = min(DIRECTIONS, d // FEW)
+        fewest, most = DIRECTIONS
+        n = min(max(fewest, d // LONG), most, d // FEW)
         generator = torch.Generator().manual_seed(0)
         guess = torch.randn(d, min(d, n + FEW), generator=generator).to(correlation)
         for _ in range(_POWERS + 1):
@@ -63,7 +70,12 @@ class Directions:
         beside = (correlation.diagonal() - along.square() @ strength).clamp_min(BESIDE)
         across = along / beside.unsqueeze(1)
         first, second = torch.tril_indices(n, n, device=correlation.device)
-        return cls(strength, across, beside, (along[:, first] * across[:, second]).T, first, second)
+        pairs = (along[:, first] * across[:, second]).T
+        return cls(strength, along, across, beside, pairs, first, second)
+
+    def shared(self, values: Float[Tensor, "m d"]) -> Float[Tensor, "m d"]:
+        """What the directions alone make of weights: their covariance with every input."""
+        return (values @ self.along).mul_(self.strength) @ self.along.T
 
     def within(
         self, mask: Bool[Tensor, "m d"]
@@ -94,10 +106,13 @@ def descent(
 ) -> tuple[Float[Tensor, "m d"], Float[Tensor, "m d"]]:
     """Conjugate-gradient steps from ``weight`` towards the best weights on the mask.
 
+    Weights outside of the mask are removed first, and those in it take over what they did, as far
+    as the directions say. That takes no product with the whole matrix.
+
     Args:
         correlation: Of the inputs.
         directions: The preconditioner.
-        weight: Of standardised inputs, zero outside of the mask.
+        weight: Of standardised inputs.
         target: Covariance of standardised inputs with the outputs.
         mask: The inputs that each row keeps.
         steps: Number of steps.
@@ -107,7 +122,9 @@ def descent(
         unexplained.
     """
     inverse = directions.within(mask)
-    weight, left = weight.clone(), torch.addmm(target, weight, correlation, alpha=-1)
+    taken = inverse(directions.shared(weight * ~mask).mul_(mask))
+    weight = (weight * mask).add_(taken)
+    left = torch.addmm(target, weight, correlation, alpha=-1)
     turned = inverse(left * mask)
     along, norm = turned, (left * turned).sum(1)
     # tensors of this size are changed in place: making new ones takes as long as the arithmetic
