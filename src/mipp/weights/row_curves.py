@@ -181,7 +181,7 @@ def chosen(
         if pattern is not None:
             wanted = (mask & ~pattern.removable(mask, rank.double())).sum(1)
         mask = eliminate(rows, mask, wanted, pattern)
-        rounds, steps, alone = (12, 2, 0.75) if d > LARGE else (10, 5, 1.0)
+        rounds, steps, alone = (12, 3, 0.75) if d > LARGE else (10, 5, 1.0)
         masks.append(improved(_single(rows), mask, pattern, live, rounds, steps, alone))
     return masks
 
