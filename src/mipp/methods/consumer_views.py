@@ -11,12 +11,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mipp import information, out_of_memory, processes, statistics
+from mipp import information, out_of_memory, processes, statistics, surgery
 from mipp.covariance import FEW
 from mipp.errors import CalibrationError, InputError
+from mipp.pieces import MOST_PIECES
 from mipp.problem import Problem, less_memory, report_batches
 from mipp.records import AxisKey, Consumer, Group, Keep
 from mipp.statistics.few_rows import n_features
+from mipp.tracing.notes import Key, Notes
 
 ViewsOf = Callable[[Group, Keep], list[information.View]]
 """The consumers of a group, given what is kept of the outputs and of other groups."""
@@ -93,6 +95,7 @@ class Views:
         if any(c not in self._statistics for c in wanted):
             self.clock.lap("plan")
             with self.enough_memory("measuring", wanted):
+                notes, rows = self._notes(wanted)
                 self._statistics, self.loss = statistics.capture(
                     self.model,
                     {c: self.graph.consumers[c] for c in wanted},
@@ -101,9 +104,39 @@ class Views:
                     config=self.options.calibration,
                     seed=self.options.seed,
                     advance=report_batches(self._problem),
+                    notes=notes,
+                    rows_noted=rows,
                 )
+            if notes is not None and self._problem.noted is not None:
+                self._problem.noted.put(notes)
             self.clock.lap("capture")
         return self._statistics
+
+    def _notes(self, measured: Sequence[int]) -> tuple[Notes | None, dict[Key, float] | None]:
+        """Where to note what the refit needs, and how many rows; None where it has to look again.
+
+        It has to where consumers are measured in several passes, or the notes would take more than
+        a quarter of the memory allowed.
+        """
+        refit, everything = self.options.refit, len(self.graph.consumers)
+        if (
+            refit is None
+            or self._problem.noted is None
+            or len(measured) < everything
+            or len(self.batches) > MOST_PIECES
+        ):
+            return None, None
+        rows = surgery.rows_noted(self.graph, refit)
+        if rows is None:
+            return None, None
+        examples, size = sum(len(batch) for batch in self.batches), 0.0
+        for consumer in self.graph.consumers:
+            wanted = rows.get((consumer.weight, consumer.call), 0)
+            outputs = self.graph.shapes[consumer.weight][consumer.out_dim]
+            size += 4 * outputs * min(wanted, consumer.uses * examples)
+        if size > self.options.memory / 4:
+            return None, None
+        return Notes(squares=refit.norm == "full"), rows
 
     def _view(
         self, group: Group, consumer: Consumer, seen: statistics.Statistics, keep: Keep

@@ -285,6 +285,7 @@ def _unit_plans(
             refit=options.refit,
             seconds=dict(problem.clock.seconds),
             outputs=options.outputs,
+            noted=problem.noted if choice.model is None else None,
         )
 
 

@@ -9,14 +9,14 @@ from typing import Any, ClassVar, Generic, TypeVar
 import torch
 from torch import nn
 
-from mipp import graph, statistics, surgery
+from mipp import graph, processes, statistics, surgery
 from mipp.checks import checked
 from mipp.errors import InputError
 from mipp.options import Outputs
 from mipp.planning.model_outputs import answering, check_same_outputs
 from mipp.planning.option_values import read_refit, recorded_refit
 from mipp.planning.plan_record import composed
-from mipp.problem import calibration, masks, refit_on_batches
+from mipp.problem import Noted, calibration, masks, refit_on_batches
 from mipp.prunable import example
 from mipp.records import ChannelGraph, Cost, GroupSummary, Keep, Refusal
 from mipp.report import Measured, plan_page, write
@@ -113,6 +113,8 @@ class Plan(AnyPlan[Model]):
         seconds: how long it took to ``capture`` (passes through the model) and ``plan`` (scoring
             and selection), and to ``train`` where the method does that.
         outputs: as in `mipp.Options`.
+        noted: what the model gave while it was measured, for the refit; without it, or after a
+            change of the model, the refit runs the model once more.
 
     Examples:
         >>> import torch
@@ -134,6 +136,7 @@ class Plan(AnyPlan[Model]):
     refit: surgery.Refit | None = None
     seconds: Mapping[str, float] | None = None
     outputs: Outputs | None = None
+    noted: Noted | None = None
     _page = staticmethod(plan_page)
 
     @property
@@ -214,8 +217,8 @@ class Plan(AnyPlan[Model]):
     def apply(self, refit: "surgery.Refit | str | bool | None" = True) -> Model:
         """The smaller model: a new one, the original is untouched.
 
-        A refit runs all calibration examples through the small model at once, and is not merged
-        over processes.
+        A refit runs all calibration examples through the small model. Under ``torch.distributed``
+        all processes fit together, each with its own batches, and all have to call this.
 
         Args:
             refit: True as planned, False to leave the weights that stay as they are, or a mode or a
@@ -233,10 +236,12 @@ class Plan(AnyPlan[Model]):
         if config is not None and self.record.axes:
             self._check_batches()
             assert self.traced is not None
-            refit_on_batches(
-                small, model, self.traced, self.record.kept(), self.batches, config, self._seed(),
-                hold=lambda: surgery.zero_placeholders(small, self.record),
-            )  # fmt: skip
+            notes = None if self.noted is None else self.noted.get(config)
+            with processes.together(model):
+                refit_on_batches(
+                    small, model, self.traced, self.record.kept(), self.batches, config,
+                    self._seed(), lambda: surgery.zero_placeholders(small, self.record), notes,
+                )  # fmt: skip
         return small
 
     @gradients_enabled()

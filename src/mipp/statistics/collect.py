@@ -12,11 +12,11 @@ from mipp import processes
 from mipp.checks import check_fields
 from mipp.covariance import Covariance, dense
 from mipp.errors import CalibrationError, InputError
+from mipp.moments import Moments, Squares
 from mipp.records import Consumer
 from mipp.statistics.batches import Batch
 from mipp.statistics.calling import blaming
 from mipp.statistics.loss import Loss, pass_back, settle
-from mipp.statistics.moments import Moments, Squares
 from mipp.tracing.calls import (
     Call,
     CallHooks,
@@ -27,6 +27,8 @@ from mipp.tracing.calls import (
     token_mask,
 )
 from mipp.tracing.guards import measuring
+from mipp.tracing.module_contents import ModuleContents
+from mipp.tracing.notes import Key, Notes
 from mipp.tracing.sampling import consumer_seed, n_features, sampled_positions, weight_seed
 
 
@@ -135,14 +137,14 @@ class _Recorder:
         mask: Bool[Tensor, "batch length"] | None,
     ) -> None:
         """Adds what one call takes in and, once the loss is passed back, its gradient."""
-        real = counted(call, output, mask)
-        n_real = n_positions(call, output) if real is None else len(real)
+        real = counted(call, mask)
+        n_real = n_positions(call) if real is None else len(real)
         if n_real == 0:
             return
         self.positions += n_real
-        pick = self._picked(call, output, batch_number, mask)
+        pick = self._picked(call, batch_number, mask)
         with torch.no_grad():
-            rows = input_rows(call, output, pick.to(output.device))
+            rows = input_rows(call, pick.to(output.device))
         if not bool(torch.isfinite(rows).all()):
             raise CalibrationError(
                 f"The input of {self.site.name} has NaN or infinite values in "
@@ -170,7 +172,7 @@ class _Recorder:
             output.register_hook(add_gradient)
 
     def _picked(
-        self, call: Call, output: Tensor, batch: int, mask: Bool[Tensor, "batch length"] | None
+        self, call: Call, batch: int, mask: Bool[Tensor, "batch length"] | None
     ) -> Int[Tensor, " rows"]:
         """The positions that are looked at; of a consumer in the order of the draw."""
         config, site, of_weight = self.config, self.site, self.site.call is None
@@ -180,7 +182,7 @@ class _Recorder:
             else consumer_seed(self.seed, batch, site.index)
         )
         wanted = max(config.rows_per_feature * n_features(call), config.min_rows)
-        pick = sampled_positions(call, output, mask, wanted, self.n_samples, seed)
+        pick = sampled_positions(call, mask, wanted, self.n_samples, seed)
         return pick.sort().values if of_weight else pick
 
     def check(self, *, with_fisher: bool) -> None:
@@ -237,6 +239,8 @@ def collect(
     config: CaptureConfig | None = None,
     seed: int = 0,
     advance: Callable[[], None] | None = None,
+    notes: Notes | None = None,
+    rows_noted: Mapping[Key, float] | None = None,
 ) -> tuple[list[Statistics], str]:
     """Measures at every site, in one pass over the batches.
 
@@ -257,6 +261,9 @@ def collect(
         config: how much is measured.
         seed: of the positions and labels that are drawn.
         advance: called after each batch (a progress bar).
+        notes: where what a refit will need is noted on the way: outputs of layers, and the means of
+            norms' inputs.
+        rows_noted: layer -> how many rows of all examples are noted.
 
     Returns:
         The statistics in the order of the sites, and in words which loss was used.
@@ -274,19 +281,24 @@ def collect(
     chosen: Loss | None = None
     how, seen = "no loss", 0
     with measuring(model):
+        contents = None if notes is None else ModuleContents([model])
         device = next((p.device for p in model.parameters()), torch.device("cpu"))
         for i, whole in enumerate(batches):
             number = i * world + rank
             batch = whole.to(device)
             backward = loss is not None and seen < wanted_fisher
-            seen += len(batch)
+            on_norm = None if notes is None else notes.norm_hook(len(batch) / n_samples)
             anchor = torch.zeros((), device=device, requires_grad=True)
             mask = token_mask(batch.kwargs)
 
             def after(
                 call: Call, output: Tensor, number: int = number, backward: bool = backward,
-                anchor: Tensor = anchor, mask: Tensor | None = mask,
+                anchor: Tensor = anchor, mask: Tensor | None = mask, at: int = i, seen: int = seen,
             ) -> Tensor:  # fmt: skip
+                if notes is not None and rows_noted and call.key in rows_noted:
+                    wanted, draw = rows_noted[call.key], weight_seed(seed, number, len(sites), at)
+                    pick = sampled_positions(call, mask, wanted, n_samples, draw).sort().values
+                    notes.add(call.key, at, call, output, pick, seen, inputs=False)
                 recorder = by_key.get(call.key) or by_key.get((call.name, None))
                 if recorder is None:
                     return output
@@ -298,9 +310,12 @@ def collect(
             with (
                 blaming(i),
                 torch.set_grad_enabled(backward),
-                CallHooks(model, after=after, grouped=True),
+                CallHooks(model, after=after, on_norm=on_norm, grouped=True),
             ):
                 output = model(*batch.args, **batch.kwargs)
+            seen += len(batch)
+            if notes is not None and contents is not None and i == 0 and len(batches) > 1:
+                notes.stateful = contents.tensors_changed()
             if backward:
                 assert loss is not None
                 if chosen is None:
@@ -324,6 +339,8 @@ def capture(
     config: CaptureConfig | None = None,
     seed: int = 0,
     advance: Callable[[], None] | None = None,
+    notes: Notes | None = None,
+    rows_noted: Mapping[Key, float] | None = None,
 ) -> tuple[dict[int, Statistics], str]:
     """Measures every consumer of units in one pass over the batches; see `collect`.
 
@@ -335,14 +352,17 @@ def capture(
         config: how much is measured.
         seed: of the positions and labels that are drawn.
         advance: called after each batch.
+        notes: as in `collect`.
+        rows_noted: as in `collect`.
 
     Returns:
         The statistics by consumer index, and in words which loss was used.
     """
     sites = [Site(c.name, c.weight, c.call, i, c.routed) for i, c in consumers.items()]
     found, how = collect(
-        model, sites, batches, loss=loss, config=config, seed=seed, advance=advance
-    )
+        model, sites, batches, loss=loss, config=config, seed=seed, advance=advance,
+        notes=notes, rows_noted=rows_noted,
+    )  # fmt: skip
     return dict(zip(consumers, found, strict=True)), how
 
 

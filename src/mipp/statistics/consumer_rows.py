@@ -162,14 +162,14 @@ def _positions(
         )
     matrix = weight_matrix(call.kind, call.weight)
     wanted = max(config.rows_per_feature * matrix.shape[1], config.min_rows)
-    pick = sampled_positions(call, output, mask, wanted, n_samples, seed, size).sort().values
+    pick = sampled_positions(call, mask, wanted, n_samples, seed, size).sort().values
     on_device = pick.to(output.device)
-    x = input_rows(call, output, on_device)
+    x = input_rows(call, on_device)
     if call.kind == "conv_transpose":
         y = x @ matrix.T.to(x.dtype)  # outputs overlap: what each input position adds to them
     else:
         y = output_rows(call, output, on_device)
-    return x, y, pick * size // n_positions(call, output)
+    return x, y, pick * size // n_positions(call)
 
 
 def answers(

@@ -6,12 +6,14 @@ information only the diagonal, which is all that single rows can use.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from mipp import processes
+from mipp.pieces import pieces_of
 from mipp.statistics import (
     Batch,
     CaptureConfig,
@@ -20,9 +22,8 @@ from mipp.statistics import (
     Statistics,
     blaming,
     collect,
-    in_one,
 )
-from mipp.surgery import Piece, Reached, WalkedLayer, walk
+from mipp.surgery import Reached, WalkedLayer, take_notes, walk
 from mipp.tracing.calls import Call
 from mipp.weights.layers import Layer
 
@@ -111,12 +112,8 @@ def in_order(
         dense: whether to stop with what the original takes in.
         seed: of the rows that are drawn.
     """
-    moved, whole = in_one(original, batches)
-    rank, world = processes.rank_and_size()
-    pieces = [
-        Piece((batch.args, batch.kwargs), i * world + rank, len(batch))
-        for i, batch in enumerate(moved)
-    ]
+    pieces, joined = pieces_of(original, batches)
+    n_samples = processes.total("the number of examples", sum(p.size for p in pieces))
     walked = [
         WalkedLayer(
             l.module, l.name, None, n, l.block[1], note_inputs=dense or l.routed or l.calls > 1
@@ -125,11 +122,16 @@ def in_order(
     ]
 
     def stop(reached: Reached) -> None:
-        visit(Stop(layers[reached.layer.index], reached.call, reached.x, reached.y))
+        rows = reached.whole()
+        visit(Stop(layers[reached.layer.index], reached.call, rows.x, rows.y))
 
-    walk(
-        changed, original, walked, pieces, (whole.args, whole.kwargs), stop,
-        rows_per_feature=config.rows_per_feature, min_rows=config.min_rows,
-        n_samples=processes.total("the number of examples", sum(p.size for p in pieces)),
-        norm=norm, seed=seed, guard=blaming,
+    take = partial(
+        take_notes, original, walked, rows_per_feature=config.rows_per_feature,
+        min_rows=config.min_rows, n_samples=n_samples, squares=norm == "full", seed=seed,
+        guard=blaming,
     )  # fmt: skip
+    notes = take(pieces)
+    if notes.stateful:
+        pieces = joined()
+        notes = take(pieces)
+    walk(changed, walked, pieces, notes, stop, n_samples=n_samples, norm=norm)

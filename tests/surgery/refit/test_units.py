@@ -7,9 +7,13 @@ from torch import nn
 
 from mipp import graph
 from mipp.errors import InputError, SurgeryError
-from mipp.surgery import Refit, kept_indices, refit, slice_model
+from mipp.surgery import Piece, Refit, kept_indices, refit, slice_model
 
 EXACT = Refit(ridge=1e-9, norm="mean", rows_per_feature=1e9)
+
+
+def pieces(*batches):
+    return [Piece(((x,), {}), number, len(x)) for number, x in enumerate(batches)]
 
 
 def refitted(model, x, removed, config=EXACT):
@@ -21,8 +25,8 @@ def refitted(model, x, removed, config=EXACT):
     keep[removed] = False
     kept = kept_indices(traced, {group.index: keep})
     small = slice_model(model, kept, traced.aliases)
-    refit(small, model, traced, kept, [((x[: len(x) // 2],), {}), ((x[len(x) // 2 :],), {})],
-          ((x,), {}), config)  # fmt: skip
+    halves = x[: len(x) // 2], x[len(x) // 2 :]
+    refit(small, model, traced, kept, pieces(*halves), lambda: pieces(x), config)
     return small
 
 
@@ -80,7 +84,7 @@ def test_without_a_bias_the_batch_norm_behind_takes_up_the_mean():
     keep = {first.index: np.array([True, True, False, True, False])}
     kept = kept_indices(traced, keep)
     small = slice_model(model, kept)
-    refit(small, model, traced, kept, [((x,), {})], ((x,), {}), Refit(ridge=1e-6))
+    refit(small, model, traced, kept, pieces(x), list, Refit(ridge=1e-6))
     with torch.no_grad():
         put_out = small[2](small[1](small[0](x)))
     torch.testing.assert_close(small[3].running_mean, put_out.mean(0), rtol=1e-4, atol=1e-4)
@@ -115,7 +119,7 @@ def test_sequential_beats_closed_beats_nothing_on_a_deep_net():
     for mode in ("none", "closed", "sequential"):
         small = slice_model(model, kept)
         if mode != "none":
-            refit(small, model, traced, kept, [((x,), {})], ((x,), {}), Refit(mode=mode))
+            refit(small, model, traced, kept, pieces(x), list, Refit(mode=mode))
         errors[mode] = (small(fresh) - model(fresh)).square().mean().item()
     assert errors["sequential"] < errors["closed"] < 0.5 * errors["none"]
 

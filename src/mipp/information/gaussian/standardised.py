@@ -5,6 +5,7 @@ identity. A feature that never varies carries no information: it has no weight, 
 scale nor the ridge matters.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -118,18 +119,18 @@ def standardised(
     weight = torch.where(constant, 0.0, view.weight.double() * scale)
     if isinstance(covariance, Factor):
         rows = covariance.rows.double() / scale
-        white = whitened(weight, (weight @ rows.T).square().sum(1), view.fisher, noise)
+        white = whitened(weight, lambda: (weight @ rows.T).square().sum(1), view.fisher, noise)
         return RowSpace(rows, max(ridge, LEAST_RIDGE)), white
     matrix = covariance.double() / scale
     matrix /= scale.unsqueeze(1)
-    white = whitened(weight, ((weight @ matrix) * weight).sum(1), view.fisher, noise)
+    white = whitened(weight, lambda: ((weight @ matrix) * weight).sum(1), view.fisher, noise)
     matrix.diagonal().add_(constant.to(matrix.dtype) + ridge)
     return FeatureSpace(matrix), white
 
 
 def whitened(
     weight: Float[Tensor, "m d"],
-    variance: Float[Tensor, " m"],
+    variance: Callable[[], Float[Tensor, " m"]],
     fisher: Float[Tensor, "m m"] | None,
     noise: float | str,
 ) -> Float[Tensor, "r d"]:
@@ -139,7 +140,7 @@ def whitened(
 
     Args:
         weight: Of features of unit variance.
-        variance: Of each output.
+        variance: Gives that of each output, which only a relative noise needs.
         fisher: Fisher information about the outputs.
         noise: As in `mipp.Gaussian`.
     """
@@ -151,8 +152,9 @@ def whitened(
         # the smaller of F and W^T F W is decomposed
         white = fisher_whitening(weight.T @ fisher @ weight if wide else fisher)
         return white if wide else white @ weight
-    seen = variance > VISIBLE * weight.square().sum(1)
-    white = weight[seen] / (float(noise) * variance[seen]).sqrt().unsqueeze(1)
+    each = variance()
+    seen = each > VISIBLE * weight.square().sum(1)
+    white = weight[seen] / (float(noise) * each[seen]).sqrt().unsqueeze(1)
     if white.shape[0] > white.shape[1]:
         white = torch.linalg.qr(white, mode="r").R
     return white
