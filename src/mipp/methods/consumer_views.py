@@ -54,14 +54,14 @@ class Views:
                 self._view(group, consumers[c], statistics[c], keep) for c in group.consumers
             ]
         with_fisher = self.options.target == "activations" and self._fisher_wanted()
-        fishers = {c: s.fisher for c, s in self._measure(part).items()} if with_fisher else {}
+        seen = self._measure(part) if with_fisher else {}
         self.clock.lap("plan")
         read_by = sorted({c for group in part for c in group.consumers})
         with self.enough_memory("gathering rows for", read_by):
             rows = observer.rows(read_by)
         self.clock.lap("capture")
         return lambda group, keep: [
-            observer.view(group, c, rows, fishers.get(c), keep) for c in group.consumers
+            observer.view(group, c, rows, seen.get(c), keep) for c in group.consumers
         ]
 
     def enough_memory(self, doing: str, consumers: Sequence[int]) -> AbstractContextManager[None]:
@@ -143,8 +143,9 @@ class Views:
     ) -> information.ConsumerView:
         weight: Tensor = self.model.get_parameter(consumer.weight).detach()
         return information.consumer_view(
-            self.graph, group, consumer, weight, seen.covariance, seen.fisher, keep
-        )
+            self.graph, group, consumer, weight, seen.covariance, seen.fisher, keep,
+            seen.design_effect,
+        )  # fmt: skip
 
 
 class Observer:
@@ -186,7 +187,8 @@ class Observer:
             return int(4 * n_samples * found.uses * width)
         features = int(np.prod(shape)) // shape[found.out_dim]
         config = self.options.calibration
-        rows = min(max(config.rows_per_feature * features, config.min_rows), n_samples * found.uses)
+        wanted = config.rows(features, statistics.OF_ROWS)
+        rows = min(wanted, n_samples * found.uses)
         return 4 * int(rows) * (features + shape[found.out_dim])
 
     def view(
@@ -194,11 +196,14 @@ class Observer:
         group: Group,
         index: int,
         rows: Mapping[int, statistics.Rows],
-        fisher: Float[Tensor, "m m"] | None,
+        measured: statistics.Statistics | None,
         keep: Keep,
     ) -> information.Observations:
         """One consumer of the group: its kept inputs, and the targets to predict from them."""
         consumer, seen = self.graph.consumers[index], rows[index]
+        fisher, effect = (
+            (None, 1.0) if measured is None else (measured.fisher, measured.design_effect)
+        )
         columns, unit = information.features_seen(
             self.graph, group, consumer, seen.inputs.shape[1], keep
         )
@@ -208,7 +213,7 @@ class Observer:
             inputs=seen.inputs[:, torch.as_tensor(columns, device=device)],
             targets=targets,
             unit=torch.as_tensor(unit, device=device),
-            uses=consumer.uses if self.shape == "positions" else 1,
+            uses=consumer.uses * effect if self.shape == "positions" else 1,
             noise=noise,
             example=seen.example.to(device),
         )

@@ -1,5 +1,7 @@
 """A plan of units: what goes, what stays, what is refused and why; and applying it."""
 
+import itertools
+import math
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,11 +14,12 @@ from torch import nn
 from mipp import graph, processes, statistics, surgery
 from mipp.checks import checked
 from mipp.errors import InputError
-from mipp.options import Outputs
+from mipp.options import Outputs, Progress
 from mipp.planning.model_outputs import answering, check_same_outputs
 from mipp.planning.option_values import read_refit, recorded_refit
 from mipp.planning.plan_record import composed
 from mipp.problem import Noted, calibration, masks, refit_on_batches
+from mipp.progress import following
 from mipp.prunable import example
 from mipp.records import ChannelGraph, Cost, GroupSummary, Keep, Refusal
 from mipp.report import Measured, plan_page, write
@@ -80,6 +83,10 @@ class AnyPlan(Generic[Model]):
                 f"mipp.{type(self).__name__}.from_json(text, model, batches), or call "
                 "apply(refit=False)."
             )
+
+    def _memory(self) -> float:
+        memory = self.record.options.get("memory")
+        return memory if isinstance(memory, int) else math.inf
 
     def _seed(self) -> int:
         seed = self.record.options.get("seed", 0)
@@ -214,7 +221,12 @@ class Plan(AnyPlan[Model]):
         return cls(record, model, traced, read, refit, outputs=outputs)
 
     @gradients_enabled()
-    def apply(self, refit: "surgery.Refit | str | bool | None" = True) -> Model:
+    def apply(
+        self,
+        refit: "surgery.Refit | str | bool | None" = True,
+        *,
+        progress: Progress | bool | None = None,
+    ) -> Model:
         """The smaller model: a new one, the original is untouched.
 
         A refit runs all calibration examples through the small model. Under ``torch.distributed``
@@ -223,6 +235,7 @@ class Plan(AnyPlan[Model]):
         Args:
             refit: True as planned, False to leave the weights that stay as they are, or a mode or a
                 `mipp.Refit` record.
+            progress: as in `mipp.plan`; the only stage is ``refit`` (layers).
 
         Raises:
             InputError: a plan without its model, or of another one; a refit without batches.
@@ -237,11 +250,19 @@ class Plan(AnyPlan[Model]):
             self._check_batches()
             assert self.traced is not None
             notes = None if self.noted is None else self.noted.get(config)
-            with processes.together(model):
+            n_layers = len({consumer.weight for consumer in self.traced.consumers})
+            fitted = itertools.count(1)
+            with following(progress) as report, processes.together(model):
+
+                def after_fit() -> None:
+                    surgery.zero_placeholders(small, self.record)
+                    report("refit", next(fitted), n_layers)
+
                 refit_on_batches(
                     small, model, self.traced, self.record.kept(), self.batches, config,
-                    self._seed(), lambda: surgery.zero_placeholders(small, self.record), notes,
+                    self._seed(), after_fit, notes, self._memory(),
                 )  # fmt: skip
+                report("refit", n_layers, n_layers)
         return small
 
     @gradients_enabled()

@@ -2,12 +2,21 @@
 
 from mipp.statistics.batches import Batch, agreed, read_batch, read_batches
 from mipp.statistics.calling import advice, advised, blaming, check_call, check_images
-from mipp.statistics.collect import CaptureConfig, Site, Statistics, capture, collect, in_passes
+from mipp.statistics.collect import (
+    OF_ROWS,
+    CaptureConfig,
+    Site,
+    Statistics,
+    capture,
+    collect,
+    in_passes,
+)
 from mipp.statistics.consumer_rows import Rows, answers, collect_rows
 from mipp.statistics.joining import in_one, joinable, joined
 from mipp.statistics.loss import Loss, floating_outputs
 
 __all__ = [
+    "OF_ROWS",
     "Batch",
     "CaptureConfig",
     "Loss",

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -16,6 +16,7 @@ from mipp.moments import Moments, Squares
 from mipp.records import Consumer
 from mipp.statistics.batches import Batch
 from mipp.statistics.calling import blaming
+from mipp.statistics.design_effect import EXAMPLES, DesignEffect
 from mipp.statistics.loss import Loss, pass_back, settle
 from mipp.tracing.calls import (
     Call,
@@ -31,6 +32,9 @@ from mipp.tracing.module_contents import ModuleContents
 from mipp.tracing.notes import Key, Notes
 from mipp.tracing.sampling import consumer_seed, n_features, sampled_positions, weight_seed
 
+OF_MOMENTS, OF_ROWS = 4.0, 12.0
+"""Rows per feature for the second moments of consumers, and wherever rows have more to tell."""
+
 
 @dataclass(frozen=True)
 class CaptureConfig:
@@ -38,9 +42,11 @@ class CaptureConfig:
 
     Attributes:
         rows_per_feature: rows (examples x positions) sampled for each consumer, as a multiple of
-            its number of features.
+            its number of features. None is 4 for units in closed form, and 12 for single weights
+            and for estimators that learn from rows.
         min_rows: rows sampled at least.
-        fisher_samples: examples that go through the backward pass.
+        fisher_samples: examples that go through the backward pass, in whole batches. None is 256,
+            but at most a quarter of all, and 64 at least.
         dtype: number type of the sums.
 
     Examples:
@@ -48,20 +54,25 @@ class CaptureConfig:
         500
     """
 
-    rows_per_feature: float = 12.0
+    rows_per_feature: float | None = None
     min_rows: int = 4096
-    fisher_samples: int = 2048
+    fisher_samples: int | None = None
     dtype: torch.dtype = torch.float64
 
     def __post_init__(self) -> None:
         check_fields(self)
         for name in ("rows_per_feature", "min_rows", "fisher_samples"):
-            if not 0 < getattr(self, name) < math.inf:
+            value = getattr(self, name)
+            if value is not None and not 0 < value < math.inf:
                 raise InputError(
                     f"CaptureConfig({name}={getattr(self, name)}); expected a number above 0."
                 )
         if not self.dtype.is_floating_point:
             raise InputError(f"CaptureConfig(dtype={self.dtype}); expected torch.float64.")
+
+    def rows(self, features: int, each: float) -> float:
+        """Rows wanted for so many features; ``each``: for one of them, unless that is set."""
+        return max((self.rows_per_feature or each) * features, self.min_rows)
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,6 +98,7 @@ class Statistics:
     mean: Float[Tensor, "*g d"]
     covariance: Covariance | Float[Tensor, "g d d"]
     fisher: Float[Tensor, "m m"] | Float[Tensor, "g m"] | None
+    design_effect: float = 1.0
 
     def moment(self, *, centred: bool) -> Float[Tensor, "*g d d"]:
         """Covariance of the input, or its second moment about zero."""
@@ -122,11 +134,16 @@ class _Recorder:
     A loss has to be passed back after each recorded call that is ``with_fisher``.
     """
 
-    def __init__(self, site: Site, config: CaptureConfig, seed: int, n_samples: int) -> None:
-        self.site, self.config, self.seed, self.n_samples = site, config, seed, n_samples
+    def __init__(
+        self, site: Site, config: CaptureConfig, seed: int, n_samples: int, n_fisher: int
+    ) -> None:
+        self.site, self.config, self.seed = site, config, seed
+        self.n_samples, self.n_fisher = n_samples, n_fisher
         self.positions = 0
         self.moments: Moments | None = None
         self.fisher: Moments | Squares | None = None
+        self.effect = DesignEffect()
+        self._copies = False
 
     def record(
         self,
@@ -135,6 +152,7 @@ class _Recorder:
         batch_number: int,
         with_fisher: bool,
         mask: Bool[Tensor, "batch length"] | None,
+        size: int,
     ) -> None:
         """Adds what one call takes in and, once the loss is passed back, its gradient."""
         real = counted(call, mask)
@@ -157,9 +175,10 @@ class _Recorder:
             self.moments = Moments(d, rows.device, dtype, blocks)
         self.moments.update(rows)
         if with_fisher:
+            felt = self._felt(call, batch_number, mask, pick)
 
             def add_gradient(gradient: Tensor) -> None:
-                g = output_rows(call, gradient, pick.to(gradient.device))
+                g = output_rows(call, gradient, felt.to(gradient.device))
                 if self.fisher is None:
                     m, device = g.shape[1], g.device
                     self.fisher = (
@@ -170,6 +189,48 @@ class _Recorder:
                 self.fisher.update(g)
 
             output.register_hook(add_gradient)
+            if blocks is None and not self.site.routed:
+                self._watch(call, output, size, real, pick, batch_number)
+
+    def _felt(
+        self,
+        call: Call,
+        batch: int,
+        mask: Bool[Tensor, "batch length"] | None,
+        pick: Int[Tensor, " picked"],
+    ) -> Int[Tensor, " felt"]:
+        """The positions whose gradients are looked at: of few examples, so that many of each."""
+        if self.site.call is None:
+            return pick
+        m = call.weight.numel() // n_features(call)
+        wanted = self.config.rows(m, OF_MOMENTS)
+        seed = weight_seed(self.seed, batch, self.site.index, call.call)
+        return sampled_positions(call, mask, wanted, self.n_fisher, seed)
+
+    def _watch(
+        self,
+        call: Call,
+        output: Tensor,
+        size: int,
+        real: Int[Tensor, " n"] | None,
+        pick: Int[Tensor, " picked"],
+        batch: int,
+    ) -> None:
+        """Adds to the design effect once the loss is passed back."""
+        effect = self.effect
+        if effect.examples >= EXAMPLES / processes.rank_and_size()[1]:
+            return
+        seen = replace(call, input=call.input.clone()) if self._copies else call
+        version = seen.input._version  # noqa: SLF001 - the only way to see in-place changes
+
+        def add(gradient: Tensor) -> None:
+            if seen.input._version != version:  # noqa: SLF001
+                self._copies = True  # from the next batch on
+                return
+            seed = consumer_seed(self.seed, batch, self.site.index)
+            effect.update(seen, gradient, size, real, pick, seed)
+
+        output.register_hook(add)
 
     def _picked(
         self, call: Call, batch: int, mask: Bool[Tensor, "batch length"] | None
@@ -181,7 +242,7 @@ class _Recorder:
             if of_weight
             else consumer_seed(self.seed, batch, site.index)
         )
-        wanted = max(config.rows_per_feature * n_features(call), config.min_rows)
+        wanted = config.rows(n_features(call), OF_ROWS if of_weight else OF_MOMENTS)
         pick = sampled_positions(call, mask, wanted, self.n_samples, seed)
         return pick.sort().values if of_weight else pick
 
@@ -216,9 +277,9 @@ class _Recorder:
             self.fisher.all_reduce(f"the gradient at the output of {name}")
             fisher = self.fisher.second_moment()
             _check_finite(bool(torch.isfinite(fisher).all()), name)
-        return Statistics(
-            moments.count, positions / self.n_samples, moments.mean, moments.covariance(), fisher
-        )
+            self.effect.all_reduce(name)
+        uses, mean, ratio = positions / self.n_samples, moments.mean, self.effect.ratio
+        return Statistics(moments.count, uses, mean, moments.covariance(), fisher, ratio)
 
 
 def _check_finite(finite: bool, name: str) -> None:
@@ -227,6 +288,17 @@ def _check_finite(finite: bool, name: str) -> None:
             f"The gradient at the output of {name} has NaN or infinite values. Run "
             "the model in float32 or bfloat16, or use noise=0.1, which needs no gradient."
         )
+
+
+def _passed_back(batches: Sequence[Batch], config: CaptureConfig, n_samples: int) -> int:
+    """How many of the first batches go through the backward pass, in this process."""
+    most = config.fisher_samples or min(256, max(64, n_samples / 4))
+    wanted, seen = most / processes.rank_and_size()[1], 0
+    for number, batch in enumerate(batches):
+        if seen >= wanted:
+            return number
+        seen += len(batch)
+    return len(batches)
 
 
 @processes.raises_on_all_ranks
@@ -275,9 +347,12 @@ def collect(
     config = config or CaptureConfig()
     rank, world = processes.rank_and_size()
     n_samples = processes.total("the number of examples", sum(len(batch) for batch in batches))
-    recorders = [_Recorder(site, config, seed, n_samples) for site in sites]
+    backward_on = _passed_back(batches, config, n_samples) if loss is not None else 0
+    n_fisher = processes.total(
+        "the examples passed back", sum(len(batch) for batch in batches[:backward_on])
+    )
+    recorders = [_Recorder(site, config, seed, n_samples, n_fisher) for site in sites]
     by_key = {(r.site.weight, r.site.call): r for r in recorders}
-    wanted_fisher = config.fisher_samples / world if loss is not None else 0.0
     chosen: Loss | None = None
     how, seen = "no loss", 0
     with measuring(model):
@@ -286,7 +361,7 @@ def collect(
         for i, whole in enumerate(batches):
             number = i * world + rank
             batch = whole.to(device)
-            backward = loss is not None and seen < wanted_fisher
+            backward = i < backward_on
             on_norm = None if notes is None else notes.norm_hook(len(batch) / n_samples)
             anchor = torch.zeros((), device=device, requires_grad=True)
             mask = token_mask(batch.kwargs)
@@ -294,6 +369,7 @@ def collect(
             def after(
                 call: Call, output: Tensor, number: int = number, backward: bool = backward,
                 anchor: Tensor = anchor, mask: Tensor | None = mask, at: int = i, seen: int = seen,
+                size: int = len(batch),
             ) -> Tensor:  # fmt: skip
                 if notes is not None and rows_noted and call.key in rows_noted:
                     wanted, draw = rows_noted[call.key], weight_seed(seed, number, len(sites), at)
@@ -304,7 +380,7 @@ def collect(
                     return output
                 if backward:
                     output = output + anchor.to(output.dtype)
-                recorder.record(call, output, number, backward, mask)
+                recorder.record(call, output, number, backward, mask, size)
                 return output
 
             with (

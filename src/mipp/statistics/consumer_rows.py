@@ -12,7 +12,7 @@ from mipp.errors import CalibrationError, InputError
 from mipp.records import Consumer
 from mipp.statistics.batches import Batch
 from mipp.statistics.calling import blaming
-from mipp.statistics.collect import CaptureConfig
+from mipp.statistics.collect import OF_ROWS, CaptureConfig
 from mipp.statistics.loss import floating_outputs
 from mipp.tracing.calls import (
     LINEAR,
@@ -161,7 +161,7 @@ def _positions(
             "inputs, or use estimator='gaussian' without confidence."
         )
     matrix = weight_matrix(call.kind, call.weight)
-    wanted = max(config.rows_per_feature * matrix.shape[1], config.min_rows)
+    wanted = config.rows(matrix.shape[1], OF_ROWS)
     pick = sampled_positions(call, mask, wanted, n_samples, seed, size).sort().values
     on_device = pick.to(output.device)
     x = input_rows(call, on_device)

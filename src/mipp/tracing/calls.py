@@ -130,7 +130,7 @@ class CallHooks(FunctionMode):
         *,
         before: Callable[[Call], None] | None = None,
         after: Callable[[Call, Tensor], Tensor] | None = None,
-        on_norm: Callable[[NormCall], None] | None = None,
+        on_norm: Callable[[NormCall], object] | None = None,
         grouped: bool = False,
     ) -> None:
         super().__init__()
@@ -359,29 +359,37 @@ def _windows(
     """Windows of ``values`` under the kernel at the picked cells of the grid, channel first."""
     kernel, grid = call.weight.shape[2:], call.grid
     batched = values if values.dim() == call.weight.dim() else values.unsqueeze(0)
-    padding: list[int] = []
-    for size, (front, behind), n, step, dilation, cells in zip(
-        batched.shape[2:], call.padding, kernel, call.stride, call.dilation, grid, strict=True
-    ):
-        # what the last window needs can lie beyond the padding (output_padding), or short of it
-        needed = (cells - 1) * step + dilation * (n - 1) + 1
-        padding = [front, max(behind, needed - size - front), *padding]
-    padded = nn.functional.pad(batched, padding)
-    where = torch.unravel_index(pick, (padded.shape[0], *grid))
-    strides = padded.stride()
-    view = padded.as_strided(
-        (padded.shape[0], padded.shape[1], *grid, *kernel),
+    wide = padded(call, batched, grid)
+    where = torch.unravel_index(pick, (wide.shape[0], *grid))
+    strides = wide.stride()
+    view = wide.as_strided(
+        (wide.shape[0], wide.shape[1], *grid, *kernel),
         (
             strides[0],
             strides[1],
             *(s * step for s, step in zip(strides[2:], call.stride, strict=True)),
             *(s * d for s, d in zip(strides[2:], call.dilation, strict=True)),
         ),
-        padded.storage_offset(),
+        wide.storage_offset(),
     )
     picked: tuple[Tensor | slice, ...] = (where[0], slice(None), *where[1:])
     rows = view[picked]
     return _wide(rows.flatten(1))
+
+
+def padded(
+    call: Call, values: Float[Tensor, "n c *space"], grid: tuple[int, ...]
+) -> Float[Tensor, "n c *wide"]:
+    """``values`` with zeros about them, so that the window of every cell of ``grid`` is inside."""
+    padding: list[int] = []
+    for size, (front, behind), n, step, dilation, cells in zip(
+        values.shape[2:], call.padding, call.weight.shape[2:], call.stride, call.dilation, grid,
+        strict=True,
+    ):  # fmt: skip
+        # what the last window needs can lie beyond the padding (output_padding), or short of it
+        needed = (cells - 1) * step + dilation * (n - 1) + 1
+        padding = [front, max(behind, needed - size - front), *padding]
+    return nn.functional.pad(values, padding)
 
 
 def _wide(values: Tensor) -> Tensor:

@@ -66,7 +66,11 @@ def test_elimination_agrees_with_brute_force_from_scratch(noise, n_units, k, out
             noise_of(view, noise),
             features(view, n_units),
         )
-        fast = Gaussian(noise=noise, small_losses=False, ridge=NO_RIDGE).scorer([view], n_units).remove_least(n_units)
+        fast = (
+            Gaussian(noise=noise, small_losses=False, ridge=NO_RIDGE)
+            .scorer([view], n_units)
+            .remove_least(n_units)
+        )
         assert [unit for unit, _ in fast] == [unit for unit, _ in slow]
         np.testing.assert_allclose(lost(fast), [7 * nats for _, nats in slow], rtol=1e-6)
 
@@ -157,7 +161,9 @@ def test_a_unit_that_no_output_reads_goes_first_and_costs_nothing(noise):
     # uncorrelated with the others as well: else it still tells of them
     dead = view.unit == 3
     view.weight[:, dead] = 0
-    steps = Gaussian(noise=noise, small_losses=False, ridge=NO_RIDGE).scorer([view], 5).remove_least(1)
+    steps = (
+        Gaussian(noise=noise, small_losses=False, ridge=NO_RIDGE).scorer([view], 5).remove_least(1)
+    )
     assert steps[0][0] == 3
     assert steps[0][1][0] == pytest.approx(0, abs=1e-9)
 
@@ -237,8 +243,12 @@ def test_float32_above_the_limit_agrees_with_float64():
 
 def test_larger_rounds_stay_close_to_one_at_a_time():
     view = random_view(13, n_units=60, k=2, outputs=20)
-    exact = lost(Gaussian(small_losses=False, share_per_round=1e-9).scorer([view], 60).remove_least(50))
-    fast = lost(Gaussian(small_losses=False, share_per_round=0.05).scorer([view], 60).remove_least(50))
+    exact = lost(
+        Gaussian(small_losses=False, share_per_round=1e-9).scorer([view], 60).remove_least(50)
+    )
+    fast = lost(
+        Gaussian(small_losses=False, share_per_round=0.05).scorer([view], 60).remove_least(50)
+    )
     np.testing.assert_allclose(fast, exact, rtol=0.02)
 
 

@@ -25,6 +25,10 @@ LEAST_RIDGE = 1e-8
 is always one feature that is a combination of others."""
 
 
+LARGE, LARGE_RIDGE = 1024, 1e-6
+"""Features from which on sums of float32 products need more than that."""
+
+
 @dataclass(frozen=True, eq=False)
 class FeatureSpace:
     """Correlations of the features, as a matrix.
@@ -183,11 +187,12 @@ def in_units_of_noise(y: Float[Tensor, "rows m"], share: float | int) -> Float[T
 def cholesky(corr: Float[Tensor, "d d"]) -> Float[Tensor, "d d"]:
     """Lower Cholesky factor of a correlation matrix, with as much extra ridge as it takes."""
     extra = 0.0
-    for _ in range(12):
+    for _ in range(10):
         root, fault = torch.linalg.cholesky_ex(corr)
         if int(fault) == 0:
             return root
-        more = max(10 * extra, LEAST_RIDGE)
+        # less than what rounding of large matrices takes away would only be tried in vain
+        more = max(10 * extra, LEAST_RIDGE if len(corr) < LARGE else LARGE_RIDGE)
         corr.diagonal().add_(more - extra)
         extra = more
     raise InputError("The second moments are not positive semidefinite. Check the activations.")
