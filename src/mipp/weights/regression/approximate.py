@@ -87,7 +87,7 @@ def follow(
     # number of the round that removes a weight, and within a round by size: sorted once, at the end
     order = torch.zeros_like(weight)
     fewest = max(fewest, pattern.quota(d) if pattern else 1)
-    spare = _take_over(rows, weight, free_to_move)
+    spare = take_over(rows, weight, free_to_move)
     copies = min(int(spare.sum(1).max()), d - fewest)
     sizes = [d] if copies else []
     sizes += _sizes(d - copies, fewest, share)
@@ -117,7 +117,7 @@ def _below_one(size: Float[Tensor, "m d"]) -> Float[Tensor, "m d"]:
     return size / (2 * size.max()).clamp_min(torch.finfo(size.dtype).tiny)
 
 
-def _take_over(
+def take_over(
     rows: Rows, weight: Float[Tensor, "m d"], allowed: Bool[Tensor, "m d"]
 ) -> Bool[Tensor, "m d"]:
     """Gives weights of copied inputs to the first of them, in place; returns the copies."""
@@ -181,7 +181,6 @@ def improved(
     allowed: Bool[Tensor, "m d"] | None = None,
     rounds: int = 10,
     steps: int = 5,
-    alone: float = 1.0,
 ) -> Bool[Tensor, "m d"]:
     """A mask with equally many weights in each row that explains at least as much, by swaps.
 
@@ -194,9 +193,6 @@ def improved(
         allowed: Only these may enter the mask.
         rounds: Most rounds of swaps.
         steps: Conjugate-gradient steps after each round.
-        alone: How far what an input would explain is judged as if it entered alone, with all others
-            adapted: at 1 entirely, at 0 without any adapting. Inputs that enter together explain
-            the same in part, so that at 1 the first rounds overshoot.
     """
     target = rows.standardised @ rows.correlation
     count = mask.sum(1)
@@ -206,7 +202,7 @@ def improved(
     explained = ((target + left) * weight).sum(1)
     for _ in range(rounds):
         own = own_share(rows, mask)
-        gain = left.square() / own**alone
+        gain = left.square() / own
         gain = torch.where(out, gain, torch.full_like(gain, -1))
         cost = torch.where(mask, weight.square() * own, torch.full_like(gain, torch.inf))
         most = (share * count).clamp_min(1).long()
