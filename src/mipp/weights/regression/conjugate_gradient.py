@@ -14,12 +14,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-DIRECTIONS = 32, 96
-"""Directions of a row's small system: so many, and more in long rows, but no more than the second
-number. Making the systems takes as long as ``n^2 / 2d`` steps."""
-
-LONG = 64
-"""Inputs for each direction in long rows."""
+DIRECTIONS = 32
+"""Most directions of a row's small system."""
 
 FEW = 8
 """Fewest inputs for each direction."""
@@ -58,8 +54,7 @@ class Directions:
     def of(cls, correlation: Float[Tensor, "d d"]) -> "Directions":
         """Found by subspace iteration; deterministic for a given matrix."""
         d = len(correlation)
-        fewest, most = DIRECTIONS
-        n = min(max(fewest, d // LONG), most, d // FEW)
+        n = min(DIRECTIONS, d // FEW)
         generator = torch.Generator().manual_seed(0)
         guess = torch.randn(d, min(d, n + FEW), generator=generator).to(correlation)
         for _ in range(_POWERS + 1):
