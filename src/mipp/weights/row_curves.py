@@ -26,8 +26,8 @@ SINGLE_ABOVE = 256
 
 EXACT = 1e12
 """Most operations of the exact elimination of one layer: half a minute on one core for the 1024 x
-1024 weights that it just allows. Beyond them the approximate path decides, and its end is exact
-where that is within the same limit."""
+1024 weights that it just allows. Beyond them a path gives the prices and alternating projections
+what stays, and the end is exact where that is within the same limit."""
 
 LARGE = 2048
 """Inputs of a row above which the path of a pattern takes fewer rounds and steps: there it takes
