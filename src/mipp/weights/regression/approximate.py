@@ -2,8 +2,8 @@
 
 In each round every row loses the weights that cost least, and the others are refitted by conjugate
 gradients, which need only products with the one matrix of correlations that all rows share. An
-exact elimination carries an inverse for each row, d^3 operations for each; this takes some ten
-to a hundred products of (m, d) and (d, d). The exact cost of a weight needs the diagonal of the row's own
+exact elimination carries an inverse for each row, d^3 operations for each; this takes tens of
+products of (m, d) and (d, d). The exact cost of a weight needs the diagonal of the row's own
 inverse; here the diagonal of a few rows serves all.
 
 Elimination never takes back what it removed. `improved` swaps each row's cheapest weights for the
