@@ -11,6 +11,7 @@ changes the consumers' own weights in the unsliced net, so that nothing else dif
 import math
 import random
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -110,11 +111,12 @@ def measure(key: Key, settings: Settings) -> dict[str, Any]:
 def view(
     model: nn.Module, graph: ChannelGraph, group: Group, consumer: Consumer, seen: Statistics
 ) -> information.ConsumerView:
-    """The consumer as an estimator is given it."""
+    """The consumer as an estimator is given it, with its positions as a plan tells of them."""
     weight = model.get_parameter(consumer.weight).detach()
-    return information.consumer_view(
-        graph, group, consumer, weight, seen.covariance, seen.fisher, {}, seen.design_effect
+    made = information.consumer_view(
+        graph, group, consumer, weight, seen.covariance, seen.fisher, {}
     )
+    return replace(made, uses=made.uses * seen.design_effect)
 
 
 def fit(

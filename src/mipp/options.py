@@ -84,8 +84,9 @@ class _Common:
         "How many rows are measured.", make=_record("mipp.statistics", "CaptureConfig")
     )
     memory: int = option(
-        "Bytes (or text such as `4GiB`) that second moments may take. If they need more, they are "
-        "measured in several passes, if necessary one layer at a time.",
+        "Bytes (or text such as `4GiB`) that second moments may take. If they need more, layers "
+        "are measured one after the other. A refit keeps outputs of the original in at most a "
+        "quarter of it.",
         4 * 2**30,
     )
     outputs: Outputs | None = option(

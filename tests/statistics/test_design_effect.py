@@ -6,7 +6,7 @@ from torch import nn
 
 from mipp.records import Consumer
 from mipp.statistics import Batch, capture, design_effect
-from mipp.statistics.collect import CaptureConfig
+from mipp.statistics.recorder import CaptureConfig
 from mipp.tracing.calls import (
     Call,
     CallHooks,

@@ -35,8 +35,7 @@ class ConsumerView:
         fisher: Fisher information about those outputs at one position, ``(m, m)``, or None.
         unit: The group's unit that each feature belongs to, shape ``(d,)``; -1 for the features of
             other groups, which are taken as given.
-        uses: What nats are multiplied by: positions per example, times their design effect where
-            nats are those of the loss (see `mipp.statistics.design_effect`).
+        uses: Positions per example; nats are multiplied by it.
     """
 
     covariance: Covariance
@@ -80,7 +79,6 @@ def consumer_view(
     covariance: Covariance,
     fisher: Float[Tensor, "m m"] | None,
     keep: Keep,
-    design_effect: float = 1.0,
 ) -> ConsumerView:
     """The consumer with all features of the group, and what is kept of other groups and outputs.
 
@@ -92,7 +90,6 @@ def consumer_view(
         covariance: Of all its inputs.
         fisher: Fisher information about all its outputs, or None.
         keep: Units that are left of the other groups.
-        design_effect: Of its positions, see `mipp.statistics.design_effect`.
     """
     matrix = weight_matrix(consumer.kind, weight).to(covariance.dtype)
     columns, unit = features_seen(graph, group, consumer, matrix.shape[1], keep)
@@ -104,7 +101,7 @@ def consumer_view(
         weight=matrix[row][:, column],
         fisher=None if fisher is None else fisher[row][:, row],
         unit=torch.as_tensor(unit, device=device),
-        uses=consumer.uses if design_effect == 1 else consumer.uses * design_effect,
+        uses=consumer.uses,
     )
 
 

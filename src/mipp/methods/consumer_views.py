@@ -14,7 +14,7 @@ from torch import Tensor
 from mipp import information, out_of_memory, processes, statistics, surgery
 from mipp.covariance import FEW
 from mipp.errors import CalibrationError, InputError
-from mipp.pieces import MOST_PIECES
+from mipp.pieces import MOST_PIECES, keeps_tensors
 from mipp.problem import Problem, less_memory, report_batches
 from mipp.records import AxisKey, Consumer, Group, Keep
 from mipp.statistics.few_rows import n_features
@@ -29,14 +29,73 @@ class Views:
 
     Attributes:
         loss: in words, which loss was used; empty before the first measurement.
+        design_effects: by consumer, of those that have been measured with Fisher information.
     """
 
     def __init__(self, problem: Problem) -> None:
         self.model, self.graph, self.batches = problem.model, problem.graph, problem.batches
         self.options, self.clock, self._problem = problem.options, problem.clock, problem
         self.loss = ""
+        self.design_effects: dict[int, float] = {}
         self._statistics: dict[int, statistics.Statistics] = {}
         self._observer = Observer(problem) if problem.options.needs_rows else None
+
+    def each(self, score: Callable[[Group, ViewsOf], None], *, any_order: bool) -> None:
+        """Calls ``score`` with each group, measured.
+
+        Where the measurements of all groups do not fit into the memory allowed, they are made layer
+        after layer while all batches run side by side, and forgotten when a group has been scored;
+        where that cannot be (several processes, rows of observations, an order to keep to), in
+        several passes.
+        """
+        parts = self.parts()
+        if len(parts) > 1 and any_order and self._in_order():
+            self._each_in_order(score)
+            return
+        for part in parts:
+            views_of = self.of(part)
+            for group in part:
+                score(group, views_of)
+
+    def _in_order(self) -> bool:
+        """Whether layers can be measured one after the other."""
+        if self._observer is not None or processes.rank_and_size()[1] > 1:
+            return False
+        device = next((p.device for p in self.model.parameters()), torch.device("cpu"))
+        some = self.batches[0].part(0, 2).to(device)
+        return len(self.batches) <= MOST_PIECES and not keeps_tensors(self.model, some)
+
+    def _each_in_order(self, score: Callable[[Group, ViewsOf], None]) -> None:
+        consumers, left = self.graph.consumers, {g.index: g for g in self.graph.groups}
+        seen: dict[int, statistics.Statistics] = {}
+
+        def views_of(group: Group, keep: Keep) -> list[information.View]:
+            return [self._view(group, consumers[c], seen[c], keep) for c in group.consumers]
+
+        def done(site: statistics.Site, measured: statistics.Statistics) -> None:
+            self.clock.lap("capture")
+            seen[site.index] = measured
+            self.design_effects[site.index] = measured.design_effect
+            ready = [group for group in left.values() if set(group.consumers) <= seen.keys()]
+            for group in ready:
+                score(group, views_of)
+                del left[group.index]
+            needed = {c for group in left.values() for c in group.consumers}
+            for index in seen.keys() - needed:
+                del seen[index]
+            self.clock.lap("plan")
+
+        read = sorted({c for group in left.values() for c in group.consumers})
+        sites = [statistics.site_of(consumers[c], c) for c in read]
+        self.clock.lap("plan")
+        with self.enough_memory("measuring", read):
+            self.loss = statistics.collect_in_order(
+                self.model, sites, self.batches, done,
+                loss=self.options.loss if self._fisher_wanted() else None,
+                config=self.options.calibration, seed=self.options.seed,
+                advance=report_batches(self._problem),
+            )  # fmt: skip
+        self.clock.lap("capture")
 
     def parts(self) -> list[list[Group]]:
         """Groups in passes whose measurements fit into the memory allowed."""
@@ -110,6 +169,7 @@ class Views:
             if notes is not None and self._problem.noted is not None:
                 self._problem.noted.put(notes)
             self.clock.lap("capture")
+            self.design_effects |= {i: s.design_effect for i, s in self._statistics.items()}
         return self._statistics
 
     def _notes(self, measured: Sequence[int]) -> tuple[Notes | None, dict[Key, float] | None]:
@@ -144,7 +204,6 @@ class Views:
         weight: Tensor = self.model.get_parameter(consumer.weight).detach()
         return information.consumer_view(
             self.graph, group, consumer, weight, seen.covariance, seen.fisher, keep,
-            seen.design_effect,
         )  # fmt: skip
 
 
@@ -201,9 +260,7 @@ class Observer:
     ) -> information.Observations:
         """One consumer of the group: its kept inputs, and the targets to predict from them."""
         consumer, seen = self.graph.consumers[index], rows[index]
-        fisher, effect = (
-            (None, 1.0) if measured is None else (measured.fisher, measured.design_effect)
-        )
+        fisher = None if measured is None else measured.fisher
         columns, unit = information.features_seen(
             self.graph, group, consumer, seen.inputs.shape[1], keep
         )
@@ -213,7 +270,7 @@ class Observer:
             inputs=seen.inputs[:, torch.as_tensor(columns, device=device)],
             targets=targets,
             unit=torch.as_tensor(unit, device=device),
-            uses=consumer.uses * effect if self.shape == "positions" else 1,
+            uses=consumer.uses if self.shape == "positions" else 1,
             noise=noise,
             example=seen.example.to(device),
         )

@@ -12,8 +12,8 @@ from mipp.errors import CalibrationError, InputError
 from mipp.records import Consumer
 from mipp.statistics.batches import Batch
 from mipp.statistics.calling import blaming
-from mipp.statistics.collect import OF_ROWS, CaptureConfig
 from mipp.statistics.loss import floating_outputs
+from mipp.statistics.recorder import OF_ROWS, CaptureConfig
 from mipp.tracing.calls import (
     LINEAR,
     Call,

@@ -28,10 +28,11 @@ def follow(
     if how == "keep":
         return
     chosen = slice(None) if channels is None else channels
-    old_mean, new_mean = before.mean[chosen], after.mean
+    device = call.running_mean.device
+    old_mean, new_mean = before.mean.to(device)[chosen], after.mean
     call.running_mean.add_((new_mean - old_mean).to(call.running_mean.dtype))
     if how == "full":
-        old_var, new_var = before.variance[chosen], after.variance
+        old_var, new_var = before.variance.to(device)[chosen], after.variance
         # a channel that never varied on these examples says nothing of its variance on others
         varied = varies(old_var, old_mean, call.input.dtype)
         ratio = torch.where(varied, new_var.clamp_min(0) / old_var, 1.0)

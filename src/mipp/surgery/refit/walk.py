@@ -122,7 +122,8 @@ class Reached:
         """The rows batch by batch, as they are needed."""
         layer = self.layer
         for call, notes in self.noted:
-            y, device = torch.cat(notes.y), call.input.device
+            device = call.input.device  # which a model may have moved to since it was noted
+            y = torch.cat(notes.y).to(device)
             if len(y) == 0:  # an expert that no token came to
                 continue
             if layer.outputs is not None:
@@ -130,7 +131,7 @@ class Reached:
             if layer.factors is not None:
                 y = y * layer.factors.to(y)
             if layer.note_inputs:
-                x = torch.cat(notes.x)
+                x = torch.cat(notes.x).to(device)
                 x = x if layer.inputs is None else x[:, layer.inputs.to(device)]
             else:
                 x = input_rows(call, notes.pick[0].to(device))
@@ -275,7 +276,7 @@ def walk(
     *,
     n_samples: int,
     norm: str,
-    norm_channels: Mapping[int, Int[Tensor, " kept"]] | None = None,
+    norm_channels: Mapping[int, Tensor] | None = None,
     memory: float = math.inf,
 ) -> None:
     """Visits every layer of ``changed`` in the order in which it runs.
@@ -342,7 +343,7 @@ class _Walk:
         visit: Callable[[Reached], None],
         n_samples: int,
         norm: str,
-        norm_channels: Mapping[int, Int[Tensor, " kept"]],
+        norm_channels: Mapping[int, Tensor],
         *,
         once: bool,
     ) -> None:
