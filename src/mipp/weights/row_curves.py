@@ -2,26 +2,44 @@
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int, Shaped
+from scipy.interpolate import PchipInterpolator
 from torch import Tensor
 
 from mipp.statistics import Statistics
 from mipp.weights.layers import Layer
-from mipp.weights.regression import Pattern, Rows, eliminate, follow, follow_exactly, improved
+from mipp.weights.regression import (
+    Path,
+    Pattern,
+    Rows,
+    alternating,
+    eliminate,
+    follow,
+    follow_exactly,
+    improved,
+)
 
 SINGLE_ABOVE = 256
 """Inputs of a row above which the approximate path uses float32; exact steps stay in float64."""
 
 EXACT = 1e12
 """Most operations of the exact elimination of one layer: half a minute on one core for the 1024 x
-1024 weights that it just allows. Beyond them the approximate path decides, and its end is exact
-where that is within the same limit."""
+1024 weights that it just allows. Beyond them a path gives the prices and alternating projections
+what stays, and the end is exact where that is within the same limit."""
 
 LARGE = 2048
-"""Inputs of a row above which the path takes fewer rounds and steps, and ends earlier: there it
-takes much of the time, and the swaps after it compensate for that. At 1/64 of its weights a row has
-lost most of its information."""
+"""Inputs of a row above which the path of a pattern takes fewer rounds and steps: there it takes
+much of the time, and the swaps after it compensate for that. Without a pattern there are no swaps,
+either."""
+
+END = 64
+"""A path that ends early does so at this fraction of the weights: by then a row has lost most of
+its information."""
+
+HALF = 0.5
+"""Share of a row's weights that stay in a round of a path that is followed for its prices alone."""
 
 AHEAD = 1.5
 """The exact end of a path, in float64, starts from this multiple of the weights that stay."""
@@ -29,6 +47,9 @@ AHEAD = 1.5
 FINE = 64
 """Points of an exact path that are kept for pricing: all up to this many weights of a row, and this
 many steps above."""
+
+POINTS = 96
+"""Points of the curve between the rounds of a path, evenly spaced by the root of the weights."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,13 +147,14 @@ def curves_of(
             path = follow_exactly(rows, 1, pattern, live)
             shown = (path.sizes <= FINE) | (path.sizes % max(1, d // FINE) == 0)
             shown[0] = True
+            sizes, errors = _to_nothing(rows, path, shown)
+        elif pattern is None:
+            path = follow(rows, max(1, d // END), None, HALF, 1, live)
+            sizes, errors = _between(*_to_nothing(rows, path, slice(None)))
         else:
-            fewest, share, steps = (d // 64, 0.65, 2) if d > LARGE else (1, 0.8, 3)
+            fewest, share, steps = (d // END, 0.65, 2) if d > LARGE else (1, 0.8, 3)
             path = follow(rows, fewest, pattern, share, steps, live)
-            shown = torch.ones_like(path.sizes, dtype=torch.bool)
-        sizes = torch.cat([path.sizes[shown], path.sizes.new_zeros(1)])
-        whole = ((rows.standardised @ rows.correlation) * rows.standardised).sum(1)
-        errors = torch.cat([path.errors[:, shown], whole.unsqueeze(1)], 1).cummax(1).values
+            sizes, errors = _to_nothing(rows, path, slice(None))
         nats.append(rows.nats(errors).double())
         kept.append(torch.minimum(sizes.to(live.device), live.sum(1, keepdim=True)))
         ranks.append(path.rank)
@@ -140,6 +162,31 @@ def curves_of(
     longest = max(curve.shape[1] for curve in kept)
     kept, nats = ([_extended(c, longest) for c in curves] for curves in (kept, nats))
     return RowCurves(torch.cat(kept), torch.cat(nats), torch.cat(ranks), exact)
+
+
+def _to_nothing(
+    rows: Rows, path: Path, shown: Bool[Tensor, " t"] | slice
+) -> tuple[Int[Tensor, " s"], Float[Tensor, "m s"]]:
+    """Sizes and errors of a path, with the last step to no weights at all."""
+    sizes = torch.cat([path.sizes[shown], path.sizes.new_zeros(1)])
+    whole = ((rows.standardised @ rows.correlation) * rows.standardised).sum(1)
+    errors = torch.cat([path.errors[:, shown], whole.unsqueeze(1)], 1)
+    return sizes, errors.cummax(1).values
+
+
+def _between(
+    sizes: Int[Tensor, " s"], errors: Float[Tensor, "m s"]
+) -> tuple[Int[Tensor, " t"], Float[Tensor, "m t"]]:
+    """A monotone curve through the rounds: alike rows would otherwise keep one of two far sizes.
+
+    Roots of errors over roots of sizes are nearly straight lines.
+    """
+    spread = np.linspace(0, 1, POINTS + 1) ** 2 * int(sizes[0])
+    points = np.unique(np.ceil(spread).astype(np.int64))
+    roots = errors.double().clamp_min(0).sqrt().flip(1).cpu().numpy()
+    found = PchipInterpolator(np.sqrt(sizes.flip(0).numpy()), roots, axis=1)(np.sqrt(points))
+    curve = torch.from_numpy(found).square().flip(1).to(errors)
+    return torch.from_numpy(points).flip(0), curve.cummax(1).values
 
 
 def _extended(curve: Shaped[Tensor, "m t"], length: int) -> Shaped[Tensor, "m u"]:
@@ -161,6 +208,8 @@ def chosen(
 ) -> list[Bool[Tensor, "m d"]]:
     """The weights that stay when row j keeps ``keep[j]``: the path, its exact end, then swaps.
 
+    In wide layers without a pattern, alternating projections take the place of the path.
+
     Args:
         blocks: Rows of each block of the layer.
         allowed: Weights of each block that are not zero.
@@ -177,11 +226,18 @@ def chosen(
         # a start from fewer than all weights needs an inverse for each row: twice the time
         if curves.exact or 3 * len(blocks) * _operations(first) > EXACT:
             first = wanted
-        mask = (rank >= d - first.unsqueeze(1)) & live
+        if curves.exact or pattern is not None:
+            mask = (rank >= d - first.unsqueeze(1)) & live
+        else:
+            mask = alternating(_single(rows), first, live)
         if pattern is not None:
             wanted = (mask & ~pattern.removable(mask, rank.double())).sum(1)
         mask = eliminate(rows, mask, wanted, pattern)
-        masks.append(improved(_single(rows), mask, pattern, live))
+        if curves.exact or pattern is not None:
+            mask = improved(_single(rows), mask, pattern, live)
+        elif d <= LARGE:
+            mask = improved(_single(rows), mask, None, live, rounds=3, steps=3)
+        masks.append(mask)
     return masks
 
 

@@ -71,6 +71,18 @@ def test_a_few_steps_reach_the_best_weights(share):
     assert not weight[~mask].any()
 
 
+def test_what_is_removed_is_taken_over_without_a_step_where_the_directions_are_all_there_is():
+    rows = few_strong_directions()
+    mask = random_mask(rows, 0.5)
+    found = rows.directions
+    along = found.across * found.beside.unsqueeze(1)
+    model = found.beside.diag() + along @ found.strength.diag() @ along.T
+    target = rows.standardised @ model
+    weight, left = descent(model, found, rows.standardised, target, mask, 0)
+    assert not weight[~mask].any()
+    assert float((left * mask).abs().max()) < 1e-8 * float(target.abs().max())
+
+
 def test_without_the_directions_it_takes_many_more():
     rows = few_strong_directions()
     mask = random_mask(rows, 0.5)
@@ -78,8 +90,8 @@ def test_without_the_directions_it_takes_many_more():
     found = rows.directions
     none = slice(0, 0)
     plain = Directions(
-        found.strength[none], found.across[:, none], torch.ones_like(found.beside),
-        found.pairs[none], found.first[none], found.second[none],
+        found.strength[none], found.along[:, none], found.across[:, none],
+        torch.ones_like(found.beside), found.pairs[none], found.first[none], found.second[none],
     )  # fmt: skip
     start = rows.standardised * mask
     with_them, without = (

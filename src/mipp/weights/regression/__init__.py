@@ -12,11 +12,13 @@ step of the optimal brain surgeon. Derivation and limits: docs/weights.md.
 from mipp.weights.regression.approximate import Path, follow, improved
 from mipp.weights.regression.exact import eliminate, follow_exactly
 from mipp.weights.regression.least_squares import Pattern, Rows, best_weights, errors_left
+from mipp.weights.regression.projections import alternating
 
 __all__ = [
     "Path",
     "Pattern",
     "Rows",
+    "alternating",
     "best_weights",
     "eliminate",
     "errors_left",

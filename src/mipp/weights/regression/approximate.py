@@ -2,7 +2,7 @@
 
 In each round every row loses the weights that cost least, and the others are refitted by conjugate
 gradients, which need only products with the one matrix of correlations that all rows share. An
-exact elimination carries an inverse for each row, d^3 operations for each; this takes some hundred
+exact elimination carries an inverse for each row, d^3 operations for each; this takes tens of
 products of (m, d) and (d, d). The exact cost of a weight needs the diagonal of the row's own
 inverse; here the diagonal of a few rows serves all.
 
@@ -84,35 +84,40 @@ def follow(
     free_to_move = torch.ones_like(weight, dtype=torch.bool) if allowed is None else allowed
     whole = (target * weight).sum(1)
     mask = torch.ones((m, d), dtype=torch.bool, device=weight.device)
-    rank = torch.zeros((m, d), dtype=torch.int64, device=weight.device)
+    # number of the round that removes a weight, and within a round by size: sorted once, at the end
+    order = torch.zeros_like(weight)
     fewest = max(fewest, pattern.quota(d) if pattern else 1)
-    spare = _take_over(rows, weight, free_to_move)
+    spare = take_over(rows, weight, free_to_move)
     copies = min(int(spare.sum(1).max()), d - fewest)
     sizes = [d] if copies else []
     sizes += _sizes(d - copies, fewest, share)
     errors = [torch.zeros_like(whole)]
-    for before, after in itertools.pairwise(sizes):
+    for number, (before, after) in enumerate(itertools.pairwise(sizes)):
         size = weight.abs() * own_share(rows, mask & free_to_move).sqrt()
         if before == d:
             size[spare] = -1
         free = mask if pattern is None else pattern.removable(mask, size)
         last = torch.where(free, size, torch.full_like(size, torch.inf))
-        order = last.argsort(dim=1, stable=True)
-        gone = order[:, : before - after]
-        places = torch.arange(d - before, d - after, device=weight.device).expand_as(gone)
-        rank.scatter_(1, gone, places)
+        gone = last.topk(before - after, 1, largest=False, sorted=False).indices
+        order.scatter_(1, gone, number + _below_one(size).gather(1, gone))
         mask.scatter_(1, gone, torch.zeros_like(gone, dtype=torch.bool))
-        weight, left = fitted(rows, weight * mask, target, mask & free_to_move, steps)
+        weight, left = fitted(rows, weight, target, mask & free_to_move, steps)
         # target'w is explained at the optimum; this formula also holds on the way there
         explained = (target + left).mul(weight).sum(1)
         errors.append((whole - explained).clamp_min(0))
-    order = torch.where(mask, weight.abs(), torch.full_like(weight, -torch.inf)).argsort(1)
-    kept = order[:, d - sizes[-1] :]
-    rank.scatter_(1, kept, torch.arange(d - sizes[-1], d, device=weight.device).expand_as(kept))
+    order = torch.where(mask, len(sizes) + _below_one(weight.abs()), order)
+    rank = torch.empty_like(order, dtype=torch.int64)
+    places = torch.arange(d, device=rank.device).expand_as(rank)
+    rank.scatter_(1, order.argsort(dim=1, stable=True), places)
     return Path(rank, torch.tensor(sizes), torch.stack(errors, 1).cummax(1).values)
 
 
-def _take_over(
+def _below_one(size: Float[Tensor, "m d"]) -> Float[Tensor, "m d"]:
+    """Sizes in the same order, at most 1/2."""
+    return size / (2 * size.max()).clamp_min(torch.finfo(size.dtype).tiny)
+
+
+def take_over(
     rows: Rows, weight: Float[Tensor, "m d"], allowed: Bool[Tensor, "m d"]
 ) -> Bool[Tensor, "m d"]:
     """Gives weights of copied inputs to the first of them, in place; returns the copies."""
@@ -193,7 +198,7 @@ def improved(
     count = mask.sum(1)
     out = ~mask if allowed is None else ~mask & allowed
     share = torch.full_like(count, FIRST, dtype=target.dtype)
-    weight, left = fitted(rows, rows.standardised * mask, target, mask, 2 * steps)
+    weight, left = fitted(rows, rows.standardised, target, mask, 2 * steps)
     explained = ((target + left) * weight).sum(1)
     for _ in range(rounds):
         own = own_share(rows, mask)
@@ -209,7 +214,7 @@ def improved(
             _changed(mask, entering, leaving, worth),
             _changed(out, leaving, entering, worth),
         )
-        new, still_left = fitted(rows, weight * tried, target, tried, steps)
+        new, still_left = fitted(rows, weight, target, tried, steps)
         now_explained = ((target + still_left) * new).sum(1)
         better = now_explained > explained
         took = better.unsqueeze(1)

@@ -33,6 +33,7 @@ class Directions:
 
     Attributes:
         strength: Eigenvalues, shape ``(r,)``.
+        along: Eigenvectors, shape ``(d, r)``.
         across: Eigenvectors, divided by ``beside``, shape ``(d, r)``.
         beside: Variance of each input that the directions leave, shape ``(d,)``.
         pairs: What an input in the mask adds to each entry of a row's system, shape
@@ -42,6 +43,7 @@ class Directions:
     """
 
     strength: Float[Tensor, " r"]
+    along: Float[Tensor, "d r"]
     across: Float[Tensor, "d r"]
     beside: Float[Tensor, " d"]
     pairs: Float[Tensor, "p d"]
@@ -63,7 +65,12 @@ class Directions:
         beside = (correlation.diagonal() - along.square() @ strength).clamp_min(BESIDE)
         across = along / beside.unsqueeze(1)
         first, second = torch.tril_indices(n, n, device=correlation.device)
-        return cls(strength, across, beside, (along[:, first] * across[:, second]).T, first, second)
+        pairs = (along[:, first] * across[:, second]).T
+        return cls(strength, along, across, beside, pairs, first, second)
+
+    def shared(self, values: Float[Tensor, "m d"]) -> Float[Tensor, "m d"]:
+        """What the directions alone make of weights: their covariance with every input."""
+        return (values @ self.along).mul_(self.strength) @ self.along.T
 
     def within(
         self, mask: Bool[Tensor, "m d"]
@@ -94,10 +101,13 @@ def descent(
 ) -> tuple[Float[Tensor, "m d"], Float[Tensor, "m d"]]:
     """Conjugate-gradient steps from ``weight`` towards the best weights on the mask.
 
+    Weights outside of the mask are removed first, and those in it take over what they did, as far
+    as the directions say. That takes no product with the whole matrix.
+
     Args:
         correlation: Of the inputs.
         directions: The preconditioner.
-        weight: Of standardised inputs, zero outside of the mask.
+        weight: Of standardised inputs.
         target: Covariance of standardised inputs with the outputs.
         mask: The inputs that each row keeps.
         steps: Number of steps.
@@ -107,7 +117,9 @@ def descent(
         unexplained.
     """
     inverse = directions.within(mask)
-    weight, left = weight.clone(), torch.addmm(target, weight, correlation, alpha=-1)
+    taken = inverse(directions.shared(weight * ~mask).mul_(mask))
+    weight = (weight * mask).add_(taken)
+    left = torch.addmm(target, weight, correlation, alpha=-1)
     turned = inverse(left * mask)
     along, norm = turned, (left * turned).sum(1)
     # tensors of this size are changed in place: making new ones takes as long as the arithmetic

@@ -176,8 +176,7 @@ def best_weights(
     target = _target(rows, across)
     found = torch.zeros_like(rows.standardised)
     if float((mask.sum(1).double() ** 3).sum()) / 3 > most:
-        start = rows.standardised * mask
-        found = fitted(rows, start, target, mask, STEPS)[0]
+        found = fitted(rows, rows.standardised, target, mask, STEPS)[0]
     else:
         for chosen, inputs in supports(rows, mask):
             found[chosen.unsqueeze(1), inputs] = _solved(rows, target, chosen, inputs)
