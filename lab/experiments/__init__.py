@@ -8,8 +8,8 @@ from mipp.errors import InputError
 
 NAMES = (
     "activations", "authors", "choices", "discovery_cost", "few_examples", "hubs", "information",
-    "kept_information", "large", "latency", "methods", "packages", "pixels", "quality", "speed",
-    "synthetic", "transformer", "unstructured", "weights", "weights_large",
+    "kept_information", "large", "latency", "methods", "packages", "pixels", "quality",
+    "settle", "speed", "synthetic", "transformer", "unstructured", "weights", "weights_large",
 )  # fmt: skip
 """Modules that are experiments; the others here are parts of one."""
 
