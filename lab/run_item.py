@@ -13,6 +13,7 @@ from lab.experiment import ExperimentItem
 from lab.measurements import Item
 from lab.workbench import Workbench
 from mipp.errors import InputError, MippError
+from mipp.progress import following
 
 Device = Literal["auto", "cpu", "cuda"]
 
@@ -26,11 +27,12 @@ def perform(content: dict[str, Any], device: Device, n_threads: int) -> dict[str
     is_experiment = "experiment" in content
     item = ExperimentItem(**content) if is_experiment else Item.model_validate(content)
     try:
-        found = (
-            _of_experiment(item, n_threads)
-            if isinstance(item, ExperimentItem)
-            else _of_suite(item, device, n_threads)
-        )
+        with following(False):  # one bar, that of the whole run, is enough
+            found = (
+                _of_experiment(item, n_threads)
+                if isinstance(item, ExperimentItem)
+                else _of_suite(item, device, n_threads)
+            )
     except MippError as error:
         return {"id": item.id, "error": str(error)}
     except Exception as error:  # noqa: BLE001 - reported at the end of the run, with its place

@@ -60,7 +60,7 @@ class Workbench:
     def accuracy(self, model: nn.Module) -> float:
         """Share of the test split that it has right."""
         batches = data.Batches(test_images(self.item), TEST_BATCH)
-        return retrain.evaluate(model, batches, channels_last=True).accuracy
+        return retrain.evaluate(model, batches, channels_last="auto").accuracy
 
     def balanced(self, model: nn.Module) -> float:
         """Mean over classes of the share that it has right."""

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import mipp
-from mipp.statistics.moments import Moments
+from mipp.moments import Moments
 
 SOURCE = Path(mipp.__file__).parent
 

@@ -2,12 +2,15 @@
 
     python -m lab run settle    # three nets, two budgets each, three seeds
 
-One choice is changed at a time, from what it was ``before``. Accuracies are of images of the
+What was ``before`` was recorded with version 7951eab, which alone can measure it: 12 rows a feature
+in the capture, 24 in the refit, 2,048 Fisher examples with drawn labels, rounds of 2 %, and another
+elimination and refit. ``as before`` has those numbers in the code as it is; ``after`` has the
+defaults, from which the others change one choice at a time. Accuracies are of images of the
 training split that are not calibrated on (the parents have learned from them, all variants alike),
-so that the test split has no say in a choice; it is only looked at for what was ``before`` and for
-the defaults ``after``. Differences are paired: the same parent, calibration images and budget.
-Parents are trained for few epochs, which is enough to compare ways to prune them. Seconds are the
-processor's, of one thread, so that whatever else the machine does is not in them.
+so that the test split has no say in a choice; it is only looked at for those three. Differences are
+paired: the same parent, calibration images and budget. Parents are trained for few epochs, which is
+enough to compare ways to prune them. Seconds are the processor's, of one thread, so that whatever
+else the machine does is not in them.
 """
 
 import time
@@ -25,6 +28,7 @@ from lab.measurements import NetSpec
 from lab.tables import TextTable, spread
 from mipp import Gaussian, Plan, Refit, data, retrain
 from mipp.data.dataset import Dataset, balanced_indices
+from mipp.errors import InputError
 from mipp.statistics import CaptureConfig
 
 NETS = {
@@ -40,73 +44,54 @@ BUDGETS = {
 N_VALIDATION = 10_000
 """Images of the training split that accuracy is measured on and nothing is calibrated on."""
 
-_CAPTURE: dict[str, Any] = {"rows_per_feature": 12, "min_rows": 4096, "fisher_samples": 2048}
-_REFIT: dict[str, Any] = {"rows_per_feature": 24, "min_rows": 8192}
+
+def _drawn_labels(output: Tensor, _target: Tensor) -> Tensor:
+    """The Fisher information by one label an example, drawn from the prediction, as it was."""
+    log_p = output.log_softmax(1)
+    labels = torch.multinomial(log_p.detach().exp(), 1)
+    return -log_p.gather(1, labels).sum()
 
 
-def _signs(output: Tensor, _target: Tensor) -> Tensor:
-    """The Fisher information by random signs about the square root of ``diag(p) - p p^T``.
-
-    Its expectation is that of a label drawn from the prediction ``p``, as it was before.
-    """
-    p = output.detach().softmax(1)
-    roots = p.sqrt() * torch.randint(2, p.shape).mul(2).sub(1)
-    return (output * (roots - p * roots.sum(1, keepdim=True))).sum()
-
-
-def _variant(
-    capture: dict[str, Any] | None = None,
-    share: float = 0.02,
-    refit: dict[str, Any] | None = None,
-    **others: Any,
-) -> dict[str, Any]:
-    """Options of a plan that differ from what they were before in what is given."""
-    return others | {
-        "calibration": CaptureConfig(**_CAPTURE | (capture or {})),
-        "estimator": Gaussian(share_per_round=share),
-        "refit": Refit(**_REFIT | (refit or {})),
-    }
-
-
+_CAPTURE_BEFORE = CaptureConfig(rows_per_feature=12, min_rows=4096, fisher_samples=2048)
 VARIANTS: dict[str, dict[str, Any]] = {
-    "before": _variant(),
-    "refit 8 rows": _variant(refit={"rows_per_feature": 8}),
-    "refit 4 rows": _variant(refit={"rows_per_feature": 4}),
-    "refit at least 4096": _variant(refit={"min_rows": 4096}),
-    "refit at least 2048": _variant(refit={"min_rows": 2048}),
-    "refit 8 rows, at least 2048": _variant(refit={"rows_per_feature": 8, "min_rows": 2048}),
-    "8 rows": _variant({"rows_per_feature": 8}),
-    "4 rows": _variant({"rows_per_feature": 4}),
-    "2 rows": _variant({"rows_per_feature": 2}),
-    "4 rows, at least 2048": _variant({"rows_per_feature": 4, "min_rows": 2048}),
-    "4 rows, at least 1024": _variant({"rows_per_feature": 4, "min_rows": 1024}),
-    "2 rows, at least 1024": _variant({"rows_per_feature": 2, "min_rows": 1024}),
-    "512 Fisher examples": _variant({"fisher_samples": 512}),
-    "256 Fisher examples": _variant({"fisher_samples": 256}),
-    "128 Fisher examples": _variant({"fisher_samples": 128}, batch=64),
-    "64 Fisher examples": _variant({"fisher_samples": 64}, batch=64),
-    "signs, 2048 Fisher examples": _variant(loss=_signs),
-    "signs, 512 Fisher examples": _variant({"fisher_samples": 512}, loss=_signs),
-    "signs, 256 Fisher examples": _variant({"fisher_samples": 256}, loss=_signs),
-    "signs, 64 Fisher examples": _variant({"fisher_samples": 64}, loss=_signs, batch=64),
-    "rounds of 5 %": _variant(share=0.05),
-    "rounds of 10 %": _variant(share=0.1),
-    "fast": _variant({"rows_per_feature": 4, "fisher_samples": 256}, 0.05, {"rows_per_feature": 8}),
-    "signs, fast": _variant(
-        {"rows_per_feature": 4, "fisher_samples": 256}, 0.05, {"rows_per_feature": 8}, loss=_signs
-    ),
-    "signs, fastest": _variant(
-        {"rows_per_feature": 4, "min_rows": 2048, "fisher_samples": 256},
-        0.05,
-        {"rows_per_feature": 8, "min_rows": 2048},
-        loss=_signs,
-    ),
-    "other draws": _variant(seed=100),
+    "as before": {
+        "calibration": _CAPTURE_BEFORE,
+        "estimator": Gaussian(share_per_round=0.02),
+        "refit": Refit(rows_per_feature=24, min_rows=8192),
+    },
     "after": {},
+    "other draws": {"seed": 100},
+    "12 rows": {"calibration": CaptureConfig(rows_per_feature=12)},
+    "8 rows": {"calibration": CaptureConfig(rows_per_feature=8)},
+    "2 rows": {"calibration": CaptureConfig(rows_per_feature=2)},
+    "at least 2048 rows": {"calibration": CaptureConfig(min_rows=2048)},
+    "at least 1024 rows": {"calibration": CaptureConfig(min_rows=1024)},
+    "2048 Fisher examples": {"calibration": CaptureConfig(fisher_samples=2048)},
+    "512 Fisher examples": {"calibration": CaptureConfig(fisher_samples=512)},
+    "128 Fisher examples": {"calibration": CaptureConfig(fisher_samples=128), "batch": 64},
+    "64 Fisher examples": {"calibration": CaptureConfig(fisher_samples=64), "batch": 64},
+    "drawn labels": {"loss": _drawn_labels},
+    "2048 Fisher examples, drawn labels": {
+        "calibration": CaptureConfig(fisher_samples=2048),
+        "loss": _drawn_labels,
+    },
+    "rounds of 2 %": {"estimator": Gaussian(share_per_round=0.02)},
+    "rounds of 10 %": {"estimator": Gaussian(share_per_round=0.1)},
+    "refit 24 rows": {"refit": Refit(rows_per_feature=24)},
+    "refit 4 rows": {"refit": Refit(rows_per_feature=4)},
+    "refit at least 4096": {"refit": Refit(min_rows=4096)},
+    "refit at least 2048": {"refit": Refit(min_rows=2048)},
+    "fewer of all": {
+        "calibration": CaptureConfig(min_rows=2048, fisher_samples=128),
+        "estimator": Gaussian(share_per_round=0.1),
+        "refit": Refit(rows_per_feature=4, min_rows=4096),
+        "batch": 64,
+    },
 }
 """Options by name; ``batch``: of the calibration images, ``seed``: of other draws."""
 
-TESTED = ("before", "after")
+BEFORE = "before"
+TESTED = (BEFORE, "as before", "after")
 """Variants whose accuracy on the test split is measured, too; no choice is made by it."""
 
 
@@ -118,14 +103,10 @@ def _parts(name: str) -> tuple[Dataset, Dataset]:
     return whole.subset(order[N_VALIDATION:]), whole.subset(order[:N_VALIDATION])
 
 
-@lru_cache(maxsize=1)
 def _planned(
-    name: str, seed: int, samples: int, options: tuple[tuple[str, Any], ...]
+    name: str, seed: int, samples: int, options: dict[str, Any]
 ) -> tuple[list[Plan[Any]], float]:
-    """Plans, one for each budget from one measurement, and the processor's seconds.
-
-    Kept for the next variant, which may differ in the refit alone.
-    """
+    """Plans, one for each budget from one measurement, and the processor's seconds."""
     given = dict(options)
     rest, _ = _parts(NETS[name].data)
     batches = data.calibration(rest, samples, given.pop("batch", 256), seed)
@@ -141,9 +122,13 @@ def measure(key: Key, _settings: Settings) -> dict[str, Any]:
     """Accuracies of one variant, under each budget of the net."""
     name = next(name for name, net in NETS.items() if net.label == key["net"])
     seed, variant, net = key["seed"], key["variant"], NETS[name]
-    options = dict(VARIANTS[variant])
-    refit = options.pop("refit", True)
-    plans, planned = _planned(name, seed, key["samples"], tuple(options.items()))
+    if variant == BEFORE:
+        raise InputError(
+            f"The variant {BEFORE!r} is of version 7951eab and not on record for {net.label}, seed "
+            f"{seed}; expected one of {', '.join(VARIANTS)}. Measure it with a checkout of that "
+            "version, or choose others with --only."
+        )
+    plans, planned = _planned(name, seed, key["samples"], VARIANTS[variant])
     _, held_out = _parts(net.data)
     splits = {"validation": data.Batches(held_out, 1000)}
     found: dict[str, Any] = {"seconds_plan": round(planned, 2)}
@@ -152,7 +137,7 @@ def measure(key: Key, _settings: Settings) -> dict[str, Any]:
         found["unpruned"] = _accuracies(parent(net, seed), splits)
     for budget, plan in zip(BUDGETS[name], plans, strict=True):
         started = time.process_time()
-        small = plan.apply(refit=refit)
+        small = plan.apply()
         found[budget] = {
             "seconds_apply": round(time.process_time() - started, 2),
             "macs": plan.after.macs / plan.before.macs,
@@ -170,9 +155,9 @@ def tables(rows: Rows) -> Iterator[TextTable]:
     """For each net the differences to what was before, then accuracies on both splits."""
     for name, net in NETS.items():
         budgets, here = BUDGETS[name], [row for row in rows if row["net"] == net.label]
-        before = {row["seed"]: row for row in here if row["variant"] == "before"}
+        before = {row["seed"]: row for row in here if row["variant"] == BEFORE}
         lines, splits = [], []
-        for variant in VARIANTS:
+        for variant in (BEFORE, *VARIANTS):
             mine = [r for r in here if r["variant"] == variant and r["seed"] in before]
             if not mine:
                 continue
@@ -186,9 +171,9 @@ def tables(rows: Rows) -> Iterator[TextTable]:
                 parts = ("unpruned", *budgets)
                 reached = [spread((r[p][split] for r in mine), digits=2) for p in parts]
                 splits.append([f"{variant}, {split}", *reached])
-            if variant == "after":
+            if variant in TESTED[1:]:
                 found = _gained(mine, before, budgets, "test")
-                splits.append(["after, points more, test", "", *found])
+                splits.append([f"{variant}, points more, test", "", *found])
         if lines:
             title = f"{net.label}: points more than before, validation"
             header = ["variant", "seeds", *budgets, "plan, s", "apply, s"]
@@ -209,7 +194,7 @@ def items(settings: Settings) -> Iterator[Key]:
     """Seed by seed and net by net."""
     for seed in range(settings["seeds"]):
         for net in NETS.values():
-            for variant in VARIANTS:
+            for variant in (BEFORE, *VARIANTS):
                 key = {"net": net.label, "seed": seed, "variant": variant}
                 yield key | {"samples": settings["samples"]}
 

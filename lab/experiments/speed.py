@@ -1,131 +1,187 @@
-"""Planning and applying next to the bare forward passes and to Torch-Pruning's Taylor, as ratios.
+"""Planning and applying next to one bare pass and to peers: ratios, and memory above the start.
 
-    python -m lab run speed    # needs the extra: pip install 'torch-mipp[lab]'
+    python -m lab run speed --nets lenet5                  # one net
+    python -m lab run speed --nets vit-b16 --only work=mipp  # one work of it
+    python -m lab show speed                               # the table of all that is recorded
 
-Every figure is measured in a process of its own, one after the other, on the same random weights
-and images: the calibration images forward through the model, once; `mipp.plan` + `Plan.apply`; one
-Taylor step of Torch-Pruning on the same batches. Peak memory is the process's own, less what it
-held before it started (model and images). Seconds depend on the machine; the ratios of one run are
-what to quote.
+It needs the extras: pip install 'torch-mipp[lab,transformers]'. Every figure is measured in a
+process of its own, one after the other, on the same random weights and examples:
+
+* ``pass``: the examples forward through the model, once.
+* ``mipp``: `mipp.plan` and `Plan.apply` with its refit, and the same with ``method="l2"``, ``obs``
+  and ``flap``.
+* ``gram``: units by the size of their weights, and GRAIL's one pass and ridge solve, see
+  `lab.experiments.grail`.
+* ``taylor``: one Taylor step of Torch-Pruning on the same batches.
+
+Each process times a bare pass of its own right after the work, over a quarter of the batches, and
+the ratio is to that: seconds depend on the machine and on what else runs, and the ratios are what
+to quote. A tiny net is planned first, so that loading `torch.export` (seconds, once in a process)
+is in no figure. Peak memory is what the process had at most, less what it held before the work
+began (model and examples).
 """
 
-import resource
+import copy
 import time
+import warnings
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
+from torch import nn
 
 import mipp
+from lab import memory
 from lab.experiment import Experiment, Key, Rows, Settings
+from lab.experiments.grail import grail
+from lab.experiments.speed_nets import NETS, Batch, Net, loss_of, outputs_of
 from lab.tables import TextTable
-from mipp import models
 
-CASES: dict[str, dict[str, Any]] = {
-    "lenet5": {"name": "lenet5", "samples": 2048, "batch": 256},
-    "vgg16": {"name": "vgg16", "samples": 512, "batch": 128},
-    "resnet18": {"name": "resnet18", "samples": 512, "batch": 128},
-    "resnet50 at 224": {"name": "resnet50_imagenet", "samples": 512, "batch": 16},
-}
+MIB = 2**20
+Work = Callable[[Net, nn.Module, list[Batch]], dict[str, float]]
 
 
-def images(case: dict[str, Any]) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """Random images and labels."""
-    generator = torch.Generator().manual_seed(0)
-    shape = models.input_shape(case["name"])
-    made = []
-    for start in range(0, case["samples"], case["batch"]):
-        n = min(case["batch"], case["samples"] - start)
-        x = torch.randn(n, *shape, generator=generator)
-        made.append((x, torch.randint(0, 10, (n,), generator=generator)))
-    return made
-
-
-def forward(model: torch.nn.Module, batches: list[Any]) -> dict[str, float]:
-    """The bare passes."""
-    model.eval()
+def one_pass(_net: Net, model: nn.Module, batches: list[Batch]) -> dict[str, float]:
+    """The bare pass."""
     with torch.no_grad():
-        for x, _ in batches:
-            model(x)
+        for batch in batches:
+            outputs_of(model, batch)
     return {}
 
 
-def planned(model: torch.nn.Module, batches: list[Any], **options: Any) -> dict[str, float]:
+def planned(method: str) -> Work:
     """Plan and apply, with the seconds of each stage."""
-    plan = mipp.plan(model, batches, "macs=50%", **options)
-    started = time.perf_counter()
-    plan.apply()
-    return dict(plan.seconds or {}) | {"apply": time.perf_counter() - started}
+
+    def work(net: Net, model: nn.Module, batches: list[Batch]) -> dict[str, float]:
+        options = dict(net.options, method=method)
+        if method == "mipp":
+            options["noise"] = net.noise
+        plan = mipp.plan(model, batches, net.budget, **options)
+        started = time.perf_counter()
+        plan.apply()
+        return dict(plan.seconds or {}) | {"apply": time.perf_counter() - started}
+
+    return work
 
 
-def torch_pruning(model: torch.nn.Module, batches: list[Any]) -> dict[str, float]:
-    """Torch-Pruning: gradients over the same batches, one Taylor step, 30 % of the channels."""
+def gram_and_ridge(net: Net, model: nn.Module, batches: list[Batch]) -> dict[str, float]:
+    """GRAIL's recipe with magnitude units."""
+    grail(model, batches, net.budget, outputs_of, **net.options)
+    return {}
+
+
+def torch_pruning(net: Net, model: nn.Module, batches: list[Batch]) -> dict[str, float]:
+    """Gradients over the same batches, then one Taylor step of Torch-Pruning."""
     import torch_pruning as tp  # noqa: PLC0415 - a peer, only in the extra
 
-    model.eval()
-    last = [m for m in model.modules() if isinstance(m, torch.nn.Linear)][-1]
+    first = batches[0]
+    inputs = {k: v[:1] for k, v in first.items()} if isinstance(first, dict) else first[0][:1]
+    layers = {n: m for n, m in model.named_modules() if isinstance(m, nn.Linear | nn.Conv2d)}
+    last = list(layers.values())[-1]
+    ignored = [m for n, m in layers.items() if not n.endswith(net.roots)] if net.roots else [last]
     pruner = tp.pruner.BasePruner(
         model,
-        batches[0][0][:1],
+        inputs,
         importance=tp.importance.GroupTaylorImportance(),
-        pruning_ratio=0.3,
-        ignored_layers=[last],
-        global_pruning=True,
+        pruning_ratio=net.share,
+        ignored_layers=ignored,
+        global_pruning=not net.roots,
+        output_transform=(lambda out: out.logits) if isinstance(first, dict) else None,
     )
-    for x, y in batches:
-        torch.nn.functional.cross_entropy(model(x), y).backward()
+    for batch in batches:
+        loss_of(model, batch).backward()
     pruner.step()
     return {}
 
 
-WORK = {
-    "forward": forward,
-    "mipp": planned,
-    "torch-pruning": torch_pruning,
+WORKS: dict[str, tuple[str, Work]] = {
+    "pass": ("one bare pass", one_pass),
+    "mipp": ("mipp", planned("mipp")),
+    "l2": ("L2, refit of mipp", planned("l2")),
+    "taylor": ("Torch-Pruning's Taylor", torch_pruning),
+    "obs": ("OBS", planned("obs")),
+    "flap": ("FLAP", planned("flap")),
+    "gram": ("Gram and ridge (GRAIL)", gram_and_ridge),
 }
 
 
 def measure(key: Key, _settings: Settings) -> dict[str, Any]:
     """Seconds, peak memory and the stages."""
-    case = CASES[key["case"]]
-    model = models.build(case["name"], seed=0)
-    batches = images(case)
-    held = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    net, (_, work) = NETS[key["net"]], WORKS[key["work"]]
+    model, batches = net.make().eval(), net.batches()
+    untouched = copy.deepcopy(model) if key["work"] == "taylor" else model
+    _load(model, batches[0])
+    with warnings.catch_warnings(), memory.peak(torch.device("cpu")) as peak:
+        warnings.simplefilter("ignore")
+        started = time.perf_counter()
+        stages = work(net, model, batches)
+        seconds = time.perf_counter() - started
+    return {
+        "seconds": seconds,
+        "pass": _seconds_of_a_pass(net, untouched, batches),
+        "mib": peak() / MIB,
+        "stages": stages,
+        "threads": torch.get_num_threads(),
+    }
+
+
+def _load(model: nn.Module, batch: Batch) -> None:
+    """Loads what is loaded on first use."""
+    import torch_pruning  # noqa: F401, PLC0415 - a peer, only in the extra
+
+    with torch.no_grad():
+        outputs_of(model, _first(batch))
+    tiny = nn.Sequential(nn.Linear(2, 4), nn.ReLU(), nn.Linear(4, 2))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        mipp.prune(tiny, [torch.randn(64, 2)], "units=50%", seed=0)
+
+
+def _first(batch: Batch) -> Batch:
+    if isinstance(batch, dict):
+        return {name: value[:1] for name, value in batch.items()}
+    return batch[0][:1], batch[1][:1]
+
+
+def _seconds_of_a_pass(net: Net, model: nn.Module, batches: list[Batch]) -> float:
+    """Of all batches, from a quarter of them."""
+    part = batches[::4]
     started = time.perf_counter()
-    stages = WORK[key["work"]](model, batches)
-    seconds = time.perf_counter() - started
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return {"seconds": seconds, "mib": (peak - held) / 1024, "stages": stages}
+    one_pass(net, model, part)
+    examples = [sum(map(_size, some)) for some in (batches, part)]
+    return (time.perf_counter() - started) * examples[0] / examples[1]
 
 
-def tables(rows: Rows) -> list[TextTable]:
-    """Ratios to the forward passes, and where the time goes."""
+def _size(batch: Batch) -> int:
+    return len(next(iter(batch.values())) if isinstance(batch, dict) else batch[0])
+
+
+def tables(rows: Rows) -> Iterator[TextTable | str]:
+    """Ratios to the pass, and where the time goes."""
     lines = []
-    for case in CASES:
-        here = {r["work"]: r for r in rows if r["case"] == case and "seconds" in r}
-        if "forward" not in here:
-            continue
-        base = here["forward"]
-        for work in (name for name in WORK if name in here):
-            row = here[work]
+    found = {(row["net"], row["work"]): row for row in rows}
+    for name, net in NETS.items():
+        for work, (label, _) in WORKS.items():
+            row = found.get((name, work))
+            if row is None:
+                continue
             stages = ", ".join(f"{k} {v:.1f}" for k, v in row["stages"].items())
-            lines.append(
-                [
-                    case,
-                    work,
-                    f"{row['seconds']:.1f}",
-                    f"{row['seconds'] / base['seconds']:.2f}",
-                    f"{row['mib']:.0f}",
-                    stages or "-",
-                ]
-            )
-    header = ["net", "work", "seconds", "ratio to forward", "peak MiB above start", "stages (s)"]
-    return [TextTable("", header, lines)]
+            ratio = f"{row['seconds'] / row['pass']:.2f}"
+            seconds, mib = f"{row['seconds']:.1f}", f"{row['mib']:.0f}"
+            lines.append([net.label, label, seconds, ratio, mib, stages or "-"])
+    header = ["net", "work", "seconds", "ratio to a pass", "peak MiB above start", "stages (s)"]
+    yield TextTable("", header, lines)
+
+
+def items(_settings: Settings) -> Iterator[Key]:
+    """All works of a net after its bare pass."""
+    yield from ({"net": net, "work": work} for net in NETS for work in WORKS)
 
 
 EXPERIMENT = Experiment(
     name="speed",
-    title="Planning and applying next to the bare forward passes and to Torch-Pruning",
-    items=lambda _: ({"case": case, "work": work} for case in CASES for work in WORK),
+    title="Planning and applying next to one bare pass and to peers",
+    items=items,
     measure=measure,
     tables=tables,
     isolated=True,

@@ -67,7 +67,7 @@ def measure(key: Key, settings: Settings) -> dict[str, Any]:
     batches = train_batches(VGG11, recipe, seed + 100)
     retrain.train(model, batches, recipe, step=step, seed=seed, progress=False)
     return {
-        "accuracy": retrain.evaluate(model, test_batches(VGG11), channels_last=True).accuracy,
+        "accuracy": retrain.evaluate(model, test_batches(VGG11), channels_last="auto").accuracy,
         "weights": sum(int(mask.sum()) for mask in masks.values()),
         "empty": [name for name, mask in masks.items() if not mask.any()],
     }

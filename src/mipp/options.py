@@ -8,6 +8,7 @@ imported with the first record that is made.
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, get_type_hints
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ Outputs = Callable[[Any], Any]
 """Picks from what a model returns the tensors that have to stay as they are."""
 
 Progress = Callable[[str, int, int], None]
-"""Called as ``progress(stage, done, total)`` while a plan is made or applied."""
+"""Called as ``progress(stage, done, total)`` while a plan is made or applied, or a net trained."""
 
 
 def option(help: str, default: Any = MISSING, make: Callable[[], Any] | None = None) -> Any:  # noqa: A002
@@ -83,8 +84,9 @@ class _Common:
         "How many rows are measured.", make=_record("mipp.statistics", "CaptureConfig")
     )
     memory: int = option(
-        "Bytes (or text such as `4GiB`) that second moments may take. If they need more, they are "
-        "measured in several passes, if necessary one layer at a time.",
+        "Bytes (or text such as `4GiB`) that second moments may take. If they need more, layers "
+        "are measured one after the other. A refit keeps outputs of the original in at most a "
+        "quarter of it.",
         4 * 2**30,
     )
     outputs: Outputs | None = option(
@@ -181,6 +183,12 @@ class Options(_Common):
     )
     latency: "latency.Latency" = option(
         "How a budget of latency is measured.", make=_record("mipp.latency", "Latency")
+    )
+    resume: str | Path | None = option(
+        "Folder in which the state of the elimination is kept, a few seconds old at most. After an "
+        "interruption the same call with the same options, model and batches continues there and "
+        "gives the same plan. For learned estimators, whose eliminations take long.",
+        None,
     )
     head_dims: bool = option(
         "Inside attention the units are not whole heads but features of heads, each taken from all "
@@ -311,6 +319,7 @@ class UnitKeywords(_CommonKeywords, total=False):
     widths: "Mapping[str, int] | Any | None"
     refit: "surgery.Refit | str | bool | None"
     latency: "latency.Latency"
+    resume: str | Path | None
     head_dims: bool
     residual: bool
 

@@ -1,5 +1,6 @@
 """What all stages of planning share: a model, its graph, the batches and the options."""
 
+import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -13,8 +14,11 @@ from torch import Tensor, nn
 from mipp import processes, statistics, surgery, weights
 from mipp.errors import CalibrationError, InputError
 from mipp.options import Options, Progress, WeightOptions
+from mipp.pieces import pieces_of
 from mipp.prunable import N_TRACED, example, prunable_graph, without
 from mipp.records import AxisKey, BoolArray, ChannelGraph, IntArray, Keep, Refusal
+from mipp.tracing.guards import checksum
+from mipp.tracing.notes import Notes
 
 
 class Clock:
@@ -39,6 +43,46 @@ class Clock:
         self._last = now
 
 
+class Noted:
+    """Notes for a refit, as long as the model and the batches are what they were.
+
+    Args:
+        model: that is measured.
+        batches: that it is measured on.
+        config: the refit that they are for.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        batches: Sequence[statistics.Batch],
+        config: surgery.Refit,
+    ) -> None:
+        self._model, self._batches, self._config = model, batches, config
+        self._notes: Notes | None = None
+        self._sums: list[int] = []
+
+    def put(self, notes: Notes) -> None:
+        """Keeps the notes, unless passes through the model cannot run side by side."""
+        if not notes.stateful:
+            self._notes, self._sums = notes, self._checksums()
+
+    def get(self, config: surgery.Refit) -> Notes | None:
+        """The notes for a refit; None where there are none for it, or they are out of date."""
+        planned, notes = self._config, self._notes
+        if notes is None:
+            return None
+        fewer = config.rows_per_feature <= planned.rows_per_feature
+        fits = fewer and config.min_rows <= planned.min_rows and config.mode != "closed"
+        as_planned = config.mode == "norm" or planned.mode == "sequential"
+        return notes if fits and as_planned and self._sums == self._checksums() else None
+
+    def _checksums(self) -> list[int]:
+        model = [*self._model.parameters(), *self._model.buffers()]
+        inputs = [tensor for batch in self._batches for tensor in batch.tensors()]
+        return [checksum(tensor) for tensor in (*model, *inputs)]
+
+
 @dataclass(frozen=True, eq=False)
 class Problem:
     """Units of a model that may go.
@@ -50,6 +94,7 @@ class Problem:
         options: of the plan.
         progress: called as ``progress(stage, done, total)``.
         clock: seconds of each stage.
+        noted: where what a refit will need is noted on the way; None for nowhere.
     """
 
     model: nn.Module
@@ -58,6 +103,7 @@ class Problem:
     options: Options
     progress: Progress
     clock: Clock
+    noted: Noted | None = None
 
     @classmethod
     def of(
@@ -75,7 +121,8 @@ class Problem:
         """
         graph = prunable_graph(model, batches, **options.wider)
         clock.lap("capture")
-        return cls(model, graph, batches, options, progress, clock)
+        noted = None if options.refit is None else Noted(model, batches, options.refit)
+        return cls(model, graph, batches, options, progress, clock, noted)
 
     def pruned(self, keep: Mapping[str, Sequence[int]]) -> "Problem":
         """The problem of the model with only these units left, by group name, refitted."""
@@ -84,15 +131,18 @@ class Problem:
         options = self.options
         if options.refit is not None:
             refit_on_batches(
-                small, self.model, self.graph, kept, self.batches, options.refit, options.seed
-            )
+                small, self.model, self.graph, kept, self.batches, options.refit, options.seed,
+                notes=None if self.noted is None else self.noted.get(options.refit),
+                memory=options.memory,
+            )  # fmt: skip
+
         graph = prunable_graph(small, self.batches, **options.wider)
         known = {group.name for group in self.graph.groups}
         new = {g.index: "it could not be pruned in the whole model" for g in graph.groups
                if g.name not in known}  # fmt: skip
         graph = without(graph, new) if new else graph
         self.clock.lap("capture")
-        return replace(self, model=small, graph=graph)
+        return replace(self, model=small, graph=graph, noted=None)
 
 
 def whole_masks(graph: ChannelGraph) -> dict[int, BoolArray]:
@@ -207,6 +257,8 @@ def refit_on_batches(
     config: surgery.Refit,
     seed: int,
     hold: Callable[[], None] = lambda: None,
+    notes: Notes | None = None,
+    memory: float = math.inf,
 ) -> None:
     """Refits a sliced model, in place, on the calibration batches.
 
@@ -219,11 +271,12 @@ def refit_on_batches(
         config: how to fit.
         seed: of the rows that are drawn.
         hold: called after each fit, to put back what must not be fitted.
+        notes: of the original on these batches, if they were taken.
+        memory: bytes allowed.
     """
-    moved, whole = statistics.in_one(original, batches)
-    pieces, joined = [(batch.args, batch.kwargs) for batch in moved], (whole.args, whole.kwargs)
     with statistics.blaming(None):
-        surgery.refit(small, original, traced, kept, pieces, joined, config, seed, hold)
+        pieces = pieces_of(original, batches)
+        surgery.refit(small, original, traced, kept, pieces, config, notes, seed, hold, memory)
 
 
 def calibration(

@@ -159,6 +159,11 @@ def largest(step: str, count: int) -> int:
     return max(_counts(step, count))
 
 
+def smallest(step: str, count: int) -> int:
+    """The smallest count of all ranks."""
+    return min(_counts(step, count))
+
+
 def _counts(step: str, count: int) -> list[int]:
     session = _session.get()
     if session is None or session.size == 1:
@@ -167,6 +172,19 @@ def _counts(step: str, count: int) -> list[int]:
     counts[session.rank] = count
     all_reduce(step, counts)
     return [int(c) for c in counts]
+
+
+def gathered(step: str, rows: Tensor) -> Tensor:
+    """The rows of all ranks, one rank after the other, in a `together` block."""
+    rank, size = rank_and_size()
+    if size == 1:
+        return rows
+    counts = _counts(f"the number of {step}", len(rows))
+    every = rows.new_zeros(sum(counts), *rows.shape[1:])
+    start = sum(counts[:rank])
+    every[start : start + len(rows)] = rows
+    all_reduce(step, every)
+    return every
 
 
 def same_model(model: nn.Module) -> None:

@@ -112,7 +112,7 @@ def _positions(
     def after(call: Call, output: Tensor) -> Tensor:
         name = call.name.removesuffix(".weight")
         if name in layers:
-            positions[name] += n_positions(call, output)
+            positions[name] += n_positions(call)
             calls[name] += 1
         return output
 

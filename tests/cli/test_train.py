@@ -30,6 +30,18 @@ def test_people_read_the_accuracy_on_stdout(mipp, small_cnn, tmp_path):
     assert "net.safetensors" in done.out
 
 
+def test_a_file_or_pipe_has_a_line_an_epoch_and_how_it_was_computed(mipp, small_cnn, tmp_path):
+    work = ("train", *small_cnn, "--out", tmp_path / "net.safetensors", "--force", "--epochs", "2")
+    for stream, more in (("out", ()), ("err", ("--json",))):
+        done = mipp(*work, *more)
+        lines = getattr(done, stream).splitlines()
+        assert lines[0].startswith("training computes in float32, ")
+        assert [line.partition(":")[0] for line in lines[1:3]] == ["epoch 1 of 2", "epoch 2 of 2"]
+        assert lines[1].endswith(" left")
+    assert done.json["precision"] == "float32"
+    assert len(done.out.splitlines()) == 1
+
+
 def test_a_checkpoint_goes_on_to_the_same_weights(mipp, small_cnn, tmp_path):
     whole, parts, saved = (tmp_path / f"{name}.safetensors" for name in ("a", "b", "checkpoint"))
     mipp("train", *small_cnn, "--out", whole, *epochs(2))

@@ -32,7 +32,7 @@ def _failing(error):
 
 @pytest.mark.parametrize("error", SHORT, ids=["cpu", "python", "gpu"])
 def test_while_measuring(net, batches, monkeypatch, error):
-    monkeypatch.setattr("mipp.statistics.moments.Moments.update", _failing(error))
+    monkeypatch.setattr("mipp.moments.Moments.update", _failing(error))
     with pytest.raises(errors.CalibrationError) as caught:
         mipp.plan(net, batches, "units=50%", noise=0.1)
     text = str(caught.value)
@@ -61,7 +61,7 @@ def test_while_gathering_rows(net, batches, monkeypatch):
     [
         (("mipp.surgery.refit.units", "LeastSquares"), "refitting 2, which reads 3 features"),
         (
-            ("mipp.surgery.refit.walk", "input_rows"),
+            ("mipp.surgery.refit.walk", "n_positions"),
             "running all calibration examples .* 2, .* 6 features",
         ),
     ],
@@ -98,6 +98,6 @@ def test_while_refitting_single_weights(net, batches, monkeypatch):
 
 
 def test_other_errors_pass_as_they_are(net, batches, monkeypatch):
-    monkeypatch.setattr("mipp.statistics.moments.Moments.update", _failing(RuntimeError("a bug")))
+    monkeypatch.setattr("mipp.moments.Moments.update", _failing(RuntimeError("a bug")))
     with pytest.raises(RuntimeError, match=r"^a bug$"):
         mipp.plan(net, batches, "units=50%", noise=0.1)

@@ -49,7 +49,7 @@ TEXTS = [
     ("plan(calibration={})", "InputError", "calibration={} .* expected a CaptureConfig"),
     ("plan(noise=0.1, estimator=Own())", "InputError", "whose noise is not a field"),
     ("plan(noise='fisher', loss=lambda *_: 3)", "InputError", "returned 3; expected the sum over"),
-    ("plan(progress=3)", "InputError", "progress=3; expected None, or a function"),
+    ("plan(progress=3)", "InputError", "progress=3; expected True, False, None"),
     ("mipp.plans(NET, BATCHES, 'macs=50%')", "InputError", "expected a list of budgets"),
     ("mipp.plan(nn.Linear, BATCHES, 'macs=50%')", "InputError", "the class Linear; .* Call the"),
     ("mipp.Refit(ridge='x')", "InputError", r"Refit\(ridge='x'\) .* a number, such as 0.001"),

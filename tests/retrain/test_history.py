@@ -10,9 +10,10 @@ import torch
 from torch import nn
 
 from mipp.errors import FileError, TrainingError
-from mipp.retrain import EpochRecord, Evaluation, History, Recipe, train
+from mipp.retrain import EpochRecord, Evaluation, History, Recipe, numerics, train
 
 RECIPE = Recipe(epochs=4, peak_lr=0.05, momentum=0.9, label_smoothing=0.1)
+AUTO = replace(RECIPE, precision="auto", channels_last="auto")
 
 
 class InterruptedRunError(Exception):
@@ -71,6 +72,65 @@ def test_train_in_parts_is_train_as_a_whole(make_model, batches, tmp_path, chang
     assert history == expected
     assert [record.epoch for record in history.epochs] == [0, 1, 2, 3]
     assert [file.name for file in path.parent.iterdir()] == ["run.safetensors"]
+
+
+def resave(path, **changes):
+    """The checkpoint with other fields in its recipe, and without what it says it computed in."""
+    tensors, metadata = read(path)
+    history = json.loads(metadata["history"])
+    del history["numerics"]
+    metadata["history"] = json.dumps(history)
+    metadata["recipe"] = json.dumps(json.loads(metadata["recipe"]) | changes)
+    safetensors.torch.save_file(tensors, path, metadata)
+
+
+def read(path):
+    with safetensors.safe_open(path, framework="pt") as file:
+        return {name: file.get_tensor(name) for name in file.keys()}, file.metadata()  # noqa: SIM118
+
+
+@pytest.mark.parametrize("saved", [("bfloat16", True), ("float32", False), ("bfloat16", False)])
+def test_a_checkpoint_of_a_set_precision_goes_on_with_auto(make_model, finished, saved):
+    path = finished[0]
+    resave(path, precision=saved[0], channels_last=saved[1])
+    done = Fragile([None], None)
+    history = train(make_model(), done, AUTO, checkpoint=path, progress=False)
+    assert len(history.epochs) == 4
+    explicit = replace(RECIPE, precision=saved[0], channels_last=saved[1])
+    train(make_model(), done, explicit, checkpoint=path, progress=False)
+    other = {"bfloat16": "float32", "float32": "bfloat16"}[saved[0]]
+    with pytest.raises(TrainingError, match=rf"precision={other} \(was {saved[0]}\)"):
+        train(
+            make_model(), done, replace(explicit, precision=other), checkpoint=path,
+            progress=False,
+        )  # fmt: skip
+
+
+def test_a_checkpoint_of_auto_goes_on_with_what_it_computed_in(make_model, batches, tmp_path):
+    path = tmp_path / "run.safetensors"
+    mine = train(make_model(), batches, AUTO, checkpoint=path, progress=False).numerics
+    again = replace(RECIPE, precision=mine.precision, channels_last=mine.channels_last)
+    done = Fragile([None], None)
+    assert train(make_model(), done, again, checkpoint=path, progress=False).numerics == replace(
+        mine, why=""
+    )
+    with pytest.raises(TrainingError, match=r"channels_last=\w+ \(was auto\)"):
+        train(
+            make_model(), done, replace(again, channels_last=not mine.channels_last),
+            checkpoint=path, progress=False,
+        )  # fmt: skip
+
+
+def test_another_precision_after_the_checkpoint_is_reported(
+    make_model, batches, tmp_path, caplog, monkeypatch
+):
+    path = tmp_path / "run.safetensors"
+    mine = train(make_model(), batches, AUTO, checkpoint=path, progress=False).numerics
+    monkeypatch.setattr(
+        numerics, "_capabilities", lambda: {"amx_bf16": mine.precision == "float32"}
+    )
+    train(make_model(), Fragile([None], None), AUTO, checkpoint=path, progress=False)
+    assert "the epochs of the checkpoint were computed in" in caplog.text
 
 
 def test_a_finished_run_is_not_trained_again(make_model, finished):

@@ -2,6 +2,7 @@
 
 import copy
 import math
+import re
 from dataclasses import replace
 
 import pytest
@@ -274,12 +275,32 @@ def test_arguments_that_contradict_are_refused(make_model, batches):
         train(nn.ReLU(), batches, SHORT, progress=False)
 
 
-def test_progress_is_shown_only_when_asked(make_model, batches, capsys):
-    train(make_model(), batches, SHORT, progress=False)
-    assert "".join(capsys.readouterr()) == ""
+def test_progress_without_a_terminal_is_a_line_an_epoch(make_model, batches, capsys, caplog):
+    caplog.set_level("INFO", logger="mipp")
+    for quiet in (None, False):
+        train(make_model(), batches, SHORT, evaluate_on=batches, progress=quiet)
+        assert "".join(capsys.readouterr()) == ""
+        numerics, first, second = caplog.messages
+        assert numerics == "training computes in float32, contiguous"
+        assert re.fullmatch(
+            r"epoch 1 of 2: loss \d\.\d{3}, [\d.]+ % right \(evaluated: \d\.\d{3}, [\d.]+ %\), "
+            r"[\d.]+ s, about [\d.]+ s left", first,
+        )  # fmt: skip
+        assert second.startswith("epoch 2 of 2: ")
+        assert "left" not in second
+        caplog.clear()
     train(make_model(), batches, SHORT, progress=True)
-    # on the console of the process, which a command with --json moves to stderr
-    assert "epoch 2, loss" in "".join(capsys.readouterr())
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert [line[:7] for line in err.splitlines()] == ["epoch 1", "epoch 2"]
+
+
+def test_progress_is_a_function_of_steps(make_model, batches):
+    seen = []
+    train(make_model(), batches, SHORT, progress=lambda *step: seen.append(step))
+    assert seen == [("train", n, 20) for n in range(1, 21)]
+    with pytest.raises(InputError, match="progress='yes'; expected True, False, None"):
+        train(make_model(), batches, SHORT, progress="yes")
 
 
 def test_learns_at_initialisation_scale_in_bfloat16_channels_last(batches):

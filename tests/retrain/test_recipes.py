@@ -67,6 +67,15 @@ def test_every_built_in_network_has_a_recipe(name):
     assert recipe_for(name).epochs > 0
 
 
+def test_no_built_in_recipe_asks_every_device_for_bfloat16():
+    recipes = [recipe_for(name) for name in models.names()]
+    assert {recipe.precision for recipe in recipes} == {"auto", "float32"}
+    assert {recipe.channels_last for recipe in recipes} == {"auto"}
+    for bad in ({"precision": "half"}, {"channels_last": "no"}):
+        with pytest.raises(InputError, match="expected"):
+            Recipe(**bad)
+
+
 def test_unknown_recipe_lists_the_known_ones():
     with pytest.raises(InputError, match=r"'lenet' was given; .*vgg16.*Did you mean 'lenet5'"):
         recipe_for("lenet")

@@ -44,6 +44,19 @@ def test_fisher_of_softmax_logits_is_the_covariance_of_the_label():
     assert how == "one output of shape (batch, 3) and no targets"
 
 
+def test_few_examples_tell_the_fisher_of_a_model_that_is_sure():
+    model, x = mlp(), torch.randn(400, 4)
+    with torch.no_grad():
+        model[2].bias[0] += 8
+    p = model(x).softmax(1).detach().double()
+    expected = torch.diag(p.mean(0)) - p.T @ p / len(p)
+    assert p.amax(1).mean() > 0.99
+    for seed in range(5):
+        seen, _ = capture(model, {0: linear("2.weight")}, read_batches([x]), loss="categorical",
+                          config=EVERY_ROW, seed=seed)  # fmt: skip
+        assert torch.linalg.norm(seen[0].fisher - expected) < 0.2 * torch.linalg.norm(expected)
+
+
 def test_fisher_of_unit_variance_regression_is_the_identity():
     model = mlp()
     seen, _ = capture(model, {0: linear("2.weight")}, read_batches([torch.randn(30_000, 4)]),

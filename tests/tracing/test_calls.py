@@ -39,8 +39,8 @@ def test_output_is_weight_times_input_row(name):
     layer, shape = CASES[name]
     x = torch.randn(shape)
     call, output = seen_call(layer, x)
-    pick = torch.randperm(n_positions(call, output))[:7]
-    rows = input_rows(call, output, pick)
+    pick = torch.randperm(n_positions(call))[:7]
+    rows = input_rows(call, pick)
     product = rows @ weight_matrix(call.kind, layer.weight).T + layer.bias
     torch.testing.assert_close(product, output_rows(call, output, pick))
 
@@ -57,8 +57,8 @@ def test_windows_of_a_transposed_convolution_are_its_adjoint(layer):
     x = torch.randn(2, 3, *([5] * (layer.weight.dim() - 2)))
     call, output = seen_call(layer, x)
     g = torch.randn_like(output)
-    everything = torch.arange(n_positions(call, output))
-    product = input_rows(call, output, everything) @ weight_matrix(call.kind, layer.weight).T
+    everything = torch.arange(n_positions(call))
+    product = input_rows(call, everything) @ weight_matrix(call.kind, layer.weight).T
     torch.testing.assert_close(
         (product * output_rows(call, g, everything)).sum(), (g * output).sum(), rtol=1e-4, atol=1e-3
     )
@@ -122,8 +122,8 @@ def test_a_product_with_a_weight_is_a_linear_layer_whose_features_are_last(name)
     call, output = seen_call(layer, x)
     assert (call.name, call.weight is layer.weight) == ("weight", True)
     assert call.input.shape[:-1] == output.shape[:-1]
-    rows = input_rows(call, output, torch.arange(n_positions(call, output)))
-    made = output_rows(call, output, torch.arange(n_positions(call, output)))
+    rows = input_rows(call, torch.arange(n_positions(call)))
+    made = output_rows(call, output, torch.arange(n_positions(call)))
     torch.testing.assert_close(rows @ weight_matrix(call.kind, layer.weight).T, made)
     torch.testing.assert_close(call.run(), output)
 

@@ -94,7 +94,8 @@ def _work(output: Output, guard: Guard, seed: int) -> "tuple[nn.Module, nn.Modul
     recipe = network.recipe
     output.say(f"Training {MODEL} on {DATA} for {recipe.epochs} epochs.")
     batches = source.train(recipe.batch_size, seed, recipe.augment)
-    retrain.train(model, batches, recipe, seed=seed)
+    with output.followed() as progress:
+        retrain.train(model, batches, recipe, seed=seed, progress=progress)
     output.say(f"Pruning it to {BUDGET}, then retraining it for {RETRAINING} epochs.")
     retrain_by = fine_tuning(recipe, RETRAINING)
     task = Task(selection.parse_budget(BUDGET), {}, retrain_by, seed)

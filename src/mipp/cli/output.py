@@ -4,11 +4,12 @@ Every error becomes one readable message.
 """
 
 import json
+import logging
 import sys
 import tempfile
 import traceback
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,6 @@ from typing import Any
 import rich
 import typer
 from rich.console import Console, RenderableType
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
 from mipp.atomic_files import replacing
@@ -34,8 +34,6 @@ EXIT_CODES = (
     "Exit codes: 0 all went well; 1 an error, or a failed check of the demo, that the message "
     "explains; 2 wrong usage; 70 a bug in mipp or in code that was given to it; 130 interrupted."
 )
-
-_STAGES = {"capture": "measuring activations", "score": "scoring units", "train": "training"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,30 +63,38 @@ class Output:
             yield
 
     @contextmanager
-    def stages(self) -> Iterator[Callable[[str, int, int], None]]:
-        """Shows bars, on terminals; yields their callback ``(stage, done, total)``."""
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-        with Progress(
-            *columns,
-            TimeRemainingColumn(),
-            console=self.console,
-            transient=True,
-            disable=not self.console.is_terminal,
-        ) as progress:
-            tasks = {"trace": progress.add_task("tracing", total=None)}
+    def followed(self) -> Iterator[bool | None]:
+        """Yields ``progress=`` for calls of the library: bars on terminals, lines elsewhere.
 
-            def advance(stage: str, done: int, total: int) -> None:
-                progress.update(tasks["trace"], visible=False)
-                if stage not in tasks:
-                    tasks[stage] = progress.add_task(_STAGES.get(stage, stage), total=total)
-                progress.update(tasks[stage], completed=done, total=total)
-
-            yield advance
+        Lines are what the library logs; they are printed as long as the block runs.
+        """
+        logger, handler = logging.getLogger("mipp"), _Printed(self)
+        level = logger.level
+        logger.addHandler(handler)
+        logger.setLevel(logging.INFO)
+        try:
+            # not `is_terminal`, which the environment can claim of a file, for its colours
+            yield None if self.console.file.isatty() else False
+        finally:
+            logger.setLevel(level)
+            logger.removeHandler(handler)
 
     def result(self, content: Mapping[str, Any]) -> None:
         """Prints the object as the last line of stdout, with ``--json`` only."""
         if self.as_json:
             typer.echo(json.dumps(content, allow_nan=False))
+
+
+class _Printed(logging.Handler):
+    """Prints log lines where a command writes for people."""
+
+    def __init__(self, output: Output) -> None:
+        super().__init__(logging.INFO)
+        self._output = output
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Prints the text alone."""
+        self._output.say(self.format(record))
 
 
 def open_output(as_json: bool) -> Output:

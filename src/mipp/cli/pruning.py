@@ -197,26 +197,28 @@ def run(
         () if task.train is None
         else source.train(task.train.batch_size, task.seed, task.train.augment)
     )  # fmt: skip
-    with output.stages() as progress, guard.arguments():
+    with output.followed() as progress, guard.arguments():
         plan: planning.Plan[Any] | planning.WeightPlan[Any] = planning.plan(
             model, batches, task.budget, granularity=task.granularity,  # type: ignore[call-overload]
             progress=progress, seed=task.seed, **options,
         )  # fmt: skip
     of_units = isinstance(plan, planning.Plan)
     start = time.perf_counter()
-    with output.busy("slicing and refitting" if of_units else "setting zeros and refitting"):
-        small = plan.apply()
+    with output.followed() as progress:
+        small = plan.apply(progress=progress)
     seconds = time.perf_counter() - start
     after, retrained = accuracy(small), None
     if task.retrain is not None:
-        retrain.train(
-            network.classifier(small),
-            source.train(task.retrain.batch_size, task.seed, task.retrain.augment),
-            task.retrain,
-            teacher=network.classifier(model) if task.retrain.distill_weight else None,
-            step=None if isinstance(plan, planning.Plan) else plan.hold(small),
-            seed=task.seed,
-        )
+        with output.followed() as progress:
+            retrain.train(
+                network.classifier(small),
+                source.train(task.retrain.batch_size, task.seed, task.retrain.augment),
+                task.retrain,
+                teacher=network.classifier(model) if task.retrain.distill_weight else None,
+                step=None if isinstance(plan, planning.Plan) else plan.hold(small),
+                seed=task.seed,
+                progress=progress,
+            )
         retrained = accuracy(small)
     times = None
     if of_units:

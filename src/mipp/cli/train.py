@@ -50,10 +50,11 @@ def train(
         ),
     ] = None,
     precision: Annotated[
-        Literal["float32", "bfloat16"] | None,
+        Literal["auto", "float32", "bfloat16"] | None,
         typer.Option(
             rich_help_panel=_PANEL, show_default="the network's recipe",
-            help="Of convolutions and matrix products; weights stay float32.",
+            help="Of convolutions and matrix products; weights stay float32. auto: bfloat16 where "
+            "the device computes it fast.",
         ),
     ] = None,
     augment: Annotated[
@@ -104,13 +105,15 @@ def train(
         opened = open_model(network, Wanted(width, classes, weights, device, seed), source)
         check_fit(network, opened, source)
         start = time.perf_counter()
-        history = retrain.train(
-            network.classifier(opened),
-            source.train(recipe.batch_size, seed, recipe.augment),
-            recipe,
-            checkpoint=resume,
-            seed=seed,
-        )
+        with output.followed() as progress:
+            history = retrain.train(
+                network.classifier(opened),
+                source.train(recipe.batch_size, seed, recipe.augment),
+                recipe,
+                checkpoint=resume,
+                seed=seed,
+                progress=progress,
+            )
         seconds = time.perf_counter() - start
         surgery.save(opened, out)
         with output.busy("evaluating"):
@@ -129,6 +132,8 @@ def train(
                 "train_loss": history.last.train.loss,
                 "epochs": len(history.epochs),
                 "seconds": seconds,
+                "precision": history.numerics and history.numerics.precision,
+                "channels_last": history.numerics and history.numerics.channels_last,
                 "out": str(out),
                 "seed": seed,
             }

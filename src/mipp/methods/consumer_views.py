@@ -11,12 +11,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mipp import information, out_of_memory, processes, statistics
+from mipp import information, out_of_memory, processes, statistics, surgery
 from mipp.covariance import FEW
 from mipp.errors import CalibrationError, InputError
+from mipp.pieces import MOST_PIECES, keeps_tensors
 from mipp.problem import Problem, less_memory, report_batches
 from mipp.records import AxisKey, Consumer, Group, Keep
 from mipp.statistics.few_rows import n_features
+from mipp.tracing.notes import Key, Notes
 
 ViewsOf = Callable[[Group, Keep], list[information.View]]
 """The consumers of a group, given what is kept of the outputs and of other groups."""
@@ -27,14 +29,73 @@ class Views:
 
     Attributes:
         loss: in words, which loss was used; empty before the first measurement.
+        design_effects: by consumer, of those that have been measured with Fisher information.
     """
 
     def __init__(self, problem: Problem) -> None:
         self.model, self.graph, self.batches = problem.model, problem.graph, problem.batches
         self.options, self.clock, self._problem = problem.options, problem.clock, problem
         self.loss = ""
+        self.design_effects: dict[int, float] = {}
         self._statistics: dict[int, statistics.Statistics] = {}
         self._observer = Observer(problem) if problem.options.needs_rows else None
+
+    def each(self, score: Callable[[Group, ViewsOf], None], *, any_order: bool) -> None:
+        """Calls ``score`` with each group, measured.
+
+        Where the measurements of all groups do not fit into the memory allowed, they are made layer
+        after layer while all batches run side by side, and forgotten when a group has been scored;
+        where that cannot be (several processes, rows of observations, an order to keep to), in
+        several passes.
+        """
+        parts = self.parts()
+        if len(parts) > 1 and any_order and self._in_order():
+            self._each_in_order(score)
+            return
+        for part in parts:
+            views_of = self.of(part)
+            for group in part:
+                score(group, views_of)
+
+    def _in_order(self) -> bool:
+        """Whether layers can be measured one after the other."""
+        if self._observer is not None or processes.rank_and_size()[1] > 1:
+            return False
+        device = next((p.device for p in self.model.parameters()), torch.device("cpu"))
+        some = self.batches[0].part(0, 2).to(device)
+        return len(self.batches) <= MOST_PIECES and not keeps_tensors(self.model, some)
+
+    def _each_in_order(self, score: Callable[[Group, ViewsOf], None]) -> None:
+        consumers, left = self.graph.consumers, {g.index: g for g in self.graph.groups}
+        seen: dict[int, statistics.Statistics] = {}
+
+        def views_of(group: Group, keep: Keep) -> list[information.View]:
+            return [self._view(group, consumers[c], seen[c], keep) for c in group.consumers]
+
+        def done(site: statistics.Site, measured: statistics.Statistics) -> None:
+            self.clock.lap("capture")
+            seen[site.index] = measured
+            self.design_effects[site.index] = measured.design_effect
+            ready = [group for group in left.values() if set(group.consumers) <= seen.keys()]
+            for group in ready:
+                score(group, views_of)
+                del left[group.index]
+            needed = {c for group in left.values() for c in group.consumers}
+            for index in seen.keys() - needed:
+                del seen[index]
+            self.clock.lap("plan")
+
+        read = sorted({c for group in left.values() for c in group.consumers})
+        sites = [statistics.site_of(consumers[c], c) for c in read]
+        self.clock.lap("plan")
+        with self.enough_memory("measuring", read):
+            self.loss = statistics.collect_in_order(
+                self.model, sites, self.batches, done,
+                loss=self.options.loss if self._fisher_wanted() else None,
+                config=self.options.calibration, seed=self.options.seed,
+                advance=report_batches(self._problem),
+            )  # fmt: skip
+        self.clock.lap("capture")
 
     def parts(self) -> list[list[Group]]:
         """Groups in passes whose measurements fit into the memory allowed."""
@@ -52,14 +113,14 @@ class Views:
                 self._view(group, consumers[c], statistics[c], keep) for c in group.consumers
             ]
         with_fisher = self.options.target == "activations" and self._fisher_wanted()
-        fishers = {c: s.fisher for c, s in self._measure(part).items()} if with_fisher else {}
+        seen = self._measure(part) if with_fisher else {}
         self.clock.lap("plan")
         read_by = sorted({c for group in part for c in group.consumers})
         with self.enough_memory("gathering rows for", read_by):
             rows = observer.rows(read_by)
         self.clock.lap("capture")
         return lambda group, keep: [
-            observer.view(group, c, rows, fishers.get(c), keep) for c in group.consumers
+            observer.view(group, c, rows, seen.get(c), keep) for c in group.consumers
         ]
 
     def enough_memory(self, doing: str, consumers: Sequence[int]) -> AbstractContextManager[None]:
@@ -93,6 +154,7 @@ class Views:
         if any(c not in self._statistics for c in wanted):
             self.clock.lap("plan")
             with self.enough_memory("measuring", wanted):
+                notes, rows = self._notes(wanted)
                 self._statistics, self.loss = statistics.capture(
                     self.model,
                     {c: self.graph.consumers[c] for c in wanted},
@@ -101,17 +163,48 @@ class Views:
                     config=self.options.calibration,
                     seed=self.options.seed,
                     advance=report_batches(self._problem),
+                    notes=notes,
+                    rows_noted=rows,
                 )
+            if notes is not None and self._problem.noted is not None:
+                self._problem.noted.put(notes)
             self.clock.lap("capture")
+            self.design_effects |= {i: s.design_effect for i, s in self._statistics.items()}
         return self._statistics
+
+    def _notes(self, measured: Sequence[int]) -> tuple[Notes | None, dict[Key, float] | None]:
+        """Where to note what the refit needs, and how many rows; None where it has to look again.
+
+        It has to where consumers are measured in several passes, or the notes would take more than
+        a quarter of the memory allowed.
+        """
+        refit, everything = self.options.refit, len(self.graph.consumers)
+        if (
+            refit is None
+            or self._problem.noted is None
+            or len(measured) < everything
+            or len(self.batches) > MOST_PIECES
+        ):
+            return None, None
+        rows = surgery.rows_noted(self.graph, refit)
+        if rows is None:
+            return None, None
+        examples, size = sum(len(batch) for batch in self.batches), 0.0
+        for consumer in self.graph.consumers:
+            wanted = rows.get((consumer.weight, consumer.call), 0)
+            outputs = self.graph.shapes[consumer.weight][consumer.out_dim]
+            size += 4 * outputs * min(wanted, consumer.uses * examples)
+        if size > self.options.memory / 4:
+            return None, None
+        return Notes(squares=refit.norm == "full"), rows
 
     def _view(
         self, group: Group, consumer: Consumer, seen: statistics.Statistics, keep: Keep
     ) -> information.ConsumerView:
         weight: Tensor = self.model.get_parameter(consumer.weight).detach()
         return information.consumer_view(
-            self.graph, group, consumer, weight, seen.covariance, seen.fisher, keep
-        )
+            self.graph, group, consumer, weight, seen.covariance, seen.fisher, keep,
+        )  # fmt: skip
 
 
 class Observer:
@@ -153,7 +246,8 @@ class Observer:
             return int(4 * n_samples * found.uses * width)
         features = int(np.prod(shape)) // shape[found.out_dim]
         config = self.options.calibration
-        rows = min(max(config.rows_per_feature * features, config.min_rows), n_samples * found.uses)
+        wanted = config.rows(features, statistics.OF_ROWS)
+        rows = min(wanted, n_samples * found.uses)
         return 4 * int(rows) * (features + shape[found.out_dim])
 
     def view(
@@ -161,11 +255,12 @@ class Observer:
         group: Group,
         index: int,
         rows: Mapping[int, statistics.Rows],
-        fisher: Float[Tensor, "m m"] | None,
+        measured: statistics.Statistics | None,
         keep: Keep,
     ) -> information.Observations:
         """One consumer of the group: its kept inputs, and the targets to predict from them."""
         consumer, seen = self.graph.consumers[index], rows[index]
+        fisher = None if measured is None else measured.fisher
         columns, unit = information.features_seen(
             self.graph, group, consumer, seen.inputs.shape[1], keep
         )

@@ -8,6 +8,7 @@ Source: Westphal, Hailes and Musolesi, "Mutual Information Preserving Neural Net
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +16,8 @@ import numpy as np
 
 from mipp import selection
 from mipp.errors import CalibrationError
-from mipp.methods.consumer_views import Views
+from mipp.methods.consumer_views import Views, ViewsOf
+from mipp.methods.journal import digest_of, journal
 from mipp.methods.method import Budgeted, Choice, Method, WeightChoice, WeightTarget
 from mipp.options import Allocation, WeightAllocation
 from mipp.problem import Problem, WeightProblem
@@ -95,9 +97,10 @@ def _in_rounds(problem: Problem, shared: "Curves | None", budget: Budgeted) -> C
         for group in now.graph.groups:
             stays, curve = chosen[group.index], made[group.index]
             keep[group.name] = tuple(np.array(keep[group.name])[stays].tolist())
-            before, lost = nats.get(group.name, (curve.total, 0.0))
-            nats[group.name] = (before, lost + float(curve.nats_lost[int((~stays).sum())]))
-            trails.follow(group.name, curve, stays)
+            told = curves.told(group, curve)
+            before, lost = nats.get(group.name, (told.total, 0.0))
+            nats[group.name] = (before, lost + float(told.nats_lost[int((~stays).sum())]))
+            trails.follow(group.name, told, stays)
         if not budget.has_bounds and all(len(units) == 1 for units in keep.values()):
             break  # a stop rule is through with all of them
         now.clock.lap("plan")
@@ -144,11 +147,18 @@ class Curves:
         self.graph, self.options, self._problem = problem.graph, problem.options, problem
         self._views = Views(problem)
         self._whole: dict[float | None, dict[int, Curve]] = {}
+        self._journal = journal(problem)
 
     @property
     def loss(self) -> str:
         """After the first call of `make`, in words which loss was used."""
         return self._views.loss
+
+    def told(self, group: Group, curve: Curve) -> Curve:
+        """The curve in nats of the loss: with the design effect of each consumer."""
+        effects = np.array([self._views.design_effects.get(c, 1.0) for c in group.consumers])
+        lost, total = curve.consumer_lost * effects, curve.consumer_total * effects
+        return Curve(curve.order, lost.sum(1), float(total.sum()), lost, total)
 
     def make(self, keep: Keep, share: float | None) -> dict[int, Curve]:
         """The curves of all groups, see `_measured`."""
@@ -180,26 +190,45 @@ class Curves:
             self._problem.progress("score", done, units)
 
         kept = dict(keep)
-        for part in self._views.parts():
-            views_of = self._views.of(part)
-            for group in part:
-                with self._views.enough_memory("eliminating units read by", group.consumers):
-                    scorer = self.options.estimator.scorer(
-                        views_of(group, kept), group.n_units, self.options.seed
-                    )
-                    if group.index in spared:
-                        curves[group.index] = selection.untouched(scorer)
-                        check_finite(group.name, curves[group.index].total)
-                        advance(group.n_units)
-                        continue
-                    curve = curves[group.index] = self._curve(scorer, share, advance)
-                    check_finite(group.name, curve.total, *curve.nats_lost)
-                if self.options.next_layer == "pruned":
-                    stays = np.ones(group.n_units, dtype=bool)
-                    stays[curve.order[: self._goes(group, curve, share)]] = False
-                    kept[group.index] = stays
+        pruned = self.options.next_layer == "pruned"
+
+        def score(group: Group, views_of: ViewsOf) -> None:
+            with (
+                self._views.enough_memory("eliminating units read by", group.consumers),
+                self._scorer(group, views_of, kept, share) as scorer,
+            ):
+                if group.index in spared:
+                    curves[group.index] = selection.untouched(scorer)
+                    check_finite(group.name, curves[group.index].total)
+                    advance(group.n_units)
+                    return
+                curve = curves[group.index] = self._curve(scorer, share, advance)
+                check_finite(group.name, curve.total, *curve.nats_lost)
+            if pruned:
+                stays = np.ones(group.n_units, dtype=bool)
+                stays[curve.order[: self._goes(group, curve, share)]] = False
+                kept[group.index] = stays
+
+        self._views.each(score, any_order=not pruned)
         warn_without_information(curves.values())
-        return curves
+        return {group.index: curves[group.index] for group in self.graph.groups}
+
+    @contextmanager
+    def _scorer(
+        self, group: Group, views_of: ViewsOf, kept: Keep, share: float | None
+    ) -> Iterator[Scorer]:
+        """A fresh scorer of the group, or one that continues where an earlier process stopped."""
+
+        def make() -> Scorer:
+            views = views_of(group, kept)
+            return self.options.estimator.scorer(views, group.n_units, self.options.seed)
+
+        if self._journal is None:
+            yield make()
+            return
+        key = {"name": group.name, "share": share, "kept": digest_of(kept)}
+        with self._journal.scorer(key, group.n_units, make) as scorer:
+            yield scorer
 
     def _goes(self, group: Group, curve: Curve, share: float | None) -> int:
         """How many units of the group the rule removes."""

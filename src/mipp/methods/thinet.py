@@ -120,14 +120,14 @@ class ThiNet(ExampleMethod, ScoringMethod):
         """Inputs times the weights of a drawn output, ``(size * locations, d)``, on the CPU."""
         matrix = weight_matrix(call.kind, call.weight).double().cpu()
         wanted = size * self.locations
-        total = n_positions(call, output)
+        total = n_positions(call)
         # equally many of each example, unless a layer sees the batch in another shape
         size = size if total % size == 0 else 1
         example = torch.arange(wanted) % size
         place = torch.randint(total // size, (wanted,), generator=generator)
         pick = example * (total // size) + place
         filters = torch.randint(len(matrix), (wanted,), generator=generator)
-        inputs = input_rows(call, output, pick.to(output.device)).double().cpu()
+        inputs = input_rows(call, pick.to(output.device)).double().cpu()
         return inputs * matrix[filters]
 
 

@@ -25,12 +25,13 @@ from mipp.planning.budget_values import (
 from mipp.planning.information_kept import KeptInformation, information_kept
 from mipp.planning.latency_budget import timed
 from mipp.planning.model_outputs import answering
-from mipp.planning.option_values import read_options, read_progress
+from mipp.planning.option_values import read_options
 from mipp.planning.plan import Model, Plan
 from mipp.planning.plan_record import plan_record, to_dict, weight_record, weights_to_dict
 from mipp.planning.spending import Spending
 from mipp.planning.weight_plan import WeightPlan
 from mipp.problem import Clock, Problem, WeightProblem, calibration
+from mipp.progress import following
 from mipp.prunable import check_parts, check_patterns, check_widths, example, prunable_graph
 from mipp.statistics import Batch
 from mipp.tracing.guards import check_ordinary, gradients_enabled
@@ -59,7 +60,7 @@ def plan(
     budget: Wanted | None = None,
     *,
     granularity: Literal["unit"] = "unit",
-    progress: Progress | None = None,
+    progress: Progress | bool | None = None,
     **options: Unpack[UnitKeywords],
 ) -> Plan[Model]: ...
 
@@ -71,7 +72,7 @@ def plan(
     budget: str | selection.Budget | None = None,
     *,
     granularity: Literal["weight", "2:4", "4:8"],
-    progress: Progress | None = None,
+    progress: Progress | bool | None = None,
     **options: Unpack[WeightKeywords],
 ) -> WeightPlan[Model]: ...
 
@@ -84,7 +85,7 @@ def plan(
     budget: Wanted | None = None,
     *,
     granularity: str = "unit",
-    progress: Progress | None = None,
+    progress: Progress | bool | None = None,
     **options: Any,
 ) -> Plan[Model] | WeightPlan[Model]:
     """Decides which units of ``model`` go. Changes nothing; `Plan.apply` makes the small model.
@@ -109,8 +110,10 @@ def plan(
         granularity: ``"unit"``; ``"weight"`` for single weights, wherever they lie; ``"2:4"`` or
             ``"4:8"`` for two (four) that stay of any four (eight) neighbouring inputs of an output.
             The last three give a `WeightPlan`, and a model of the same size with zeros.
-        progress: called as ``progress(stage, done, total)``; stages are ``capture`` (batches),
-            ``score`` (units) and ``train`` (steps).
+        progress: None shows bars on terminals and in notebooks, and elsewhere logs one line a stage
+            (level INFO of the logger ``mipp``). True shows bars, or lines on stderr where there
+            can be none; False only logs. A function is called as ``progress(stage, done, total)``;
+            stages are ``capture`` (batches), ``score`` (units) and ``train`` (steps).
         options: the fields of `mipp.Options`, ``noise`` and ``confidence``; for single weights
             those of `mipp.WeightOptions`.
 
@@ -143,7 +146,7 @@ def plans(
     budgets: Iterable[Wanted],
     *,
     granularity: Literal["unit"] = "unit",
-    progress: Progress | None = None,
+    progress: Progress | bool | None = None,
     **options: Unpack[UnitKeywords],
 ) -> list[Plan[Model]]: ...
 
@@ -155,7 +158,7 @@ def plans(
     budgets: Iterable[str | selection.Budget],
     *,
     granularity: Literal["weight"],
-    progress: Progress | None = None,
+    progress: Progress | bool | None = None,
     **options: Unpack[WeightKeywords],
 ) -> list[WeightPlan[Model]]: ...
 
@@ -168,7 +171,7 @@ def plans(
     budgets: Iterable[Wanted],
     *,
     granularity: str = "unit",
-    progress: Progress | None = None,
+    progress: Progress | bool | None = None,
     **options: Any,
 ) -> list[Plan[Model]] | list[WeightPlan[Model]]:
     """One plan for each budget, from one measurement: the whole trade-off for the time of one.
@@ -200,6 +203,7 @@ def prune(
     budget: Wanted | None = None,
     *,
     granularity: Granularity = "unit",
+    progress: Progress | bool | None = None,
     **options: Any,
 ) -> Model:
     """`plan` and `Plan.apply` in one: a smaller, ordinary module. The model is left as it was.
@@ -216,7 +220,10 @@ def prune(
         Linear(in_features=4, out_features=2, bias=True)
     """
     # a mapping for single weights is refused by what reads the budget
-    return plan(model, batches, budget, granularity=granularity, **options).apply()  # type: ignore[arg-type]
+    made = plan(
+        model, batches, budget, granularity=granularity, progress=progress, **options  # type: ignore[arg-type]
+    )  # fmt: skip
+    return made.apply(progress=progress)
 
 
 def _plans(
@@ -224,12 +231,24 @@ def _plans(
     batches: Iterable[Any],
     budgets: Sequence[Wanted | None],
     granularity: str,
-    progress: Progress | None,
+    progress: Progress | bool | None,
     keywords: dict[str, Any],
 ) -> list[Any]:
     """The plans, one for each budget."""
     options = read_options(granularity, keywords)
-    report, clock = read_progress(progress), Clock()
+    with following(progress) as report:
+        return _followed_plans(model, batches, budgets, options, report)
+
+
+def _followed_plans(
+    model: Model,
+    batches: Iterable[Any],
+    budgets: Sequence[Wanted | None],
+    options: Options | WeightOptions,
+    report: Progress,
+) -> list[Any]:
+    """The plans, one for each budget, made while ``report`` is called."""
+    clock = Clock()
     own: Model = graph.unwrap(model)  # type: ignore[assignment] # of the model, or inside
     if isinstance(options, WeightOptions):
         targets = [weight_budget(budget, options) for budget in budgets]
@@ -252,7 +271,6 @@ def _opened(
 ) -> tuple[list[Batch], nn.Module]:
     """The batches, and the model as it is measured: it returns what ``outputs=`` picks."""
     check_ordinary(own)
-    _check_merged(options)
     data = calibration(own, batches, options.samples)
     return data, answering(own, options.outputs, example(own, data))
 
@@ -285,6 +303,7 @@ def _unit_plans(
             refit=options.refit,
             seconds=dict(problem.clock.seconds),
             outputs=options.outputs,
+            noted=problem.noted if choice.model is None else None,
         )
 
 
@@ -318,16 +337,4 @@ def _check_several(budgets: Sequence[selection.Budget], options: Options) -> Non
             f"order={options.order!r} and next_layer={options.next_layer!r} for "
             f"{', '.join(map(str, budgets))}; what is measured then depends on the budget. Call "
             "mipp.plan for each."
-        )
-
-
-def _check_merged(options: Options | WeightOptions) -> None:
-    """Raises `InputError` for rounds with a refit, which several processes cannot agree on."""
-    slices = isinstance(options, Options) and options.method.slices_between_rounds
-    rounds = options.rounds if isinstance(options, Options) and slices else 1
-    if rounds > 1 and options.refit is not None and processes.rank_and_size()[1] > 1:
-        raise InputError(
-            f"rounds={rounds} refits the model between rounds, and a refit is not merged "
-            "over processes, so that every rank would go on with another model. Use refit=None, "
-            "or plan in one process."
         )

@@ -11,11 +11,12 @@ from mipp import graph, processes
 from mipp.checks import checked
 from mipp.errors import InputError
 from mipp.methods.consumer_views import Views
-from mipp.options import Progress, UnitKeywords
+from mipp.options import Options, Progress, UnitKeywords
 from mipp.planning.model_outputs import answering
-from mipp.planning.option_values import read_progress, unit_options
+from mipp.planning.option_values import unit_options
 from mipp.planning.plan import Plan
 from mipp.problem import Clock, Problem, calibration, masks
+from mipp.progress import following
 from mipp.prunable import example
 from mipp.records import ChannelGraph
 from mipp.tracing.guards import check_ordinary, gradients_enabled
@@ -58,7 +59,7 @@ def information_kept(
     batches: Iterable[Any],
     keep: Choice,
     *,
-    progress: Progress | None = None,
+    progress: Progress | bool | None = None,
     **options: Unpack[UnitKeywords],
 ) -> tuple[KeptInformation, ...]: ...
 
@@ -69,7 +70,7 @@ def information_kept(
     batches: Iterable[Any],
     keep: Sequence[Choice],
     *,
-    progress: Progress | None = None,
+    progress: Progress | bool | None = None,
     **options: Unpack[UnitKeywords],
 ) -> list[tuple[KeptInformation, ...]]: ...
 
@@ -82,7 +83,7 @@ def information_kept(
     batches: Iterable[Any],
     keep: Choice | Sequence[Choice],
     *,
-    progress: Progress | None = None,
+    progress: Progress | bool | None = None,
     **options: Any,
 ) -> tuple[KeptInformation, ...] | list[tuple[KeptInformation, ...]]:
     """Measures what a choice of units keeps, between each group and each layer that reads it.
@@ -118,11 +119,24 @@ def information_kept(
     several = isinstance(keep, Sequence)
     keeps: Sequence[Choice] = keep if isinstance(keep, Sequence) else [keep]
     settings = unit_options(**options)
+    with following(progress) as report:
+        found = _kept(model, batches, keeps, settings, report)
+    return found if several else found[0]
+
+
+def _kept(
+    model: nn.Module,
+    batches: Iterable[Any],
+    keeps: Sequence[Choice],
+    settings: Options,
+    report: Progress,
+) -> list[tuple[KeptInformation, ...]]:
+    """What each choice keeps."""
     own = graph.unwrap(model)
     check_ordinary(own)
     data = calibration(own, batches, settings.samples)
     original = answering(own, settings.outputs, example(own, data))
-    problem = Problem.of(original, data, settings, read_progress(progress), Clock())
+    problem = Problem.of(original, data, settings, report, Clock())
     traced = problem.graph
     chosen = [dict(keep.keep) if isinstance(keep, Plan) else dict(keep) for keep in keeps]
     for one in chosen:
@@ -145,11 +159,12 @@ def information_kept(
                 stays = np.flatnonzero(mine.get(group.index, everything))
                 after = before if len(stays) == group.n_units else scorer.transfers(stays)
                 names = [traced.consumers[index].name for index in group.consumers]
+                effects = [views.design_effects.get(index, 1.0) for index in group.consumers]
                 out += [
-                    KeptInformation(group.name, name, float(b), float(a))
-                    for name, b, a in zip(names, before, after, strict=True)
+                    KeptInformation(group.name, name, float(b * effect), float(a * effect))
+                    for name, effect, b, a in zip(names, effects, before, after, strict=True)
                 ]
-    return [tuple(one) for one in found] if several else tuple(found[0])
+    return [tuple(one) for one in found]
 
 
 def _check(traced: ChannelGraph, keep: Mapping[str, Sequence[int]]) -> None:

@@ -11,7 +11,7 @@ from torch import nn
 from mipp import information, methods, selection, surgery
 from mipp.checks import shown
 from mipp.errors import FileError, InputError
-from mipp.options import Allocation, Granularity, Options, Progress, WeightOptions
+from mipp.options import Allocation, Granularity, Options, WeightOptions
 from mipp.planning.model_outputs import read_outputs
 
 
@@ -61,6 +61,11 @@ def unit_options(**given: Any) -> Options:
         if not isinstance(given.get(name, False), bool):
             raise InputError(f"{name}={given[name]!r}; expected True or False.")
     given |= read_method(given.pop("method", "mipp"), given.get("rounds"), given.get("training"))
+    if given.get("resume") is not None and given["method"].name != "mipp":
+        raise InputError(
+            f"resume={shown(given['resume'])} was given with method={given['method'].name!r}; only "
+            "the elimination of method='mipp' can be continued. Leave resume= out."
+        )
     if "refit" in given:
         given["refit"] = read_refit(given["refit"], given["method"])
     return Options(estimator=estimator, **given)
@@ -225,19 +230,6 @@ def read_memory(memory: int | str) -> int:
             except (ValueError, OverflowError):
                 break
     raise InputError(f"memory={shown(memory)}; expected bytes or text such as '4GiB' or '500MB'.")
-
-
-def read_progress(progress: Any) -> Progress:
-    """The function that is called for progress; raises `InputError` for any other object."""
-    if progress is None:
-        return lambda _stage, _done, _total: None
-    if not callable(progress):
-        raise InputError(
-            f"progress={shown(progress)}; expected None, or a function that is called as "
-            "progress(stage, done, total), such as print."
-        )
-    called: Progress = progress
-    return called
 
 
 def weight_options(granularity: str, given: Mapping[str, Any]) -> WeightOptions:

@@ -1,5 +1,7 @@
 """A plan of units: what goes, what stays, what is refused and why; and applying it."""
 
+import itertools
+import math
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,14 +11,15 @@ from typing import Any, ClassVar, Generic, TypeVar
 import torch
 from torch import nn
 
-from mipp import graph, statistics, surgery
+from mipp import graph, processes, statistics, surgery
 from mipp.checks import checked
 from mipp.errors import InputError
-from mipp.options import Outputs
+from mipp.options import Outputs, Progress
 from mipp.planning.model_outputs import answering, check_same_outputs
 from mipp.planning.option_values import read_refit, recorded_refit
 from mipp.planning.plan_record import composed
-from mipp.problem import calibration, masks, refit_on_batches
+from mipp.problem import Noted, calibration, masks, refit_on_batches
+from mipp.progress import following
 from mipp.prunable import example
 from mipp.records import ChannelGraph, Cost, GroupSummary, Keep, Refusal
 from mipp.report import Measured, plan_page, write
@@ -81,6 +84,10 @@ class AnyPlan(Generic[Model]):
                 "apply(refit=False)."
             )
 
+    def _memory(self) -> float:
+        memory = self.record.options.get("memory")
+        return memory if isinstance(memory, int) else math.inf
+
     def _seed(self) -> int:
         seed = self.record.options.get("seed", 0)
         return seed if isinstance(seed, int) else 0
@@ -113,6 +120,8 @@ class Plan(AnyPlan[Model]):
         seconds: how long it took to ``capture`` (passes through the model) and ``plan`` (scoring
             and selection), and to ``train`` where the method does that.
         outputs: as in `mipp.Options`.
+        noted: what the model gave while it was measured, for the refit; without it, or after a
+            change of the model, the refit runs the model once more.
 
     Examples:
         >>> import torch
@@ -134,6 +143,7 @@ class Plan(AnyPlan[Model]):
     refit: surgery.Refit | None = None
     seconds: Mapping[str, float] | None = None
     outputs: Outputs | None = None
+    noted: Noted | None = None
     _page = staticmethod(plan_page)
 
     @property
@@ -211,15 +221,21 @@ class Plan(AnyPlan[Model]):
         return cls(record, model, traced, read, refit, outputs=outputs)
 
     @gradients_enabled()
-    def apply(self, refit: "surgery.Refit | str | bool | None" = True) -> Model:
+    def apply(
+        self,
+        refit: "surgery.Refit | str | bool | None" = True,
+        *,
+        progress: Progress | bool | None = None,
+    ) -> Model:
         """The smaller model: a new one, the original is untouched.
 
-        A refit runs all calibration examples through the small model at once, and is not merged
-        over processes.
+        A refit runs all calibration examples through the small model. Under ``torch.distributed``
+        all processes fit together, each with its own batches, and all have to call this.
 
         Args:
             refit: True as planned, False to leave the weights that stay as they are, or a mode or a
                 `mipp.Refit` record.
+            progress: as in `mipp.plan`; the only stage is ``refit`` (layers).
 
         Raises:
             InputError: a plan without its model, or of another one; a refit without batches.
@@ -233,10 +249,20 @@ class Plan(AnyPlan[Model]):
         if config is not None and self.record.axes:
             self._check_batches()
             assert self.traced is not None
-            refit_on_batches(
-                small, model, self.traced, self.record.kept(), self.batches, config, self._seed(),
-                hold=lambda: surgery.zero_placeholders(small, self.record),
-            )  # fmt: skip
+            notes = None if self.noted is None else self.noted.get(config)
+            n_layers = len({consumer.weight for consumer in self.traced.consumers})
+            fitted = itertools.count(1)
+            with following(progress) as report, processes.together(model):
+
+                def after_fit() -> None:
+                    surgery.zero_placeholders(small, self.record)
+                    report("refit", next(fitted), n_layers)
+
+                refit_on_batches(
+                    small, model, self.traced, self.record.kept(), self.batches, config,
+                    self._seed(), after_fit, notes, self._memory(),
+                )  # fmt: skip
+                report("refit", n_layers, n_layers)
         return small
 
     @gradients_enabled()

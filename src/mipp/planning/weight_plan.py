@@ -1,5 +1,6 @@
 """A plan of single weights, which leaves a model of the same size with zeros in it."""
 
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -7,11 +8,13 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from mipp import graph, retrain, statistics, surgery, weights
+from mipp import graph, processes, retrain, statistics, surgery, weights
 from mipp.checks import checked
 from mipp.errors import InputError
+from mipp.options import Progress
 from mipp.planning.option_values import check_weight_refit, read_refit, recorded_refit
 from mipp.planning.plan import AnyPlan, Model, read_batches_of
+from mipp.progress import following
 from mipp.prunable import example
 from mipp.records import BoolArray
 from mipp.report import weights_page
@@ -113,15 +116,21 @@ class WeightPlan(AnyPlan[Model]):
         return cls(record, model, (), refit)
 
     @gradients_enabled()
-    def apply(self, refit: "surgery.Refit | str | bool | None" = True) -> Model:
+    def apply(
+        self,
+        refit: "surgery.Refit | str | bool | None" = True,
+        *,
+        progress: Progress | bool | None = None,
+    ) -> Model:
         """A copy with the zeros, an ordinary module; the original is untouched.
 
-        A refit runs all calibration examples through the copy at once, and is not merged over
-        processes.
+        A refit runs all calibration examples through the copy. Under ``torch.distributed`` all
+        processes fit together, each with its own batches, and all have to call this.
 
         Args:
             refit: True as planned, False to leave the weights that stay as they are, ``"own"`` for
                 the weights that the method gives, or a mode or `mipp.Refit` record.
+            progress: as in `mipp.plan`; the only stage is ``refit`` (layers).
 
         Raises:
             InputError: a plan without its model, or of another one; a refit without batches.
@@ -140,10 +149,13 @@ class WeightPlan(AnyPlan[Model]):
             args, kwargs = example(model, self.batches)
             found, _ = weights.find_layers(model, statistics.Batch(args, kwargs), self.batches)
             mine = [layer for layer in found if layer.name in self.masks]
-            weights.update(
-                copied, model, mine, self.masks, self.batches, config,
-                self._seed(),
-            )  # fmt: skip
+            fitted = itertools.count(1)
+            with following(progress) as report, processes.together(model):
+                weights.update(
+                    copied, model, mine, self.masks, self.batches, config,
+                    self._seed(), self._memory(),
+                    advance=lambda: report("refit", next(fitted), len(mine)),
+                )  # fmt: skip
         return copied
 
     def mask(self) -> Model:

@@ -14,6 +14,7 @@ Examples:
 from mipp.retrain.history import EpochRecord, Evaluation, History
 from mipp.retrain.hold import AnyStep, hold_masks, hold_zeros
 from mipp.retrain.loop import Step, evaluate, train
+from mipp.retrain.numerics import Numerics
 from mipp.retrain.recipes import Recipe, recipe_for
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "EpochRecord",
     "Evaluation",
     "History",
+    "Numerics",
     "Recipe",
     "Step",
     "evaluate",

@@ -9,6 +9,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import safetensors
 import safetensors.torch
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 
 from mipp.atomic_files import replacing
 from mipp.errors import FileError, TrainingError
+from mipp.retrain.numerics import Numerics
 from mipp.retrain.recipes import Recipe
 
 
@@ -71,6 +73,8 @@ class History:
     Attributes:
         epochs: all of them, those before an interruption too.
         stopped_early: whether the run ran out of patience.
+        numerics: precision and memory layout that the last run of it computed in; None in
+            checkpoints that do not say.
 
     Examples:
         >>> record = EpochRecord(0, Evaluation(0.4, 0.9, 1438), None, 0.1, seconds=2.5)
@@ -80,6 +84,7 @@ class History:
 
     epochs: tuple[EpochRecord, ...]
     stopped_early: bool = False
+    numerics: Numerics | None = None
 
     @property
     def last(self) -> EpochRecord:
@@ -146,12 +151,14 @@ def load_checkpoint(
             f"checkpoint {path} has metadata that cannot be read ({error}); expected what "
             f"training writes ({FORMAT}). Remove it to start anew."
         ) from error
-    if saved_recipe != recipe or saved_seed != seed:
-        given = {**asdict(recipe), "seed": seed}
-        saved = {**asdict(saved_recipe), "seed": saved_seed}
-        differ = [
-            f"{key}={given[key]} (was {saved[key]})" for key in given if given[key] != saved[key]
-        ]
+    given = {**asdict(recipe), "seed": seed}
+    saved = {**asdict(saved_recipe), "seed": saved_seed}
+    differ = [
+        f"{key}={given[key]} (was {saved[key]})"
+        for key in given
+        if given[key] not in (saved[key], *_same_numerics(key, saved[key], history.numerics))
+    ]
+    if differ:
         raise TrainingError(
             f"checkpoint {path} is of another run; given {', '.join(differ)}. Train on with the "
             "same recipe and seed, or name another file."
@@ -167,6 +174,14 @@ def load_checkpoint(
         # empty_like keeps the layout of the parameter, channels last or not
         optimizer.state[parameter]["momentum_buffer"] = torch.empty_like(parameter).copy_(momentum)
     return history
+
+
+def _same_numerics(name: str, saved: Any, numerics: Numerics | None) -> list[Any]:
+    """Other values of ``precision`` and ``channels_last`` with which the same run can go on."""
+    if name not in ("precision", "channels_last"):
+        return []
+    computed_in = [getattr(numerics, name)] if saved == "auto" and numerics is not None else []
+    return ["auto", *computed_in]
 
 
 def _read(path: Path) -> tuple[Mapping[str, Tensor], Mapping[str, str]]:

@@ -4,9 +4,10 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sized
 from contextlib import ExitStack
+from dataclasses import replace
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -14,13 +15,13 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from mipp.errors import InputError, TrainingError
+from mipp.options import Progress
+from mipp.progress import LOGGER, Follower, following, in_words, rank
 from mipp.retrain.history import EpochRecord, Evaluation, History, load_checkpoint, save_checkpoint
+from mipp.retrain.numerics import Numerics, layout_for, numerics_for
 from mipp.retrain.recipes import Recipe
 from mipp.tracing.guards import channels_last as laid_out
 from mipp.tracing.guards import generators_kept, gradients_enabled, modes_kept, seed_generators
-
-if TYPE_CHECKING:
-    from rich.progress import Progress
 
 Step = Callable[[torch.optim.SGD], None]
 """One step of training, called with gradients and learning rate set; calls ``optimizer.step()``."""
@@ -45,7 +46,7 @@ def train(
     checkpoint: str | PathLike[str] | None = None,
     step: Step | None = None,
     seed: int = 0,
-    progress: bool = True,
+    progress: Progress | bool | None = None,
 ) -> History:
     """Train a classifier in place, on its device, with SGD.
 
@@ -66,10 +67,13 @@ def train(
         step: replaces ``optimizer.step()``, which it calls itself: it may look at gradients before
             and change weights after it. Its own state is not in the checkpoint.
         seed: of dropout, and of shuffling where ``batches`` draws from torch's global generator.
-        progress: show a progress bar.
+        progress: None shows a bar on terminals and in notebooks, and elsewhere logs a line an epoch
+            (level INFO of the logger ``mipp``). True shows a bar, or lines on stderr where there
+            can be none; False only logs. A function is called as ``progress("train", done,
+            total)`` after each step.
 
     Returns:
-        Losses, accuracies and learning rates of all epochs.
+        Losses, accuracies and learning rates of all epochs, and what they were computed in.
 
     Raises:
         InputError: if batches have no length, are not pairs or are missing; for a teacher without
@@ -92,7 +96,8 @@ def train(
         stack.enter_context(gradients_enabled())
         stack.enter_context(modes_kept(model))
         stack.enter_context(generators_kept([device]))
-        stack.enter_context(laid_out(model, enabled=recipe.channels_last))
+        numerics = numerics_for(device, recipe.precision, recipe.channels_last)
+        stack.enter_context(laid_out(model, enabled=numerics.channels_last))
         if teacher is not None:
             stack.enter_context(modes_kept(teacher))
             teacher.eval()
@@ -101,31 +106,30 @@ def train(
         history = History(())
         if path is not None and path.exists():
             history = load_checkpoint(path, model, optimizer, recipe, seed)
-        bar = stack.enter_context(_bar(enabled=progress))
-        task = bar.add_task("", total=n_batches * recipe.epochs)
+        if progress is None or isinstance(progress, bool):
+            _say_numerics(numerics, history.numerics)
+        history = replace(history, numerics=numerics)
+        follower = stack.enter_context(following(progress, stages=False))
         while len(history.epochs) < recipe.epochs and not history.stopped_early:
             epoch, started = len(history.epochs), time.perf_counter()
-            bar.update(task, completed=epoch * n_batches)
             seed_generators(device, seed, epoch)
-
-            def show(loss: float, epoch: int = epoch) -> None:
-                bar.update(task, advance=1, description=f"epoch {epoch + 1}, loss {loss:.3f}")
-
             result, rate = _one_epoch(
-                model, batches, recipe, optimizer, epoch, n_batches, teacher, step, show
-            )
+                model, batches, recipe, numerics, optimizer, epoch, n_batches, teacher, step,
+                follower,
+            )  # fmt: skip
             evaluation = None if evaluate_on is None else evaluate(model, evaluate_on)
             seconds = time.perf_counter() - started
             record = EpochRecord(epoch, result, evaluation, rate, seconds)
-            history = History((*history.epochs, record))
-            history = History(history.epochs, history.out_of_patience(recipe.patience))
+            history = replace(history, epochs=(*history.epochs, record))
+            history = replace(history, stopped_early=history.out_of_patience(recipe.patience))
+            follower.line(_in_a_line(history, recipe.epochs))
             if path is not None:
                 save_checkpoint(path, model, optimizer, recipe, seed, history)
     return history
 
 
 def evaluate(
-    model: nn.Module, batches: Iterable[Any], *, channels_last: bool = False
+    model: nn.Module, batches: Iterable[Any], *, channels_last: Literal["auto"] | bool = False
 ) -> Evaluation:
     """Measure cross-entropy and accuracy in eval mode, in the model's own precision.
 
@@ -134,7 +138,7 @@ def evaluate(
     Args:
         model: returns logits of shape ``(n, classes)``.
         batches: pairs ``(x, y)`` with class indices ``y``.
-        channels_last: memory layout to compute in, often faster for convolutions.
+        channels_last: memory layout to compute in; ``"auto"`` is the faster one for convolutions.
 
     Raises:
         InputError: if there are no batches, or one is not a pair ``(x, y)``.
@@ -147,8 +151,9 @@ def evaluate(
         359
     """
     device = _device(model)
+    last = layout_for(model, channels_last)
     total, right, n_samples = 0.0, 0, 0
-    with torch.no_grad(), modes_kept(model), laid_out(model, enabled=channels_last):
+    with torch.no_grad(), modes_kept(model), laid_out(model, enabled=last):
         model.eval()
         for batch in batches:
             x, y = _pair(batch, device)
@@ -190,16 +195,17 @@ def _one_epoch(
     model: nn.Module,
     batches: Iterable[Any],
     recipe: Recipe,
+    numerics: Numerics,
     optimizer: torch.optim.SGD,
     epoch: int,
     n_batches: int,
     teacher: nn.Module | None,
     take_step: Step | None,
-    show: Callable[[float], None],
+    follower: Follower,
 ) -> tuple[Evaluation, float]:
     """Train for one epoch; return mean loss and accuracy, and the last learning rate."""
     device = _device(model)
-    autocast = torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == "bfloat16")
+    autocast = torch.autocast(device.type, torch.bfloat16, enabled=numerics.precision == "bfloat16")
     total, right, n_samples, rate = 0.0, 0, 0, math.nan
     model.train()
     for step, batch in enumerate(
@@ -209,7 +215,7 @@ def _one_epoch(
         for group in optimizer.param_groups:
             group["lr"] = rate
         x, y = _pair(batch, device)
-        if recipe.channels_last and x.dim() == 4:
+        if numerics.channels_last and x.dim() == 4:
             x = x.contiguous(memory_format=torch.channels_last)
         optimizer.zero_grad()
         with autocast:
@@ -240,7 +246,8 @@ def _one_epoch(
         total += value * len(y)
         right += int((logits.argmax(1) == y).sum())
         n_samples += len(y)
-        show(value)
+        follower.describe(f"epoch {epoch + 1} of {recipe.epochs}, loss {value:.3f}")
+        follower("train", epoch * n_batches + step + 1, recipe.epochs * n_batches)
     if n_samples == 0:
         raise InputError(
             f"no batches came in epoch {epoch}; expected {n_batches}. Give batches that can be "
@@ -319,13 +326,27 @@ def _device(model: nn.Module) -> torch.device:
     raise InputError("a model without parameters was given; there is nothing to train in it.")
 
 
-def _bar(*, enabled: bool) -> "Progress":
-    from rich import progress  # noqa: PLC0415 - only training needs it
+def _say_numerics(numerics: Numerics, before: Numerics | None) -> None:
+    """One line of what this run computes in, and whether its first epochs had other numbers."""
+    if rank() > 0:
+        return
+    LOGGER.info("training %s", numerics)
+    if before is not None and numerics.precision != before.precision:
+        LOGGER.warning(
+            "the epochs of the checkpoint were computed in %s, and those that follow are in %s",
+            before.precision, numerics.precision,
+        )  # fmt: skip
 
-    columns = (
-        progress.TextColumn("{task.description}"),
-        progress.BarColumn(),
-        progress.MofNCompleteColumn(),
-        progress.TimeRemainingColumn(),
-    )
-    return progress.Progress(*columns, disable=not enabled)
+
+def _in_a_line(history: History, epochs: int) -> str:
+    """The latest epoch, with the time left."""
+    last = history.last
+    words = f"epoch {last.epoch + 1} of {epochs}: loss {last.train.loss:.3f}, "
+    words += f"{100 * last.train.accuracy:.2f} % right"
+    if last.evaluation is not None:
+        words += f" (evaluated: {last.evaluation.loss:.3f}, {100 * last.evaluation.accuracy:.2f} %)"
+    words += f", {in_words(last.seconds)}"
+    left = epochs - len(history.epochs)
+    if history.stopped_early:
+        return f"{words}, out of patience"
+    return f"{words}, about {in_words(left * last.seconds)} left" if left else words

@@ -33,8 +33,12 @@ class Recipe:
         drop: factor at a milestone.
         label_smoothing: share of the target that is spread over all classes, 0 to 1.
         precision: of convolutions and matrix products (autocast); weights, loss and momentum are
-            always float32.
-        channels_last: memory layout during training; faster for convolutions.
+            always float32. ``auto`` is bfloat16 where the device computes it fast (GPUs from Ampere
+            on, CPUs with AMX) and float32 elsewhere; `History.numerics` says which it was. All
+            built-in networks but the smallest have it.
+        channels_last: memory layout during training; ``auto`` is the faster one for convolutions on
+            that device. All built-in networks have it; models that reshape with ``view`` may need
+            False.
         max_grad_norm: larger gradients are scaled down to this norm; ``None`` does not scale.
         patience: stop after this many epochs in a row without a new lowest loss on ``evaluate_on``;
             the last weights are kept. ``None`` never stops early.
@@ -63,8 +67,8 @@ class Recipe:
     milestones: tuple[float, ...] = (0.5, 0.75)
     drop: float = 0.1
     label_smoothing: float = 0.0
-    precision: Literal["float32", "bfloat16"] = "float32"
-    channels_last: bool = False
+    precision: Literal["auto", "float32", "bfloat16"] = "float32"
+    channels_last: Literal["auto"] | bool = False
     max_grad_norm: float | None = None
     patience: int | None = None
     distill_weight: float = 0.0
@@ -108,13 +112,13 @@ class Recipe:
 
 
 # LeNet5 has 99.49 % of the MNIST test split right after this (seed 0)
-_SMALL = Recipe(epochs=5, peak_lr=0.05, channels_last=True, batch_size=64)
+_SMALL = Recipe(epochs=5, peak_lr=0.05, channels_last="auto", batch_size=64)
 # VGG16 at a quarter of its width has 86.4 % of CIFAR-10 right with 14 instead of 30 epochs (seed 0)
 _CIFAR = Recipe(
     epochs=30,
     peak_lr=0.1,
-    precision="bfloat16",
-    channels_last=True,
+    precision="auto",
+    channels_last="auto",
     augment=True,
 )
 _IMAGENET = Recipe(
@@ -124,15 +128,15 @@ _IMAGENET = Recipe(
     decay_all=True,
     schedule="step",
     milestones=(1 / 3, 2 / 3),
-    precision="bfloat16",
-    channels_last=True,
+    precision="auto",
+    channels_last="auto",
     batch_size=256,
     augment=True,
 )
 
 _RECIPES: Mapping[str, Recipe] = MappingProxyType(
     {
-        "digits_cnn": Recipe(epochs=20, peak_lr=0.05, batch_size=32),
+        "digits_cnn": Recipe(epochs=20, peak_lr=0.05, channels_last="auto", batch_size=32),
         "mlp": _SMALL,
         "lenet5": _SMALL,
         **dict.fromkeys(("vgg11", "vgg16", "vgg19"), _CIFAR),

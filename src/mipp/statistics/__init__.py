@@ -2,12 +2,14 @@
 
 from mipp.statistics.batches import Batch, agreed, read_batch, read_batches
 from mipp.statistics.calling import advice, advised, blaming, check_call, check_images
-from mipp.statistics.collect import CaptureConfig, Site, Statistics, capture, collect, in_passes
+from mipp.statistics.collect import capture, collect, collect_in_order, in_passes, site_of
 from mipp.statistics.consumer_rows import Rows, answers, collect_rows
 from mipp.statistics.joining import in_one, joinable, joined
 from mipp.statistics.loss import Loss, floating_outputs
+from mipp.statistics.recorder import OF_ROWS, CaptureConfig, Site, Statistics
 
 __all__ = [
+    "OF_ROWS",
     "Batch",
     "CaptureConfig",
     "Loss",
@@ -23,6 +25,7 @@ __all__ = [
     "check_call",
     "check_images",
     "collect",
+    "collect_in_order",
     "collect_rows",
     "floating_outputs",
     "in_one",
@@ -31,4 +34,5 @@ __all__ = [
     "joined",
     "read_batch",
     "read_batches",
+    "site_of",
 ]

@@ -1,230 +1,35 @@
 """One pass over the calibration batches: what each layer takes in, and how finely it matters."""
 
-import math
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from mipp import processes
-from mipp.checks import check_fields
-from mipp.covariance import Covariance, dense
-from mipp.errors import CalibrationError, InputError
 from mipp.records import Consumer
 from mipp.statistics.batches import Batch
 from mipp.statistics.calling import blaming
 from mipp.statistics.loss import Loss, pass_back, settle
-from mipp.statistics.moments import Moments, Squares
-from mipp.tracing.calls import (
-    Call,
-    CallHooks,
-    counted,
-    input_rows,
-    n_positions,
-    output_rows,
-    token_mask,
-)
+from mipp.statistics.recorder import CaptureConfig, Recorder, Site, Statistics
+from mipp.tracing.calls import Call, CallHooks, token_mask
 from mipp.tracing.guards import measuring
-from mipp.tracing.sampling import consumer_seed, n_features, sampled_positions, weight_seed
+from mipp.tracing.lockstep import Pause, visit_in_order
+from mipp.tracing.module_contents import ModuleContents
+from mipp.tracing.notes import Key, Notes
+from mipp.tracing.sampling import sampled_positions, weight_seed
 
 
-@dataclass(frozen=True)
-class CaptureConfig:
-    """How much is measured.
-
-    Attributes:
-        rows_per_feature: rows (examples x positions) sampled for each consumer, as a multiple of
-            its number of features.
-        min_rows: rows sampled at least.
-        fisher_samples: examples that go through the backward pass.
-        dtype: number type of the sums.
-
-    Examples:
-        >>> CaptureConfig(min_rows=500).min_rows
-        500
-    """
-
-    rows_per_feature: float = 12.0
-    min_rows: int = 4096
-    fisher_samples: int = 2048
-    dtype: torch.dtype = torch.float64
-
-    def __post_init__(self) -> None:
-        check_fields(self)
-        for name in ("rows_per_feature", "min_rows", "fisher_samples"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise InputError(
-                    f"CaptureConfig({name}={getattr(self, name)}); expected a number above 0."
-                )
-        if not self.dtype.is_floating_point:
-            raise InputError(f"CaptureConfig(dtype={self.dtype}); expected torch.float64.")
-
-
-@dataclass(frozen=True, eq=False)
-class Statistics:
-    """What was measured at one weight.
-
-    Of a consumer of units results have no dimension ``g`` for blocks; of a weight whose entries are
-    pruned one by one they do, as grouped convolutions have several.
-
-    Attributes:
-        rows: how many rows went into the covariance.
-        uses: positions of an example, on average.
-        mean (g, d): of the input ``X``.
-        covariance (g, d, d): of the input; of a consumer as a `Factor` where there are far fewer
-            rows than features.
-        fisher: Fisher information of the loss about the output ``Y`` at one position, in nats: the
-            matrix (m, m) for a consumer, the diagonal (g, m) otherwise. None where no loss was
-            given.
-    """
-
-    rows: int
-    uses: float
-    mean: Float[Tensor, "*g d"]
-    covariance: Covariance | Float[Tensor, "g d d"]
-    fisher: Float[Tensor, "m m"] | Float[Tensor, "g m"] | None
-
-    def moment(self, *, centred: bool) -> Float[Tensor, "*g d d"]:
-        """Covariance of the input, or its second moment about zero."""
-        covariance = dense(self.covariance)
-        if centred:
-            return covariance
-        return covariance + self.mean.unsqueeze(-1) * self.mean.unsqueeze(-2)
-
-
-@dataclass(frozen=True)
-class Site:
-    """A weight to measure at.
-
-    Attributes:
-        name: of the layer, for errors.
-        weight: name of the parameter.
-        call: number of the call that counts, for a consumer of units; None for all calls together,
-            block by block, with the diagonal of the Fisher information.
-        index: seeds the draw of positions.
-        routed: whether the positions that it gets depend on values, as for the tokens of an expert.
-    """
-
-    name: str
-    weight: str
-    call: int | None
-    index: int
-    routed: bool
-
-
-class _Recorder:
-    """Moments and gradients at one site, over one pass.
-
-    A loss has to be passed back after each recorded call that is ``with_fisher``.
-    """
-
-    def __init__(self, site: Site, config: CaptureConfig, seed: int, n_samples: int) -> None:
-        self.site, self.config, self.seed, self.n_samples = site, config, seed, n_samples
-        self.positions = 0
-        self.moments: Moments | None = None
-        self.fisher: Moments | Squares | None = None
-
-    def record(
-        self,
-        call: Call,
-        output: Tensor,
-        batch_number: int,
-        with_fisher: bool,
-        mask: Bool[Tensor, "batch length"] | None,
-    ) -> None:
-        """Adds what one call takes in and, once the loss is passed back, its gradient."""
-        real = counted(call, output, mask)
-        n_real = n_positions(call, output) if real is None else len(real)
-        if n_real == 0:
-            return
-        self.positions += n_real
-        pick = self._picked(call, output, batch_number, mask)
-        with torch.no_grad():
-            rows = input_rows(call, output, pick.to(output.device))
-        if not bool(torch.isfinite(rows).all()):
-            raise CalibrationError(
-                f"The input of {self.site.name} has NaN or infinite values in "
-                f"batch {batch_number}. Check the model in evaluation mode on that batch "
-                "(half precision overflows above 65504: use bfloat16 or float32)."
-            )
-        blocks, dtype = None if self.site.call is not None else call.groups, self.config.dtype
-        if self.moments is None:
-            d = rows.shape[1] // (blocks or 1)
-            self.moments = Moments(d, rows.device, dtype, blocks)
-        self.moments.update(rows)
-        if with_fisher:
-
-            def add_gradient(gradient: Tensor) -> None:
-                g = output_rows(call, gradient, pick.to(gradient.device))
-                if self.fisher is None:
-                    m, device = g.shape[1], g.device
-                    self.fisher = (
-                        Moments(m, device, dtype)
-                        if blocks is None
-                        else Squares(m // blocks, device, dtype, blocks)
-                    )
-                self.fisher.update(g)
-
-            output.register_hook(add_gradient)
-
-    def _picked(
-        self, call: Call, output: Tensor, batch: int, mask: Bool[Tensor, "batch length"] | None
-    ) -> Int[Tensor, " rows"]:
-        """The positions that are looked at; of a consumer in the order of the draw."""
-        config, site, of_weight = self.config, self.site, self.site.call is None
-        seed = (
-            weight_seed(self.seed, batch, site.index, call.call)
-            if of_weight
-            else consumer_seed(self.seed, batch, site.index)
-        )
-        wanted = max(config.rows_per_feature * n_features(call), config.min_rows)
-        pick = sampled_positions(call, output, mask, wanted, self.n_samples, seed)
-        return pick.sort().values if of_weight else pick
-
-    def check(self, *, with_fisher: bool) -> None:
-        """Raises `CalibrationError` where too little was seen, or values that are not finite."""
-        name, gradients = self.site.name, 0 if self.fisher is None else self.fisher.count
-        if self.site.routed and (self.positions == 0 or (with_fisher and gradients == 0)):
-            raise CalibrationError(
-                f"No token of the calibration batches reaches {name}, as can be with the "
-                "experts of a mixture. Give more batches (to each process), or name it in protect=."
-            )
-        if self.positions == 0:
-            raise CalibrationError(
-                f"{name} ran on the first example but never on the calibration batches. Give "
-                "batches of the kind that the model always takes, in evaluation mode too."
-            )
-        if with_fisher and gradients == 0:
-            raise CalibrationError(
-                f"No gradient reached {name}: the loss does not depend on it. Use "
-                "noise=0.1, which needs no gradient, or a loss that covers all outputs."
-            )
-        if self.fisher is not None:  # before it is merged, so that the rank is known
-            _check_finite(self.fisher.finite, name)
-
-    def merged(self) -> Statistics:
-        """What all ranks have seen together."""
-        name, moments, fisher = self.site.name, self.moments, None
-        assert moments is not None
-        moments.all_reduce(f"what {name} takes in")
-        positions = processes.total(f"the positions of {name}", self.positions)
-        if self.fisher is not None:
-            self.fisher.all_reduce(f"the gradient at the output of {name}")
-            fisher = self.fisher.second_moment()
-            _check_finite(bool(torch.isfinite(fisher).all()), name)
-        return Statistics(
-            moments.count, positions / self.n_samples, moments.mean, moments.covariance(), fisher
-        )
-
-
-def _check_finite(finite: bool, name: str) -> None:
-    if not finite:
-        raise CalibrationError(
-            f"The gradient at the output of {name} has NaN or infinite values. Run "
-            "the model in float32 or bfloat16, or use noise=0.1, which needs no gradient."
-        )
+def _passed_back(batches: Sequence[Batch], config: CaptureConfig, n_samples: int) -> int:
+    """How many of the first batches go through the backward pass, in this process."""
+    most = config.fisher_samples or min(512, max(64, n_samples / 4))
+    wanted, seen = most / processes.rank_and_size()[1], 0
+    for number, batch in enumerate(batches):
+        if seen >= wanted:
+            return number
+        seen += len(batch)
+    return len(batches)
 
 
 @processes.raises_on_all_ranks
@@ -237,6 +42,8 @@ def collect(
     config: CaptureConfig | None = None,
     seed: int = 0,
     advance: Callable[[], None] | None = None,
+    notes: Notes | None = None,
+    rows_noted: Mapping[Key, float] | None = None,
 ) -> tuple[list[Statistics], str]:
     """Measures at every site, in one pass over the batches.
 
@@ -257,6 +64,9 @@ def collect(
         config: how much is measured.
         seed: of the positions and labels that are drawn.
         advance: called after each batch (a progress bar).
+        notes: where what a refit will need is noted on the way: outputs of layers, and the means of
+            norms' inputs.
+        rows_noted: layer -> how many rows of all examples are noted.
 
     Returns:
         The statistics in the order of the sites, and in words which loss was used.
@@ -266,53 +76,170 @@ def collect(
             it.
     """
     config = config or CaptureConfig()
-    rank, world = processes.rank_and_size()
-    n_samples = processes.total("the number of examples", sum(len(batch) for batch in batches))
-    recorders = [_Recorder(site, config, seed, n_samples) for site in sites]
-    by_key = {(r.site.weight, r.site.call): r for r in recorders}
-    wanted_fisher = config.fisher_samples / world if loss is not None else 0.0
-    chosen: Loss | None = None
-    how, seen = "no loss", 0
-    with measuring(model):
-        device = next((p.device for p in model.parameters()), torch.device("cpu"))
-        for i, whole in enumerate(batches):
-            number = i * world + rank
-            batch = whole.to(device)
-            backward = loss is not None and seen < wanted_fisher
-            seen += len(batch)
-            anchor = torch.zeros((), device=device, requires_grad=True)
-            mask = token_mask(batch.kwargs)
-
-            def after(
-                call: Call, output: Tensor, number: int = number, backward: bool = backward,
-                anchor: Tensor = anchor, mask: Tensor | None = mask,
-            ) -> Tensor:  # fmt: skip
-                recorder = by_key.get(call.key) or by_key.get((call.name, None))
-                if recorder is None:
-                    return output
-                if backward:
-                    output = output + anchor.to(output.dtype)
-                recorder.record(call, output, number, backward, mask)
-                return output
-
-            with (
-                blaming(i),
-                torch.set_grad_enabled(backward),
-                CallHooks(model, after=after, grouped=True),
-            ):
-                output = model(*batch.args, **batch.kwargs)
-            if backward:
-                assert loss is not None
-                if chosen is None:
-                    chosen, how = settle(loss, output, batch.target)
-                generator = torch.Generator().manual_seed((seed * 7_919 + number) % 2**63)
-                pass_back(chosen, output, batch, generator)
-            if advance:
-                advance()
-    for recorder in recorders:
+    run = _Run(model, sites, batches, loss, config, seed)
+    run.passes(batches, inputs=True, advance=advance, notes=notes, rows_noted=rows_noted or {})
+    for recorder in run.recorders:
         recorder.check(with_fisher=loss is not None)
-    processes.agree("the loss", [how])
-    return [recorder.merged() for recorder in recorders], how
+    processes.agree("the loss", [run.how])
+    return [recorder.merged() for recorder in run.recorders], run.how
+
+
+def collect_in_order(
+    model: nn.Module,
+    sites: Sequence[Site],
+    batches: Sequence[Batch],
+    done: Callable[[Site, Statistics], None],
+    *,
+    loss: Loss | str | None,
+    config: CaptureConfig | None = None,
+    seed: int = 0,
+    advance: Callable[[], None] | None = None,
+) -> str:
+    """Measures as `collect`, in one process, and holds the moments of one site at a time.
+
+    Gradients are measured first, in the few batches that are passed back. Then all batches run side
+    by side: they wait at each site until all of them have been measured there, so that memory is
+    that of one site, and of what the forward passes hold between two sites.
+
+    Args:
+        model: as in `collect`.
+        sites: as in `collect`, each with one call.
+        batches: as in `collect`.
+        done: called with each site, in the order in which they run, before the model goes on.
+        loss: as in `collect`.
+        config: as in `collect`.
+        seed: as in `collect`.
+        advance: called after each batch that is passed back, and after each that has ended.
+
+    Returns:
+        In words which loss was used.
+    """
+    run = _Run(model, sites, batches, loss, config or CaptureConfig(), seed)
+    run.passes(batches[: run.backward_on], inputs=False)
+    waiting: dict[int, Call] = {}
+    order: dict[Key, int] = {}
+
+    def running(number: int, pause: Pause[Key]) -> None:
+        def before(call: Call) -> None:
+            if call.key in run.by_key:
+                order.setdefault(call.key, len(order))
+                waiting[number] = call
+                pause(call.key)
+
+        batch = batches[number].to(run.device)
+        with blaming(number), CallHooks(model, before=before, grouped=True):
+            model(*batch.args, **batch.kwargs)
+        if advance:
+            advance()
+
+    def visit(key: Key, there: Sequence[int]) -> None:
+        recorder = run.by_key[key]
+        for number in there:
+            mask = token_mask(batches[number].kwargs)
+            recorder.add_inputs(waiting.pop(number), number, mask)
+        recorder.check(with_fisher=loss is not None)
+        done(recorder.site, recorder.merged())
+        recorder.moments = recorder.fisher = None
+
+    with torch.no_grad(), measuring(model):
+        runs = [partial(running, number) for number in range(len(batches))]
+        visit_in_order(runs, order, visit)
+    for recorder in run.recorders:
+        if recorder.positions == 0:
+            recorder.check(with_fisher=False)
+    return run.how
+
+
+class _Run:
+    """Recorders of some sites, and passes of the model that they watch.
+
+    Attributes:
+        recorders: in the order of the sites.
+        by_key: by layer.
+        backward_on: how many of the first batches go through the backward pass.
+        how: in words which loss was used.
+        device: of the model.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        sites: Sequence[Site],
+        batches: Sequence[Batch],
+        loss: Loss | str | None,
+        config: CaptureConfig,
+        seed: int,
+    ) -> None:
+        self._model, self._loss, self._seed = model, loss, seed
+        self._rank, self._world = processes.rank_and_size()
+        sizes = [len(batch) for batch in batches]
+        self._n_samples = processes.total("the number of examples", sum(sizes))
+        self.backward_on = 0 if loss is None else _passed_back(batches, config, self._n_samples)
+        n_fisher = processes.total("the examples passed back", sum(sizes[: self.backward_on]))
+        self.recorders = [Recorder(s, config, seed, self._n_samples, n_fisher) for s in sites]
+        self.by_key: dict[Key, Recorder] = {(r.site.weight, r.site.call): r for r in self.recorders}
+        self.how = "no loss"
+        self._chosen: Loss | None = None
+        self.device = next((p.device for p in model.parameters()), torch.device("cpu"))
+
+    def passes(
+        self,
+        batches: Sequence[Batch],
+        *,
+        inputs: bool,
+        advance: Callable[[], None] | None = None,
+        notes: Notes | None = None,
+        rows_noted: Mapping[Key, float] | None = None,
+    ) -> None:
+        """Runs the batches; ``inputs``: whether inputs are measured, too."""
+        seen, noted = 0, rows_noted or {}
+        with measuring(self._model):
+            contents = None if notes is None else ModuleContents([self._model])
+            for i, whole in enumerate(batches):
+                number, batch = i * self._world + self._rank, whole.to(self.device)
+                backward, mask = i < self.backward_on, token_mask(batch.kwargs)
+                on_norm = None if notes is None else notes.norm_hook(len(batch) / self._n_samples)
+                anchor = torch.zeros((), device=self.device, requires_grad=True)
+
+                def after(
+                    call: Call, output: Tensor, at: int = i, number: int = number,
+                    backward: bool = backward, anchor: Tensor = anchor, mask: Tensor | None = mask,
+                    seen: int = seen, size: int = len(batch),
+                ) -> Tensor:  # fmt: skip
+                    if notes is not None and call.key in noted:
+                        draw = weight_seed(self._seed, number, len(self.recorders), at)
+                        wanted = noted[call.key]
+                        pick = sampled_positions(call, mask, wanted, self._n_samples, draw)
+                        pick = pick.sort().values
+                        notes.add(call.key, at, call, output, pick, seen, inputs=False)
+                    recorder = self.by_key.get(call.key) or self.by_key.get((call.name, None))
+                    if recorder is None:
+                        return output
+                    if backward:
+                        output = output + anchor.to(output.dtype)
+                    if inputs:
+                        recorder.add_inputs(call, number, mask)
+                    if backward:
+                        recorder.watch_gradient(call, output, number, mask, size)
+                    return output
+
+                hooks = CallHooks(self._model, after=after, on_norm=on_norm, grouped=True)
+                with blaming(i), torch.set_grad_enabled(backward), hooks:
+                    output = self._model(*batch.args, **batch.kwargs)
+                seen += len(batch)
+                if notes is not None and contents is not None and i == 0 and len(batches) > 1:
+                    notes.stateful = contents.tensors_changed()
+                if backward:
+                    self._pass_back(output, batch, number)
+                if advance:
+                    advance()
+
+    def _pass_back(self, output: Any, batch: Batch, number: int) -> None:
+        assert self._loss is not None
+        if self._chosen is None:
+            self._chosen, self.how = settle(self._loss, output, batch.target)
+        generator = torch.Generator().manual_seed((self._seed * 7_919 + number) % 2**63)
+        pass_back(self._chosen, output, batch, generator)
 
 
 def capture(
@@ -324,6 +251,8 @@ def capture(
     config: CaptureConfig | None = None,
     seed: int = 0,
     advance: Callable[[], None] | None = None,
+    notes: Notes | None = None,
+    rows_noted: Mapping[Key, float] | None = None,
 ) -> tuple[dict[int, Statistics], str]:
     """Measures every consumer of units in one pass over the batches; see `collect`.
 
@@ -335,15 +264,23 @@ def capture(
         config: how much is measured.
         seed: of the positions and labels that are drawn.
         advance: called after each batch.
+        notes: as in `collect`.
+        rows_noted: as in `collect`.
 
     Returns:
         The statistics by consumer index, and in words which loss was used.
     """
-    sites = [Site(c.name, c.weight, c.call, i, c.routed) for i, c in consumers.items()]
+    sites = [site_of(consumer, index) for index, consumer in consumers.items()]
     found, how = collect(
-        model, sites, batches, loss=loss, config=config, seed=seed, advance=advance
-    )
+        model, sites, batches, loss=loss, config=config, seed=seed, advance=advance,
+        notes=notes, rows_noted=rows_noted,
+    )  # fmt: skip
     return dict(zip(consumers, found, strict=True)), how
+
+
+def site_of(consumer: Consumer, index: int) -> Site:
+    """The site of a consumer of units."""
+    return Site(consumer.name, consumer.weight, consumer.call, index, consumer.routed)
 
 
 def in_passes(

@@ -12,8 +12,8 @@ from mipp.errors import CalibrationError, InputError
 from mipp.records import Consumer
 from mipp.statistics.batches import Batch
 from mipp.statistics.calling import blaming
-from mipp.statistics.collect import CaptureConfig
 from mipp.statistics.loss import floating_outputs
+from mipp.statistics.recorder import OF_ROWS, CaptureConfig
 from mipp.tracing.calls import (
     LINEAR,
     Call,
@@ -161,15 +161,15 @@ def _positions(
             "inputs, or use estimator='gaussian' without confidence."
         )
     matrix = weight_matrix(call.kind, call.weight)
-    wanted = max(config.rows_per_feature * matrix.shape[1], config.min_rows)
-    pick = sampled_positions(call, output, mask, wanted, n_samples, seed, size).sort().values
+    wanted = config.rows(matrix.shape[1], OF_ROWS)
+    pick = sampled_positions(call, mask, wanted, n_samples, seed, size).sort().values
     on_device = pick.to(output.device)
-    x = input_rows(call, output, on_device)
+    x = input_rows(call, on_device)
     if call.kind == "conv_transpose":
         y = x @ matrix.T.to(x.dtype)  # outputs overlap: what each input position adds to them
     else:
         y = output_rows(call, output, on_device)
-    return x, y, pick * size // n_positions(call, output)
+    return x, y, pick * size // n_positions(call)
 
 
 def answers(

@@ -1,13 +1,14 @@
 """The loss whose Fisher information says how finely a layer's output matters.
 
-The labels are drawn from the model's own predictions (the true Fisher, not the empirical one of the
-given labels: Kunstner, Hennig and Balles 2019, arXiv 1905.12558).
+It is the Fisher information under the model's own predictions (not the empirical one of the given
+labels: Kunstner, Hennig and Balles 2019, arXiv 1905.12558).
 """
 
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
@@ -116,7 +117,10 @@ def settle(loss: Loss | str, output: Any, target: Any) -> tuple[Loss, str]:
 
 
 def sampled_loss(loss: Loss, output: Any, batch: Batch, generator: torch.Generator) -> Tensor:
-    """Sum over the batch of the loss, with a target drawn from the model's own prediction.
+    """A number whose gradient has the Fisher information of the batch as its second moment.
+
+    That is so under the model's own prediction. The number itself means nothing, unless the loss
+    is the caller's.
 
     Args:
         loss: what `settle` chose.
@@ -141,10 +145,19 @@ def sampled_loss(loss: Loss, output: Any, batch: Batch, generator: torch.Generat
     logits = logits.flatten(0, -2) if counts is None else logits[counts.to(logits.device)]
     if len(logits) == 0:  # no example of this batch counts
         return found[0].sum() * 0
-    log_p = logits.log_softmax(-1)
-    p = log_p.detach().exp().cpu().double()
-    labels = torch.multinomial(p, 1, generator=generator).to(log_p.device)
-    return -log_p.gather(1, labels).sum()
+    return (logits * _slopes(logits.detach().softmax(-1), generator)).sum()
+
+
+def _slopes(p: Float[Tensor, "n c"], generator: torch.Generator) -> Float[Tensor, "n c"]:
+    """Random gradients about the logits with the covariance that drawing a label from ``p`` has.
+
+    ``diag(p) - p p^T`` is the square of ``diag(r) - p r^T`` for ``r = sqrt(p)``; multiplied by
+    random signs, that gives such gradients. With drawn labels an example of which the model is sure
+    would nearly always say nothing, and the few wrong labels that are drawn would be all there is.
+    """
+    signs = torch.randint(2, p.shape, generator=generator, dtype=torch.int8).mul_(2).sub_(1)
+    roots = p.sqrt() * signs.to(p)
+    return roots - p * roots.sum(-1, keepdim=True)
 
 
 def pass_back(loss: Loss, output: Any, batch: Batch, generator: torch.Generator) -> None:

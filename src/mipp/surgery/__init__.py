@@ -17,8 +17,8 @@ from mipp.surgery.optimizer import remap_optimizer
 from mipp.surgery.outputs import compare
 from mipp.surgery.record import PlanRecord, installed_version
 from mipp.surgery.refit.fitting import LESS_MEMORY, Refit, best_fit, finite
-from mipp.surgery.refit.units import refit
-from mipp.surgery.refit.walk import Piece, Reached, WalkedLayer, walk
+from mipp.surgery.refit.units import refit, rows_noted
+from mipp.surgery.refit.walk import Draw, Original, Piece, Reached, WalkedLayer, walk
 from mipp.surgery.slice import apply_plan, slice_graph, slice_model
 from mipp.surgery.tensors import state_shapes
 from mipp.surgery.unread import unsure_sizes, with_unread_sizes
@@ -26,6 +26,8 @@ from mipp.surgery.weight_files import read_weights
 
 __all__ = [
     "LESS_MEMORY",
+    "Draw",
+    "Original",
     "Piece",
     "PlanRecord",
     "Reached",
@@ -49,6 +51,7 @@ __all__ = [
     "recorded_sizes",
     "refit",
     "remap_optimizer",
+    "rows_noted",
     "same_outputs",
     "save",
     "scale_keeps",

@@ -80,6 +80,26 @@ class Call:
         """The weight's name and the number of the call, by which a consumer is found."""
         return self.name, self.call
 
+    @property
+    def grid(self) -> tuple[int, ...]:
+        """Cells of one example that have a row: outputs of a convolution, in every dimension.
+
+        Of a transposed convolution its inputs; empty for a linear layer.
+        """
+        if self.kind in LINEAR:
+            return ()
+        space = self.weight.dim() - 2
+        sizes = tuple(self.input.shape[-space:])
+        if self.kind == "conv_transpose":
+            return sizes
+        dims = zip(
+            sizes, self.weight.shape[2:], self.stride, self.padding, self.dilation, strict=True
+        )
+        return tuple(
+            (n + front + behind - dilation * (kernel - 1) - 1) // step + 1
+            for n, kernel, step, (front, behind), dilation in dims
+        )
+
 
 @dataclass(frozen=True, eq=False)
 class NormCall:
@@ -95,6 +115,7 @@ class CallHooks(FunctionMode):
 
     Args:
         model: The model whose weights are recognised.
+        before: Called with each `Call` before it runs.
         after: Called with each `Call` and its output; what it returns is the output that the model
             goes on with.
         on_norm: Called before each BatchNorm call that uses running statistics.
@@ -107,8 +128,9 @@ class CallHooks(FunctionMode):
         self,
         model: nn.Module,
         *,
+        before: Callable[[Call], None] | None = None,
         after: Callable[[Call, Tensor], Tensor] | None = None,
-        on_norm: Callable[[NormCall], None] | None = None,
+        on_norm: Callable[[NormCall], object] | None = None,
         grouped: bool = False,
     ) -> None:
         super().__init__()
@@ -116,7 +138,8 @@ class CallHooks(FunctionMode):
         self._places = {_place(p): p for p in model.parameters() if p.dim() == 2}
         self._places.pop(0, None)
         self._counts: dict[str, int] = {}
-        self._after, self._on_norm, self._grouped = after, on_norm, grouped
+        self._before, self._after = before, after
+        self._on_norm, self._grouped = on_norm, grouped
 
     def call(self, func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
         """Runs ``func``, seen by the caller's functions if it is a call on a named weight."""
@@ -149,6 +172,8 @@ class CallHooks(FunctionMode):
         count = self._counts.get(name, 0)
         self._counts[name] = count + 1
         call = _call(name, count, kind, given, run)
+        if self._before:
+            self._before(call)
         output = call.run()
         return self._after(call, output) if self._after else output
 
@@ -248,14 +273,12 @@ def _per_dim(value: int | Sequence[int], space: int) -> tuple[int, ...]:
     return given * space if len(given) == 1 else given
 
 
-def n_positions(call: Call, output: Tensor) -> int:
+def n_positions(call: Call) -> int:
     """How many rows ``X`` one call has in all: examples times positions."""
     if call.kind in LINEAR:
         return math.prod(call.input.shape[:-1])
-    channels_last = call.input if call.kind == "conv_transpose" else output
-    space = call.weight.dim() - 2
-    batch = channels_last.shape[0] if channels_last.dim() == space + 2 else 1
-    return batch * math.prod(channels_last.shape[-space:])
+    batch = call.input.shape[0] if call.input.dim() == call.weight.dim() else 1
+    return batch * math.prod(call.grid)
 
 
 def of_one_length(tensors: Sequence[Tensor]) -> bool:
@@ -284,11 +307,9 @@ def token_mask(kwargs: Mapping[str, Any]) -> Bool[Tensor, "batch length"] | None
     return mask != 0
 
 
-def counted(
-    call: Call, output: Tensor, mask: Bool[Tensor, "batch length"] | None
-) -> Int[Tensor, " n"] | None:
+def counted(call: Call, mask: Bool[Tensor, "batch length"] | None) -> Int[Tensor, " n"] | None:
     """Which of the `n_positions` are no padding, where the call runs on every token; else None."""
-    if mask is None or call.kind not in LINEAR or n_positions(call, output) != mask.numel():
+    if mask is None or call.kind not in LINEAR or n_positions(call) != mask.numel():
         return None
     shape = call.input.shape[:-1]
     return (
@@ -296,14 +317,14 @@ def counted(
     )
 
 
-def input_rows(call: Call, output: Tensor, pick: Int[Tensor, " rows"]) -> Float[Tensor, "rows d"]:
+def input_rows(call: Call, pick: Int[Tensor, " rows"]) -> Float[Tensor, "rows d"]:
     """The inputs ``X`` of the picked positions, out of `n_positions`, as float32 or float64.
 
     Features are in the order of the columns of `weight_matrix`: for a convolution the patch,
     channel first.
     """
     if call.kind == "conv":
-        return _windows(call, call.input, tuple(output.shape[2 - call.weight.dim() :]), pick)
+        return _windows(call, call.input, pick)
     return _wide(_tokens(call.input, call.kind, call.weight.dim())[pick])
 
 
@@ -314,7 +335,7 @@ def output_rows(call: Call, values: Tensor, pick: Int[Tensor, " rows"]) -> Float
     position adds to: right for gradients, not for the outputs themselves.
     """
     if call.kind == "conv_transpose":
-        return _windows(call, values, tuple(call.input.shape[2 - call.weight.dim() :]), pick)
+        return _windows(call, values, pick)
     return _wide(_tokens(values, call.kind, call.weight.dim())[pick])
 
 
@@ -333,34 +354,42 @@ def _tokens(values: Tensor, kind: Kind, weight_dim: int) -> Float[Tensor, "rows 
 
 
 def _windows(
-    call: Call, values: Tensor, grid: tuple[int, ...], pick: Int[Tensor, " rows"]
+    call: Call, values: Tensor, pick: Int[Tensor, " rows"]
 ) -> Float[Tensor, "rows window"]:
-    """Windows of ``values`` under the kernel at the picked cells of ``grid``, channel first."""
-    kernel = call.weight.shape[2:]
+    """Windows of ``values`` under the kernel at the picked cells of the grid, channel first."""
+    kernel, grid = call.weight.shape[2:], call.grid
     batched = values if values.dim() == call.weight.dim() else values.unsqueeze(0)
-    padding: list[int] = []
-    for size, (front, behind), n, step, dilation, cells in zip(
-        batched.shape[2:], call.padding, kernel, call.stride, call.dilation, grid, strict=True
-    ):
-        # what the last window needs can lie beyond the padding (output_padding), or short of it
-        needed = (cells - 1) * step + dilation * (n - 1) + 1
-        padding = [front, max(behind, needed - size - front), *padding]
-    padded = nn.functional.pad(batched, padding)
-    where = torch.unravel_index(pick, (padded.shape[0], *grid))
-    strides = padded.stride()
-    view = padded.as_strided(
-        (padded.shape[0], padded.shape[1], *grid, *kernel),
+    wide = padded(call, batched, grid)
+    where = torch.unravel_index(pick, (wide.shape[0], *grid))
+    strides = wide.stride()
+    view = wide.as_strided(
+        (wide.shape[0], wide.shape[1], *grid, *kernel),
         (
             strides[0],
             strides[1],
             *(s * step for s, step in zip(strides[2:], call.stride, strict=True)),
             *(s * d for s, d in zip(strides[2:], call.dilation, strict=True)),
         ),
-        padded.storage_offset(),
+        wide.storage_offset(),
     )
     picked: tuple[Tensor | slice, ...] = (where[0], slice(None), *where[1:])
     rows = view[picked]
     return _wide(rows.flatten(1))
+
+
+def padded(
+    call: Call, values: Float[Tensor, "n c *space"], grid: tuple[int, ...]
+) -> Float[Tensor, "n c *wide"]:
+    """``values`` with zeros about them, so that the window of every cell of ``grid`` is inside."""
+    padding: list[int] = []
+    for size, (front, behind), n, step, dilation, cells in zip(
+        values.shape[2:], call.padding, call.weight.shape[2:], call.stride, call.dilation, grid,
+        strict=True,
+    ):  # fmt: skip
+        # what the last window needs can lie beyond the padding (output_padding), or short of it
+        needed = (cells - 1) * step + dilation * (n - 1) + 1
+        padding = [front, max(behind, needed - size - front), *padding]
+    return nn.functional.pad(values, padding)
 
 
 def _wide(values: Tensor) -> Tensor:

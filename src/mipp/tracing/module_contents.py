@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
+from torch.utils import _pytree as pytree
 
 MAX_DEPTH = 4
 """How many containers deep an attribute is followed."""
@@ -35,6 +36,7 @@ class ModuleContents:
         for model in models:
             for module in model.modules():
                 self._note_module(module)
+        self._versions = {id(t): t._version for t in self._tensors()}  # noqa: SLF001
 
     def put_back(self) -> None:
         """Makes every attribute and every item the object that it was."""
@@ -48,6 +50,20 @@ class ModuleContents:
             if len(live) != len(items) or any(a is not b for a, b in zip(live, items, strict=True)):
                 live.clear()
                 live.extend(items)
+
+    def tensors_changed(self) -> bool:
+        """Whether a tensor was added, replaced or changed in place since."""
+        if any(t._version != self._versions[id(t)] for t in self._tensors()):  # noqa: SLF001
+            return True
+        now = [(live.get(key), before.get(key)) for live, before in self._dicts
+               for key in (live.keys() | before.keys()) - _TORCHS_OWN]  # fmt: skip
+        for live, items in self._lists:
+            now += [(live[n], items[n] if n < len(items) else None) for n in range(len(live))]
+        return any(one is not other and _has_tensors(one) for one, other in now)
+
+    def _tensors(self) -> Iterator[Tensor]:
+        plain = (t for t in self._items() if isinstance(t, Tensor) and not t.is_inference())
+        return (t for t in plain if not isinstance(t, nn.Parameter))
 
     def values(self) -> Values:
         """The tensors, each with its value, by ``id``."""
@@ -103,6 +119,11 @@ class ModuleContents:
             return
         for item in inside:
             self._note(item, depth + 1)
+
+
+def _has_tensors(value: Any) -> bool:
+    leaves = pytree.tree_leaves(value)
+    return any(isinstance(leaf, Tensor) or _is_simple(leaf) for leaf in leaves)
 
 
 def same_values(one: Tensor, other: Tensor) -> bool:

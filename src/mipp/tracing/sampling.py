@@ -9,7 +9,6 @@ from mipp.tracing.calls import LINEAR, Call, counted, n_positions
 
 def sampled_positions(
     call: Call,
-    output: Tensor,
     mask: Bool[Tensor, "batch length"] | None,
     wanted: float | int,
     n_samples: int,
@@ -20,7 +19,6 @@ def sampled_positions(
 
     Args:
         call: the call.
-        output: what the call made.
         mask: the tokens that are no padding, see `mipp.tracing.calls.token_mask`.
         wanted: rows wanted from all examples together; this call gives its share, at least one row.
         n_samples: how many examples there are, over all batches and processes.
@@ -32,8 +30,8 @@ def sampled_positions(
         Indices out of `n_positions`, on the CPU. All of them, in rising order, where no more are
         wanted than there are; none where only padding is left.
     """
-    real = counted(call, output, mask)
-    total = n_positions(call, output) if real is None else len(real)
+    real = counted(call, mask)
+    total = n_positions(call) if real is None else len(real)
     if total == 0:
         return torch.arange(0)
     examples = examples or n_examples(call)

@@ -159,7 +159,7 @@ def _routed(model: nn.Module, batches: Iterable[Batch]) -> set[str]:
     counts: list[Counter[str]] = []
 
     def after(call: Call, output: Tensor) -> Tensor:
-        counts[-1][call.name] += n_positions(call, output)
+        counts[-1][call.name] += n_positions(call)
         return output
 
     device = next((p.device for p in model.parameters()), torch.device("cpu"))

@@ -4,6 +4,7 @@ All calls of a weight count together, grouped convolutions block by block, and o
 information only the diagonal, which is all that single rows can use.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -12,7 +13,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from mipp import processes
+from mipp.pieces import pieces_of
 from mipp.statistics import (
+    OF_ROWS,
     Batch,
     CaptureConfig,
     Loss,
@@ -20,9 +23,8 @@ from mipp.statistics import (
     Statistics,
     blaming,
     collect,
-    in_one,
 )
-from mipp.surgery import Piece, Reached, WalkedLayer, walk
+from mipp.surgery import Draw, Original, Reached, WalkedLayer, walk
 from mipp.tracing.calls import Call
 from mipp.weights.layers import Layer
 
@@ -94,11 +96,13 @@ def in_order(
     norm: str = "mean",
     dense: bool = False,
     seed: int = 0,
+    memory: float = math.inf,
+    everywhere: bool = False,
 ) -> None:
     """Visits every layer of ``changed`` in the order in which it runs.
 
     Padding does not count. In a `mipp.processes.together` block each rank draws rows as its share
-    of all batches; merging what it sees of them is left to ``visit``.
+    of all batches; merging what it sees of them is left to ``visit``, unless it sees all of them.
 
     Args:
         changed: the net whose weights ``visit`` may set, in place.
@@ -110,26 +114,25 @@ def in_order(
         norm: how BatchNorm statistics of ``changed`` follow, see `mipp.Refit`.
         dense: whether to stop with what the original takes in.
         seed: of the rows that are drawn.
+        memory: as in `mipp.surgery.walk`.
+        everywhere: whether each process sees the rows of all.
     """
-    moved, whole = in_one(original, batches)
-    rank, world = processes.rank_and_size()
-    pieces = [
-        Piece((batch.args, batch.kwargs), i * world + rank, len(batch))
-        for i, batch in enumerate(moved)
-    ]
-    walked = [
-        WalkedLayer(
-            l.module, l.name, None, n, l.block[1], note_inputs=dense or l.routed or l.calls > 1
+    pieces = pieces_of(original, batches)
+    n_samples = processes.total("the number of examples", sum(p.size for p in pieces))
+    walked = []
+    for number, layer in enumerate(layers):
+        several = layer.calls > 1
+        note_inputs = dense or layer.routed or several
+        walked.append(
+            WalkedLayer(
+                layer.module, layer.name, None, number, layer.block[1], note_inputs, several=several
+            )
         )
-        for n, l in enumerate(layers)
-    ]
 
     def stop(reached: Reached) -> None:
-        visit(Stop(layers[reached.layer.index], reached.call, reached.x, reached.y))
+        rows = reached.whole(everywhere=everywhere)
+        visit(Stop(layers[reached.layer.index], reached.call, rows.x, rows.y))
 
-    walk(
-        changed, original, walked, pieces, (whole.args, whole.kwargs), stop,
-        rows_per_feature=config.rows_per_feature, min_rows=config.min_rows,
-        n_samples=processes.total("the number of examples", sum(p.size for p in pieces)),
-        norm=norm, seed=seed, guard=blaming,
-    )  # fmt: skip
+    draw = Draw(config.rows_per_feature or OF_ROWS, config.min_rows, n_samples, seed)
+    source = Original(original, walked, pieces, draw, squares=norm == "full", guard=blaming)
+    walk(changed, walked, pieces, source, stop, n_samples=n_samples, norm=norm, memory=memory)

@@ -4,7 +4,8 @@ The function of Theorem 1 within a layer: of each row the regression on the inpu
 reads, a bias (or the running mean of the BatchNorm behind) such that the mean is kept.
 """
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -30,6 +31,8 @@ def update(
     batches: Sequence[Batch],
     refit: Refit,
     seed: int = 0,
+    memory: float = math.inf,
+    advance: Callable[[], None] = lambda: None,
 ) -> None:
     """Fits the weights of ``changed`` that stay, in place, to the original's outputs.
 
@@ -43,6 +46,8 @@ def update(
             what the original puts in; ``"norm"``: BatchNorm statistics alone), ``ridge``, ``norm``
             and rows.
         seed: of the rows that are drawn.
+        memory: as in `mipp.surgery.walk`.
+        advance: called after each layer (a progress bar).
 
     Raises:
         SurgeryError: the fitted weights are not finite.
@@ -56,11 +61,12 @@ def update(
                 LESS_MEMORY,
             ):  # fmt: skip
                 _fit(stop, original.get_parameter(layer.name), masks[layer.name], refit)
+        advance()
 
     in_order(
         changed, original, [] if refit.mode == "norm" else layers, batches, visit,
         config=CaptureConfig(refit.rows_per_feature, refit.min_rows), norm=refit.norm,
-        dense=refit.mode == "closed", seed=seed,
+        dense=refit.mode == "closed", seed=seed, memory=memory, everywhere=True,
     )  # fmt: skip
 
 

@@ -66,14 +66,18 @@ def test_elimination_agrees_with_brute_force_from_scratch(noise, n_units, k, out
             noise_of(view, noise),
             features(view, n_units),
         )
-        fast = Gaussian(noise=noise, ridge=NO_RIDGE).scorer([view], n_units).remove_least(n_units)
+        fast = (
+            Gaussian(noise=noise, small_losses=False, ridge=NO_RIDGE)
+            .scorer([view], n_units)
+            .remove_least(n_units)
+        )
         assert [unit for unit, _ in fast] == [unit for unit, _ in slow]
         np.testing.assert_allclose(lost(fast), [7 * nats for _, nats in slow], rtol=1e-6)
 
 
 def test_total_and_solo_are_the_closed_form():
     view = random_view(3, n_units=4, k=2, outputs=3, uses=5)
-    scorer = Gaussian(ridge=NO_RIDGE).scorer([view], 4)
+    scorer = Gaussian(small_losses=False, ridge=NO_RIDGE).scorer([view], 4)
     arguments = view.covariance.numpy(), view.weight.numpy(), noise_of(view, "fisher")
     everything = gaussian_information(*arguments, range(8))
     assert scorer.total()[0] == pytest.approx(5 * everything, rel=1e-9)
@@ -91,7 +95,7 @@ def test_two_correlated_gaussians_have_minus_half_log_one_minus_rho_squared():
         unit=torch.zeros(1, dtype=torch.int64),
         uses=1,
     )
-    total = Gaussian(ridge=NO_RIDGE).scorer([view], 1).total()[0]
+    total = Gaussian(small_losses=False, ridge=NO_RIDGE).scorer([view], 1).total()[0]
     assert total == pytest.approx(-0.5 * np.log(1 - rho**2), rel=1e-9)
 
 
@@ -99,7 +103,7 @@ def test_two_correlated_gaussians_have_minus_half_log_one_minus_rho_squared():
 @given(st.integers(0, 10_000), st.sampled_from([1, 2, 3]))
 def test_low_rank_scores_equal_scores_recomputed_on_what_is_left(seed, k):
     view = random_view(seed, n_units=6, k=k, outputs=4)
-    scorer = Gaussian(ridge=NO_RIDGE).scorer([view], 6)
+    scorer = Gaussian(small_losses=False, ridge=NO_RIDGE).scorer([view], 6)
     gone = [unit for unit, _ in scorer.remove_least(3)]
     left = [u for u in range(6) if u not in gone]
     arguments = view.covariance.numpy(), view.weight.numpy(), noise_of(view, "fisher")
@@ -118,7 +122,7 @@ def test_low_rank_scores_equal_scores_recomputed_on_what_is_left(seed, k):
 def test_greedy_is_the_best_single_removal_at_every_step():
     view = random_view(11, n_units=5, k=1, outputs=2)
     arguments = view.covariance.numpy(), view.weight.numpy(), noise_of(view, "fisher")
-    first = Gaussian(ridge=NO_RIDGE).scorer([view], 5).remove_least(1)[0][0]
+    first = Gaussian(small_losses=False, ridge=NO_RIDGE).scorer([view], 5).remove_least(1)[0][0]
     kept = {
         left: gaussian_information(*arguments, left) for left in itertools.combinations(range(5), 4)
     }
@@ -157,7 +161,9 @@ def test_a_unit_that_no_output_reads_goes_first_and_costs_nothing(noise):
     # uncorrelated with the others as well: else it still tells of them
     dead = view.unit == 3
     view.weight[:, dead] = 0
-    steps = Gaussian(noise=noise, ridge=NO_RIDGE).scorer([view], 5).remove_least(1)
+    steps = (
+        Gaussian(noise=noise, small_losses=False, ridge=NO_RIDGE).scorer([view], 5).remove_least(1)
+    )
     assert steps[0][0] == 3
     assert steps[0][1][0] == pytest.approx(0, abs=1e-9)
 
@@ -204,14 +210,14 @@ def test_units_of_different_size_agree_with_brute_force():
     slow = eliminate(
         view.covariance.numpy(), view.weight.numpy(), noise_of(view, "fisher"), features(uneven, 3)
     )
-    fast = Gaussian(ridge=NO_RIDGE).scorer([uneven], 3).remove_least(3)
+    fast = Gaussian(small_losses=False, ridge=NO_RIDGE).scorer([uneven], 3).remove_least(3)
     assert [u for u, _ in fast] == [u for u, _ in slow]
     np.testing.assert_allclose(lost(fast), [n for _, n in slow], rtol=1e-6)
 
 
 def test_a_unit_that_a_consumer_does_not_read_costs_it_nothing():
     view = random_view(6, n_units=4, k=1, outputs=3)
-    scorer = Gaussian(ridge=NO_RIDGE).scorer([view], 5)
+    scorer = Gaussian(small_losses=False, ridge=NO_RIDGE).scorer([view], 5)
     assert scorer.scores()[4] == 0
     assert scorer.solo()[4] == 0
 
@@ -219,7 +225,7 @@ def test_a_unit_that_a_consumer_does_not_read_costs_it_nothing():
 def test_small_fisher_information_gives_the_second_order_loss():
     """For N -> infinity Delta -> 1/2 tr(F C): the expected loss increase in nats."""
     view = random_view(9, n_units=3, k=1, outputs=4, fisher_scale=1e-10)
-    scorer = Gaussian(ridge=NO_RIDGE).scorer([view], 3)
+    scorer = Gaussian(small_losses=False, ridge=NO_RIDGE).scorer([view], 3)
     variance = 1 / torch.linalg.inv(view.covariance).diagonal()
     w = view.weight
     expected = 0.5 * variance * torch.einsum("mu,mn,nu->u", w, view.fisher, w)
@@ -237,8 +243,12 @@ def test_float32_above_the_limit_agrees_with_float64():
 
 def test_larger_rounds_stay_close_to_one_at_a_time():
     view = random_view(13, n_units=60, k=2, outputs=20)
-    exact = lost(Gaussian(share_per_round=1e-9).scorer([view], 60).remove_least(50))
-    fast = lost(Gaussian(share_per_round=0.05).scorer([view], 60).remove_least(50))
+    exact = lost(
+        Gaussian(small_losses=False, share_per_round=1e-9).scorer([view], 60).remove_least(50)
+    )
+    fast = lost(
+        Gaussian(small_losses=False, share_per_round=0.05).scorer([view], 60).remove_least(50)
+    )
     np.testing.assert_allclose(fast, exact, rtol=0.02)
 
 
@@ -355,3 +365,27 @@ def test_nats_of_a_block_are_exact_from_tiny_to_huge(size):
     r = size * other @ other.mT
     values = torch.linalg.eigvals(torch.linalg.solve(p, r)).real.clamp_min(0)
     torch.testing.assert_close(delta(p, r), 0.5 * values.log1p().sum(1), rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize(("k", "outputs"), [(1, 3), (3, 8), (2, 30)])
+def test_small_losses_are_removed_in_the_exact_order_and_add_up_to_the_exact_nats(k, outputs):
+    for seed in range(3):
+        view = random_view(seed, n_units=12, k=k, outputs=outputs, context=2, fisher_scale=1e-6)
+        exact = Gaussian(small_losses=False).scorer([view], 12).remove_least(12)
+        small = Gaussian().scorer([view], 12).remove_least(12)
+        assert [unit for unit, _ in small] == [unit for unit, _ in exact]
+        np.testing.assert_allclose(lost(small), lost(exact), rtol=1e-4)
+
+
+def test_large_losses_add_up_to_what_is_lost_exactly_whatever_the_order():
+    view = random_view(4, n_units=12, k=2, outputs=6, context=3, uses=5, fisher_scale=30.0)
+    scorer = Gaussian(ridge=NO_RIDGE, share_per_round=0.5).scorer([view], 12)
+    steps = scorer.remove_least(6)
+    left = np.setdiff1d(np.arange(12), [unit for unit, _ in steps])
+    assert lost(steps)[-1] == pytest.approx((scorer.total() - scorer.transfers(left))[0], rel=1e-6)
+    expected = scorer.nats_of(int(left[0]))
+    np.testing.assert_allclose(scorer.remove(int(left[0])), expected)
+    rest = left[1:]
+    assert expected[0] == pytest.approx(
+        float(scorer.transfers(left)[0] - scorer.transfers(rest)[0]), rel=1e-6
+    )

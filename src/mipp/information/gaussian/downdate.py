@@ -5,12 +5,16 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from mipp.information.gaussian.standardised import FeatureSpace, cholesky
+from mipp.information.gaussian.standardised import FeatureSpace, cholesky, logdet_eye_plus
 from mipp.records import FloatArray
 
 
 class State:
     """One consumer during the elimination: precision P, regression B, Z = inverse(C) B, unit-major.
+
+    Where losses are small next to the noise, C stays what the noise is, the identity, so that Z is
+    B, and log(1 + x) is x: units are compared by their squared errors. What has been lost is known
+    exactly all the same, from the covariance of the errors (`lost`).
 
     Every unit has ``k`` columns. Units with fewer features are padded with independent features of
     unit variance and no weight, which carry no information and change nothing. Columns of removed
@@ -22,11 +26,15 @@ class State:
         self,
         P: Float[Tensor, "uk uk"],
         B: Float[Tensor, "r uk"],
-        Z: Float[Tensor, "r uk"],
+        Z: Float[Tensor, "r uk"] | None,
         k: int,
         uses: float | int,
+        errors: Float[Tensor, "r r"] | None = None,
     ) -> None:
-        self.P, self.B, self.Z, self.k, self.uses = P, B, Z, k, uses
+        self.P, self.B, self.k, self.uses = P, B, k, uses
+        self._z = Z
+        """None for small losses."""
+        self._errors = errors if errors is not None else P.new_zeros(len(B), len(B)).double()
         self._slots = torch.arange(len(P) // k, device=P.device)
 
     @classmethod
@@ -37,19 +45,36 @@ class State:
         columns: Int[Tensor, "u k"],
         uses: float | int,
         dtype: torch.dtype,
+        *,
+        small: bool = False,
     ) -> "State":
         """No unit removed; ``columns`` of a unit end in -1 where it has fewer than ``k``."""
-        precision = torch.cholesky_inverse(cholesky(space.matrix))
+        P = torch.cholesky_inverse(cholesky(space.matrix)).to(dtype)
+        B = weight.to(dtype)
         k, flat = columns.shape[1], columns.flatten()
         pad, real = flat < 0, flat.clamp_min(0)
-        P = precision[real][:, real].to(dtype)
-        B = weight[:, real].to(dtype)
+        if not torch.equal(flat, torch.arange(len(P), device=flat.device)):
+            P, B = P[real][:, real], B[:, real]
         if bool(pad.any()):
             P[pad] = 0
             P[:, pad] = 0
             P[pad, pad] = 1
             B[:, pad] = 0
-        return cls(P, B, B.clone(), k, uses)
+        return cls(P, B, None if small else B.clone(), k, uses)
+
+    @property
+    def small(self) -> bool:
+        """Whether losses are small next to the noise."""
+        return self._z is None
+
+    @property
+    def scaled(self) -> Float[Tensor, "r uk"]:
+        """inverse(C) B."""
+        return self.B if self._z is None else self._z
+
+    def lost(self) -> float:
+        """Nats that are lost without the units that are gone."""
+        return 0.5 * self.uses * logdet_eye_plus(self._errors)
 
     @property
     def device(self) -> torch.device:
@@ -65,10 +90,10 @@ class State:
         n, k = len(self.P) // self.k, self.k
         p = self.P.view(n, k, n, k).diagonal(dim1=0, dim2=2).permute(2, 0, 1)
         if k == 1:  # einsum would transpose both matrices first
-            r = torch.linalg.vecdot(self.B, self.Z, dim=0).view(n, 1, 1)
+            r = torch.linalg.vecdot(self.B, self.scaled, dim=0).view(n, 1, 1)
         else:
             r = torch.einsum(
-                "rui,ruj->uij", self.B.view(len(self.B), n, k), self.Z.view(len(self.Z), n, k)
+                "rui,ruj->uij", self.B.view(len(self.B), n, k), self.scaled.view(len(self.B), n, k)
             )
         return p[self._slots], r[self._slots]
 
@@ -76,29 +101,96 @@ class State:
         """Removes the units ``gone``, in place, and returns the state to go on with: this one."""
         i = self._columns(gone)
         p_i = self.P[i]
-        b_i, z_i = self.B[:, i], self.Z[:, i]
-        m_ii = p_i[:, i] + b_i.T @ z_i
+        b_i, z_i = self.B[:, i], None if self._z is None else self._z[:, i]
         t = torch.linalg.solve(p_i[:, i], p_i)
+        self._errors += (b_i @ torch.linalg.solve(p_i[:, i], b_i.T)).double()
         self.P.addmm_(p_i.T, t, alpha=-1)
         self.B.addmm_(b_i, t, alpha=-1)
-        u = z_i.T @ self.B
-        self.Z.addmm_(z_i, t + torch.linalg.solve(m_ii, u), alpha=-1)
+        if self._z is not None and z_i is not None:
+            m_ii = p_i[:, i] + b_i.T @ z_i
+            u = z_i.T @ self.B
+            self._z.addmm_(z_i, t + torch.linalg.solve(m_ii, u), alpha=-1)
         stay = torch.ones(len(self._slots), dtype=torch.bool, device=self.P.device)
         stay[gone] = False
         self._slots = self._slots[stay]
         if 7 * len(self._slots) * self.k < 6 * len(self.P):
             left = self._columns(torch.arange(len(self._slots), device=self.P.device))
             self.P = self.P[left][:, left]
-            self.B, self.Z = self.B[:, left], self.Z[:, left]
+            self.B = self.B[:, left]
+            self._z = None if self._z is None else self._z[:, left]
             self._slots = torch.arange(len(self._slots), device=self.P.device)
         return self
 
-    def candidate(self, chosen: Int[Tensor, " u"]) -> "Candidates":
-        """P and M = P + R of the chosen units alone, in float64."""
+    def candidate(self, chosen: Int[Tensor, " u"]) -> "Candidates | SmallLosses":
+        """P and R of the chosen units alone, in float64."""
         c = self._columns(chosen)
         p = self.P[c][:, c].double()
-        r = self.B[:, c].double().T @ self.Z[:, c].double()
+        r = self.B[:, c].double().T @ self.scaled[:, c].double()
+        if self._z is None:
+            return SmallLosses(p.cpu(), r.cpu(), self.k, self.uses)
         return Candidates(p.cpu(), (p + (r + r.T) / 2).cpu(), self.k, self.uses)
+
+    def nats_of(self, unit: Int[Tensor, " 1"]) -> float:
+        """Nats that would be lost with one unit now."""
+        c = self._columns(unit)
+        p, b = self.P[c][:, c].double(), self.B[:, c].double()
+        return self.uses * float(delta(p.unsqueeze(0), seen_through(self._errors, b).unsqueeze(0)))
+
+
+class SmallLosses:
+    """The elimination of a few candidate units where losses are small next to the noise.
+
+    With ``R = B^T B`` a unit costs ``Delta_i = 1/2 trace(inverse(P_ii) R_ii)``; removing it changes
+    P by a Schur complement, and B by ``B_i inverse(P_ii) P_i:``.
+    """
+
+    def __init__(
+        self, p: Float[Tensor, "uk uk"], r: Float[Tensor, "uk uk"], k: int, uses: float | int
+    ) -> None:
+        self.p, self.r, self.k, self.uses = p, r, k, uses
+        self.n = len(p) // k
+
+    def nats(self) -> FloatArray:
+        """Nats lost with each candidate; 0 for those already removed."""
+        if self.k == 1:
+            ratio = self.r.diagonal() / self.p.diagonal()
+            return np.asarray(0.5 * self.uses * ratio.clamp_min(0))
+        shape = (self.n, self.k, self.n, self.k)
+        p = self.p.view(shape).diagonal(dim1=0, dim2=2).permute(2, 0, 1)
+        r = self.r.view(shape).diagonal(dim1=0, dim2=2).permute(2, 0, 1)
+        return np.asarray(self.uses * squared_errors(p, r))
+
+    def remove(self, j: int) -> None:
+        """Removes candidate ``j``; its own block of P is left as the identity."""
+        i = slice(j * self.k, (j + 1) * self.k)
+        p, r = self.p[i].clone(), self.r[i].clone()
+        t = torch.linalg.solve(p[:, i], p)
+        self.r -= t.T @ r
+        self.r -= (r - r[:, i] @ t).T @ t
+        self.p -= p.T @ t
+        for x in (self.p, self.r):
+            x[i] = 0
+            x[:, i] = 0
+        self.p[i, i] = torch.eye(self.k, dtype=p.dtype)
+
+
+def squared_errors(p: Float[Tensor, "u k k"], r: Float[Tensor, "u k k"]) -> Float[Tensor, " u"]:
+    """1/2 trace(inverse(p) r) for each unit: what `delta` is where it is small."""
+    p, r = p.double(), r.double()
+    if p.shape[-1] == 1:
+        return 0.5 * (r / p).flatten().clamp_min(0)
+    root, fault = torch.linalg.cholesky_ex(p)
+    if bool((fault > 0).any()):
+        root[fault > 0] = torch.linalg.cholesky_ex(_positive(p[fault > 0]))[0]
+    return 0.5 * _trace(torch.cholesky_solve(r, root)).clamp_min(0)
+
+
+def seen_through(errors: Float[Tensor, "r r"], b: Float[Tensor, "r k"]) -> Float[Tensor, "k k"]:
+    """``B^T inverse(I + errors) B``: what is left of a regression beside the errors there are."""
+    noisy = errors.clone()
+    noisy.diagonal().add_(1)
+    half = torch.linalg.solve_triangular(cholesky(noisy), b, upper=False)
+    return half.T @ half
 
 
 class Candidates:

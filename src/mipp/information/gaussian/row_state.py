@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from mipp.information.gaussian.downdate import Candidates, State
+from mipp.information.gaussian.downdate import Candidates, SmallLosses, State, delta
 from mipp.information.gaussian.standardised import RowSpace, cholesky
 
 
@@ -34,8 +34,10 @@ class RowState:
         columns: Int[Tensor, "u k"],
         uses: float | int,
         dtype: torch.dtype,
+        *,
+        small: bool = False,
     ) -> None:
-        self.uses, self.k, self.ridge = uses, columns.shape[1], space.ridge
+        self.uses, self.k, self.ridge, self.small = uses, columns.shape[1], space.ridge, small
         self._dtype = dtype
         others = torch.ones(space.rows.shape[1], dtype=torch.bool, device=columns.device)
         others[columns[columns >= 0]] = False
@@ -76,7 +78,8 @@ class RowState:
         """The factors of K and C."""
         self._root = cholesky(self._gram.clone())
         self._half = torch.linalg.solve_triangular(self._root, self._across.T, upper=False)
-        noisy = self.ridge * (self._removed + self._half.T @ self._half)
+        self.errors = self.ridge * (self._removed + self._half.T @ self._half)
+        noisy = self.errors.clone()
         noisy.diagonal().add_(1)
         self._noise_root = cholesky(noisy)
 
@@ -86,7 +89,20 @@ class RowState:
         """``V`` with ``P = (I - V^T V) / ridge``, ``B``, and ``U`` with ``U^T U = R``."""
         v = _inverse(self._root).to(rows.dtype) @ rows
         b = weight + self._half.T.to(rows.dtype) @ v
-        return v, b, _inverse(self._noise_root).to(rows.dtype) @ b
+        return v, b, b if self.small else _inverse(self._noise_root).to(rows.dtype) @ b
+
+    def lost(self) -> float:
+        """Nats that are lost without the units that are gone."""
+        return self.uses * float(self._noise_root.diagonal().log().sum())
+
+    def nats_of(self, unit: Int[Tensor, " 1"]) -> float:
+        """Nats that would be lost with one unit now."""
+        columns = self._columns(unit)
+        v, b, _ = self._seen(self._rows[:, columns], self._weight[:, columns])
+        eye = torch.eye(v.shape[1], dtype=v.dtype, device=v.device)
+        p = (eye - v.T @ v) / self.ridge
+        half = torch.linalg.solve_triangular(self._noise_root, b, upper=False)
+        return self.uses * float(delta(p.unsqueeze(0), (half.T @ half).unsqueeze(0)))
 
     def blocks(self) -> tuple[Float[Tensor, "u k k"], Float[Tensor, "u k k"]]:
         """Diagonal blocks of P and of R = B^T inverse(C) B, of the units that are left."""
@@ -99,12 +115,14 @@ class RowState:
         eye = torch.eye(self.k, dtype=v.dtype, device=v.device)
         return (eye - v.mT @ v) / self.ridge, u.mT @ u
 
-    def candidate(self, chosen: Int[Tensor, " u"]) -> Candidates:
-        """P and M = P + R of the chosen units alone, in float64."""
+    def candidate(self, chosen: Int[Tensor, " u"]) -> Candidates | SmallLosses:
+        """P and R of the chosen units alone, in float64."""
         columns = self._columns(chosen)
         v, _, u = self._seen(self._rows[:, columns], self._weight[:, columns])
         eye = torch.eye(v.shape[1], dtype=v.dtype, device=v.device)
         p = (eye - v.T @ v) / self.ridge
+        if self.small:
+            return SmallLosses(p.cpu(), (u.T @ u).cpu(), self.k, self.uses)
         return Candidates(p.cpu(), (p + u.T @ u).cpu(), self.k, self.uses)
 
     def downdate(self, gone: Int[Tensor, " u"]) -> "RowState | State":
@@ -133,10 +151,11 @@ class RowState:
         own = self._rows.shape[1]
         P = torch.cholesky_inverse(cholesky(moments))[:own, :own]
         _, B, U = self._seen(self._rows, self._weight)
-        Z = torch.linalg.solve_triangular(self._noise_root.T, U, upper=True)
-        return State(
-            P.to(self._dtype).contiguous(), B.to(self._dtype), Z.to(self._dtype), self.k, self.uses
-        )
+        Z = None
+        if not self.small:
+            Z = torch.linalg.solve_triangular(self._noise_root.T, U, upper=True).to(self._dtype)
+        P, B = P.to(self._dtype).contiguous(), B.to(self._dtype)
+        return State(P, B, Z, self.k, self.uses, self.errors)
 
 
 def _inverse(root: Float[Tensor, "n n"]) -> Float[Tensor, "n n"]:

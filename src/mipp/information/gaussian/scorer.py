@@ -20,7 +20,7 @@ import torch
 from mipp.checks import check_fields
 from mipp.errors import InputError
 from mipp.information.gaussian.crossvalidated import CrossValidated
-from mipp.information.gaussian.downdate import State, delta
+from mipp.information.gaussian.downdate import State, delta, squared_errors
 from mipp.information.gaussian.row_state import RowState
 from mipp.information.gaussian.standardised import RowSpace, Whole, total, unit_columns
 from mipp.information.views import (
@@ -65,6 +65,10 @@ class Gaussian:
             removal.
         single_above: Number of features above which float32 is used instead of float64 (eight times
             as many where units have more than 32 of them, whose blocks float32 resolves badly).
+        small_losses: With ``noise="fisher"``: whether units are compared by the squared errors that
+            their removal makes, in units of the noise, which is their information where that is
+            small. What a curve says is lost is exact either way, apart from how a round's loss is
+            shared among its units.
 
     Examples:
         >>> Gaussian(noise=0.1).name
@@ -77,8 +81,9 @@ class Gaussian:
 
     noise: float | str = "fisher"
     ridge: float = 1e-6
-    share_per_round: float = 0.02
+    share_per_round: float = 0.05
     single_above: int = 1024
+    small_losses: bool = True
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -103,11 +108,13 @@ class GaussianScorer:
     ) -> None:
         self.n_units = n_units
         self._config = config
+        self._observed = any(isinstance(view, Observations) for view in views)
         self._wholes = [self._whole(view) for view in views]
         made = [self._state(whole) for whole in self._wholes]
         self._states, self._totals = [state for state, _ in made], [nats for _, nats in made]
         self._alive = np.arange(n_units)
         self._left = np.array(self._totals)
+        self._lost = np.zeros(len(views))
         self._views, self._seed = views, seed
         self._folds: list[CrossValidated] | None = None
 
@@ -124,9 +131,11 @@ class GaussianScorer:
         columns = unit_columns(view.unit, self.n_units)
         dtype = self._dtype(len(view.unit), columns.shape[1])
         nats = total(space, weight, view.uses)
+        # a share of the variance as noise, or the residual of a regression, is no small loss
+        small = whole.noise == "fisher" and self._config.small_losses and not self._observed
         if isinstance(space, RowSpace):
-            return RowState(space, weight, columns, view.uses, dtype), nats
-        return State.of_all(space, weight, columns, view.uses, dtype), nats
+            return RowState(space, weight, columns, view.uses, dtype, small=small), nats
+        return State.of_all(space, weight, columns, view.uses, dtype, small=small), nats
 
     def _dtype(self, n_features: int, per_unit: int) -> torch.dtype:
         """float32 for many features, unless units have many of them; float64 otherwise."""
@@ -155,7 +164,8 @@ class GaussianScorer:
     def _alive_scores(self) -> FloatArray:
         out = np.zeros(len(self._alive))
         for state in self._states:
-            out += delta(*state.blocks()).cpu().numpy() * state.uses
+            score = squared_errors if state.small else delta
+            out += score(*state.blocks()).cpu().numpy() * state.uses
         return out
 
     def nats_of(self, unit: int) -> FloatArray:
@@ -195,6 +205,7 @@ class GaussianScorer:
         where = self._position(unit)
         nats = self._taken(self._nats_at(where))
         self._commit(where)
+        self._lost = np.array([state.lost() for state in self._states])
         return nats
 
     def _taken(self, nats: FloatArray) -> FloatArray:
@@ -210,9 +221,7 @@ class GaussianScorer:
         return where
 
     def _nats_at(self, where: np.ndarray) -> FloatArray:
-        return np.concatenate(
-            [s.candidate(torch.as_tensor(where, device=s.device)).nats() for s in self._states]
-        )
+        return np.array([s.nats_of(torch.as_tensor(where, device=s.device)) for s in self._states])
 
     def remove_least(self, count: int) -> list[tuple[int, FloatArray]]:
         """Removes ``count`` units, least information first, re-scored after each."""
@@ -230,7 +239,7 @@ class GaussianScorer:
         few_rows = [state.k for state in self._states if isinstance(state, RowState)]
         most = int(self._config.share_per_round * len(self._alive))
         if not few_rows:
-            return max(1, most), 4
+            return max(1, most), 3
         # scores change slowly where most features are combinations of others
         within = min(int(ROW_SPACE_SHARE * len(self._alive)), ROW_SPACE_COLUMNS // max(few_rows))
         return max(1, most, within), 2
@@ -240,18 +249,31 @@ class GaussianScorer:
         device = self._states[0].device
         small = [s.candidate(torch.as_tensor(chosen, device=device)) for s in self._states]
         left = np.ones(len(chosen), dtype=bool)
-        out: list[tuple[int, FloatArray]] = []
+        units: list[int] = []
+        lost: list[FloatArray] = []
         for step in range(min(n, len(chosen))):
             nats = np.stack([s.nats() for s in small])
             summed = np.where(left, nats.sum(0), np.inf)
             j = int(np.argmin(summed))
             left[j] = False
-            out.append((int(self._alive[chosen[j]]), self._taken(nats[:, j])))
+            units.append(int(self._alive[chosen[j]]))
+            lost.append(nats[:, j])
             if step + 1 < n:
                 for s in small:
                     s.remove(j)
         self._commit(chosen[~left])
-        return out
+        return [
+            (unit, self._taken(nats))
+            for unit, nats in zip(units, self._exact(np.stack(lost)), strict=True)
+        ]
+
+    def _exact(self, nats: FloatArray) -> FloatArray:
+        """Nats lost in one round ``(units, consumers)``, so scaled that their sums are exact."""
+        before, self._lost = self._lost, np.array([state.lost() for state in self._states])
+        summed = nats.sum(0)
+        scale = np.divide(self._lost - before, summed, out=np.ones_like(summed), where=summed > 0)
+        small = np.array([state.small for state in self._states])
+        return nats * np.where(small, scale, 1.0)
 
     def _commit(self, where: np.ndarray) -> None:
         self._states = [

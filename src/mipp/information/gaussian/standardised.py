@@ -5,6 +5,7 @@ identity. A feature that never varies carries no information: it has no weight, 
 scale nor the ridge matters.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -22,6 +23,10 @@ variance is taken for zero: covariances that were summed in float32 have no more
 LEAST_RIDGE = 1e-8
 """Smallest ridge that is added to a correlation matrix that cannot be factored; in row space there
 is always one feature that is a combination of others."""
+
+
+LARGE, LARGE_RIDGE = 1024, 1e-6
+"""Features from which on sums of float32 products need more than that."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,18 +123,18 @@ def standardised(
     weight = torch.where(constant, 0.0, view.weight.double() * scale)
     if isinstance(covariance, Factor):
         rows = covariance.rows.double() / scale
-        white = whitened(weight, (weight @ rows.T).square().sum(1), view.fisher, noise)
+        white = whitened(weight, lambda: (weight @ rows.T).square().sum(1), view.fisher, noise)
         return RowSpace(rows, max(ridge, LEAST_RIDGE)), white
     matrix = covariance.double() / scale
     matrix /= scale.unsqueeze(1)
-    white = whitened(weight, ((weight @ matrix) * weight).sum(1), view.fisher, noise)
+    white = whitened(weight, lambda: ((weight @ matrix) * weight).sum(1), view.fisher, noise)
     matrix.diagonal().add_(constant.to(matrix.dtype) + ridge)
     return FeatureSpace(matrix), white
 
 
 def whitened(
     weight: Float[Tensor, "m d"],
-    variance: Float[Tensor, " m"],
+    variance: Callable[[], Float[Tensor, " m"]],
     fisher: Float[Tensor, "m m"] | None,
     noise: float | str,
 ) -> Float[Tensor, "r d"]:
@@ -139,7 +144,7 @@ def whitened(
 
     Args:
         weight: Of features of unit variance.
-        variance: Of each output.
+        variance: Gives that of each output, which only a relative noise needs.
         fisher: Fisher information about the outputs.
         noise: As in `mipp.Gaussian`.
     """
@@ -151,8 +156,9 @@ def whitened(
         # the smaller of F and W^T F W is decomposed
         white = fisher_whitening(weight.T @ fisher @ weight if wide else fisher)
         return white if wide else white @ weight
-    seen = variance > VISIBLE * weight.square().sum(1)
-    white = weight[seen] / (float(noise) * variance[seen]).sqrt().unsqueeze(1)
+    each = variance()
+    seen = each > VISIBLE * weight.square().sum(1)
+    white = weight[seen] / (float(noise) * each[seen]).sqrt().unsqueeze(1)
     if white.shape[0] > white.shape[1]:
         white = torch.linalg.qr(white, mode="r").R
     return white
@@ -181,11 +187,12 @@ def in_units_of_noise(y: Float[Tensor, "rows m"], share: float | int) -> Float[T
 def cholesky(corr: Float[Tensor, "d d"]) -> Float[Tensor, "d d"]:
     """Lower Cholesky factor of a correlation matrix, with as much extra ridge as it takes."""
     extra = 0.0
-    for _ in range(12):
+    for _ in range(10):
         root, fault = torch.linalg.cholesky_ex(corr)
         if int(fault) == 0:
             return root
-        more = max(10 * extra, LEAST_RIDGE)
+        # less than what rounding of large matrices takes away would only be tried in vain
+        more = max(10 * extra, LEAST_RIDGE if len(corr) < LARGE else LARGE_RIDGE)
         corr.diagonal().add_(more - extra)
         extra = more
     raise InputError("The second moments are not positive semidefinite. Check the activations.")

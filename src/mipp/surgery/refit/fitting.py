@@ -14,10 +14,15 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from mipp.checks import check_fields
+from mipp.covariance import dense
 from mipp.errors import InputError, SurgeryError
 from mipp.records import Consumer
-from mipp.surgery.refit.ridge import Regression, Ridge
-from mipp.tracing.calls import Call, weight_matrix
+from mipp.surgery.refit.ridge import Regression, Ridge, pull_of
+from mipp.surgery.refit.walk import Reached
+from mipp.tracing.calls import weight_matrix
+
+Fitted = tuple[Float[Tensor, "m d"], Float[Tensor, " d"], Float[Tensor, " m"]]
+"""Weights, and the means of inputs and outputs about which they were fitted."""
 
 FEWEST = 8
 """Rows from which something can be fitted that others would confirm."""
@@ -73,7 +78,7 @@ class Refit:
     ridge: float = 1e-3
     toward: str = "old"
     norm: str = "mean"
-    rows_per_feature: float = 24.0
+    rows_per_feature: float = 8.0
     min_rows: int = 8192
     few_rows: float = 4.0
 
@@ -112,60 +117,89 @@ def finite(new: Float[Tensor, "*shape"] | None, layer: str) -> Float[Tensor, "*s
 
 
 class LeastSquares:
-    """The fit of one call of a pruned layer.
+    """The fit of one layer of a pruned net, which all batches have reached.
+
+    Rows of all processes count. Where there are many they are summed batch by batch, and never
+    stand beside each other.
 
     Args:
-        call: the call, whose weight and bias are set in place.
-        consumer: the layer.
-        x: rows that it takes in.
-        y: outputs that it should give.
+        reached: the layer, whose weight and bias are set in place.
+        consumer: the layer, as the graph has it.
         ridge: pull, as a share of each feature's variance.
         toward: pulls towards the weights as they are (``"old"``) or towards ``"zero"``.
     """
 
-    def __init__(
-        self,
-        call: Call,
-        consumer: Consumer,
-        x: Float[Tensor, "rows d"],
-        y: Float[Tensor, "rows m"],
-        ridge: float,
-        toward: str,
-    ) -> None:
-        self.call, self.consumer, self.x, self.y = call, consumer, x, y
+    def __init__(self, reached: Reached, consumer: Consumer, ridge: float, toward: str) -> None:
+        self.reached, self.consumer = reached, consumer
+        self.call = call = reached.call
         added = call.bias is not None and call.kind != "conv_transpose"
         # a bias that is computed out of other parameters is no parameter that could be fitted
         self.bias = call.bias if added and consumer.bias is not None else None
-        if added and consumer.bias is None:
-            assert call.bias is not None
-            self.y = y - call.bias.to(y.dtype)
         self.ridge, self.toward = ridge, toward
         self.old = weight_matrix(call.kind, call.weight).double()
+        self._fixed = torch.zeros_like(self.old[:, 0])
+        if added and consumer.bias is None:
+            assert call.bias is not None
+            self._fixed = call.bias.detach().double()
 
-    def fit_weights(self, few: float, example: Int[Tensor, " rows"]) -> None:
+    def fit_weights(self, few: float) -> None:
         """Fits all weights, and the bias (or the BatchNorm behind) such that the mean is kept.
 
         Args:
             few: rows for each feature below which held-out rows choose a stronger ridge, or to
                 leave the layer as it is.
-            example: which example each row is from.
         """
         # a transposed convolution is fitted on what each position adds, which has no bias in it
         centred = self.call.kind != "conv_transpose" and (
             self.bias is not None or self.consumer.norm_after
         )
-        bias = None if self.bias is None else self.bias.detach()
-        problem = Regression(self.x, self.y, self.old, bias, self.toward, centred)
-        fitted = Ridge(problem)
-        strength = chosen_strength(fitted, self.ridge, example, few)
-        if strength is None:
+        if self.reached.n_rows >= few * self.old.shape[1]:
+            made: Fitted | None = self._from_moments(centred)
+        else:
+            made = self._from_rows(centred, few)
+        if made is None:
             return
-        new = finite(fitted.solution(strength), self.consumer.name)
+        new, x_mean, y_mean = made
+        finite(new, self.consumer.name)
         if self.bias is not None:
-            self.bias.data.copy_(fitted.y_mean - new @ fitted.x_mean)
+            self.bias.data.copy_(y_mean - new @ x_mean)
         if self.call.kind in ("conv_transpose", "matmul"):
             new = new.T
         self.call.weight.data.copy_(new.reshape(self.call.weight.shape))
+
+    def _from_moments(self, centred: bool) -> Fitted:
+        x_mean, y_mean, gram, cross, variance = self._moments(centred)
+        anchor = self.old if self.toward == "old" else torch.zeros_like(self.old)
+        pull = self.ridge * pull_of(variance)
+        gram.diagonal().add_(pull)
+        cross += pull.unsqueeze(1) * anchor.T
+        root, fault = torch.linalg.cholesky_ex(gram)
+        solved = torch.cholesky_solve(cross, root).T if int(fault) == 0 else None
+        return finite(solved, self.consumer.name), x_mean, y_mean
+
+    def _moments(self, centred: bool) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """Means, moments and cross-moments (about the means or zero), and a scale of each input."""
+        seen = self.reached.moments()
+        x_mean, y_mean = seen.mean[0].double(), seen.target_mean[0].double() - self._fixed
+        # features that are not finite look like features that never vary
+        finite(torch.cat([x_mean, y_mean]), self.consumer.name)
+        gram, cross = dense(seen.covariance())[0].double(), seen.cross_covariance()[0].double()
+        if not centred:
+            gram += torch.outer(x_mean, x_mean)
+            cross += torch.outer(x_mean, y_mean)
+        return x_mean, y_mean, gram, cross, gram.diagonal().clone()
+
+    def _from_rows(self, centred: bool, few: float) -> Fitted | None:
+        """The fit to few rows, of a strength that held-out rows choose; None for leaving it."""
+        rows = self.reached.whole(everywhere=True)
+        bias = None if self.bias is None else self.bias.detach()
+        y = rows.y[:, 0] - self._fixed.to(rows.y.dtype)
+        fitted = Ridge(Regression(rows.x[:, 0], y, self.old, bias, self.toward, centred))
+        strength = chosen_strength(fitted, self.ridge, rows.example, few)
+        if strength is None:
+            return None
+        new = finite(fitted.solution(strength), self.consumer.name)
+        return new, fitted.x_mean, fitted.y_mean
 
     def fit_scale(self, channels: Int[Tensor, " inputs"]) -> None:
         """Fits one factor for all weights that read a channel; the bias stays.
@@ -173,15 +207,14 @@ class LeastSquares:
         Args:
             channels: the channel of each input of the weight, counted from 0.
         """
-        target = self.y.double()
+        x_mean, _, second, across, _ = self._moments(centred=False)
         if self.bias is not None:
-            target = target - self.bias.double()
+            across -= torch.outer(x_mean, self.bias.double())
         owner = channels.repeat_interleave(self.old.shape[1] // len(channels))
         of = torch.nn.functional.one_hot(owner).to(self.old)
-        x = self.x.double()
         # an output is the sum over channels c of z_c = W_c x_c; outputs are rows, too
-        gram = of.T @ ((x.T @ x) * (self.old.T @ self.old)) @ of / len(x)
-        cross = of.T @ ((x.T @ target) * self.old.T).sum(1, keepdim=True) / len(x)
+        gram = of.T @ (second * (self.old.T @ self.old)) @ of
+        cross = of.T @ (across * self.old.T).sum(1, keepdim=True)
         ones = torch.ones_like(cross)
         pull = self.ridge * (gram.diagonal() + 1e-8 * gram.diagonal().mean())
         pull = torch.where(pull > 0, pull, 1.0)
@@ -198,8 +231,8 @@ class LeastSquares:
     def fit_bias(self) -> None:
         """Fits the bias such that the mean is kept; without one there is nothing to fit."""
         if self.bias is not None:
-            means = self.y.double().mean(0) - self.old @ self.x.double().mean(0)
-            self.bias.data.copy_(means)
+            x_mean, y_mean, *_ = self._moments(centred=True)
+            self.bias.data.copy_(y_mean - self.old @ x_mean)
 
 
 def best_fit(

@@ -37,6 +37,12 @@ class Regression:
         return self.old if self.toward == "old" else torch.zeros_like(self.old)
 
 
+def pull_of(variance: Float[Tensor, " d"]) -> Float[Tensor, " d"]:
+    """How strongly each feature is pulled, before the ridge: by its variance, and never by 0."""
+    pull = variance + 1e-8 * variance.mean()
+    return torch.where(pull > 0, pull, 1.0)
+
+
 class Ridge:
     """Solutions of one regression for any strength of the ridge.
 
@@ -61,8 +67,7 @@ class Ridge:
             constant = ~varies(variance, self.x_mean, problem.x.dtype)
             variance[constant] = 0
             self._x[:, constant] = 0
-        pull = variance + 1e-8 * variance.mean()
-        self._pull = torch.where(pull > 0, pull, 1.0)
+        self._pull = pull_of(variance)
         self.in_rows = len(self._x) < self._x.shape[1]
         self._all: _Rows | _Sums | None = None
 

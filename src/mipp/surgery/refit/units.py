@@ -10,20 +10,24 @@ with the bias (or the running mean of the BatchNorm behind it) such that the mea
 gradient step, no labels.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from mipp import processes
 from mipp.errors import SurgeryError
 from mipp.out_of_memory import enough_memory
 from mipp.records import KEPT, AxisKey, ChannelGraph, Consumer, IntArray
 from mipp.surgery.keeps import scale_keeps
 from mipp.surgery.refit.fitting import LESS_MEMORY, LeastSquares, Refit
-from mipp.surgery.refit.walk import Inputs, Piece, Reached, WalkedLayer, walk
+from mipp.surgery.refit.walk import Draw, Original, Piece, Reached, WalkedLayer, walk
+from mipp.tracing.notes import Key, Notes
+
+NOTED_SHARE = 0.6
 
 
 def refit(
@@ -31,11 +35,12 @@ def refit(
     original: nn.Module,
     graph: ChannelGraph,
     kept: Mapping[AxisKey, IntArray],
-    batches: Sequence[Inputs],
-    joined: Inputs,
+    pieces: Sequence[Piece],
     config: Refit | None = None,
+    notes: Notes | None = None,
     seed: int = 0,
     hold: Callable[[], None] = lambda: None,
+    memory: float = math.inf,
 ) -> None:
     """Fits the weights and BatchNorm statistics of ``small``, in place, to the original's outputs.
 
@@ -47,11 +52,14 @@ def refit(
         original: the model before pruning.
         graph: of the original.
         kept: indices that stay, by axis.
-        batches: the examples in pieces, for the original.
-        joined: the same examples in one piece, for the pruned model.
+        pieces: the examples in batches.
         config: how to fit.
+        notes: what the original gave at consumers that are called once and not routed, if it was
+            noted when it was measured; else the original is run.
         seed: of the rows that are drawn.
         hold: called after each fit, to put back what must not be fitted.
+        memory: bytes allowed; outputs of the original that would take more than a quarter of it
+            are not kept, and both nets run in step.
 
     Raises:
         SurgeryError: the fitted weights are not finite.
@@ -59,19 +67,13 @@ def refit(
     config = config or Refit()
     if not kept:
         return
-    sizes = [_batch_size(args, kwargs) for args, kwargs in batches]
-    pieces = [
-        Piece(inputs, number, size)
-        for number, (inputs, size) in enumerate(zip(batches, sizes, strict=True))
-    ]
+    n_samples = processes.total("the number of examples", sum(piece.size for piece in pieces))
     norm_channels = {
         id(buffer): torch.as_tensor(kept[key], device=buffer.device)
         for name, buffer in small.named_buffers()
         if (key := AxisKey(graph.aliases.get(name, name), 0)) in kept
     }
-    calls = [consumer.weight for consumer in graph.consumers]
-    once = [c for c in graph.consumers if calls.count(c.weight) == 1 and c.alone]
-    fitted = once if config.mode != "norm" else []
+    fitted = _fitted(graph, config)
     noted = [c.routed or config.mode == "closed" for c in fitted]
     layers = [
         _layer(graph, kept, consumer, index, note_inputs=note)
@@ -80,33 +82,55 @@ def refit(
 
     def visit(reached: Reached) -> None:
         consumer = fitted[reached.layer.index]
-        width = reached.x.shape[2]
+        width = reached.layer.features
         with enough_memory(
             "refitting", consumer.name, width, 8 * width**2, SurgeryError, LESS_MEMORY
         ):
-            problem = LeastSquares(
-                reached.call, consumer, reached.x[:, 0], reached.y[:, 0], config.ridge,
-                config.toward,
-            )  # fmt: skip
+            problem = LeastSquares(reached, consumer, config.ridge, config.toward)
             if config.fits == "bias":
                 problem.fit_bias()
             elif config.fits == "scale":
                 problem.fit_scale(_channels(graph, kept, consumer, reached.call.weight))
             else:
-                problem.fit_weights(config.few_rows, reached.example)
+                problem.fit_weights(config.few_rows)
         hold()
 
-    largest = max(graph.consumers, key=lambda c: _features(graph, c))
-    width = _features(graph, largest)
+    largest = max(graph.consumers, key=lambda c: n_features(graph, c))
+    width = n_features(graph, largest)
     with enough_memory(
         "running all calibration examples for the refit; the largest layer is", largest.name,
         width, 8 * width**2, SurgeryError, LESS_MEMORY,
     ):  # fmt: skip
+        squares = config.norm == "full"
+        source: Original | Notes | None = notes
+        if notes is None or any(noted) or (squares and not notes.squares):
+            draw = Draw(config.rows_per_feature, config.min_rows, n_samples, seed)
+            source = Original(original, layers, pieces, draw, squares=squares)
+        assert source is not None
         walk(
-            small, original, layers, pieces, joined, visit,
-            rows_per_feature=config.rows_per_feature, min_rows=config.min_rows,
-            n_samples=sum(sizes), norm=config.norm, norm_channels=norm_channels, seed=seed,
+            small, layers, pieces, source, visit, n_samples=n_samples, norm=config.norm,
+            norm_channels=norm_channels, memory=memory,
         )  # fmt: skip
+
+
+def rows_noted(graph: ChannelGraph, config: Refit) -> dict[Key, float] | None:
+    """Layer -> rows at which its outputs are to be noted for a refit, while it is measured.
+
+    Per feature a little more than half of those that a refit of the whole layer would use, since
+    units go. None where a refit needs inputs, too.
+    """
+    fitted = _fitted(graph, config)
+    if config.mode == "closed" or any(consumer.routed for consumer in fitted):
+        return None
+    each = NOTED_SHARE * config.rows_per_feature
+    return {(c.weight, c.call): max(each * n_features(graph, c), config.min_rows) for c in fitted}
+
+
+def _fitted(graph: ChannelGraph, config: Refit) -> list[Consumer]:
+    """Consumers that are fitted: those that alone use their weight, once."""
+    calls = [consumer.weight for consumer in graph.consumers]
+    once = [c for c in graph.consumers if calls.count(c.weight) == 1 and c.alone]
+    return once if config.mode != "norm" else []
 
 
 def _layer(
@@ -171,11 +195,7 @@ def _channels(
     return torch.as_tensor(channels, device=weight.device)
 
 
-def _features(graph: ChannelGraph, consumer: Consumer) -> int:
+def n_features(graph: ChannelGraph, consumer: Consumer) -> int:
+    """Features of a row of the consumer's input."""
     shape = graph.shapes[consumer.weight]
     return int(np.prod(shape)) // shape[consumer.out_dim]
-
-
-def _batch_size(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> int:
-    tensors = [v for v in (*args, *kwargs.values()) if isinstance(v, Tensor) and v.dim() > 0]
-    return tensors[0].shape[0] if tensors else 1

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from mipp.statistics.moments import Moments, Squares
+from mipp.moments import Moments, Squares
 
 
 def whole(rows):
@@ -65,3 +65,19 @@ def test_a_feature_that_never_varies_has_covariance_zero_in_its_block_alone():
     assert (covariance[1, 1] == 0).all()
     assert (covariance[1, :, 1] == 0).all()
     assert (covariance[0].diagonal() > 0).all()
+
+
+@pytest.mark.parametrize("blocks", [None, 2])
+def test_targets_give_their_mean_and_their_covariance_with_the_features(blocks):
+    g = blocks or 1
+    x, y = torch.randn(3000, g * 4).double() + 2, torch.randn(3000, g * 3).double() - 1
+    moments = Moments(4, torch.device("cpu"), torch.float64, blocks, targets=3)
+    for rows, targets in zip(x.split([1500, 1, 1499]), y.split([1500, 1, 1499]), strict=True):
+        moments.update(rows, targets)
+    x, y = x.view(3000, g, 4), y.view(3000, g, 3)
+    across = torch.einsum("ngd,ngm->gdm", x - x.mean(0), y - y.mean(0)) / 3000
+    own = torch.einsum("ngd,nge->gde", x - x.mean(0), x - x.mean(0)) / 3000
+    expected = [x.mean(0), y.mean(0), across, own]
+    found = [moments.mean, moments.target_mean, moments.cross_covariance(), moments.covariance()]
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other if blocks else other[0])
