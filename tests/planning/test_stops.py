@@ -58,7 +58,7 @@ COMBINATIONS = [
     ("activations", "confidence", "pruned", "ordered", None),
     ("activations", "share", "whole", "greedy", "units=90%"),
     ("activations", "none", "whole", "greedy", "macs=60%"),
-    ("outputs", "confidence", "pruned", "greedy", "units=95%"),
+    ("outputs", "confidence", "pruned", "greedy", None),
     ("outputs", "none", "pruned", "greedy", "information=80%"),
     ("labels", "share", "pruned", "ordered", None),
     ("labels", "confidence", "whole", "ordered", None),
