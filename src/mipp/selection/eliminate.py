@@ -68,7 +68,7 @@ class Confidence:
     summed over its consumers. The unit stays if the one-sided Student t interval of their mean at
     this level lies above zero.
 
-    A unit that tells nothing stays less often than ``1 - level``: with ``gaussian`` and ``mlp``
+    A unit that says nothing stays less often than ``1 - level``: with ``gaussian`` and ``mlp``
     because overfitting pulls the estimates down, with ``masked`` because a unit has to pass two
     tests (`MaskedScorer`). Of 240 units at 0.95 at most 2.5 % stay. Of noisy copies of a useful
     unit 6 % do with ``masked``, which makes too little of what could replace a unit, and up to 3 %

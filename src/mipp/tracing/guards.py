@@ -176,7 +176,7 @@ def measuring(model: nn.Module, *, values: bool = True) -> Iterator[None]:
 
 
 def checksum(tensor: Tensor) -> int:
-    """A number that another tensor of the same shape hardly ever has."""
+    """A number that another tensor of the same shape rarely has."""
     values = tensor.detach()
     values = values if values.layout == torch.strided else values.to_dense()
     flat = values.contiguous().flatten().view(torch.uint8)

@@ -70,7 +70,7 @@ class NormSums:
     Attributes:
         count: how many rows were added.
         total (channels,): sum of the rows.
-        square (channels,): sum of their squares; 0 where they are not asked for.
+        square (channels,): sum of their squares; 0 where they are not wanted.
     """
 
     count: float = 0.0

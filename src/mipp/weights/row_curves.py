@@ -5,7 +5,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int, Shaped
-from scipy.interpolate import PchipInterpolator
 from torch import Tensor
 
 from mipp.statistics import Statistics
@@ -181,6 +180,8 @@ def _between(
 
     Roots of errors over roots of sizes are nearly straight lines.
     """
+    from scipy.interpolate import PchipInterpolator  # noqa: PLC0415 - only wide layers need it
+
     spread = np.linspace(0, 1, POINTS + 1) ** 2 * int(sizes[0])
     points = np.unique(np.ceil(spread).astype(np.int64))
     roots = errors.double().clamp_min(0).sqrt().flip(1).cpu().numpy()

@@ -52,7 +52,7 @@ class Masked:
     Bias: as `mipp.Mlp`, but larger: one network must serve all sets, so it learns less about each
     than networks trained on that set alone, and a unit that others could replace costs more nats
     than it should. A network sees less of what each mask hides than of the whole, so masking costs
-    nats even for a unit that tells nothing, and all folds agree on it: they share the network.
+    nats even for a unit that says nothing, and all folds agree on it: they share the network.
     `estimates` therefore takes the more doubtful of two comparisons, see `MaskedScorer`.
 
     Attributes:
