@@ -31,6 +31,9 @@ N_FOLDS = 8
 MANY = 64
 """Examples from which half as many folds do."""
 
+WIDE = 1024
+"""Features beyond which two folds of many examples do, since each costs several solutions."""
+
 STRENGTHS = (1.0, 30.0, 1000.0)
 """Multiples of the requested ridge that held-out rows choose from."""
 
@@ -279,7 +282,8 @@ def chosen_strength(
     def gains() -> Float[Tensor, "strengths examples"]:
         number = _numbers(example)
         n_examples = int(number.max()) + 1
-        n_folds = min(N_FOLDS if n_examples < MANY else N_FOLDS // 2, n_examples)
+        many = 2 if fitted.problem.x.shape[1] > WIDE else N_FOLDS // 2
+        n_folds = min(N_FOLDS if n_examples < MANY else many, n_examples)
         rows = fitted.gains(strengths, number * n_folds // n_examples)
         return rows.new_zeros(len(strengths), n_examples).index_add_(1, number, rows)
 
