@@ -171,8 +171,8 @@ def weight_gradients(question: Question) -> dict[int, Tensor]:
                 output = output + anchor
 
                 def add(gradient: Tensor) -> None:
-                    n, every = len(call.input), torch.arange(n_positions(call, gradient))
-                    rows = input_rows(call, gradient, every)
+                    n, every = len(call.input), torch.arange(n_positions(call))
+                    rows = input_rows(call, every)
                     rows = (rows - rows.mean(0)).view(n, -1, rows.shape[1])
                     g = output_rows(call, gradient, every).view(n, rows.shape[1], -1)
                     found[index].append(g.mT @ rows)
