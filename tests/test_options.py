@@ -81,7 +81,16 @@ def test_the_page_of_options_is_made_from_them():
 
 def test_a_plan_records_each_option_that_can_change_it():
     recorded = to_dict(Options(), "macs=50%")
-    left_out = {"calibration", "latency", "loss", "memory", "outputs", "training", "widths"}
+    left_out = {
+        "calibration",
+        "latency",
+        "loss",
+        "memory",
+        "outputs",
+        "training",
+        "widths",
+        "resume",
+    }
     left_out |= {"head_dims", "residual"}  # only where they are on
     assert {one.name for one in fields(Options)} - left_out <= set(recorded)
 

@@ -8,6 +8,7 @@ imported with the first record that is made.
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, get_type_hints
 
 if TYPE_CHECKING:
@@ -182,6 +183,12 @@ class Options(_Common):
     latency: "latency.Latency" = option(
         "How a budget of latency is measured.", make=_record("mipp.latency", "Latency")
     )
+    resume: str | Path | None = option(
+        "Folder in which the state of the elimination is kept, a few seconds old at most. After an "
+        "interruption the same call with the same options, model and batches continues there and "
+        "gives the same plan. For learned estimators, whose eliminations take long.",
+        None,
+    )
     head_dims: bool = option(
         "Inside attention the units are not whole heads but features of heads, each taken from all "
         "heads at once.",
@@ -311,6 +318,7 @@ class UnitKeywords(_CommonKeywords, total=False):
     widths: "Mapping[str, int] | Any | None"
     refit: "surgery.Refit | str | bool | None"
     latency: "latency.Latency"
+    resume: str | Path | None
     head_dims: bool
     residual: bool
 

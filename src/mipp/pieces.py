@@ -1,6 +1,6 @@
 """Calibration batches as the pieces that a refit runs side by side."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import nn
@@ -8,32 +8,37 @@ from torch import nn
 from mipp import processes
 from mipp.statistics import Batch, in_one, joined
 from mipp.surgery import Piece
+from mipp.tracing.guards import measuring
+from mipp.tracing.module_contents import ModuleContents
 
 MOST_PIECES = 128
 """Batches that run side by side, each in a thread."""
 
 
-def pieces_of(
-    model: nn.Module, batches: Sequence[Batch]
-) -> tuple[list[Piece], Callable[[], list[Piece]]]:
-    """The batches on the model's device as pieces of a walk, and what joins them into one.
+def pieces_of(model: nn.Module, batches: Sequence[Batch]) -> list[Piece]:
+    """The batches on the model's device as pieces of a walk.
 
-    Very many small batches are joined into `MOST_PIECES`, as far as the model takes them joined.
+    Very many small batches are joined into `MOST_PIECES`, as far as the model takes them joined;
+    all of them into one for a model that keeps tensors from one forward pass to the next, whose
+    passes cannot run side by side.
     """
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
-    rank, world = processes.rank_and_size()
-
-    def pieces(given: Sequence[Batch]) -> list[Piece]:
-        return [
-            Piece((batch.args, batch.kwargs), number * world + rank, len(batch))
-            for number, batch in enumerate(given)
-        ]
-
-    def one() -> list[Piece]:
-        return pieces([in_one(model, batches)[1]])
-
     moved = [batch.to(device) for batch in batches]
-    if len(moved) > MOST_PIECES and all(batch.divisible for batch in moved):
+    if len(moved) > 1 and keeps_tensors(model, moved[0].part(0, 2)):
+        moved = [in_one(model, batches)[1]]
+    elif len(moved) > MOST_PIECES and all(batch.divisible for batch in moved):
         each = -(-len(moved) // MOST_PIECES)
         moved = [joined(moved[at : at + each]) for at in range(0, len(moved), each)]
-    return pieces(moved), one
+    rank, world = processes.rank_and_size()
+    return [
+        Piece((batch.args, batch.kwargs), number * world + rank, len(batch))
+        for number, batch in enumerate(moved)
+    ]
+
+
+def keeps_tensors(model: nn.Module, batch: Batch) -> bool:
+    """Whether modules have other tensors after a forward pass than before it."""
+    with torch.no_grad(), measuring(model):
+        contents = ModuleContents([model])
+        model(*batch.args, **batch.kwargs)
+        return contents.tensors_changed()

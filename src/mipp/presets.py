@@ -20,12 +20,15 @@ def paper(confidence: float = 0.95, **changes: Any) -> dict[str, Any]:
     single settings, for instance ``estimator="gaussian"``.
 
     Source: Westphal, Hailes and Musolesi, arXiv 2411.00147, algorithms 1 and 2. What the paper
-    leaves open (learning rate, how the confidence is computed) is in `Mlp` and `Confidence`; two
-    hidden layers of 64 are our choice here, as ten networks are trained for every unit.
+    leaves open (learning rate, how the confidence is computed) is in `Mlp` and `Confidence`. Two
+    hidden layers of 64 are our choice here, as ten networks are trained for every unit, and so is
+    that retraining without a unit ends with the first epoch that does not help.
     """
     settings = {
         # squared error of outputs in units of a share of their own variance: no currency is needed
-        "estimator": information.Mlp(noise=1.0, measure="squared", hidden=(64, 64)),
+        "estimator": information.Mlp(
+            noise=1.0, measure="squared", hidden=(64, 64), retrain_patience=1
+        ),
         "order": "ordered",
         "stop": Confidence(confidence),
         "next_layer": "pruned",

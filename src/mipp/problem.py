@@ -1,5 +1,6 @@
 """What all stages of planning share: a model, its graph, the batches and the options."""
 
+import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -132,6 +133,7 @@ class Problem:
             refit_on_batches(
                 small, self.model, self.graph, kept, self.batches, options.refit, options.seed,
                 notes=None if self.noted is None else self.noted.get(options.refit),
+                memory=options.memory,
             )  # fmt: skip
 
         graph = prunable_graph(small, self.batches, **options.wider)
@@ -256,6 +258,7 @@ def refit_on_batches(
     seed: int,
     hold: Callable[[], None] = lambda: None,
     notes: Notes | None = None,
+    memory: float = math.inf,
 ) -> None:
     """Refits a sliced model, in place, on the calibration batches.
 
@@ -269,10 +272,11 @@ def refit_on_batches(
         seed: of the rows that are drawn.
         hold: called after each fit, to put back what must not be fitted.
         notes: of the original on these batches, if they were taken.
+        memory: bytes allowed.
     """
-    pieces, joined = pieces_of(original, batches)
     with statistics.blaming(None):
-        surgery.refit(small, original, traced, kept, pieces, joined, config, notes, seed, hold)
+        pieces = pieces_of(original, batches)
+        surgery.refit(small, original, traced, kept, pieces, config, notes, seed, hold, memory)
 
 
 def calibration(

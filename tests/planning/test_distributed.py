@@ -3,6 +3,7 @@
 import json
 
 import torch
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 import mipp
@@ -101,6 +102,7 @@ def work(rank, address, out):
         options = {"calibration": mipp.CaptureConfig(rows_per_feature=2.0, min_rows=64)}
         plan = mipp.plan(net(), mine, "macs=50%", **options)
         (out / f"{rank}.json").write_text(plan.to_json())
+        save_file(plan.apply().state_dict(), out / f"{rank}.safetensors")
         labelled = [(x, x.mean((1, 2, 3)).argsort() % 3) for x in mine]
         plan = mipp.plan(net(), labelled, "units=50%", method="snip")
         (out / f"snip {rank}.json").write_text(plan.to_json())
@@ -109,10 +111,21 @@ def work(rank, address, out):
         for name, (model, batches, options) in OF_ONE.items():
             plan = mipp.plan(model(), batches()[rank::2], **options)
             (out / f"{name} {rank}.json").write_text(plan.to_json())
+            save_file(plan.apply().state_dict(), out / f"{name} {rank}.safetensors")
         # gloo aborts a process whose peer is gone while its threads still run
         torch.distributed.barrier()
     finally:
         torch.distributed.destroy_process_group()
+
+
+def check_fitted(plan, folder, name):
+    """Both processes have fitted the same, and what one does with all batches."""
+    two = [load_file(folder / f"{name}{rank}.safetensors") for rank in (0, 1)]
+    assert all(torch.equal(value, two[1][key]) for key, value in two[0].items()), name
+    moved = plan.apply(refit=False).state_dict()
+    for key, value in plan.apply().state_dict().items():
+        torch.testing.assert_close(two[0][key], value, rtol=1e-3, atol=1e-4, msg=f"{name}{key}")
+    assert any(not torch.allclose(two[0][key], value) for key, value in moved.items()), name
 
 
 def test_two_processes_make_the_plan_of_one_and_agree_on_the_scores_of_a_method(tmp_path):
@@ -126,10 +139,13 @@ def test_two_processes_make_the_plan_of_one_and_agree_on_the_scores_of_a_method(
         for ours, theirs in zip(read.summary, alone.summary, strict=True):
             assert abs(ours.nats_before - theirs.nats_before) < 1e-6 * theirs.nats_before
         assert json.loads(read.to_json())["after"] == json.loads(alone.to_json())["after"]
+    check_fitted(alone, tmp_path, "")
     snip = [json.loads((tmp_path / f"snip {rank}.json").read_text()) for rank in (0, 1)]
     assert snip[0] == snip[1]
     for name, (model, batches, options) in OF_ONE.items():
-        alone = json.loads(mipp.plan(model(), batches(), **options).to_json())
+        plan = mipp.plan(model(), batches(), **options)
+        check_fitted(plan, tmp_path, f"{name} ")
+        alone = json.loads(plan.to_json())
         two = [json.loads((tmp_path / f"{name} {rank}.json").read_text()) for rank in (0, 1)]
         chosen = "masks" if "granularity" in options else "keep"
         assert two[0] == two[1], name

@@ -217,9 +217,6 @@ SCENARIOS: dict[str, Scenario] = {
 
 OF_ALL: dict[str, tuple[dict[str, Any], str]] = {
     "a budget out of reach": ({"budget": "macs=0.01%"}, "The budget macs"),
-    "a refit between rounds": (
-        {"budget": "macs=50%", "rounds": 2}, "rounds=2 refits the model between rounds"
-    ),
     "rows of observations": (
         {"confidence": 0.9}, "Rows of observations are not merged over processes"
     ),

@@ -105,6 +105,7 @@ PLAN_OPTIONS: Mapping[str, PlanOption] = {
         default="all",
         help="A function of yours that picks from what the model returns what matters.",
     ),
+    "resume": PlanOption("FOLDER", default="no state is kept"),
     "samples": PlanOption(least=1, panel=_DATA),
     "head_dims": PlanOption(panel=None),
     "residual": PlanOption(panel=None),

@@ -8,6 +8,7 @@ Source: Westphal, Hailes and Musolesi, "Mutual Information Preserving Neural Net
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +16,8 @@ import numpy as np
 
 from mipp import selection
 from mipp.errors import CalibrationError
-from mipp.methods.consumer_views import Views
+from mipp.methods.consumer_views import Views, ViewsOf
+from mipp.methods.journal import digest_of, journal
 from mipp.methods.method import Budgeted, Choice, Method, WeightChoice, WeightTarget
 from mipp.options import Allocation, WeightAllocation
 from mipp.problem import Problem, WeightProblem
@@ -144,6 +146,7 @@ class Curves:
         self.graph, self.options, self._problem = problem.graph, problem.options, problem
         self._views = Views(problem)
         self._whole: dict[float | None, dict[int, Curve]] = {}
+        self._journal = journal(problem)
 
     @property
     def loss(self) -> str:
@@ -183,10 +186,10 @@ class Curves:
         for part in self._views.parts():
             views_of = self._views.of(part)
             for group in part:
-                with self._views.enough_memory("eliminating units read by", group.consumers):
-                    scorer = self.options.estimator.scorer(
-                        views_of(group, kept), group.n_units, self.options.seed
-                    )
+                with (
+                    self._views.enough_memory("eliminating units read by", group.consumers),
+                    self._scorer(group, views_of, kept, share) as scorer,
+                ):
                     if group.index in spared:
                         curves[group.index] = selection.untouched(scorer)
                         check_finite(group.name, curves[group.index].total)
@@ -200,6 +203,23 @@ class Curves:
                     kept[group.index] = stays
         warn_without_information(curves.values())
         return curves
+
+    @contextmanager
+    def _scorer(
+        self, group: Group, views_of: ViewsOf, kept: Keep, share: float | None
+    ) -> Iterator[Scorer]:
+        """A fresh scorer of the group, or one that continues where an earlier process stopped."""
+
+        def make() -> Scorer:
+            views = views_of(group, kept)
+            return self.options.estimator.scorer(views, group.n_units, self.options.seed)
+
+        if self._journal is None:
+            yield make()
+            return
+        key = {"name": group.name, "share": share, "kept": digest_of(kept)}
+        with self._journal.scorer(key, group.n_units, make) as scorer:
+            yield scorer
 
     def _goes(self, group: Group, curve: Curve, share: float | None) -> int:
         """How many units of the group the rule removes."""

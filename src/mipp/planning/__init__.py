@@ -271,7 +271,6 @@ def _opened(
 ) -> tuple[list[Batch], nn.Module]:
     """The batches, and the model as it is measured: it returns what ``outputs=`` picks."""
     check_ordinary(own)
-    _check_merged(options)
     data = calibration(own, batches, options.samples)
     return data, answering(own, options.outputs, example(own, data))
 
@@ -338,16 +337,4 @@ def _check_several(budgets: Sequence[selection.Budget], options: Options) -> Non
             f"order={options.order!r} and next_layer={options.next_layer!r} for "
             f"{', '.join(map(str, budgets))}; what is measured then depends on the budget. Call "
             "mipp.plan for each."
-        )
-
-
-def _check_merged(options: Options | WeightOptions) -> None:
-    """Raises `InputError` for rounds with a refit, which several processes cannot agree on."""
-    slices = isinstance(options, Options) and options.method.slices_between_rounds
-    rounds = options.rounds if isinstance(options, Options) and slices else 1
-    if rounds > 1 and options.refit is not None and processes.rank_and_size()[1] > 1:
-        raise InputError(
-            f"rounds={rounds} refits the model between rounds, and a refit is not merged "
-            "over processes, so that every rank would go on with another model. Use refit=None, "
-            "or plan in one process."
         )

@@ -61,6 +61,11 @@ def unit_options(**given: Any) -> Options:
         if not isinstance(given.get(name, False), bool):
             raise InputError(f"{name}={given[name]!r}; expected True or False.")
     given |= read_method(given.pop("method", "mipp"), given.get("rounds"), given.get("training"))
+    if given.get("resume") is not None and given["method"].name != "mipp":
+        raise InputError(
+            f"resume={shown(given['resume'])} was given with method={given['method'].name!r}; only "
+            "the elimination of method='mipp' can be continued. Leave resume= out."
+        )
     if "refit" in given:
         given["refit"] = read_refit(given["refit"], given["method"])
     return Options(estimator=estimator, **given)

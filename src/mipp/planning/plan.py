@@ -1,6 +1,7 @@
 """A plan of units: what goes, what stays, what is refused and why; and applying it."""
 
 import itertools
+import math
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -82,6 +83,10 @@ class AnyPlan(Generic[Model]):
                 f"mipp.{type(self).__name__}.from_json(text, model, batches), or call "
                 "apply(refit=False)."
             )
+
+    def _memory(self) -> float:
+        memory = self.record.options.get("memory")
+        return memory if isinstance(memory, int) else math.inf
 
     def _seed(self) -> int:
         seed = self.record.options.get("seed", 0)
@@ -255,7 +260,7 @@ class Plan(AnyPlan[Model]):
 
                 refit_on_batches(
                     small, model, self.traced, self.record.kept(), self.batches, config,
-                    self._seed(), after_fit, notes,
+                    self._seed(), after_fit, notes, self._memory(),
                 )  # fmt: skip
                 report("refit", n_layers, n_layers)
         return small

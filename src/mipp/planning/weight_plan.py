@@ -8,7 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from mipp import graph, retrain, statistics, surgery, weights
+from mipp import graph, processes, retrain, statistics, surgery, weights
 from mipp.checks import checked
 from mipp.errors import InputError
 from mipp.options import Progress
@@ -124,8 +124,8 @@ class WeightPlan(AnyPlan[Model]):
     ) -> Model:
         """A copy with the zeros, an ordinary module; the original is untouched.
 
-        A refit runs all calibration examples through the copy at once, and is not merged over
-        processes.
+        A refit runs all calibration examples through the copy. Under ``torch.distributed`` all
+        processes fit together, each with its own batches, and all have to call this.
 
         Args:
             refit: True as planned, False to leave the weights that stay as they are, ``"own"`` for
@@ -150,9 +150,10 @@ class WeightPlan(AnyPlan[Model]):
             found, _ = weights.find_layers(model, statistics.Batch(args, kwargs), self.batches)
             mine = [layer for layer in found if layer.name in self.masks]
             fitted = itertools.count(1)
-            with following(progress) as report:
+            with following(progress) as report, processes.together(model):
                 weights.update(
-                    copied, model, mine, self.masks, self.batches, config, self._seed(),
+                    copied, model, mine, self.masks, self.batches, config,
+                    self._seed(), self._memory(),
                     advance=lambda: report("refit", next(fitted), len(mine)),
                 )  # fmt: skip
         return copied

@@ -18,7 +18,7 @@ from mipp.surgery.outputs import compare
 from mipp.surgery.record import PlanRecord, installed_version
 from mipp.surgery.refit.fitting import LESS_MEMORY, Refit, best_fit, finite
 from mipp.surgery.refit.units import refit, rows_noted
-from mipp.surgery.refit.walk import Piece, Reached, WalkedLayer, take_notes, walk
+from mipp.surgery.refit.walk import Draw, Original, Piece, Reached, WalkedLayer, walk
 from mipp.surgery.slice import apply_plan, slice_graph, slice_model
 from mipp.surgery.tensors import state_shapes
 from mipp.surgery.unread import unsure_sizes, with_unread_sizes
@@ -26,6 +26,8 @@ from mipp.surgery.weight_files import read_weights
 
 __all__ = [
     "LESS_MEMORY",
+    "Draw",
+    "Original",
     "Piece",
     "PlanRecord",
     "Reached",
@@ -56,7 +58,6 @@ __all__ = [
     "slice_graph",
     "slice_model",
     "state_shapes",
-    "take_notes",
     "unsure_sizes",
     "walk",
     "with_attention_scale",

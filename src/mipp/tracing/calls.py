@@ -130,7 +130,7 @@ class CallHooks(FunctionMode):
         *,
         before: Callable[[Call], None] | None = None,
         after: Callable[[Call, Tensor], Tensor] | None = None,
-        on_norm: Callable[[NormCall], None] | None = None,
+        on_norm: Callable[[NormCall], object] | None = None,
         grouped: bool = False,
     ) -> None:
         super().__init__()

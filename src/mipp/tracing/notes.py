@@ -1,7 +1,7 @@
 """What the layers of a net gave at some rows, and the means of its norms' inputs: for a refit."""
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -118,6 +118,22 @@ def _wide(values: Tensor) -> torch.dtype:
     return torch.float64 if values.dtype == torch.float64 else torch.float32
 
 
+class _Order(Mapping[Place, int]):
+    """Places in a list, by which each is found."""
+
+    def __init__(self, sequence: list[Place]) -> None:
+        self._sequence = sequence
+
+    def __getitem__(self, place: Place) -> int:
+        return self._sequence.index(place)
+
+    def __iter__(self) -> Iterator[Place]:
+        return iter(self._sequence)
+
+    def __len__(self) -> int:
+        return len(self._sequence)
+
+
 @dataclass(eq=False)
 class Notes:
     """What one net gave, noted in one run over all batches.
@@ -138,9 +154,9 @@ class Notes:
     _last: Place | None = None
 
     @property
-    def order(self) -> dict[Place, int]:
-        """Number of each layer and norm, in the order in which they ran."""
-        return {place: number for number, place in enumerate(self._sequence)}
+    def order(self) -> Mapping[Place, int]:
+        """Number of each layer and norm, in the order in which they ran; grows with the notes."""
+        return _Order(self._sequence)
 
     def _pass(self, place: Place) -> None:
         """Notes that a forward pass came by; what no batch before did comes behind the last."""
@@ -158,16 +174,20 @@ class Notes:
         notes = self.layers.setdefault(key, {}).setdefault(piece, PieceNotes())
         notes.add(call, output, pick, seen, inputs=inputs)
 
-    def norm_hook(self, share: float) -> Callable[[NormCall], None]:
-        """What notes the norms of the next batch, which has that share of the examples."""
+    def norm_hook(self, share: float) -> Callable[[NormCall], int]:
+        """What notes the norms of the next batch, which has that share of the examples.
+
+        It gives the number of the norm's call.
+        """
         numbers, self._last = itertools.count(), None
 
-        def add(call: NormCall) -> None:
+        def add(call: NormCall) -> int:
             number = next(numbers)
             self._pass(number)
             if number == len(self.norms):
                 self.norms.append(NormSums())
             self.norms[number].add(call.input.detach(), share, squares=self.squares)
+            return number
 
         return add
 

@@ -4,9 +4,9 @@ All calls of a weight count together, grouped convolutions block by block, and o
 information only the diagonal, which is all that single rows can use.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from jaxtyping import Float
@@ -24,7 +24,7 @@ from mipp.statistics import (
     blaming,
     collect,
 )
-from mipp.surgery import Reached, WalkedLayer, take_notes, walk
+from mipp.surgery import Draw, Original, Reached, WalkedLayer, walk
 from mipp.tracing.calls import Call
 from mipp.weights.layers import Layer
 
@@ -96,11 +96,13 @@ def in_order(
     norm: str = "mean",
     dense: bool = False,
     seed: int = 0,
+    memory: float = math.inf,
+    everywhere: bool = False,
 ) -> None:
     """Visits every layer of ``changed`` in the order in which it runs.
 
     Padding does not count. In a `mipp.processes.together` block each rank draws rows as its share
-    of all batches; merging what it sees of them is left to ``visit``.
+    of all batches; merging what it sees of them is left to ``visit``, unless it sees all of them.
 
     Args:
         changed: the net whose weights ``visit`` may set, in place.
@@ -112,27 +114,25 @@ def in_order(
         norm: how BatchNorm statistics of ``changed`` follow, see `mipp.Refit`.
         dense: whether to stop with what the original takes in.
         seed: of the rows that are drawn.
+        memory: as in `mipp.surgery.walk`.
+        everywhere: whether each process sees the rows of all.
     """
-    pieces, joined = pieces_of(original, batches)
+    pieces = pieces_of(original, batches)
     n_samples = processes.total("the number of examples", sum(p.size for p in pieces))
-    walked = [
-        WalkedLayer(
-            l.module, l.name, None, n, l.block[1], note_inputs=dense or l.routed or l.calls > 1
+    walked = []
+    for number, layer in enumerate(layers):
+        several = layer.calls > 1
+        note_inputs = dense or layer.routed or several
+        walked.append(
+            WalkedLayer(
+                layer.module, layer.name, None, number, layer.block[1], note_inputs, several=several
+            )
         )
-        for n, l in enumerate(layers)
-    ]
 
     def stop(reached: Reached) -> None:
-        rows = reached.whole()
+        rows = reached.whole(everywhere=everywhere)
         visit(Stop(layers[reached.layer.index], reached.call, rows.x, rows.y))
 
-    take = partial(
-        take_notes, original, walked, rows_per_feature=config.rows_per_feature or OF_ROWS,
-        min_rows=config.min_rows, n_samples=n_samples, squares=norm == "full", seed=seed,
-        guard=blaming,
-    )  # fmt: skip
-    notes = take(pieces)
-    if notes.stateful:
-        pieces = joined()
-        notes = take(pieces)
-    walk(changed, walked, pieces, notes, stop, n_samples=n_samples, norm=norm)
+    draw = Draw(config.rows_per_feature or OF_ROWS, config.min_rows, n_samples, seed)
+    source = Original(original, walked, pieces, draw, squares=norm == "full", guard=blaming)
+    walk(changed, walked, pieces, source, stop, n_samples=n_samples, norm=norm, memory=memory)

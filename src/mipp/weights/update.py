@@ -4,6 +4,7 @@ The function of Theorem 1 within a layer: of each row the regression on the inpu
 reads, a bias (or the running mean of the BatchNorm behind) such that the mean is kept.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -30,6 +31,7 @@ def update(
     batches: Sequence[Batch],
     refit: Refit,
     seed: int = 0,
+    memory: float = math.inf,
     advance: Callable[[], None] = lambda: None,
 ) -> None:
     """Fits the weights of ``changed`` that stay, in place, to the original's outputs.
@@ -44,6 +46,7 @@ def update(
             what the original puts in; ``"norm"``: BatchNorm statistics alone), ``ridge``, ``norm``
             and rows.
         seed: of the rows that are drawn.
+        memory: as in `mipp.surgery.walk`.
         advance: called after each layer (a progress bar).
 
     Raises:
@@ -63,7 +66,7 @@ def update(
     in_order(
         changed, original, [] if refit.mode == "norm" else layers, batches, visit,
         config=CaptureConfig(refit.rows_per_feature, refit.min_rows), norm=refit.norm,
-        dense=refit.mode == "closed", seed=seed,
+        dense=refit.mode == "closed", seed=seed, memory=memory, everywhere=True,
     )  # fmt: skip
 
 

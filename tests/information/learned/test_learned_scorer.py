@@ -91,6 +91,17 @@ def test_squared_error_and_nats_are_alike_where_errors_are_small_against_the_noi
     assert lost[1] == pytest.approx(lost[0], rel=0.1)
 
 
+def test_a_unit_alone_is_fitted_before_the_first_step():
+    """Y = |X| + noise has no linear part: the fit is that of the hidden units."""
+    generator = torch.Generator().manual_seed(6)
+    x = torch.randn(1000, 2, generator=generator)
+    y = x[:, :1].abs() + 0.3 * torch.randn(1000, 1, generator=generator)
+    solo = scorer(replace(MLP, epochs=1, retrain_epochs=0), x, y).solo()
+    truth = 0.5 * np.log(1 + (1 - 2 / np.pi) / 0.09)  # as if the errors were all that is left
+    assert solo[0] == pytest.approx(truth, abs=0.1)
+    assert abs(solo[1]) < 0.05
+
+
 def test_known_sets_end_with_units_that_are_enough():
     truth = known.strong_and_weak(noise=0.5)
     X, Y = truth.sample(2000, seed=5)

@@ -24,7 +24,7 @@ def refitted(model, x, keep, config):
     }
     kept = surgery.kept_indices(traced, masks)
     small = surgery.slice_model(model, kept)
-    surgery.refit(small, model, traced, kept, [surgery.Piece(((x,), {}), 0, len(x))], list, config)
+    surgery.refit(small, model, traced, kept, [surgery.Piece(((x,), {}), 0, len(x))], config)
     return small.requires_grad_(False)
 
 

@@ -1,5 +1,7 @@
 """The refit restores what can be restored, and touches nothing else."""
 
+import threading
+
 import numpy as np
 import pytest
 import torch
@@ -26,7 +28,7 @@ def refitted(model, x, removed, config=EXACT):
     kept = kept_indices(traced, {group.index: keep})
     small = slice_model(model, kept, traced.aliases)
     halves = x[: len(x) // 2], x[len(x) // 2 :]
-    refit(small, model, traced, kept, pieces(*halves), lambda: pieces(x), config)
+    refit(small, model, traced, kept, pieces(*halves), config)
     return small
 
 
@@ -84,7 +86,7 @@ def test_without_a_bias_the_batch_norm_behind_takes_up_the_mean():
     keep = {first.index: np.array([True, True, False, True, False])}
     kept = kept_indices(traced, keep)
     small = slice_model(model, kept)
-    refit(small, model, traced, kept, pieces(x), list, Refit(ridge=1e-6))
+    refit(small, model, traced, kept, pieces(x), Refit(ridge=1e-6))
     with torch.no_grad():
         put_out = small[2](small[1](small[0](x)))
     torch.testing.assert_close(small[3].running_mean, put_out.mean(0), rtol=1e-4, atol=1e-4)
@@ -119,7 +121,7 @@ def test_sequential_beats_closed_beats_nothing_on_a_deep_net():
     for mode in ("none", "closed", "sequential"):
         small = slice_model(model, kept)
         if mode != "none":
-            refit(small, model, traced, kept, pieces(x), list, Refit(mode=mode))
+            refit(small, model, traced, kept, pieces(x), Refit(mode=mode))
         errors[mode] = (small(fresh) - model(fresh)).square().mean().item()
     assert errors["sequential"] < errors["closed"] < 0.5 * errors["none"]
 
@@ -188,3 +190,45 @@ def test_infinite_targets_are_an_error_that_says_what_to_do():
 def test_settings_that_do_not_fit_are_errors(options, message):
     with pytest.raises(InputError, match=message):
         Refit(**options)
+
+
+@pytest.mark.parametrize("memory", [1.0, 1e12])
+def test_both_nets_in_step_fit_what_one_after_the_other_fits(memory):
+    torch.manual_seed(5)
+    model = nn.Sequential(
+        nn.Conv2d(2, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 6, 3),
+        nn.BatchNorm2d(6), nn.ReLU(), nn.Flatten(), nn.Linear(96, 3),
+    ).eval()  # fmt: skip
+    x = torch.randn(200, 2, 6, 6)
+    traced = graph.trace(model, (x[:4],))
+    kept = kept_indices(
+        traced, {g.index: np.arange(g.n_units) < g.n_units - 2 for g in traced.groups}
+    )
+    one, parts = slice_model(model, kept), slice_model(model, kept)
+    refit(one, model, traced, kept, pieces(x))
+    refit(parts, model, traced, kept, pieces(*x.split([30, 70, 1, 99])), memory=memory)
+    for name, value in parts.state_dict().items():
+        torch.testing.assert_close(value, one.state_dict()[name], rtol=1e-2, atol=1e-2)
+
+
+def test_an_error_of_one_batch_ends_all_of_them():
+    class Fails(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Linear(4, 6), nn.Linear(6, 2)
+
+        def forward(self, x):
+            hidden = self.a(x).relu()
+            if self.a.out_features < 6 and float(x[0, 0]) == 7:
+                raise ValueError("not this batch")
+            return self.b(hidden)
+
+    model, x = Fails().eval(), torch.randn(60, 4)
+    x[40, 0] = 7
+    traced = graph.trace(model, (x[:4],))
+    kept = kept_indices(traced, {0: np.arange(6) < 3})
+    small = slice_model(model, kept)
+    before = threading.active_count()
+    with pytest.raises(ValueError, match="not this batch"):
+        refit(small, model, traced, kept, pieces(*x.split(20)))
+    assert threading.active_count() == before

@@ -1,7 +1,7 @@
 """The elimination over learned predictors: the common part of `Mlp` and `Masked`."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -83,6 +83,14 @@ class Side(Protocol):
         """Removes the unit."""
         ...
 
+    def state(self) -> dict[str, Tensor]:
+        """What was trained and takes long to train again."""
+        ...
+
+    def restore(self, state: Mapping[str, Tensor], removed: Sequence[int]) -> None:
+        """Makes a fresh side what it was when `state` was taken, with these units removed."""
+        ...
+
 
 class LearnedScorer:
     """A `mipp.records.Scorer` that compares held-out losses.
@@ -123,7 +131,8 @@ class LearnedScorer:
 
     def nats_of(self, unit: int) -> FloatArray:
         """Nats that would be lost with this unit now, per consumer, shape ``(n_consumers,)``."""
-        return self.estimates(unit).mean(0)
+        self._check(unit)
+        return self._lost(np.array([unit]))[0].mean(0)
 
     def estimates(self, unit: int) -> FloatArray:
         """Nats lost with this unit as each of five folds sees it, ``(5, n_consumers)``."""
@@ -152,6 +161,27 @@ class LearnedScorer:
         """Nats that these units transfer together, whatever was removed, ``(n_consumers,)``."""
         chosen = np.asarray(units)
         return np.array([(side.nothing() - side.given(chosen)).mean() for side in self._sides])
+
+    def state(self) -> dict[str, Tensor]:
+        """What the networks have learned, by name; empty before they learn."""
+        return {
+            f"{place}.{name}": tensor
+            for place, side in enumerate(self._sides)
+            for name, tensor in side.state().items()
+        }
+
+    def restore(self, state: Mapping[str, Tensor], removed: Sequence[int]) -> None:
+        """Makes a fresh scorer what another one was when its `state` was taken.
+
+        Args:
+            state: Of the other one.
+            removed: What it had removed by then, in order.
+        """
+        for place, side in enumerate(self._sides):
+            own = f"{place}."
+            mine = {n.removeprefix(own): t for n, t in state.items() if n.startswith(own)}
+            side.restore(mine, removed)
+        self._left[list(removed)] = False
 
     def _lost(self, units: IntArray) -> FloatArray:
         """Shape ``(len(units), folds, n_consumers)``."""

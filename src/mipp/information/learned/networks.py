@@ -8,9 +8,6 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-RIDGES = (1e-4, 1e-2, 1.0)
-"""Ridges tried for the linear start, as shares of a feature's variance; stopping rows choose."""
-
 LEAST_GAIN = 1e-4
 """Smallest fall of the loss that counts, as a share of the loss of predicting nothing."""
 
@@ -53,6 +50,12 @@ class Networks:
         self.first, self.deeper, self.biases = first, list(deeper), list(biases)
 
     @classmethod
+    def of(cls, parameters: Sequence[Tensor]) -> "Networks":
+        """Networks from their `parameters`: the first layer, deeper ones, and as many biases."""
+        n = (len(parameters) + 1) // 2
+        return cls(parameters[0], parameters[1:n], parameters[n:])
+
+    @classmethod
     def drawn(
         cls,
         nets: int,
@@ -79,17 +82,43 @@ class Networks:
 
     @property
     def parameters(self) -> list[Tensor]:
-        """All weights, in the order that ``rebuilt`` takes them."""
+        """All weights, in the order that ``of`` takes them."""
         return [self.first, *self.deeper, *self.biases]
 
     def rebuilt(self, parameters: Sequence[Tensor]) -> "Networks":
         """The networks with other weights."""
-        n = len(self.deeper) + 1
-        return Networks(parameters[0], parameters[1:n], parameters[n:])
+        return Networks.of(parameters)
 
     def columns(self, which: Tensor) -> "Networks":
         """The networks without the features that the index or mask ``which`` leaves out."""
         return Networks(self.first[:, which], self.deeper, self.biases)
+
+    @property
+    def hidden(self) -> list[int]:
+        """Widths of the hidden layers."""
+        return [layer.shape[1] for layer in self.deeper]
+
+    def with_hinges(self, x: Float[Tensor, "nets some d"]) -> "Networks":
+        """The networks with biases that put the hinge of each hidden unit on one of these inputs.
+
+        Args:
+            x: As many inputs of each network as its widest hidden layer has units, or more.
+        """
+        biases = [bias.clone() for bias in self.biases]
+        z = x @ self.first[:, :, : self.hidden[0]]
+        for layer, width in enumerate(self.hidden):
+            bias = -z.diagonal(dim1=1, dim2=2)[:, None, :width]
+            biases[layer][:, :, :width] = bias
+            z = torch.relu(z + bias) @ self.deeper[layer]
+        return Networks(self.first, self.deeper, biases)
+
+    def last_hidden(self, x: Float[Tensor, "nets rows d"]) -> Float[Tensor, "nets rows h"]:
+        """What the last layer reads."""
+        width = self.hidden[0]
+        z = torch.baddbmm(self.biases[0][:, :, :width], x, self.first[:, :, :width])
+        for weight, bias in zip(self.deeper[:-1], self.biases[1:-1], strict=True):
+            z = torch.baddbmm(bias, torch.relu(z), weight)
+        return torch.relu(z)
 
     def begin(self, x: Float[Tensor, "nets rows d"]) -> Float[Tensor, "nets rows hm"]:
         """First layer and linear path, before any nonlinearity."""
@@ -97,7 +126,7 @@ class Networks:
 
     def finish(self, z: Float[Tensor, "nets rows hm"]) -> Float[Tensor, "nets rows m"]:
         """From the result of ``begin`` to the outputs."""
-        width = self.deeper[0].shape[1]
+        width = self.hidden[0]
         hidden = z[:, :, :width]
         for weight, bias in zip(self.deeper, self.biases[1:], strict=True):
             hidden = torch.baddbmm(bias, torch.relu(hidden), weight)
@@ -106,48 +135,6 @@ class Networks:
     def __call__(self, x: Float[Tensor, "nets rows d"]) -> Float[Tensor, "nets rows m"]:
         """Outputs of each network for its own rows."""
         return self.finish(self.begin(x))
-
-
-def linear_start(
-    nets: Networks,
-    read: Read,
-    values: Float[Tensor, "n m"],
-    fit_rows: Int[Tensor, "nets fit"],
-    stop_rows: Int[Tensor, "nets stop"],
-    judge: Judge,
-) -> Networks:
-    """The networks with ridge regression as their linear path; stopping rows choose the ridge.
-
-    A consumer is linear in its inputs, and gradient steps would need thousands to find that out.
-
-    Args:
-        nets: As they were drawn.
-        read: The inputs of some rows.
-        values: The targets of all rows.
-        fit_rows: The rows that each network is fitted to.
-        stop_rows: The early-stopping rows of each network.
-        judge: The loss.
-    """
-    everyone = torch.arange(len(fit_rows), device=fit_rows.device)
-    x, stop = read(fit_rows, everyone), read(stop_rows, everyone)
-    y = values[fit_rows]
-    mean_x, mean_y = x.mean(1, keepdim=True), y.mean(1, keepdim=True)
-    x, y = x - mean_x, y - mean_y
-    dual = x.shape[2] > x.shape[1]
-    gram = ((x @ x.mT) if dual else (x.mT @ x)).double() / x.shape[1]
-    right = (y if dual else x.mT @ y / x.shape[1]).double()
-    width = nets.deeper[0].shape[1]
-    best, least = nets, torch.full((len(x),), torch.inf, device=x.device)
-    for ridge in RIDGES:
-        root = torch.linalg.cholesky(gram + ridge * torch.eye(gram.shape[1]).to(gram))
-        solved = torch.cholesky_solve(right, root).float()
-        slope = x.mT @ solved / x.shape[1] if dual else solved
-        first, bias = nets.first.clone(), nets.biases[0].clone()
-        first[:, :, width:] = slope
-        bias[:, :, width:] = mean_y - mean_x @ slope
-        tried = Networks(first, nets.deeper, [bias, *nets.biases[1:]])
-        best, least = _better(tried, judge(tried(stop), stop_rows), best, least, everyone)
-    return best
 
 
 def train(
@@ -193,7 +180,7 @@ def train(
                 optimizer.step()
             with torch.no_grad():
                 loss = judge(live(stop), stop_rows[going])
-                best, least = _better(live, loss, best, least, going)
+                best, least = better(live, loss, best, least, going)
             counts = loss < mark[going] - gain[going]
             mark[going] = torch.where(counts, loss, mark[going])
             idle[going] = torch.where(counts, 0, idle[going] + 1)
@@ -223,7 +210,7 @@ def _fewer(optimizer: torch.optim.Adam, stay: Tensor, how: Training) -> torch.op
     return smaller
 
 
-def _better(
+def better(
     tried: Networks, loss: Tensor, best: Networks, least: Tensor, which: Tensor
 ) -> tuple[Networks, Tensor]:
     """The best weights and losses so far, updated where networks ``which`` have lower losses."""

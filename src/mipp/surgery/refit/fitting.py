@@ -13,7 +13,6 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from mipp import processes
 from mipp.checks import check_fields
 from mipp.covariance import dense
 from mipp.errors import InputError, SurgeryError
@@ -192,18 +191,15 @@ class LeastSquares:
 
     def _from_rows(self, centred: bool, few: float) -> Fitted | None:
         """The fit to few rows, of a strength that held-out rows choose; None for leaving it."""
-        rows, name = self.reached.whole(), self.consumer.name
-        x = processes.gathered(f"inputs of {name}", rows.x[:, 0])
-        y = processes.gathered(f"outputs of {name}", rows.y[:, 0])
-        apart = rows.example + processes.rank_and_size()[0] * 2**40
-        example = processes.gathered(f"examples of {name}", apart)
+        rows = self.reached.whole(everywhere=True)
         bias = None if self.bias is None else self.bias.detach()
-        y = y - self._fixed.to(y.dtype)
-        fitted = Ridge(Regression(x, y, self.old, bias, self.toward, centred))
-        strength = chosen_strength(fitted, self.ridge, example, few)
+        y = rows.y[:, 0] - self._fixed.to(rows.y.dtype)
+        fitted = Ridge(Regression(rows.x[:, 0], y, self.old, bias, self.toward, centred))
+        strength = chosen_strength(fitted, self.ridge, rows.example, few)
         if strength is None:
             return None
-        return finite(fitted.solution(strength), name), fitted.x_mean, fitted.y_mean
+        new = finite(fitted.solution(strength), self.consumer.name)
+        return new, fitted.x_mean, fitted.y_mean
 
     def fit_scale(self, channels: Int[Tensor, " inputs"]) -> None:
         """Fits one factor for all weights that read a channel; the bias stays.

@@ -10,8 +10,8 @@ with the bias (or the running mean of the BatchNorm behind it) such that the mea
 gradient step, no labels.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 
 import numpy as np
 import torch
@@ -24,7 +24,7 @@ from mipp.out_of_memory import enough_memory
 from mipp.records import KEPT, AxisKey, ChannelGraph, Consumer, IntArray
 from mipp.surgery.keeps import scale_keeps
 from mipp.surgery.refit.fitting import LESS_MEMORY, LeastSquares, Refit
-from mipp.surgery.refit.walk import Piece, Reached, WalkedLayer, take_notes, walk
+from mipp.surgery.refit.walk import Draw, Original, Piece, Reached, WalkedLayer, walk
 from mipp.tracing.notes import Key, Notes
 
 NOTED_SHARE = 0.6
@@ -36,11 +36,11 @@ def refit(
     graph: ChannelGraph,
     kept: Mapping[AxisKey, IntArray],
     pieces: Sequence[Piece],
-    joined: Callable[[], Sequence[Piece]],
     config: Refit | None = None,
     notes: Notes | None = None,
     seed: int = 0,
     hold: Callable[[], None] = lambda: None,
+    memory: float = math.inf,
 ) -> None:
     """Fits the weights and BatchNorm statistics of ``small``, in place, to the original's outputs.
 
@@ -53,13 +53,13 @@ def refit(
         graph: of the original.
         kept: indices that stay, by axis.
         pieces: the examples in batches.
-        joined: gives the same examples in one batch, for a model that keeps tensors from one
-            forward pass to the next.
         config: how to fit.
         notes: what the original gave at consumers that are called once and not routed, if it was
             noted when it was measured; else the original is run.
         seed: of the rows that are drawn.
         hold: called after each fit, to put back what must not be fitted.
+        memory: bytes allowed; outputs of the original that would take more than a quarter of it
+            are not kept, and both nets run in step.
 
     Raises:
         SurgeryError: the fitted weights are not finite.
@@ -102,18 +102,14 @@ def refit(
         width, 8 * width**2, SurgeryError, LESS_MEMORY,
     ):  # fmt: skip
         squares = config.norm == "full"
+        source: Original | Notes | None = notes
         if notes is None or any(noted) or (squares and not notes.squares):
-            take = partial(
-                take_notes, original, layers, rows_per_feature=config.rows_per_feature,
-                min_rows=config.min_rows, n_samples=n_samples, squares=squares, seed=seed,
-            )  # fmt: skip
-            notes = take(pieces)
-            if notes.stateful:
-                pieces = joined()
-                notes = take(pieces)
+            draw = Draw(config.rows_per_feature, config.min_rows, n_samples, seed)
+            source = Original(original, layers, pieces, draw, squares=squares)
+        assert source is not None
         walk(
-            small, layers, pieces, notes, visit,
-            n_samples=n_samples, norm=config.norm, norm_channels=norm_channels,
+            small, layers, pieces, source, visit, n_samples=n_samples, norm=config.norm,
+            norm_channels=norm_channels, memory=memory,
         )  # fmt: skip
 
 

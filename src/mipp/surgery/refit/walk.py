@@ -5,9 +5,11 @@ net side by side: they wait at each layer until it is fitted to all of them, and
 """
 
 import itertools
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -21,7 +23,6 @@ from mipp.surgery.refit.norms import follow
 from mipp.tracing.calls import Call, CallHooks, NormCall, input_rows, n_positions, token_mask
 from mipp.tracing.guards import measuring
 from mipp.tracing.lockstep import Pause, visit_in_order
-from mipp.tracing.module_contents import ModuleContents
 from mipp.tracing.notes import Key, NormSums, Notes, PieceNotes, Place
 from mipp.tracing.sampling import consumer_seed, sampled_positions, weight_seed
 
@@ -59,6 +60,7 @@ class WalkedLayer:
         inputs: features of the original's rows that are left, None for all.
         outputs: outputs of the original that are left, None for all.
         factors: what each output that is left is multiplied with, None for 1.
+        several: whether the original calls it several times, and all calls count together.
     """
 
     name: str
@@ -70,6 +72,7 @@ class WalkedLayer:
     inputs: Int[Tensor, " d"] | None = None
     outputs: Int[Tensor, " m"] | None = None
     factors: Float[Tensor, " m"] | None = None
+    several: bool = False
 
     @property
     def key(self) -> Key:
@@ -134,13 +137,19 @@ class Reached:
             example = torch.cat(notes.example).to(device)
             yield Rows(_in_blocks(x, call.groups), _in_blocks(y, call.groups), example)
 
-    def whole(self) -> Rows:
-        """The rows of all batches of this process."""
+    def whole(self, *, everywhere: bool = False) -> Rows:
+        """The rows of all batches, of this process or ``everywhere``."""
         parts = list(self.pieces())
+        x = torch.cat([part.x for part in parts])
+        y = torch.cat([part.y for part in parts])
+        example = torch.cat([part.example for part in parts])
+        if not everywhere:
+            return Rows(x, y, example)
+        name, apart = self.layer.name, example + processes.rank_and_size()[0] * 2**40
         return Rows(
-            torch.cat([part.x for part in parts]),
-            torch.cat([part.y for part in parts]),
-            torch.cat([part.example for part in parts]),
+            processes.gathered(f"inputs of {name}", x),
+            processes.gathered(f"outputs of {name}", y),
+            processes.gathered(f"examples of {name}", apart),
         )
 
     def moments(self) -> Moments:
@@ -156,82 +165,118 @@ class Reached:
         return moments
 
 
-def take_notes(
-    original: nn.Module,
-    layers: Sequence[WalkedLayer],
-    pieces: Sequence[Piece],
-    *,
-    rows_per_feature: float,
-    min_rows: int,
-    n_samples: int,
-    squares: bool = False,
-    seed: int = 0,
-    guard: Callable[[int], AbstractContextManager[None]] = lambda _: nullcontext(),
-) -> Notes:
-    """Runs the original on all batches. Padding that ``attention_mask`` marks does not count.
+@dataclass(frozen=True)
+class Draw:
+    """Which rows of the original are noted.
 
-    Args:
-        original: the net that says what layers should give.
-        layers: where to look.
-        pieces: the batches.
+    Attributes:
         rows_per_feature: rows (examples x positions) at each layer, per feature of its input.
         min_rows: rows at each layer at least.
-        n_samples: examples that the rows are drawn from; more than those of the pieces where other
-            processes have their share.
-        squares: whether the variances of norms are wanted.
-        seed: of the rows that are drawn.
-        guard: a context for the run on each batch, by its number.
-
-    Returns:
-        The notes. Those of a net that keeps state are of the first batch alone.
+        n_samples: examples that the rows are drawn from, over all processes.
+        seed: of the draw.
     """
-    at = {layer.key: layer for layer in layers}
-    notes, seen = Notes(squares=squares), 0
-    with torch.no_grad(), measuring(original):
-        contents = ModuleContents([original])
-        for place, piece in enumerate(pieces):
+
+    rows_per_feature: float
+    min_rows: int
+    n_samples: int
+    seed: int = 0
+
+    def wanted(self, layer: WalkedLayer) -> float:
+        """Rows of all examples."""
+        return max(self.rows_per_feature * layer.features, self.min_rows)
+
+    def pick(
+        self, layer: WalkedLayer, call: Call, number: int, mask: Tensor | None
+    ) -> Int[Tensor, " rows"]:
+        """Positions of a call in batch ``number``, in rising order."""
+        seed = (
+            weight_seed(self.seed, number, layer.index, call.call)
+            if layer.call is None
+            else consumer_seed(self.seed, number, layer.index)
+        )
+        pick = sampled_positions(call, mask, self.wanted(layer), self.n_samples, seed)
+        return pick.sort().values
+
+
+class Original:
+    """The net that says what layers should give, run on all batches.
+
+    Padding that a keyword ``attention_mask`` marks does not count.
+
+    Args:
+        model: the net.
+        layers: where to look.
+        pieces: the batches.
+        draw: which rows are noted.
+        squares: whether the variances of norms are wanted.
+        guard: a context for the run on each batch, by its number.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        layers: Sequence[WalkedLayer],
+        pieces: Sequence[Piece],
+        draw: Draw,
+        *,
+        squares: bool = False,
+        guard: Callable[[int], AbstractContextManager[None]] = lambda _: nullcontext(),
+    ) -> None:
+        self.model, self._pieces, self._draw, self._guard = model, pieces, draw, guard
+        self._layers = {layer.key: layer for layer in layers}
+        self._starts = [0, *itertools.accumulate(piece.size for piece in pieces)]
+        self.notes = Notes(squares=squares)
+
+    def run(self, number: int, pause: Pause[Place] | None = None) -> None:
+        """Runs one batch, and waits at each layer and norm after it has been noted."""
+        piece, notes = self._pieces[number], self.notes
+        mask = token_mask(piece.inputs[1])
+        add_norm = notes.norm_hook(piece.size / self._draw.n_samples)
+
+        def note(call: Call, output: Tensor) -> Tensor:
+            layer = self._layers.get(call.key) or self._layers.get((call.name, None))
+            if layer is not None:
+                pick, seen = self._draw.pick(layer, call, piece.number, mask), self._starts[number]
+                notes.add(layer.key, number, call, output, pick, seen, inputs=layer.note_inputs)
+                if pause is not None:
+                    pause(layer.key)
+            return output
+
+        def on_norm(call: NormCall) -> None:
+            place = add_norm(call)
+            if pause is not None:
+                pause(place)
+
+        hooks = CallHooks(self.model, after=note, on_norm=on_norm, grouped=True)
+        with self._guard(piece.number), hooks:
             args, kwargs = piece.inputs
-            mask = token_mask(kwargs)
+            self.model(*args, **dict(kwargs))
 
-            def note(
-                call: Call, output: Tensor, place: int = place, piece: Piece = piece,
-                mask: Tensor | None = mask, seen: int = seen,
-            ) -> Tensor:  # fmt: skip
-                layer = at.get(call.key) or at.get((call.name, None))
-                if layer is not None:
-                    draw = (
-                        weight_seed(seed, piece.number, layer.index, call.call)
-                        if layer.call is None
-                        else consumer_seed(seed, piece.number, layer.index)
-                    )
-                    wanted = max(rows_per_feature * layer.features, min_rows)
-                    pick = sampled_positions(call, mask, wanted, n_samples, draw)
-                    pick, inputs = pick.sort().values, layer.note_inputs
-                    notes.add(layer.key, place, call, output, pick, seen, inputs=inputs)
-                return output
+    def run_all(self) -> Notes:
+        """Runs all batches, one after the other."""
+        for number in range(len(self._pieces)):
+            self.run(number)
+        return self.notes
 
-            hooks = CallHooks(
-                original, after=note, on_norm=notes.norm_hook(piece.size / n_samples), grouped=True
-            )
-            with guard(piece.number), hooks:
-                original(*args, **dict(kwargs))
-            seen += piece.size
-            if place == 0 and len(pieces) > 1 and contents.tensors_changed():
-                notes.stateful = True
-                break
-    return notes
+    def n_bytes(self) -> float:
+        """Bytes of the rows of all layers, about."""
+        return sum(4 * self._draw.wanted(l) * self._outputs(l) for l in self._layers.values())
+
+    def _outputs(self, layer: WalkedLayer) -> int:
+        return max(self.model.get_parameter(layer.weight).shape[:2])
 
 
 def walk(
     changed: nn.Module,
     layers: Sequence[WalkedLayer],
     pieces: Sequence[Piece],
-    notes: Notes,
+    original: "Original | Notes",
     visit: Callable[[Reached], None],
     *,
     n_samples: int,
     norm: str,
     norm_channels: Mapping[int, Int[Tensor, " kept"]] | None = None,
+    memory: float = math.inf,
 ) -> None:
     """Visits every layer of ``changed`` in the order in which it runs.
 
@@ -240,52 +285,103 @@ def walk(
     Args:
         changed: the net whose weights ``visit`` may set, in place.
         layers: where to stop.
-        pieces: the batches that the notes were taken on.
-        notes: what the original gave.
+        pieces: the batches.
+        original: the original, or what it gave on these batches. It runs first, or in step with the
+            changed net where its rows would take more than a quarter of the memory allowed.
         visit: called at each layer before the net goes on.
         n_samples: examples of all processes.
         norm: how BatchNorm statistics of ``changed`` follow, see `mipp.Refit`.
         norm_channels: ``id`` of a running mean of ``changed`` -> its channels in the original, of
             norms that lost some.
+        memory: bytes allowed.
 
     Raises:
         SurgeryError: a layer gets other positions in the changed net than in the original.
     """
-    at = {layer.key: layer for layer in layers if layer.key in notes.layers}
-    waiting: dict[int, Call | NormCall] = {}
-    followed: set[int] = set()
+    guarded = [changed] if isinstance(original, Notes) else [changed, original.model]
+    with torch.no_grad(), ExitStack() as stack:
+        for model in guarded:
+            stack.enter_context(measuring(model, values=model is not changed))
+        buffers = [(buffer, buffer.clone()) for buffer in changed.buffers()]
+        several = any(layer.several for layer in layers)
+        world = processes.rank_and_size()[1]
+        beside: list[Callable[[Pause[Place]], None]] = []
+        if isinstance(original, Notes):
+            notes = original
+        elif several or world > 1 or original.n_bytes() <= memory / 4:
+            notes = original.run_all()
+        else:
+            notes = original.notes
+            beside = [partial(original.run, number) for number in range(len(pieces))]
+        own = _Walk(
+            changed, layers, pieces, notes, visit, n_samples, norm, norm_channels or {},
+            once=notes is not original,
+        )  # fmt: skip
+        runs = [partial(own.run, number) for number in range(len(pieces))]
+        # the original comes first, so that places are known and noted before they are waited at
+        shift = len(beside)
 
-    def running(number: int) -> Callable[[Pause[Place]], None]:
-        args, kwargs = pieces[number].inputs
+        def arrive(place: Place, there: Sequence[int]) -> None:
+            own.arrive(place, [number - shift for number in there if number >= shift])
 
-        def run(pause: Pause[Place]) -> None:
-            norms = itertools.count()
+        visit_in_order([*beside, *runs], notes.order, arrive, _agreed(notes))
+        for buffer, value in buffers:
+            if id(buffer) not in own.followed:
+                buffer.copy_(value)
 
-            def before(call: Call) -> None:
-                key = call.key if call.key in at else (call.name, None)
-                if key in at and number in notes.layers[key]:
-                    waiting[number] = call
-                    pause(key)
 
-            def on_norm(call: NormCall) -> None:
-                waiting[number] = call
-                pause(next(norms))
+class _Walk:
+    """The changed net on its way."""
 
-            with CallHooks(changed, before=before, on_norm=on_norm, grouped=True):
-                changed(*args, **dict(kwargs))
+    def __init__(
+        self,
+        changed: nn.Module,
+        layers: Sequence[WalkedLayer],
+        pieces: Sequence[Piece],
+        notes: Notes,
+        visit: Callable[[Reached], None],
+        n_samples: int,
+        norm: str,
+        norm_channels: Mapping[int, Int[Tensor, " kept"]],
+        *,
+        once: bool,
+    ) -> None:
+        self._once = once
+        """Whether notes are for this walk alone, so that they can go when they have been used."""
+        self._model, self._pieces, self._notes, self._visit = changed, pieces, notes, visit
+        self._layers = {layer.key: layer for layer in layers}
+        self._n_samples, self._norm, self._norm_channels = n_samples, norm, norm_channels
+        self._waiting: dict[int, Call | NormCall] = {}
+        self.followed: set[int] = set()
 
-        return run
+    def run(self, number: int, pause: Pause[Place]) -> None:
+        """Runs one batch, and waits at each layer and norm before it runs."""
+        norms = itertools.count()
 
-    def arrive(place: Place, there: Sequence[int]) -> None:
+        def before(call: Call) -> None:
+            key = call.key if call.key in self._layers else (call.name, None)
+            if key in self._layers and number in self._notes.layers.get(key, {}):
+                self._waiting[number] = call
+                pause(key)
+
+        def on_norm(call: NormCall) -> None:
+            self._waiting[number] = call
+            pause(next(norms))
+
+        args, kwargs = self._pieces[number].inputs
+        with CallHooks(self._model, before=before, on_norm=on_norm, grouped=True):
+            self._model(*args, **dict(kwargs))
+
+    def arrive(self, place: Place, there: Sequence[int]) -> None:
+        """Fits a layer, or lets a norm follow, with the batches that wait there."""
+        waiting = {number: self._waiting.pop(number) for number in there}
         if isinstance(place, int):
-            inputs = {number: waiting.pop(number) for number in there}
-            _follow(place, inputs, pieces, notes, n_samples, norm, norm_channels or {}, followed)
+            self._follow(place, waiting)
             return
-        layer, noted = at[place], []
-        for number in there:
-            call = waiting.pop(number)
+        layer, noted = self._layers[place], []
+        for number, call in waiting.items():
             assert isinstance(call, Call)
-            own = notes.layers[place][number]
+            own = self._notes.layers[place][number]
             _check_positions(layer, call, own)
             noted.append((call, own))
         rows = sum(len(y) for _, own in noted for y in own.y)
@@ -297,15 +393,25 @@ def walk(
                 "together with the other processes. Give each process more batches, or call "
                 "apply(refit=False)."
             )
-        visit(Reached(layer, noted[0][0], noted))
+        self._visit(Reached(layer, noted[0][0], noted))
+        if self._once:
+            self._notes.layers[place] = {}
 
-    with torch.no_grad(), measuring(changed, values=False):
-        before = [(buffer, buffer.clone()) for buffer in changed.buffers()]
-        runs = [running(number) for number in range(len(pieces))]
-        visit_in_order(runs, notes.order, arrive, _agreed(notes))
-        for buffer, value in before:
-            if id(buffer) not in followed:
-                buffer.copy_(value)
+    def _follow(self, number: int, inputs: Mapping[int, Call | NormCall]) -> None:
+        """Shifts the statistics of one norm, whose call has this number."""
+        now, some, notes = NormSums(), None, self._notes
+        for piece, call in inputs.items():
+            assert isinstance(call, NormCall)
+            some = call
+            share = self._pieces[piece].size / self._n_samples
+            now.add(call.input, share, squares=notes.squares)
+        now.all_reduce(f"norm {number}")
+        notes.norms[number].all_reduce(f"norm {number} of the original")
+        if some is None:
+            return
+        self.followed.update((id(some.running_mean), id(some.running_var)))
+        channels = self._norm_channels.get(id(some.running_mean))
+        follow(some, notes.norms[number], now, channels, self._norm)
 
 
 def _agreed(notes: Notes) -> Callable[[Place | None], Place | None] | None:
@@ -321,30 +427,6 @@ def _agreed(notes: Notes) -> Callable[[Place | None], Place | None] | None:
         return places[processes.smallest("the next layer", mine)]
 
     return first
-
-
-def _follow(
-    number: int,
-    inputs: Mapping[int, Call | NormCall],
-    pieces: Sequence[Piece],
-    notes: Notes,
-    n_samples: int,
-    norm: str,
-    channels: Mapping[int, Int[Tensor, " kept"]],
-    followed: set[int],
-) -> None:
-    """Shifts the statistics of one norm, whose call has this number."""
-    now, some = NormSums(), None
-    for piece, call in inputs.items():
-        assert isinstance(call, NormCall)
-        some = call
-        now.add(call.input, pieces[piece].size / n_samples, squares=notes.squares)
-    now.all_reduce(f"norm {number}")
-    notes.norms[number].all_reduce(f"norm {number} of the original")
-    if some is None:
-        return
-    followed.update((id(some.running_mean), id(some.running_var)))
-    follow(some, notes.norms[number], now, channels.get(id(some.running_mean)), norm)
 
 
 def _check_positions(layer: WalkedLayer, call: Call, noted: PieceNotes) -> None:
