@@ -79,7 +79,10 @@ def measure(key: Key, settings: Settings) -> dict[str, Any]:
     read = sorted({c for group in asked for c in group.consumers})
     consumers = {c: graph.consumers[c] for c in read}
     batches = statistics.read_batches(calibration, None)
-    seen, _ = statistics.capture(model, consumers, batches, loss="auto")
+    config = statistics.CaptureConfig(
+        rows_per_feature=settings["rows"], fisher_samples=settings["fisher"]
+    )
+    seen, _ = statistics.capture(model, consumers, batches, loss="auto", config=config)
     # as many rows as a refit has
     many, _ = statistics.capture(model, consumers, batches, loss=None, config=ROWS)
     before = [answers(model, batch) for batch in held]
@@ -212,6 +215,6 @@ EXPERIMENT = Experiment(
     items=items,
     measure=measure,
     tables=tables,
-    settings={"samples": 5120},
+    settings={"samples": 5120, "rows": 12.0, "fisher": 2048},
     threads=1,
 )
