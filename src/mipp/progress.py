@@ -20,6 +20,8 @@ from mipp.errors import InputError
 from mipp.options import Progress
 
 LOGGER = logging.getLogger("mipp")
+STAGES = LOGGER.getChild("stages")
+"""Logs the lines of stages, apart from results such as those of epochs."""
 
 BEFORE_BARS = 0.5
 """Seconds before bars are drawn, so that short calls do not flicker."""
@@ -64,11 +66,13 @@ class _Called(Follower):
 
 
 class _Lines(Follower):
-    """Writes what `line` is given, and one line for each stage where ``stages`` is true."""
+    """Writes what `line` is given, and one line for each stage unless that is None."""
 
-    def __init__(self, write: Callable[[str], object], *, stages: bool) -> None:
+    def __init__(
+        self, write: Callable[[str], object], write_stage: Callable[[str], object] | None
+    ) -> None:
         self.line = write  # type: ignore[method-assign, assignment]
-        self._stages = stages
+        self._write_stage = write_stage
         self._stage, self._done, self._written = "", 0, False
         self._begun = self._last = time.monotonic()
         self._first = (self._begun, 0)
@@ -81,15 +85,15 @@ class _Lines(Follower):
             self._first = (now, done)  # ... part of which was preparation, such as tracing
         self._done, self._last = done, now
         since, so_far = self._first
-        if self._written or not self._stages:
+        if self._written or self._write_stage is None:
             return
         if done >= total:
             self._written = True
-            self.line(f"{words}: {done} of {total}, {in_words(now - self._begun)}")
+            self._write_stage(f"{words}: {done} of {total}, {in_words(now - self._begun)}")
         elif now - since >= BEFORE_LINE and done > so_far:
             self._written = True
             left = in_words((now - since) / (done - so_far) * (total - done))
-            self.line(f"{words}: {done} of {total}, about {left} left")
+            self._write_stage(f"{words}: {done} of {total}, about {left} left")
 
 
 class _Bars(Follower):
@@ -209,7 +213,9 @@ def _follower(progress: Progress | bool | None, stages: bool) -> Follower:
     notebook = _in_notebook()
     if progress is not False and (notebook or _on_terminal()):
         return _Bars(notebook=notebook)
-    return _Lines(_on_stderr if progress else _to_log, stages=stages)
+    if progress:
+        return _Lines(_on_stderr, _on_stderr if stages else None)
+    return _Lines(_to_log, _stage_to_log if stages else None)
 
 
 def _on_terminal() -> bool:
@@ -230,6 +236,10 @@ def _in_notebook() -> bool:
 
 def _to_log(text: str) -> None:
     LOGGER.info("%s", text)
+
+
+def _stage_to_log(text: str) -> None:
+    STAGES.info("%s", text)
 
 
 def _on_stderr(text: str) -> None:

@@ -70,7 +70,7 @@ def test_every_built_in_network_has_a_recipe(name):
 def test_no_built_in_recipe_asks_every_device_for_bfloat16():
     recipes = [recipe_for(name) for name in models.names()]
     assert {recipe.precision for recipe in recipes} == {"auto", "float32"}
-    assert {recipe.channels_last for recipe in recipes} == {"auto"}
+    assert {recipe.channels_last for recipe in recipes} == {"auto", False}
     for bad in ({"precision": "half"}, {"channels_last": "no"}):
         with pytest.raises(InputError, match="expected"):
             Recipe(**bad)

@@ -30,6 +30,9 @@ BUG = 70
 INTERRUPTED = 130
 """What a shell gives for a process that SIGINT ended."""
 
+_STAGES = "mipp.stages"
+"""The logger of `mipp.progress.STAGES`, which cannot be imported without torch."""
+
 EXIT_CODES = (
     "Exit codes: 0 all went well; 1 an error, or a failed check of the demo, that the message "
     "explains; 2 wrong usage; 70 a bug in mipp or in code that was given to it; 130 interrupted."
@@ -66,7 +69,8 @@ class Output:
     def followed(self) -> Iterator[bool | None]:
         """Yields ``progress=`` for calls of the library: bars on terminals, lines elsewhere.
 
-        Lines are what the library logs; they are printed as long as the block runs.
+        Lines are what the library logs; they are printed as long as the block runs, those of stages
+        on stderr.
         """
         logger, handler = logging.getLogger("mipp"), _Printed(self)
         level = logger.level
@@ -93,8 +97,11 @@ class _Printed(logging.Handler):
         self._output = output
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Prints the text alone."""
-        self._output.say(self.format(record))
+        """Prints the text alone; that of a stage on stderr, since it is no result."""
+        if record.name == _STAGES:
+            typer.echo(self.format(record), err=True)
+        else:
+            self._output.say(self.format(record))
 
 
 def open_output(as_json: bool) -> Output:

@@ -37,8 +37,8 @@ class Recipe:
             on, CPUs with AMX) and float32 elsewhere; `History.numerics` says which it was. All
             built-in networks but the smallest have it.
         channels_last: memory layout during training; ``auto`` is the faster one for convolutions on
-            that device. All built-in networks have it; models that reshape with ``view`` may need
-            False.
+            that device. All built-in networks but the smallest have it; models that reshape with
+            ``view`` may need False.
         max_grad_norm: larger gradients are scaled down to this norm; ``None`` does not scale.
         patience: stop after this many epochs in a row without a new lowest loss on ``evaluate_on``;
             the last weights are kept. ``None`` never stops early.
@@ -136,7 +136,7 @@ _IMAGENET = Recipe(
 
 _RECIPES: Mapping[str, Recipe] = MappingProxyType(
     {
-        "digits_cnn": Recipe(epochs=20, peak_lr=0.05, channels_last="auto", batch_size=32),
+        "digits_cnn": Recipe(epochs=20, peak_lr=0.05, batch_size=32),
         "mlp": _SMALL,
         "lenet5": _SMALL,
         **dict.fromkeys(("vgg11", "vgg16", "vgg19"), _CIFAR),

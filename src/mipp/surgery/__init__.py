@@ -17,8 +17,10 @@ from mipp.surgery.optimizer import remap_optimizer
 from mipp.surgery.outputs import compare
 from mipp.surgery.record import PlanRecord, installed_version
 from mipp.surgery.refit.fitting import LESS_MEMORY, Refit, best_fit, finite
+from mipp.surgery.refit.original import Draw, Original
+from mipp.surgery.refit.reached import Piece, Reached, WalkedLayer
 from mipp.surgery.refit.units import refit, rows_noted
-from mipp.surgery.refit.walk import Draw, Original, Piece, Reached, WalkedLayer, walk
+from mipp.surgery.refit.walk import walk
 from mipp.surgery.slice import apply_plan, slice_graph, slice_model
 from mipp.surgery.tensors import state_shapes
 from mipp.surgery.unread import unsure_sizes, with_unread_sizes

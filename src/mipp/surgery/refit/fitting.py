@@ -17,8 +17,8 @@ from mipp.checks import check_fields
 from mipp.covariance import dense
 from mipp.errors import InputError, SurgeryError
 from mipp.records import Consumer
+from mipp.surgery.refit.reached import Reached
 from mipp.surgery.refit.ridge import Regression, Ridge, pull_of
-from mipp.surgery.refit.walk import Reached
 from mipp.tracing.calls import weight_matrix
 
 Fitted = tuple[Float[Tensor, "m d"], Float[Tensor, " d"], Float[Tensor, " m"]]

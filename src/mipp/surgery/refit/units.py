@@ -24,7 +24,9 @@ from mipp.out_of_memory import enough_memory
 from mipp.records import KEPT, AxisKey, ChannelGraph, Consumer, IntArray
 from mipp.surgery.keeps import scale_keeps
 from mipp.surgery.refit.fitting import LESS_MEMORY, LeastSquares, Refit
-from mipp.surgery.refit.walk import Draw, Original, Piece, Reached, WalkedLayer, walk
+from mipp.surgery.refit.original import Draw, Original
+from mipp.surgery.refit.reached import Piece, Reached, WalkedLayer
+from mipp.surgery.refit.walk import walk
 from mipp.tracing.notes import Key, Notes
 
 NOTED_SHARE = 0.6
