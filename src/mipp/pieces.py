@@ -22,8 +22,7 @@ def pieces_of(model: nn.Module, batches: Sequence[Batch]) -> list[Piece]:
     all of them into one for a model that keeps tensors from one forward pass to the next, whose
     passes cannot run side by side.
     """
-    device = next((p.device for p in model.parameters()), torch.device("cpu"))
-    moved = [batch.to(device) for batch in batches]
+    moved = [batch.to(_device_of(model)) for batch in batches]
     if len(moved) > 1 and keeps_tensors(model, moved[0].part(0, 2)):
         moved = [in_one(model, batches)[1]]
     elif len(moved) > MOST_PIECES and all(batch.divisible for batch in moved):
@@ -34,6 +33,17 @@ def pieces_of(model: nn.Module, batches: Sequence[Batch]) -> list[Piece]:
         Piece((batch.args, batch.kwargs), number * world + rank, len(batch))
         for number, batch in enumerate(moved)
     ]
+
+
+def runs_side_by_side(model: nn.Module, batches: Sequence[Batch]) -> bool:
+    """Whether the batches are the pieces of a walk as they are, each beside the others."""
+    few = len(batches) <= MOST_PIECES
+    some = batches[0].part(0, 2).to(_device_of(model))
+    return few and (len(batches) == 1 or not keeps_tensors(model, some))
+
+
+def _device_of(model: nn.Module) -> torch.device:
+    return next((p.device for p in model.parameters()), torch.device("cpu"))
 
 
 def keeps_tensors(model: nn.Module, batch: Batch) -> bool:

@@ -63,9 +63,8 @@ class Noted:
         self._sums: list[int] = []
 
     def put(self, notes: Notes) -> None:
-        """Keeps the notes, unless passes through the model cannot run side by side."""
-        if not notes.stateful:
-            self._notes, self._sums = notes, self._checksums()
+        """Keeps the notes."""
+        self._notes, self._sums = notes, self._checksums()
 
     def get(self, config: surgery.Refit) -> Notes | None:
         """The notes for a refit; None where there are none for it, or they are out of date."""

@@ -14,7 +14,7 @@ from torch import Tensor
 from mipp import information, out_of_memory, processes, statistics, surgery
 from mipp.covariance import FEW
 from mipp.errors import CalibrationError, InputError
-from mipp.pieces import MOST_PIECES, keeps_tensors
+from mipp.pieces import runs_side_by_side
 from mipp.problem import Problem, less_memory, report_batches
 from mipp.records import AxisKey, Consumer, Group, Keep
 from mipp.statistics.few_rows import n_features
@@ -61,9 +61,7 @@ class Views:
         """Whether layers can be measured one after the other."""
         if self._observer is not None or processes.rank_and_size()[1] > 1:
             return False
-        device = next((p.device for p in self.model.parameters()), torch.device("cpu"))
-        some = self.batches[0].part(0, 2).to(device)
-        return len(self.batches) <= MOST_PIECES and not keeps_tensors(self.model, some)
+        return runs_side_by_side(self.model, self.batches)
 
     def _each_in_order(self, score: Callable[[Group, ViewsOf], None]) -> None:
         consumers, left = self.graph.consumers, {g.index: g for g in self.graph.groups}
@@ -183,7 +181,7 @@ class Views:
             refit is None
             or self._problem.noted is None
             or len(measured) < everything
-            or len(self.batches) > MOST_PIECES
+            or not runs_side_by_side(self.model, self.batches)  # so that a refit joins them
         ):
             return None, None
         rows = surgery.rows_noted(self.graph, refit)

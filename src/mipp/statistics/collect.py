@@ -16,7 +16,6 @@ from mipp.statistics.recorder import CaptureConfig, Recorder, Site, Statistics
 from mipp.tracing.calls import Call, CallHooks, token_mask
 from mipp.tracing.guards import measuring
 from mipp.tracing.lockstep import Pause, visit_in_order
-from mipp.tracing.module_contents import ModuleContents
 from mipp.tracing.notes import Key, Notes
 from mipp.tracing.sampling import sampled_positions, weight_seed
 
@@ -194,7 +193,6 @@ class _Run:
         """Runs the batches; ``inputs``: whether inputs are measured, too."""
         seen, noted = 0, rows_noted or {}
         with measuring(self._model):
-            contents = None if notes is None else ModuleContents([self._model])
             for i, whole in enumerate(batches):
                 number, batch = i * self._world + self._rank, whole.to(self.device)
                 backward, mask = i < self.backward_on, token_mask(batch.kwargs)
@@ -227,8 +225,6 @@ class _Run:
                 with blaming(i), torch.set_grad_enabled(backward), hooks:
                     output = self._model(*batch.args, **batch.kwargs)
                 seen += len(batch)
-                if notes is not None and contents is not None and i == 0 and len(batches) > 1:
-                    notes.stateful = contents.tensors_changed()
                 if backward:
                     self._pass_back(output, batch, number)
                 if advance:

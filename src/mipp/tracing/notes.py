@@ -142,14 +142,11 @@ class Notes:
         layers: by layer, and in it by batch.
         norms: in the order of their calls.
         squares: whether squares of the norms' inputs are summed.
-        stateful: whether modules keep tensors from one forward pass, so that passes cannot run side
-            by side.
     """
 
     layers: dict[Key, dict[int, PieceNotes]] = field(default_factory=dict)
     norms: list[NormSums] = field(default_factory=list)
     squares: bool = False
-    stateful: bool = False
     _sequence: list[Place] = field(default_factory=list)
     _last: Place | None = None
 
