@@ -121,6 +121,31 @@ with following(None):  # says nothing, and is shown all the same
     assert shown.count(CURSOR_OFF) == shown.count(CURSOR_ON) == 4
 
 
+def test_bars_that_start_while_tracing_keeps_stderr_silent_are_seen():
+    work = """
+import time
+
+class Slow(nn.Linear):
+    def forward(self, x):
+        if torch.compiler.is_exporting():
+            time.sleep(0.5)
+        print("from forward", file=sys.stderr)
+        return super().forward(x)
+
+net[0], before = Slow(4, 8), sys.stderr
+mipp.progress.BEFORE_BARS = 0.2
+mipp.plan(net, batches, "units=50%")
+assert sys.stderr is before
+sys.stderr.write("the last line")
+"""
+    shown, _ = on_terminal(work)
+    assert "tracing" in shown
+    assert shown.count(CURSOR_OFF) == shown.count(CURSOR_ON) == 1
+    *before, last = left_on_screen(shown)
+    assert set(before) == {"from forward"}
+    assert last == "the last line"
+
+
 def test_short_calls_and_those_told_so_draw_nothing():
     work = "mipp.plan(net, batches, 'units=50%')\nmipp.progress.BEFORE_BARS = 0.0\n"
     work += "mipp.plan(net, batches, 'units=50%', progress=False).apply(progress=False)"

@@ -12,8 +12,9 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from contextvars import ContextVar
+from typing import IO, Any
 
 from mipp.checks import shown
 from mipp.errors import InputError
@@ -96,23 +97,46 @@ class _Lines(Follower):
             self._write_stage(f"{words}: {done} of {total}, about {left} left")
 
 
+class _AboveBars:
+    """A stream that writes to another, above the bars as soon as there are any."""
+
+    def __init__(self, stream: IO[str], above: Any) -> None:
+        self._stream, self._above, self.drawn = stream, above, False
+
+    def write(self, text: str) -> int:
+        return int((self._above if self.drawn else self._stream).write(text))
+
+    def flush(self) -> None:
+        (self._above if self.drawn else self._stream).flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
 class _Bars(Follower):
     """Draws a bar for each stage, from half a second on and without a thread of its own."""
 
     def __init__(self, *, notebook: bool) -> None:
-        from rich import progress  # noqa: PLC0415 - takes a tenth of a second to import
+        from rich import file_proxy, progress  # noqa: PLC0415 - takes a tenth of a second to import
         from rich.console import Console  # noqa: PLC0415
 
+        # rich would put its stream in the place of stderr when the first frame is drawn, which a
+        # timer's thread may do just while tracing has put another one there
+        console = Console(file=sys.stderr)
+        above = _AboveBars(sys.stderr, file_proxy.FileProxy(console, sys.stderr))
+        self._stderr, self._redirected = above, redirect_stderr(above)
+        self._redirected.__enter__()
         self._bars = progress.Progress(
             progress.TextColumn("{task.description}"),
             progress.BarColumn(),
             progress.MofNCompleteColumn(),
             progress.TimeRemainingColumn(),
-            console=Console(stderr=True),
+            console=console,
             transient=True,
             auto_refresh=False,
             # what is printed meanwhile stands above the bars, but what goes to a file stays there
             redirect_stdout=sys.stdout.isatty(),
+            redirect_stderr=False,
         )
         self._tasks = {"trace": self._bars.add_task(_STAGES["trace"], total=None)}
         self._words, self._done = "", {"trace": 0}
@@ -148,12 +172,15 @@ class _Bars(Follower):
             self._timer.cancel()
         with self._lock:
             self._closed = True
+            self._redirected.__exit__(None, None, None)
             if self._drawn:
+                self._stderr.flush()
                 self._bars.stop()
 
     def _draw(self) -> None:
         with self._lock:
             if not (self._closed or self._drawn):
+                self._stderr.drawn = True
                 self._bars.start()
                 self._drawn = True
 
