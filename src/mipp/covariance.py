@@ -11,6 +11,9 @@ FEW = 8
 elimination scores all units about fifty times, each time for ``rows^2 features`` operations in row
 space; in feature space it takes some ``features^3`` altogether."""
 
+PANEL = 1024
+"""Features whose products with all others are computed at a time."""
+
 
 @dataclass(frozen=True, eq=False)
 class Factor:
@@ -54,6 +57,47 @@ def submatrix(covariance: Covariance, index: Int[Tensor, " c"]) -> Float[Tensor,
 def dense(covariance: Float[Tensor, "*g d d"] | Factor) -> Float[Tensor, "*g d d"]:
     """The covariance as a matrix, or as one for each block."""
     return covariance.dense() if isinstance(covariance, Factor) else covariance
+
+
+def gram(rows: Float[Tensor, "n d"]) -> Float[Tensor, "d d"]:
+    """``rows.T @ rows``, of which each half is computed once."""
+    d = rows.shape[1]
+    found = rows.new_empty(d, d)
+    for start in range(0, d, PANEL):
+        panel = slice(start, min(start + PANEL, d))
+        torch.mm(rows[:, panel].T, rows[:, start:], out=found[panel, start:])
+        found[panel.stop :, panel] = found[panel, panel.stop :].T
+    return found
+
+
+def inverse_from(root: Float[Tensor, "d d"]) -> Float[Tensor, "d d"]:
+    """Inverse of a matrix from its lower Cholesky factor, which may be overwritten.
+
+    A large one in large blocks: LAPACK's own routine (dpotri) takes half as long again.
+    """
+    if len(root) <= PANEL:
+        return torch.cholesky_inverse(root)
+    d, root = len(root), _invert_lower(root)
+    found = root.new_empty(d, d)
+    for start in range(0, d, PANEL):
+        stop = min(start + PANEL, d)
+        # rows above the panel are zero in it
+        torch.mm(root[start:, start:stop].T, root[start:, :stop], out=found[start:stop, :stop])
+        found[:start, start:stop] = found[start:stop, :start].T
+    return found
+
+
+def _invert_lower(root: Float[Tensor, "d d"]) -> Float[Tensor, "d d"]:
+    """Inverts a lower triangular matrix, in place."""
+    d = len(root)
+    if d <= PANEL // 2:
+        eye = torch.eye(d, dtype=root.dtype, device=root.device)
+        root.copy_(torch.linalg.solve_triangular(root, eye, upper=False))
+        return root
+    half = d // 2
+    left, right = _invert_lower(root[:half, :half]), _invert_lower(root[half:, half:])
+    root[half:, :half] = -(right @ (root[half:, :half] @ left))
+    return root
 
 
 def varies(

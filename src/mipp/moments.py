@@ -5,10 +5,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from mipp import processes
-from mipp.covariance import FEW, Covariance, Factor, dense, varies
-
-_PANEL = 1024
-"""Columns of the scatter matrix computed at once: the lower triangle is left to symmetry."""
+from mipp.covariance import FEW, PANEL, Covariance, Factor, dense, varies
 
 
 class Moments:
@@ -79,7 +76,7 @@ class Moments:
         given = (rows,) if targets is None else (rows, targets)
         self._waiting.append(tuple(part.reshape(n, self._shape[0], -1) for part in given))
         waiting = self.count - self._merged
-        if waiting >= max(self._d, _PANEL) and not self._few:
+        if waiting >= max(self._d, PANEL) and not self._few:
             self._merge()
 
     @property
@@ -121,8 +118,8 @@ class Moments:
 
     def _add(self, centred: Float[Tensor, "g n z"]) -> None:
         assert self._scatter is not None
-        for start in range(0, self._d, _PANEL):
-            panel = slice(start, min(start + _PANEL, self._d))
+        for start in range(0, self._d, PANEL):
+            panel = slice(start, min(start + PANEL, self._d))
             self._scatter[:, panel, start:] += centred[:, :, panel].mT @ centred[:, :, start:]
 
     def _add_outer(self, delta: Float[Tensor, "g z"], times: float) -> None:

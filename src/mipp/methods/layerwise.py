@@ -11,6 +11,7 @@ from torch import Tensor
 
 from mipp import processes, surgery, weights
 from mipp.checks import check_fields
+from mipp.covariance import inverse_from
 from mipp.errors import InputError
 from mipp.methods.method import NOT_MEASURED, WeightChoice, WeightTarget
 from mipp.methods.shared.unstructured import enough_memory, highest, whole
@@ -178,7 +179,7 @@ class SparseGPT(Layerwise):
         moment.diagonal()[dead] = 1
         weight[:, dead] = 0
         moment.diagonal().add_(self.damping * moment.diagonal().mean())
-        inverse = torch.cholesky_inverse(torch.linalg.cholesky(moment))
+        inverse = inverse_from(torch.linalg.cholesky(moment))
         root = torch.linalg.cholesky(inverse, upper=True)
         mask = torch.ones_like(weight, dtype=torch.bool)
         # runs of a pattern are not cut by a block

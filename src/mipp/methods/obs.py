@@ -12,6 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from mipp import surgery
+from mipp.covariance import inverse_from
 from mipp.errors import CalibrationError
 from mipp.methods.method import Question, Scores, ScoringMethod
 from mipp.methods.shared.input_moments import measured, readers
@@ -121,7 +122,7 @@ class Layer:
                 "features repeat each other up to rounding. Use more damping, such as 0.01, or a "
                 "model in float64."
             )
-        self.inverse = torch.cholesky_inverse(root)
+        self.inverse = inverse_from(root)
         self.weight = weight.clone()
         self.energy = float(((weight @ second_moment.double()) * weight).sum())
         self._columns = {int(u): torch.nonzero(unit == u).flatten() for u in torch.unique(unit)}

@@ -42,7 +42,7 @@ from mipp.tracing.calls import (
     weight_matrix,
 )
 
-EXAMPLES = 512
+EXAMPLES = 128
 """Examples that are enough; later batches are not looked at."""
 
 CELLS = 2**26

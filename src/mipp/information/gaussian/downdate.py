@@ -5,6 +5,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from mipp.covariance import inverse_from
 from mipp.information.gaussian.standardised import FeatureSpace, cholesky, logdet_eye_plus
 from mipp.records import FloatArray
 
@@ -49,7 +50,7 @@ class State:
         small: bool = False,
     ) -> "State":
         """No unit removed; ``columns`` of a unit end in -1 where it has fewer than ``k``."""
-        P = torch.cholesky_inverse(cholesky(space.matrix)).to(dtype)
+        P = inverse_from(cholesky(space.matrix)).to(dtype)
         B = weight.to(dtype)
         k, flat = columns.shape[1], columns.flatten()
         pad, real = flat < 0, flat.clamp_min(0)

@@ -31,8 +31,9 @@ N_FOLDS = 8
 MANY = 64
 """Examples from which half as many folds do."""
 
-WIDE = 1024
-"""Features beyond which two folds of many examples do, since each costs several solutions."""
+WIDE, HELD_OUT = 1024, 4
+"""Features beyond which one part in four of many examples does, since each fold costs several
+solutions."""
 
 STRENGTHS = (1.0, 30.0, 1000.0)
 """Multiples of the requested ridge that held-out rows choose from."""
@@ -282,10 +283,14 @@ def chosen_strength(
     def gains() -> Float[Tensor, "strengths examples"]:
         number = _numbers(example)
         n_examples = int(number.max()) + 1
-        many = 2 if fitted.problem.x.shape[1] > WIDE else N_FOLDS // 2
-        n_folds = min(N_FOLDS if n_examples < MANY else many, n_examples)
-        rows = fitted.gains(strengths, number * n_folds // n_examples)
-        return rows.new_zeros(len(strengths), n_examples).index_add_(1, number, rows)
+        if n_examples >= MANY and fitted.problem.x.shape[1] > WIDE:
+            fold = (number % HELD_OUT).clamp_max(1).neg()  # every fourth example, and no other
+        else:
+            n_folds = min(N_FOLDS if n_examples < MANY else N_FOLDS // 2, n_examples)
+            fold = number * n_folds // n_examples
+        rows = fitted.gains(strengths, fold)
+        of_examples = rows.new_zeros(len(strengths), n_examples).index_add_(1, number, rows)
+        return of_examples[:, number[fold >= 0].unique()]
 
     n, d = fitted.problem.x.shape
     best = best_fit(n, d, few_rows, gains)

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from mipp.covariance import varies
+from mipp.covariance import gram, varies
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,14 +80,26 @@ class Ridge:
     def gains(
         self, strengths: Sequence[float], fold: Int[Tensor, " n"]
     ) -> Float[Tensor, "strengths n"]:
-        """By how much the squared error of each row falls when the other folds are fitted."""
+        """By how much the squared error of each row falls when the other folds are fitted.
+
+        Args:
+            strengths: from the weakest to the strongest.
+            fold: of each row, counted from 0; -1 for rows that are never held out, which gain 0.
+                Of one fold, strengths are not tried beyond one that gains less than that before.
+        """
+        held_out, alone = fold >= 0, int(fold.max()) == 0
         found = self._pull.new_full((len(strengths), len(fold)), -torch.inf)
         for mine, fitted in self._others(fold):
-            none = self._without(mine)
+            none, before = self._without(mine), -torch.inf
             for place, strength in enumerate(strengths):
                 errors = fitted.errors(strength, mine)
                 if errors is not None:
                     found[place, mine] = none - errors
+                    gained = float(found[place, mine].sum())
+                    if alone and gained < before:
+                        break
+                    before = gained
+        found[:, ~held_out] = 0
         return found
 
     def _others(self, fold: Int[Tensor, " n"]) -> "Iterator[tuple[Bool[Tensor, ' n'], _Fitted]]":
@@ -98,26 +110,27 @@ class Ridge:
             for mine in parts:
                 yield mine, whole.without(mine)
             return
-        sums = [self._sums(self._x[mine], self._y[mine]) for mine in parts]
+        never = [fold < 0] if bool((fold < 0).any()) else []
+        sums = [self._sums(self._x[mine], self._y[mine]) for mine in parts + never]
         self._all = total = _Sums.added(sums)
-        for mine, own in zip(parts, sums, strict=True):
+        for mine, own in zip(parts, sums, strict=False):
             yield mine, total.less(own).on(self._x, self._y)
 
     def _without(self, rows: Bool[Tensor, " n"]) -> Float[Tensor, " r"]:
         """Squared errors of the layer as it is; a norm behind it takes up what the mean shifts."""
-        problem = self.problem
-        left = problem.y[rows].double() - problem.x[rows].double() @ problem.old.T
+        problem, old = self.problem, self.problem.old
+        left = (self._y[rows] - self._x[rows] @ old.T.to(self._x.dtype)).double()
         if problem.bias is not None:
-            left = left - problem.bias.double()
+            left += self.y_mean - old @ self.x_mean - problem.bias.double()
         elif problem.centred:
-            others = problem.y[~rows].double() - problem.x[~rows].double() @ problem.old.T
-            left = left - others.mean(0)
+            # about the mean of the others, of which all rows have none
+            left += left.sum(0) / (~rows).sum()
         return left.square().sum(1)
 
     def _sums(self, x: Float[Tensor, "r d"], y: Float[Tensor, "r m"]) -> "_Sums":
         return _Sums(
             len(x), x.sum(0, dtype=torch.float64), y.sum(0, dtype=torch.float64),
-            (x.T @ x).double(), (x.T @ y).double(), self._pull, self.problem,
+            gram(x).double(), (x.T @ y).double(), self._pull, self.problem,
         )  # fmt: skip
 
     def _rows(self) -> "_Rows":
@@ -167,15 +180,15 @@ class _Sums:
 
     def solution(self, strength: float) -> Float[Tensor, "m d"] | None:
         """The weights; None where the equations cannot be solved."""
-        gram, cross = self.xx / self.n, self.xy / self.n
+        second, cross = self.xx / self.n, self.xy / self.n
         if self.problem.centred:
             mean = self.x / self.n
-            gram -= torch.outer(mean, mean)
+            second -= torch.outer(mean, mean)
             cross -= torch.outer(mean, self.y / self.n)
         pull = strength * self.pull
-        gram.diagonal().add_(pull)
+        second.diagonal().add_(pull)
         cross += pull.unsqueeze(1) * self.problem.anchor.T
-        root, fault = torch.linalg.cholesky_ex(gram)
+        root, fault = torch.linalg.cholesky_ex(second)
         return torch.cholesky_solve(cross, root).T if int(fault) == 0 else None
 
     def errors(self, strength: float, rows: Bool[Tensor, " n"]) -> Float[Tensor, " r"] | None:
@@ -184,10 +197,11 @@ class _Sums:
         if weight is None:
             return None
         assert self._rows is not None
-        x, y = self._rows[0][rows].double(), self._rows[1][rows].double()
+        x, y = self._rows[0][rows], self._rows[1][rows]
+        left = (y - x @ weight.T.to(x.dtype)).double()
         if self.problem.centred:
-            x, y = x - self.x / self.n, y - self.y / self.n
-        return (y - x @ weight.T).square().sum(1)
+            left += (weight @ self.x - self.y) / self.n
+        return left.square().sum(1)
 
 
 class _Rows:

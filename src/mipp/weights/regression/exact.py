@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from mipp.covariance import inverse_from
 from mipp.weights.regression.approximate import Path
 from mipp.weights.regression.least_squares import MEMORY, Pattern, Rows, moments
 
@@ -162,7 +163,7 @@ class _State:
         alive = mask.gather(1, inputs)
         if width == rows.shape[1] and bool(alive.all()):
             # all rows start from the one inverse of all inputs, with the weights that they have
-            whole = torch.cholesky_inverse(torch.linalg.cholesky(rows.correlation))
+            whole = inverse_from(torch.linalg.cholesky(rows.correlation))
             inverse = whole.repeat(len(inputs), 1, 1)
             weight = rows.standardised[chosen]
         else:

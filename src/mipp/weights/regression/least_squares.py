@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from mipp.covariance import inverse_from
 from mipp.errors import InputError
 from mipp.weights.regression.conjugate_gradient import Directions, descent
 
@@ -136,7 +137,7 @@ class Rows:
     @cached_property
     def inverse(self) -> Float[Tensor, "d d"]:
         """The inverse of the correlations."""
-        return torch.cholesky_inverse(torch.linalg.cholesky(self.correlation))
+        return inverse_from(torch.linalg.cholesky(self.correlation))
 
     def nats(self, errors: Float[Tensor, "m *k"]) -> Float[Tensor, "m *k"]:
         """Nats that each row has lost when errors of its output have these variances."""

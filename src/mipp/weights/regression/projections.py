@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from mipp.covariance import inverse_from
 from mipp.retrain.numerics import numerics_for
 from mipp.weights.regression.approximate import take_over
 from mipp.weights.regression.least_squares import Rows
@@ -54,7 +55,7 @@ def alternating(
     for stage, penalty in enumerate(PENALTIES):
         nearer = rows.correlation.clone()
         nearer.diagonal().add_(penalty)
-        nearer = torch.cholesky_inverse(torch.linalg.cholesky(nearer)).mul_(penalty)
+        nearer = inverse_from(torch.linalg.cholesky(nearer)).mul_(penalty)
         if coarse:
             nearer = nearer.bfloat16()
         for turn in range(turns):
