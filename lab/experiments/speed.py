@@ -15,8 +15,9 @@ process of its own, one after the other, on the same random weights and examples
 * ``taylor``: one Taylor step of Torch-Pruning on the same batches.
 
 Each process times a bare pass of its own right after the work, over a quarter of the batches, and
-the ratio is to that: seconds depend on the machine and on what else runs, and the ratios are what
-to quote. A tiny net is planned first, so that loading `torch.export` (seconds, once in a process)
+the ratio is to that: seconds depend on the machine, and the ratios are what to quote. They are of
+processor time, so that other work on the machine counts little; measure with one thread
+(``OMP_NUM_THREADS=1``), since several that wait for each other take processor time, too. A tiny net is planned first, so that loading `torch.export` (seconds, once in a process)
 is in no figure. Peak memory is what the process had at most, less what it held before the work
 began (model and examples).
 """
@@ -50,16 +51,17 @@ def one_pass(_net: Net, model: nn.Module, batches: list[Batch]) -> dict[str, flo
 
 
 def planned(method: str) -> Work:
-    """Plan and apply, with the seconds of each stage."""
+    """Plan and apply, with the seconds of each."""
 
     def work(net: Net, model: nn.Module, batches: list[Batch]) -> dict[str, float]:
         options = dict(net.options, method=method)
         if method == "mipp":
             options["noise"] = net.noise
+        started = time.process_time()
         plan = mipp.plan(model, batches, net.budget, **options)
-        started = time.perf_counter()
+        between = time.process_time()
         plan.apply()
-        return dict(plan.seconds or {}) | {"apply": time.perf_counter() - started}
+        return {"plan": between - started, "apply": time.process_time() - between}
 
     return work
 
@@ -106,16 +108,16 @@ WORKS: dict[str, tuple[str, Work]] = {
 
 
 def measure(key: Key, _settings: Settings) -> dict[str, Any]:
-    """Seconds, peak memory and the stages."""
+    """Seconds of processor time, peak memory and the stages."""
     net, (_, work) = NETS[key["net"]], WORKS[key["work"]]
     model, batches = net.make().eval(), net.batches()
     untouched = copy.deepcopy(model) if key["work"] == "taylor" else model
     _load(model, batches[0])
     with warnings.catch_warnings(), memory.peak(torch.device("cpu")) as peak:
         warnings.simplefilter("ignore")
-        started = time.perf_counter()
+        started = time.process_time()
         stages = work(net, model, batches)
-        seconds = time.perf_counter() - started
+        seconds = time.process_time() - started
     return {
         "seconds": seconds,
         "pass": _seconds_of_a_pass(net, untouched, batches),
@@ -146,10 +148,10 @@ def _first(batch: Batch) -> Batch:
 def _seconds_of_a_pass(net: Net, model: nn.Module, batches: list[Batch]) -> float:
     """Of all batches, from a quarter of them."""
     part = batches[::4]
-    started = time.perf_counter()
+    started = time.process_time()
     one_pass(net, model, part)
     examples = [sum(map(_size, some)) for some in (batches, part)]
-    return (time.perf_counter() - started) * examples[0] / examples[1]
+    return (time.process_time() - started) * examples[0] / examples[1]
 
 
 def _size(batch: Batch) -> int:
@@ -169,7 +171,7 @@ def tables(rows: Rows) -> Iterator[TextTable | str]:
             ratio = f"{row['seconds'] / row['pass']:.2f}"
             seconds, mib = f"{row['seconds']:.1f}", f"{row['mib']:.0f}"
             lines.append([net.label, label, seconds, ratio, mib, stages or "-"])
-    header = ["net", "work", "seconds", "ratio to a pass", "peak MiB above start", "stages (s)"]
+    header = ["net", "work", "CPU seconds", "ratio to a pass", "peak MiB above start", "stages (s)"]
     yield TextTable("", header, lines)
 
 

@@ -82,12 +82,12 @@ NETS = {
     "vgg16": _built_in("vgg16", "VGG16", 2560, 128),
     "resnet18": _built_in("resnet18", "ResNet-18", 2560, 128),
     "resnet50": _built_in("resnet50_imagenet", "ResNet-50 at 224", 512, 16),
-    "vit-b16": _transformer("ViT-B/16", "ViT-B/16", lambda: _pictures(512), "mlp.fc1"),
+    "vit-b16": _transformer("ViT-B/16, 128 images", "ViT-B/16", lambda: _pictures(128), "mlp.fc1"),
     "bert-base": _transformer(
-        "BERT-base", "BERT-base", lambda: _texts(1000, 512, 128), "intermediate.dense"
+        "BERT-base, 256 texts", "BERT-base", lambda: _texts(1000, 256, 128), "intermediate.dense"
     ),
     "llama-1.1b": _transformer(
-        "1.1 B", "1.1 B, grouped queries", lambda: _texts(32000, 128, 512), "mlp.gate_proj"
+        "1.1 B, 16 texts", "1.1 B, grouped queries", lambda: _texts(32000, 16, 512), "mlp.gate_proj"
     ),
 }
 
