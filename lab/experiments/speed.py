@@ -17,9 +17,10 @@ process of its own, one after the other, on the same random weights and examples
 Each process times a bare pass of its own right after the work, over a quarter of the batches, and
 the ratio is to that: seconds depend on the machine, and the ratios are what to quote. They are of
 processor time, so that other work on the machine counts little; measure with one thread
-(``OMP_NUM_THREADS=1``), since several that wait for each other take processor time, too. A tiny net is planned first, so that loading `torch.export` (seconds, once in a process)
-is in no figure. Peak memory is what the process had at most, less what it held before the work
-began (model and examples).
+(``OMP_NUM_THREADS=1``), since several that wait for each other take processor time, too. A tiny net
+is planned first, so that loading `torch.export` (seconds, once in a process) is in no figure. Peak
+memory is what the process had at most, less what it held before the work began (model and
+examples).
 """
 
 import copy
