@@ -5,9 +5,10 @@ WORKERS ?= 2
 VENV    := .venv
 BIN     := $(VENV)/bin
 PIP     := $(BIN)/python -m pip --disable-pip-version-check
+OTHERS  := .venv-integrations
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test nightly lint format types imports docs docs-check check build clean
+.PHONY: help demo test integrations nightly lint format types imports docs docs-check check build clean
 
 help: ## This list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -21,6 +22,11 @@ test: export OMP_NUM_THREADS ?= 1
 test: export PYTHONDONTWRITEBYTECODE :=
 test: $(VENV)/.for-developers ## All tests; WORKERS=n runs n at a time
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
+
+# the environment sees the packages of .venv, and has the others itself
+integrations: export OMP_NUM_THREADS ?= 1
+integrations: $(OTHERS)/.done ## Tests with Hugging Face, Lightning, ultralytics, torchao and others
+	$(OTHERS)/bin/python -m pytest tests/integrations
 
 nightly: export OMP_NUM_THREADS ?= 1
 nightly: $(VENV)/.for-developers ## Thousands of random networks, all of the zoo, a cluster
@@ -52,7 +58,7 @@ build: $(VENV)/.for-developers ## Wheel, in dist/
 	$(PIP) wheel --no-deps --wheel-dir dist .
 
 clean: ## Remove what the other targets made, the virtual environment too
-	rm -rf $(VENV) site dist build .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) $(OTHERS) site dist build .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .hypothesis
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -63,4 +69,12 @@ $(VENV)/.for-users: pyproject.toml constraints.txt | $(BIN)/python
 
 $(VENV)/.for-developers: pyproject.toml constraints.txt | $(BIN)/python
 	$(PIP) install --quiet -c constraints.txt -e '.[lab,onnx,report,transformers,dev]'
+	@touch $@
+
+$(OTHERS)/.done: constraints-integrations.txt $(VENV)/.for-developers
+	$(PYTHON) -m venv $(OTHERS)
+	purelib='import sysconfig; print(sysconfig.get_path("purelib"))' \
+		&& echo "import site; site.addsitedir('$$($(BIN)/python -c "$$purelib")')" \
+		> "$$($(OTHERS)/bin/python -c "$$purelib")/beside.pth"
+	$(OTHERS)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r constraints-integrations.txt
 	@touch $@
