@@ -85,8 +85,9 @@ class _Common:
     )
     memory: int = option(
         "Bytes (or text such as `4GiB`) that second moments may take. If they need more, layers "
-        "are measured one after the other. A refit keeps outputs of the original in at most a "
-        "quarter of it.",
+        "are measured one after the other. It bounds a refit, too: outputs of the original take at "
+        "most a quarter of it, and so many batches wait for each other at a layer as fit into it, "
+        "while the others are run from the start to each layer.",
         4 * 2**30,
     )
     outputs: Outputs | None = option(

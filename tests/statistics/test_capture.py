@@ -6,7 +6,14 @@ from torch import nn
 
 from mipp.errors import CalibrationError, InputError
 from mipp.records import Consumer
-from mipp.statistics import CaptureConfig, capture, in_passes, read_batches
+from mipp.statistics import (
+    CaptureConfig,
+    capture,
+    collect_in_order,
+    in_passes,
+    read_batches,
+    site_of,
+)
 
 EVERY_ROW = CaptureConfig(rows_per_feature=1e9, fisher_samples=10**9)
 
@@ -170,3 +177,26 @@ def test_passes_fit_into_memory_and_share_what_items_need_alike():
     assert in_passes([[0], [1], [2], [3]], sizes.__getitem__, 10) == [[0, 1], [2], [3]]
     # the second item needs only site 1 anew, in another pass it needs both
     assert in_passes([[0], [0, 1], [0, 2]], sizes.__getitem__, 9) == [[0, 1], [2]]
+
+
+@pytest.mark.parametrize("memory", [0.0, 8e3, 1e12])
+def test_sites_in_order_are_measured_alike_however_many_batches_wait(memory):
+    model = mlp()
+    batches = read_batches([*torch.randn(300, 4).split(50)])
+    consumers = {0: linear("0.weight"), 1: linear("2.weight")}
+    expected, _ = capture(model, consumers, batches, loss="categorical", config=EVERY_ROW)
+    found, starts = [], []
+    model.register_forward_pre_hook(lambda *_: starts.append(1))
+    collect_in_order(
+        model, [site_of(consumer, n) for n, consumer in consumers.items()], batches,
+        lambda _, measured: found.append(measured), loss="categorical", config=EVERY_ROW,
+        memory=memory,
+    )  # fmt: skip
+    for number, measured in enumerate(found):
+        theirs = expected[number]  # of the same rows, summed in another order
+        torch.testing.assert_close(measured.covariance, theirs.covariance, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(measured.fisher, theirs.fisher, rtol=1e-5, atol=1e-6)
+        assert measured.rows == expected[number].rows == 300
+    again = {0.0: 10, 8e3: len(starts) - 12, 1e12: 0}[memory]  # the first batch always waits
+    assert len(starts) == 6 + 6 + again  # of which six for gradients
+    assert (again > 0) == (memory < 1e6)

@@ -52,6 +52,37 @@ def test_other_processes_can_have_places_where_nobody_waits_here():
     assert found == [("a", [0]), ("b", []), ("c", [0])]
 
 
+@pytest.mark.parametrize("memory", [0.0, 1.0, 2.0, 3.0])
+@pytest.mark.parametrize("paths", [["abc"] * 3, ["ab", "c", "bc", "ac"], ["aab", "ba"]])
+def test_runs_for_which_there_is_no_room_come_by_again(paths, memory):
+    starts, saved, found, most = [0] * len(paths), [], [], 0
+    inside = set()
+
+    def running(number):
+        def run(pause):
+            starts[number] += 1
+            inside.add(number)
+            try:
+                for place in paths[number]:
+                    pause(place, holds=1.0)
+            finally:
+                inside.discard(number)
+
+        return run
+
+    def visit(place, there):
+        nonlocal most
+        most = max(most, len(inside))
+        found.append((place, there))
+
+    runs = [running(number) for number in range(len(paths))]
+    visit_in_order(runs, ORDER, visit, memory=memory, leave=saved.append)
+    assert found == visited(paths)[0]
+    assert most <= max(memory, 1)
+    assert sum(starts) == len(paths) + len(saved)
+    assert bool(saved) == (memory < len(paths))
+
+
 @pytest.mark.parametrize("where", ["run", "visit"])
 def test_an_error_ends_all_runs(where):
     before = threading.active_count()

@@ -91,7 +91,7 @@ class Views:
                 self.model, sites, self.batches, done,
                 loss=self.options.loss if self._fisher_wanted() else None,
                 config=self.options.calibration, seed=self.options.seed,
-                advance=report_batches(self._problem),
+                advance=report_batches(self._problem), memory=self.options.memory,
             )  # fmt: skip
         self.clock.lap("capture")
 

@@ -1,5 +1,6 @@
 """One pass over the calibration batches: what each layer takes in, and how finely it matters."""
 
+import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -15,7 +16,7 @@ from mipp.statistics.loss import Loss, pass_back, settle
 from mipp.statistics.recorder import CaptureConfig, Recorder, Site, Statistics
 from mipp.tracing.calls import Call, CallHooks, token_mask
 from mipp.tracing.guards import measuring
-from mipp.tracing.lockstep import Pause, visit_in_order
+from mipp.tracing.lockstep import Held, Pause, visit_in_order
 from mipp.tracing.notes import Key, Notes
 from mipp.tracing.sampling import sampled_positions, weight_seed
 
@@ -93,12 +94,14 @@ def collect_in_order(
     config: CaptureConfig | None = None,
     seed: int = 0,
     advance: Callable[[], None] | None = None,
+    memory: float = math.inf,
 ) -> str:
     """Measures as `collect`, in one process, and holds the moments of one site at a time.
 
     Gradients are measured first, in the few batches that are passed back. Then all batches run side
     by side: they wait at each site until all of them have been measured there, so that memory is
-    that of one site, and of what the forward passes hold between two sites.
+    that of one site, and of what the forward passes hold between two sites. Where that is more than
+    ``memory``, some batches do not wait, and are run from the start to each site.
 
     Args:
         model: as in `collect`.
@@ -109,6 +112,7 @@ def collect_in_order(
         config: as in `collect`.
         seed: as in `collect`.
         advance: called after each batch that is passed back, and after each that has ended.
+        memory: bytes that forward passes may hold between two sites.
 
     Returns:
         In words which loss was used.
@@ -119,11 +123,13 @@ def collect_in_order(
     order: dict[Key, int] = {}
 
     def running(number: int, pause: Pause[Key]) -> None:
+        held = Held()
+
         def before(call: Call) -> None:
             if call.key in run.by_key:
                 order.setdefault(call.key, len(order))
                 waiting[number] = call
-                pause(call.key)
+                pause(call.key, holds=held.at(call.input))
 
         batch = batches[number].to(run.device)
         with blaming(number), CallHooks(model, before=before, grouped=True):
@@ -131,18 +137,22 @@ def collect_in_order(
         if advance:
             advance()
 
+    def leave(number: int) -> None:
+        call = waiting.pop(number)
+        run.by_key[call.key].add_inputs(call, number, token_mask(batches[number].kwargs))
+
     def visit(key: Key, there: Sequence[int]) -> None:
         recorder = run.by_key[key]
         for number in there:
-            mask = token_mask(batches[number].kwargs)
-            recorder.add_inputs(waiting.pop(number), number, mask)
+            if number in waiting:
+                leave(number)
         recorder.check(with_fisher=loss is not None)
         done(recorder.site, recorder.merged())
         recorder.moments = recorder.fisher = None
 
     with torch.no_grad(), measuring(model):
         runs = [partial(running, number) for number in range(len(batches))]
-        visit_in_order(runs, order, visit)
+        visit_in_order(runs, order, visit, memory=memory, leave=leave)
     for recorder in run.recorders:
         if recorder.positions == 0:
             recorder.check(with_fisher=False)

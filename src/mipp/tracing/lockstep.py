@@ -3,24 +3,49 @@
 A layer that is fitted to all examples has to wait for all of them. One batch of all examples takes
 the memory of all of their intermediate values at once; here each batch runs in a thread of its own,
 which waits at the places that matter and holds nothing but what its forward pass still needs. The
-threads take turns, so that nothing runs at the same time as anything else.
+threads take turns, so that nothing runs at the same time as anything else. Where even that is too
+much, as many as there is room for wait, and the others run from the start to each place.
 """
 
+import math
 import threading
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from contextvars import copy_context
-from typing import Generic, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 import torch
+from torch import Tensor
 
 Place = TypeVar("Place", bound=Hashable)
+Place_contra = TypeVar("Place_contra", bound=Hashable, contravariant=True)
 
-Pause = Callable[[Place], None]
-"""Waits at a place until it has been visited with everybody who comes there."""
 
+class Pause(Protocol[Place_contra]):
+    """Waits at a place until it has been visited with everybody who comes there."""
+
+    def __call__(self, place: Place_contra, /, holds: float = 0.0) -> None:
+        """Waits, while the run ``holds`` so many bytes."""
+
+
+LOOK_BACK = 8
+"""How many layers and norms back something that is still needed may come from."""
 
 State = Callable[[], AbstractContextManager[None]]
+
+
+class Held:
+    """About how many bytes a forward pass holds: a layer's input and output, and what skips it."""
+
+    def __init__(self) -> None:
+        self._before = deque([0], maxlen=LOOK_BACK)
+
+    def at(self, x: Tensor) -> int:
+        """Where ``x`` comes next."""
+        own = x.numel() * x.element_size()
+        self._before.append(own)
+        return own + 2 * max(self._before)
 
 
 class _Ended(BaseException):
@@ -32,6 +57,8 @@ def visit_in_order(
     order: Mapping[Place, int],
     visit: Callable[[Place, Sequence[int]], None],
     first: Callable[[Place | None], Place | None] | None = None,
+    memory: float = math.inf,
+    leave: Callable[[int], None] = lambda _: None,
 ) -> None:
     """Runs all functions side by side and visits each place once all of them that come are there.
 
@@ -43,36 +70,81 @@ def visit_in_order(
         visit: called in this thread with a place and the numbers of the runs that wait there.
         first: called with the next place of these runs (None: they have ended) for the place to
             visit, which several processes agree on; there may be nobody there.
+        memory: bytes that waiting runs may hold. A run beyond that ends where it would wait, and
+            begins anew when the place has been visited. The first run always waits.
+        leave: called with the number of such a run before it ends, to save what the place needs.
     """
     if len(runs) == 1 and first is None:
         visited: set[Place] = set()
 
-        def once(place: Place) -> None:
+        def once(place: Place, /, holds: float = 0.0) -> None:  # noqa: ARG001
             if place not in visited:
                 visited.add(place)
                 visit(place, [0])
 
         runs[0](once)
         return
-    threads = [_Thread(run) for run in runs]
+    together = _Together(runs, memory, leave)
     try:
-        for thread in threads:
-            thread.go_on()
+        together.go_on(range(len(runs)))
         while True:
-            waiting = [thread.place for thread in threads if thread.place is not None]
-            place = min(waiting, key=lambda at: order[at], default=None)
+            place = min(together.places(), key=lambda at: order[at], default=None)
             if first is not None:
                 place = first(place)
             if place is None:
                 return
-            there = [n for n, thread in enumerate(threads) if thread.place == place]
+            there = together.at(place)
             visit(place, there)
-            for thread in threads:
-                thread.visited.add(place)
-            for number in there:
-                threads[number].go_on()
+            together.visited.add(place)
+            together.go_on(there)
     finally:
-        for thread in threads:
+        together.end()
+
+
+class _Together(Generic[Place]):
+    """Runs that wait, or have ended where they would wait.
+
+    Attributes:
+        visited: places that hold nobody up.
+    """
+
+    def __init__(
+        self,
+        runs: Sequence[Callable[[Pause[Place]], None]],
+        memory: float,
+        leave: Callable[[int], None],
+    ) -> None:
+        self.visited: set[Place] = set()
+        self._runs, self._memory, self._leave = runs, memory, leave
+        self._threads = [_Thread(run, self.visited) for run in runs]
+        self._left: dict[int, Place] = {}
+
+    def places(self) -> list[Place]:
+        """Where somebody waits, or would."""
+        return [t.place for t in self._threads if t.place is not None] + [*self._left.values()]
+
+    def at(self, place: Place) -> list[int]:
+        """The numbers of the runs that wait at a place, or would."""
+        waiting = [n for n, thread in enumerate(self._threads) if thread.place == place]
+        return sorted(waiting + [n for n, at in self._left.items() if at == place])
+
+    def go_on(self, numbers: Iterable[int]) -> None:
+        """Lets runs go on to their next place, one after the other."""
+        for number in numbers:
+            if self._left.pop(number, None) is not None:
+                self._threads[number] = _Thread(self._runs[number], self.visited)
+            thread = self._threads[number]
+            thread.go_on()
+            held = sum(t.holds for t in self._threads if t is not thread and t.place is not None)
+            if thread.place is not None and held and held + thread.holds > self._memory:
+                place = thread.place
+                self._leave(number)
+                thread.end()
+                self._left[number] = place
+
+    def end(self) -> None:
+        """Ends all of them where they wait."""
+        for thread in self._threads:
             thread.end()
 
 
@@ -81,12 +153,13 @@ class _Thread(Generic[Place]):
 
     Attributes:
         place: where it waits; None before its start and after its end.
-        visited: places that do not hold it up.
+        holds: bytes that it holds there.
     """
 
-    def __init__(self, run: Callable[[Pause[Place]], None]) -> None:
+    def __init__(self, run: Callable[[Pause[Place]], None], visited: Set[Place]) -> None:
         self.place: Place | None = None
-        self.visited: set[Place] = set()
+        self.holds = 0.0
+        self._visited = visited
         self._run, self._ended = run, False
         self._error: BaseException | None = None
         self._turn, self._back = threading.Semaphore(0), threading.Semaphore(0)
@@ -109,10 +182,10 @@ class _Thread(Generic[Place]):
             self.place = None
             self._back.release()
 
-    def _pause(self, place: Place) -> None:
-        if place in self.visited:
+    def _pause(self, place: Place, /, holds: float = 0.0) -> None:
+        if place in self._visited:
             return
-        self.place = place
+        self.place, self.holds = place, holds
         self._back.release()
         self._turn.acquire()
         if self._ended:

@@ -93,6 +93,12 @@ class NormSums:
         if squares:
             self.square = self.square + some.double().square().sum(dims)
 
+    def merge(self, other: "NormSums") -> None:
+        """Adds the sums of other examples."""
+        self.count += other.count
+        self.total = self.total + other.total
+        self.square = self.square + other.square
+
     def all_reduce(self, what: str) -> None:
         """Adds the sums of all ranks, in a `mipp.processes.together` block; once."""
         if processes.rank_and_size()[1] == 1 or self._merged:
@@ -155,7 +161,7 @@ class Notes:
         """Number of each layer and norm, in the order in which they ran; grows with the notes."""
         return _Order(self._sequence)
 
-    def _pass(self, place: Place) -> None:
+    def come_by(self, place: Place) -> None:
         """Notes that a forward pass came by; what no batch before did comes behind the last."""
         if place not in self._sequence:
             after = -1 if self._last is None else self._sequence.index(self._last)
@@ -167,23 +173,24 @@ class Notes:
         seen: int, *, inputs: bool,
     ) -> None:  # fmt: skip
         """Notes rows of one call in batch number ``piece``; see `PieceNotes.add`."""
-        self._pass(key)
+        self.come_by(key)
         notes = self.layers.setdefault(key, {}).setdefault(piece, PieceNotes())
         notes.add(call, output, pick, seen, inputs=inputs)
 
-    def norm_hook(self, share: float) -> Callable[[NormCall], int]:
+    def norm_hook(self, share: float, known: int = 0) -> Callable[[NormCall], int]:
         """What notes the norms of the next batch, which has that share of the examples.
 
-        It gives the number of the norm's call.
+        It gives the number of the norm's call. The first ``known`` were noted in an earlier run.
         """
         numbers, self._last = itertools.count(), None
 
         def add(call: NormCall) -> int:
             number = next(numbers)
-            self._pass(number)
+            self.come_by(number)
             if number == len(self.norms):
                 self.norms.append(NormSums())
-            self.norms[number].add(call.input.detach(), share, squares=self.squares)
+            if number >= known:
+                self.norms[number].add(call.input.detach(), share, squares=self.squares)
             return number
 
         return add

@@ -211,6 +211,33 @@ def test_both_nets_in_step_fit_what_one_after_the_other_fits(memory):
         torch.testing.assert_close(value, one.state_dict()[name], rtol=1e-2, atol=1e-2)
 
 
+@pytest.mark.parametrize("norm", ["mean", "full"])
+@pytest.mark.parametrize("memory", [1.0, 7e5])
+def test_batches_that_do_not_fit_into_memory_are_run_again_and_fit_the_same(memory, norm):
+    torch.manual_seed(5)
+    model = nn.Sequential(
+        nn.Conv2d(2, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 6, 3),
+        nn.BatchNorm2d(6), nn.ReLU(), nn.Flatten(), nn.Linear(96, 3),
+    ).eval()  # fmt: skip
+    batches = pieces(*torch.randn(400, 2, 6, 6).split(50))
+    traced = graph.trace(model, (torch.randn(4, 2, 6, 6),))
+    kept = kept_indices(
+        traced, {g.index: np.arange(g.n_units) < g.n_units - 2 for g in traced.groups}
+    )
+    few = Refit(rows_per_feature=1, min_rows=300, few_rows=0.0, norm=norm)
+    runs, fitted = {}, {}
+    for limit in (memory, 1e12):
+        small = slice_model(model, kept)
+        calls = []
+        small[0].register_forward_pre_hook(lambda *_, calls=calls: calls.append(1))
+        refit(small, model, traced, kept, batches, few, memory=limit)
+        runs[limit], fitted[limit] = len(calls), small.state_dict()
+    assert runs[1e12] == 8
+    assert runs[memory] > 8
+    for name, value in fitted[memory].items():
+        torch.testing.assert_close(value, fitted[1e12][name], rtol=1e-6, atol=1e-7)
+
+
 def test_an_error_of_one_batch_ends_all_of_them():
     class Fails(nn.Module):
         def __init__(self):

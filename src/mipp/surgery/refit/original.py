@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from mipp.surgery.refit.reached import Piece, WalkedLayer
 from mipp.tracing.calls import Call, CallHooks, NormCall, token_mask
-from mipp.tracing.lockstep import Pause
+from mipp.tracing.lockstep import Held, Pause
 from mipp.tracing.notes import Notes, Place
 from mipp.tracing.sampling import consumer_seed, sampled_positions, weight_seed
 
@@ -76,26 +76,37 @@ class Original:
         self._layers = {layer.key: layer for layer in layers}
         self._starts = [0, *itertools.accumulate(piece.size for piece in pieces)]
         self.notes = Notes(squares=squares)
+        self._noted: list[set[Place]] = [set() for _ in pieces]
 
     def run(self, number: int, pause: Pause[Place] | None = None) -> None:
-        """Runs one batch, and waits at each layer and norm after it has been noted."""
-        piece, notes = self._pieces[number], self.notes
+        """Runs one batch, and waits at each layer and norm after it has been noted.
+
+        A batch that waits may be run again from the start; what it has noted is not noted again.
+        """
+        piece, notes, held, noted = self._pieces[number], self.notes, Held(), self._noted[number]
         mask = token_mask(piece.inputs[1])
-        add_norm = notes.norm_hook(piece.size / self._draw.n_samples)
+        known = sum(isinstance(place, int) for place in noted)
+        add_norm = notes.norm_hook(piece.size / self._draw.n_samples, known)
 
         def note(call: Call, output: Tensor) -> Tensor:
             layer = self._layers.get(call.key) or self._layers.get((call.name, None))
-            if layer is not None:
+            if layer is None:
+                return output
+            if pause is not None and layer.key in noted:
+                notes.come_by(layer.key)
+            else:
                 pick, seen = self._draw.pick(layer, call, piece.number, mask), self._starts[number]
                 notes.add(layer.key, number, call, output, pick, seen, inputs=layer.note_inputs)
-                if pause is not None:
-                    pause(layer.key)
+                noted.add(layer.key)
+            if pause is not None:
+                pause(layer.key, holds=held.at(output))
             return output
 
         def on_norm(call: NormCall) -> None:
             place = add_norm(call)
+            noted.add(place)
             if pause is not None:
-                pause(place)
+                pause(place, holds=held.at(call.input))
 
         hooks = CallHooks(self.model, after=note, on_norm=on_norm, grouped=True)
         with self._guard(piece.number), hooks:

@@ -1,7 +1,7 @@
 """Batches and layers of a walk, and the rows of a layer that all batches have reached."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -85,6 +85,34 @@ class Rows:
 
 
 @dataclass(frozen=True, eq=False)
+class Arrival:
+    """One batch at a layer.
+
+    Attributes:
+        call: the layer's.
+        notes: of the original.
+        x: rows of the call's input, where it itself is not kept; None where it is.
+    """
+
+    call: Call
+    notes: PieceNotes
+    x: Float[Tensor, "n d"] | None = None
+
+    def without_input(self, layer: WalkedLayer) -> "Arrival":
+        """The same, which holds no more than is needed."""
+        few = None if layer.note_inputs else input_rows(self.call, self._pick())
+        empty = self.call.input.new_empty(0)
+        return Arrival(replace(self.call, input=empty), self.notes, empty if few is None else few)
+
+    def rows(self) -> Float[Tensor, "n d"]:
+        """The rows of the input that were noted of the original."""
+        return input_rows(self.call, self._pick()) if self.x is None else self.x
+
+    def _pick(self) -> Int[Tensor, " n"]:
+        return self.notes.pick[0].to(self.call.input.device)
+
+
+@dataclass(frozen=True, eq=False)
 class Reached:
     """One layer of the changed net, reached by all batches.
 
@@ -92,23 +120,24 @@ class Reached:
         layer: which one.
         call: of some batch, whose ``weight`` and ``bias`` are the changed net's, to be set in
             place.
-        noted: for each batch its call and its notes.
+        arrivals: of the batches.
     """
 
     layer: WalkedLayer
     call: Call
-    noted: Sequence[tuple[Call, PieceNotes]]
+    arrivals: Sequence[Arrival]
 
     @property
     def n_rows(self) -> int:
         """Rows of all batches, of this process and of others."""
-        own = sum(len(y) for _, notes in self.noted for y in notes.y)
+        own = sum(len(y) for arrival in self.arrivals for y in arrival.notes.y)
         return processes.total(f"the rows of {self.layer.name}", own)
 
     def pieces(self) -> Iterator[Rows]:
         """The rows batch by batch, as they are needed."""
         layer = self.layer
-        for call, notes in self.noted:
+        for arrival in self.arrivals:
+            call, notes = arrival.call, arrival.notes
             device = call.input.device  # which a model may have moved to since it was noted
             y = torch.cat(notes.y).to(device)
             if len(y) == 0:  # an expert that no token came to
@@ -121,7 +150,7 @@ class Reached:
                 x = torch.cat(notes.x).to(device)
                 x = x if layer.inputs is None else x[:, layer.inputs.to(device)]
             else:
-                x = input_rows(call, notes.pick[0].to(device))
+                x = arrival.rows()
             example = torch.cat(notes.example).to(device)
             yield Rows(_in_blocks(x, call.groups), _in_blocks(y, call.groups), example)
 

@@ -8,6 +8,7 @@ import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -17,10 +18,10 @@ from mipp import processes
 from mipp.errors import SurgeryError
 from mipp.surgery.refit.norms import follow
 from mipp.surgery.refit.original import Original
-from mipp.surgery.refit.reached import Piece, Reached, WalkedLayer
+from mipp.surgery.refit.reached import Arrival, Piece, Reached, WalkedLayer
 from mipp.tracing.calls import Call, CallHooks, NormCall, n_positions
 from mipp.tracing.guards import measuring
-from mipp.tracing.lockstep import Pause, visit_in_order
+from mipp.tracing.lockstep import Held, Pause, visit_in_order
 from mipp.tracing.notes import NormSums, Notes, PieceNotes, Place
 
 
@@ -51,7 +52,8 @@ def walk(
         norm: how BatchNorm statistics of ``changed`` follow, see `mipp.Refit`.
         norm_channels: ``id`` of a running mean of ``changed`` -> its channels in the original, of
             norms that lost some.
-        memory: bytes allowed.
+        memory: bytes allowed. Batches that would hold more than that while they wait are run from
+            the start to each layer.
 
     Raises:
         SurgeryError: a layer gets other positions in the changed net than in the original.
@@ -82,10 +84,22 @@ def walk(
         def arrive(place: Place, there: Sequence[int]) -> None:
             own.arrive(place, [number - shift for number in there if number >= shift])
 
-        visit_in_order([*beside, *runs], notes.order, arrive, _agreed(notes))
+        def leave(number: int) -> None:
+            if number >= shift:  # what the original gave is noted
+                own.leave(number - shift)
+
+        visit_in_order([*beside, *runs], notes.order, arrive, _agreed(notes), memory, leave)
         for buffer, value in buffers:
             if id(buffer) not in own.followed:
                 buffer.copy_(value)
+
+
+@dataclass(frozen=True, eq=False)
+class _SavedNorm:
+    """Sums over a batch at a norm, and the call without its input."""
+
+    sums: NormSums
+    call: NormCall
 
 
 class _Walk:
@@ -109,22 +123,22 @@ class _Walk:
         self._model, self._pieces, self._notes, self._visit = changed, pieces, notes, visit
         self._layers = {layer.key: layer for layer in layers}
         self._n_samples, self._norm, self._norm_channels = n_samples, norm, norm_channels
-        self._waiting: dict[int, Call | NormCall] = {}
+        self._waiting: dict[int, Call | NormCall | Arrival | _SavedNorm] = {}
         self.followed: set[int] = set()
 
     def run(self, number: int, pause: Pause[Place]) -> None:
         """Runs one batch, and waits at each layer and norm before it runs."""
-        norms = itertools.count()
+        norms, held = itertools.count(), Held()
 
         def before(call: Call) -> None:
             key = call.key if call.key in self._layers else (call.name, None)
             if key in self._layers and number in self._notes.layers.get(key, {}):
                 self._waiting[number] = call
-                pause(key)
+                pause(key, holds=held.at(call.input))
 
         def on_norm(call: NormCall) -> None:
             self._waiting[number] = call
-            pause(next(norms))
+            pause(next(norms), holds=held.at(call.input))
 
         args, kwargs = self._pieces[number].inputs
         with CallHooks(self._model, before=before, on_norm=on_norm, grouped=True):
@@ -136,33 +150,51 @@ class _Walk:
         if isinstance(place, int):
             self._follow(place, waiting)
             return
-        layer, noted = self._layers[place], []
-        for number, call in waiting.items():
-            assert isinstance(call, Call)
-            own = self._notes.layers[place][number]
-            _check_positions(layer, call, own)
-            noted.append((call, own))
-        rows = sum(len(y) for _, own in noted for y in own.y)
+        layer = self._layers[place]
+        arrivals = [self._arrival(layer, number, call) for number, call in waiting.items()]
+        rows = sum(len(y) for arrival in arrivals for y in arrival.notes.y)
         if processes.total(f"the rows of {layer.name}", rows) == 0:  # an expert without tokens
             return
-        if not noted:
+        if not arrivals:
             raise SurgeryError(
                 f"No example of this process reaches {layer.name}, so that it cannot be fitted "
                 "together with the other processes. Give each process more batches, or call "
                 "apply(refit=False)."
             )
-        self._visit(Reached(layer, noted[0][0], noted))
+        self._visit(Reached(layer, arrivals[0].call, arrivals))
         if self._once:
             self._notes.layers[place] = {}
 
-    def _follow(self, number: int, inputs: Mapping[int, Call | NormCall]) -> None:
+    def leave(self, number: int) -> None:
+        """Keeps what is needed of a batch that does not wait, and will come by again."""
+        call = self._waiting[number]
+        if isinstance(call, NormCall):
+            self._waiting[number] = self._sums(number, call)
+        elif isinstance(call, Call):
+            layer = self._layers.get(call.key) or self._layers[call.name, None]
+            self._waiting[number] = self._arrival(layer, number, call).without_input(layer)
+
+    def _arrival(self, layer: WalkedLayer, number: int, call: object) -> Arrival:
+        if isinstance(call, Arrival):
+            return call
+        assert isinstance(call, Call)
+        notes = self._notes.layers[layer.key][number]
+        _check_positions(layer, call, notes)
+        return Arrival(call, notes)
+
+    def _sums(self, number: int, call: NormCall) -> "_SavedNorm":
+        sums, share = NormSums(), self._pieces[number].size / self._n_samples
+        sums.add(call.input, share, squares=self._notes.squares)
+        return _SavedNorm(sums, replace(call, input=call.input.new_empty(0)))
+
+    def _follow(self, number: int, inputs: Mapping[int, object]) -> None:
         """Shifts the statistics of one norm, whose call has this number."""
         now, some, notes = NormSums(), None, self._notes
         for piece, call in inputs.items():
-            assert isinstance(call, NormCall)
-            some = call
-            share = self._pieces[piece].size / self._n_samples
-            now.add(call.input, share, squares=notes.squares)
+            saved = self._sums(piece, call) if isinstance(call, NormCall) else call
+            assert isinstance(saved, _SavedNorm)
+            some = saved.call
+            now.merge(saved.sums)
         now.all_reduce(f"norm {number}")
         notes.norms[number].all_reduce(f"norm {number} of the original")
         if some is None:
