@@ -71,7 +71,7 @@ def visit_in_order(
         first: called with the next place of these runs (None: they have ended) for the place to
             visit, which several processes agree on; there may be nobody there.
         memory: bytes that waiting runs may hold. A run beyond that ends where it would wait, and
-            begins anew when the place has been visited. The first run always waits.
+            starts again when the place has been visited. The first run always waits.
         leave: called with the number of such a run before it ends, to save what the place needs.
     """
     if len(runs) == 1 and first is None:
