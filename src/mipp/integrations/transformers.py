@@ -1,0 +1,337 @@
+"""Pruned Hugging Face models in folders, as `save_pretrained` and `from_pretrained` have them.
+
+A folder is what the model's own ``save_pretrained`` writes, with a config that follows the widths
+wherever all layers have the same, and ``mipp.json`` beside it: which units are left, and what the
+config cannot say. Where it says everything, the folder is an ordinary checkpoint.
+"""
+
+import json
+import shutil
+import uuid
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from mipp.checks import checked
+from mipp.errors import FileError, InputError, SurgeryError
+from mipp.integrations.transformers_config import Change, Followed, follow
+from mipp.records import AxisKey
+from mipp.surgery import installed_version, recorded_sizes, slice_model
+from mipp.surgery.keeps import AttributeKeep, AxisKeep
+from mipp.surgery.kept_record import recorded_axes, write_record
+from mipp.surgery.record import first_problem
+from mipp.surgery.tensors import named_tensors
+from mipp.tracing.guards import unwrap
+from mipp.tracing.size_attributes import integers
+
+FILE = "mipp.json"
+FORMAT = 1
+_ADVICE = "Restore the file from a copy, or save the model again."
+_TOKENIZER = (
+    "tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt",
+    "*.model", "chat_template*", "*processor_config.json", "normalizer.json",
+)  # fmt: skip
+"""Files of tokenizers, and of what prepares images and sounds."""
+
+
+@dataclass(frozen=True)
+class SavedFolder:
+    """What `save_pretrained` wrote.
+
+    Attributes:
+        folder: Where.
+        ordinary: Whether the config says everything, so that plain ``from_pretrained`` of
+            transformers, and every server, loads the folder.
+        changes: Numbers of the config that follow the widths.
+        why: What the config cannot say, and why; empty for an ordinary checkpoint.
+    """
+
+    folder: Path
+    ordinary: bool
+    changes: tuple[Change, ...]
+    why: str = ""
+
+    def __str__(self) -> str:
+        lines = [f"{self.folder}: {'an ordinary checkpoint' if self.ordinary else self.why}"]
+        return "\n".join([*lines, *(f"config: {change}" for change in self.changes)])
+
+
+@dataclass(frozen=True)
+class FolderRecord:
+    """The content of ``mipp.json``.
+
+    Attributes:
+        format: Version of the record.
+        mipp_version: That wrote it.
+        model: Name of the class in transformers.
+        axes: What was kept of the full-size model.
+        sizes: Attributes of modules that changed with the widths.
+        shapes: Tensors whose shape the config does not say.
+        numbers: Path of a module -> its numbers that the config does not say.
+    """
+
+    format: int
+    mipp_version: str
+    model: str
+    axes: tuple[AxisKeep, ...]
+    sizes: tuple[AttributeKeep, ...]
+    shapes: Mapping[str, tuple[int, ...]]
+    numbers: Mapping[str, Mapping[str, int]]
+
+
+@checked
+def save_pretrained(
+    model: nn.Module, folder: str | Path, tokenizer: Any = None, **options: Any
+) -> SavedFolder:
+    """Writes a Hugging Face model, pruned or not, into a folder that needs no code to be read.
+
+    Config, generation config and weights (safetensors, in parts if they are large) are written by
+    the model's own ``save_pretrained``; the config follows the widths where all layers have the
+    same. With ``allocation="kinds"`` of `mipp.plan` they have, and the folder is then usually an
+    ordinary checkpoint. Where the config cannot say the widths, plain ``from_pretrained`` of
+    transformers fails, since shapes differ, and `from_pretrained` of this module reads the folder.
+    The files appear once all are written.
+
+    Args:
+        model: A model of transformers, pruned or not. The model and its config stay as they are.
+        folder: Made if it is not there. Weights of an earlier model in it are replaced.
+        tokenizer: Or processor, saved into the folder. Without one, its files are copied from the
+            folder that the model was loaded from, if there is one.
+        **options: Of the model's ``save_pretrained``, such as ``max_shard_size``.
+
+    Raises:
+        InputError: It is no model of transformers, or an adapter is inside.
+        FileError: The folder cannot be written.
+
+    Warns:
+        UserWarning: If the config cannot say the widths; the text says why.
+    """
+    model = _checked_model(model)
+    followed = follow(model, model.config)
+    why = "" if not followed.differences else _why(followed, model)
+    record = _record(model, followed)
+    config = followed.config
+    if why:
+        config.mipp = {"load_with": f"{__name__}.from_pretrained", "version": installed_version()}
+    elif hasattr(config, "mipp"):
+        del config.mipp
+    own = model.config
+    try:
+        with _whole_folder(Path(folder)) as partial:
+            try:
+                model.config = config
+                model.save_pretrained(partial, **options)
+            finally:
+                model.config = own
+            _add_tokenizer(model, tokenizer, partial)
+            text = json.dumps(asdict(record), allow_nan=False)
+            (partial / FILE).write_text(text)
+    except OSError as error:
+        raise FileError(
+            f"{folder} cannot be written: {error}. Expected a folder, or a name for one, with room "
+            "and permission to write."
+        ) from error
+    if why:
+        warnings.warn(f"{folder} is no ordinary checkpoint: {why}", stacklevel=3)
+    return SavedFolder(Path(folder), not why, followed.changes, why)
+
+
+@checked
+def from_pretrained(folder: str | Path, **options: Any) -> Any:
+    """The model that `save_pretrained` has written, in eval mode.
+
+    The class is the one of transformers that the config names; no code in the folder is run.
+
+    Args:
+        folder: Written by `save_pretrained`. Any other checkpoint of transformers is read, too.
+        **options: Of transformers' ``from_pretrained``, such as ``dtype`` or ``device_map``.
+
+    Raises:
+        FileError: There is no such folder, it is damaged, or its class is none of transformers.
+    """
+    import transformers  # noqa: PLC0415 - only who uses it needs it
+
+    folder = Path(folder)
+    if not (folder / "config.json").is_file():
+        raise FileError(
+            f"{folder} has no config.json; expected a folder that "
+            "mipp.integrations.transformers.save_pretrained has written."
+        )
+    config = transformers.AutoConfig.from_pretrained(folder)
+    record = _read(folder)
+    if record is None and hasattr(config, "mipp"):
+        raise FileError(
+            f"{folder} has a model whose widths its config cannot say, and no {FILE}. Copy that "
+            "file from the folder that mipp wrote, or save the model again."
+        )
+    named = next(iter(config.architectures or ()), "") if record is None else record.model
+    kind = getattr(transformers, named, None)
+    if kind is None:
+        raise FileError(
+            f"{folder} has a model of the class {named!r}, which transformers "
+            f"{transformers.__version__} does not have. Install a version that has it; for a class "
+            "of your own use mipp.save and mipp.load."
+        )
+    config.mipp = None
+    del config.mipp
+    try:
+        cut = kind if record is None else _cut(kind, record)
+        model = cut.from_pretrained(folder, config=config, **options)
+    except (InputError, SurgeryError, RuntimeError) as error:
+        raise FileError(f"{folder} is damaged: {error}") from error
+    model.__class__ = kind
+    if record is not None:
+        write_record(model, record.axes, record.sizes)
+    return model.eval()
+
+
+def _checked_model(model: nn.Module) -> Any:
+    """The model without wrappers, once it is known to be one that can be written."""
+    found: Any = unwrap(model)
+    kind = type(found)
+    if hasattr(found, "peft_config") or kind.__module__.startswith("peft."):
+        raise InputError(
+            f"{kind.__name__} has an adapter inside; expected a model whose weights are its own. "
+            "Merge it first, with model.merge_and_unload()."
+        )
+    if not kind.__module__.startswith("transformers.") or not hasattr(found, "config"):
+        raise InputError(
+            f"{kind.__name__} of {kind.__module__} was given; expected a model that transformers "
+            "itself defines, which from_pretrained can find. Use mipp.save and mipp.load, which "
+            "take what builds the model."
+        )
+    return found
+
+
+def _why(followed: Followed, model: nn.Module) -> str:
+    """What the config cannot say, in words."""
+    widths: dict[int, set[int]] = {}
+    for axis in recorded_axes(model):
+        if (axis.tensor, "") in followed.differences:
+            widths.setdefault(axis.size, set()).add(len(axis.kept))
+    several = [f"{min(w)} to {max(w)} of {size}" for size, w in widths.items() if len(w) > 1]
+    config = type(followed.config).__name__
+    if several:
+        what = (
+            f"its layers keep different numbers of units ({', '.join(several)}), and {config} has "
+            'one for all. Plan with allocation="kinds" for one width in all layers of a kind'
+        )
+    else:
+        named = [f"{len_} of {size}" for size, lens in widths.items() for len_ in lens]
+        said = f" ({followed.refusals[-1].rstrip('.')})" if followed.refusals else ""
+        what = (
+            f"{config} cannot say that dimensions keep {', '.join(named)}, such as that of "
+            f"{next(iter(followed.differences))[0]}{said}"
+        )
+    return f"{what}. Load it with {__name__}.from_pretrained."
+
+
+def _record(model: nn.Module, followed: Followed) -> FolderRecord:
+    shapes: dict[str, tuple[int, ...]] = {}
+    numbers: dict[str, dict[str, int]] = {}
+    state = model.state_dict()
+    for (owner, place), (_, value) in followed.differences.items():
+        if place:
+            numbers.setdefault(owner, {})[place] = value
+        elif owner in state:
+            shapes[owner] = value
+        else:
+            raise InputError(
+                f"the buffer {owner!r}, which the state of {type(model).__name__} leaves out, was "
+                "pruned, and transformers would compute it anew. Use mipp.save and mipp.load."
+            )
+    axes, sizes = recorded_axes(model), recorded_sizes(model)
+    return FolderRecord(
+        FORMAT, installed_version(), type(model).__name__, axes, sizes, shapes, numbers
+    )
+
+
+def _cut(kind: Any, record: FolderRecord) -> Any:
+    """The class, or one like it whose models are built with the widths of the record."""
+    if not record.shapes and not record.numbers:
+        return kind
+    kept = {(axis.tensor, axis.dim): axis for axis in record.axes}
+
+    def build(self: Any, config: Any, *args: Any, **kwargs: Any) -> None:
+        kind.__init__(self, config, *args, **kwargs)
+        cuts = {}
+        for name, tensor in named_tensors(self).items():
+            for dim, size in enumerate(record.shapes.get(name, ())):
+                if tensor.shape[dim] != size:
+                    axis = kept.get((name, dim))
+                    exact = axis is not None and (axis.size, len(axis.kept)) == (
+                        tensor.shape[dim],
+                        size,
+                    )
+                    cuts[AxisKey(name, dim)] = axis.indices if exact else np.arange(size)
+        sizes = [
+            AttributeKeep(path, place, integers(self.get_submodule(path))[place], after)
+            for path, places in record.numbers.items()
+            for place, after in places.items()
+        ]
+        vars(self).update(vars(slice_model(self, cuts, sizes=sizes)))
+
+    return type(kind.__name__, (kind,), {"__init__": build, "__module__": kind.__module__})
+
+
+def _read(folder: Path) -> FolderRecord | None:
+    """The record in a folder; None where mipp has not written it."""
+    from pydantic import TypeAdapter, ValidationError  # noqa: PLC0415 - only reading needs it
+
+    path = folder / FILE
+    if not path.is_file():
+        return None
+    try:
+        text = path.read_text()
+        written = json.loads(text).get("format")
+        if written != FORMAT:
+            raise FileError(
+                f"{path} has format {written!r}; this version of mipp reads format {FORMAT}. Read "
+                "it with the version that wrote it."
+            )
+        return TypeAdapter(FolderRecord).validate_json(text, strict=True)
+    except ValidationError as error:
+        raise FileError(f"{path} is damaged: {first_problem(error)}. {_ADVICE}") from error
+    except (OSError, ValueError, AttributeError, InputError) as error:
+        raise FileError(f"{path} cannot be read: {error}. {_ADVICE}") from error
+
+
+def _add_tokenizer(model: Any, tokenizer: Any, folder: Path) -> None:
+    """Saves the tokenizer, or copies its files from where the model came from."""
+    if tokenizer is not None:
+        tokenizer.save_pretrained(folder)
+        return
+    source = Path(
+        str(getattr(model.config, "name_or_path", "") or getattr(model, "name_or_path", "")) or "."
+    )
+    if source == Path() or not source.is_dir():
+        return
+    for pattern in _TOKENIZER:
+        for file in source.glob(pattern):
+            if file.is_file():
+                shutil.copyfile(file, folder / file.name)
+
+
+@contextmanager
+def _whole_folder(folder: Path) -> Iterator[Path]:
+    """Yields an empty folder beside ``folder``; its files move there once all are written."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    partial = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}.partial")
+    partial.mkdir()
+    try:
+        yield partial
+        folder.mkdir(exist_ok=True)
+        written = {file.name for file in partial.iterdir()}
+        for old in folder.glob("model*.safetensors*"):
+            if old.name not in written:
+                old.unlink()  # of an earlier model
+        for file in sorted(partial.iterdir(), key=lambda one: one.name == FILE):
+            file.replace(folder / file.name)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)

@@ -1,0 +1,203 @@
+"""The config of a pruned Hugging Face model: which of its numbers can follow the widths.
+
+What a class builds from a config is compared with the pruned model, on the meta device: shapes of
+the state, and the numbers that modules hold. Numbers of the config are tried, one, two or three at
+once, wherever that brings the built model nearer to the pruned one and changes nothing else. So it
+is the class that says which number means what, and no list of classes is kept here.
+"""
+
+import copy
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from mipp.surgery import recorded_sizes
+from mipp.surgery.tensors import named_tensors
+from mipp.surgery.unread import names_read
+from mipp.tracing.size_attributes import integers
+
+PASSED_ON = frozenset({"head_dim", "is_causal", "num_key_value_groups", "scaling"})
+"""Attributes that attention kernels read from the module that they are given."""
+MOST_AT_ONCE = 3
+"""Numbers that are changed at once: of heads, of their keys and values, and features of a head."""
+MOST_VALUES = 3
+"""A number that could become one of more than these is that of layers of several widths."""
+
+Place = tuple[str, str]
+"""Of a tensor: its name, and an empty text. Of a number: path of the module, place in it."""
+Difference = tuple[Any, Any]
+"""In the model that the config builds, and in the pruned one."""
+Differences = dict[Place, Difference]
+
+
+@dataclass(frozen=True)
+class Change:
+    """A number of a config.
+
+    Attributes:
+        path: Names of the configs that lead to it, from the outermost one.
+        name: Of the number.
+        before: Its value; None where the config leaves it open.
+        after: The value that follows the widths.
+    """
+
+    path: tuple[str, ...]
+    name: str
+    before: int | None
+    after: int
+
+    def __str__(self) -> str:
+        before = "" if self.before is None else f"{self.before} -> "
+        return f"{'.'.join((*self.path, self.name))} {before}{self.after}"
+
+
+@dataclass(frozen=True)
+class Followed:
+    """A config that follows a pruned model as far as it can.
+
+    Attributes:
+        config: A copy; the model's own is left as it was.
+        changes: The numbers that differ from those of the model's config.
+        differences: What the config still does not say.
+        refusals: What the classes said about numbers that were tried in vain.
+    """
+
+    config: Any
+    changes: tuple[Change, ...]
+    differences: Mapping[Place, Difference]
+    refusals: tuple[str, ...]
+
+
+def follow(small: nn.Module, config: Any) -> Followed:
+    """The config with the widths of the pruned model, wherever all layers have the same.
+
+    Args:
+        small: The pruned model.
+        config: That its class builds the whole model from.
+    """
+    kind, changes = type(small), list[Change]()
+    refusals: dict[str, None] = {}
+    current = copy.deepcopy(config)
+    left = differences(small, built(kind, current))
+    for number in range(1, MOST_AT_ONCE + 1):
+        progress = bool(left)
+        while progress:
+            progress = False
+            choices = _candidates(current, left, small)
+            if number > 1:
+                choices = [one for one in choices if _about_heads(one.name)]
+            for tried in itertools.combinations(choices, number):
+                if len({(one.path, one.name) for one in tried}) < number:
+                    continue
+                changed = _with(current, tried)
+                try:
+                    found = differences(small, built(kind, changed))
+                except Exception as error:  # noqa: BLE001 - classes refuse numbers in any way
+                    refusals[_said(error)] = None
+                    continue
+                if found.items() < left.items():
+                    current, left, progress = changed, found, True
+                    changes += tried
+                    break
+    return Followed(current, tuple(changes), left, tuple(refusals) if left else ())
+
+
+def built(kind: type[nn.Module], config: Any) -> nn.Module:
+    """A model of the class without values: its shapes and numbers."""
+    with torch.device("meta"):
+        return kind(copy.deepcopy(config))
+
+
+def differences(small: nn.Module, whole: nn.Module) -> Differences:
+    """Where the built model is not like the pruned one: shapes, and numbers that code reads."""
+    mine, theirs = _shapes(small), _shapes(whole)
+    found: Differences = {
+        (name, ""): (theirs.get(name), mine.get(name))
+        for name in mine.keys() | theirs.keys()
+        if mine.get(name) != theirs.get(name)
+    }
+    modules = dict(whole.named_modules(remove_duplicate=False))
+    read: dict[type[nn.Module], frozenset[str]] = {}
+    for path, module in small.named_modules(remove_duplicate=False):
+        kind, twin = type(module), modules.get(path)
+        if twin is None or kind.__module__.startswith("torch.nn."):
+            continue  # the numbers of torch's own layers follow from their weights
+        if kind not in read:
+            read[kind] = frozenset(names_read(kind)) | PASSED_ON
+        for name in read[kind]:
+            one, other = vars(twin).get(name), vars(module).get(name)
+            if type(other) in (int, float) and one != other:
+                found[path, name] = (one, other)
+    for size in recorded_sizes(small):
+        value = integers(modules[size.module]).get(size.name) if size.module in modules else None
+        if value != size.after:
+            found[size.module, size.name] = (value, size.after)
+    return found
+
+
+def _shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
+    """Shapes of parameters and buffers, also of those that are not saved."""
+    return {name: tuple(tensor.shape) for name, tensor in named_tensors(model).items()}
+
+
+def _candidates(config: Any, left: Differences, small: nn.Module) -> list[Change]:
+    """Numbers of the config that may have changed as something did that got smaller."""
+    pairs = set(_pairs(left))
+    found = []
+    for path, owner in _configs(config):
+        for name, value in vars(owner).items():
+            if type(value) is int and not name.startswith("_"):
+                afters = {after for before, after in pairs if before == value}
+                if _about_heads(name):  # heads times features are one dimension of a weight
+                    afters |= {
+                        after * value // before
+                        for before, after in pairs
+                        if before % value == 0 and (after * value) % before == 0
+                    }
+                if len(afters) <= MOST_VALUES:
+                    found += [Change(path, name, value, after) for after in sorted(afters)]
+        afters = {vars(module).get("head_dim") for module in small.modules()} - {None}
+        for name, values in (("head_dim", afters), ("n_inner", {after for _, after in pairs})):
+            if getattr(owner, name, None) is None and len(values) <= MOST_VALUES:
+                found += [Change(path, name, None, after) for after in sorted(values)]
+    return found
+
+
+def _pairs(left: Differences) -> Iterator[tuple[int, int]]:
+    """Sizes before and after."""
+    for one, other in left.values():
+        both = isinstance(one, tuple) and isinstance(other, tuple)
+        for before, after in zip(one, other, strict=False) if both else [(one, other)]:
+            if type(before) is int and type(after) is int and 0 < after < before:
+                yield before, after
+
+
+def _about_heads(name: str) -> bool:
+    return "head" in name or "kv" in name
+
+
+def _configs(config: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """A config, and those inside it."""
+    yield path, config
+    for name in getattr(config, "sub_configs", {}):
+        inner = getattr(config, name, None)
+        if inner is not None:
+            yield from _configs(inner, (*path, name))
+
+
+def _with(config: Any, changes: Sequence[Change]) -> Any:
+    changed = copy.deepcopy(config)
+    for change in changes:
+        owner = changed
+        for name in change.path:
+            owner = getattr(owner, name)
+        setattr(owner, change.name, change.after)
+    return changed
+
+
+def _said(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[-1].strip()
