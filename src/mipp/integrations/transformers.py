@@ -6,10 +6,11 @@ config cannot say. Where it says everything, the folder is an ordinary checkpoin
 """
 
 import json
+import re
 import shutil
 import uuid
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -211,25 +212,42 @@ def _checked_model(model: nn.Module) -> Any:
 
 def _why(followed: Followed, model: nn.Module) -> str:
     """What the config cannot say, in words."""
-    widths: dict[int, set[int]] = {}
+    layers: dict[str, dict[int, set[int]]] = {}
     for axis in recorded_axes(model):
         if (axis.tensor, "") in followed.differences:
-            widths.setdefault(axis.size, set()).add(len(axis.kept))
-    several = [f"{min(w)} to {max(w)} of {size}" for size, w in widths.items() if len(w) > 1]
+            name = re.sub(r"\.\d+(?=\.)", ".*", axis.tensor.rpartition(".")[0])
+            layers.setdefault(name, {}).setdefault(axis.size, set()).add(len(axis.kept))
     config = type(followed.config).__name__
+    several = [
+        f"{name} {min(lengths)} to {max(lengths)} of {size}"
+        for name, widths in layers.items()
+        for size, lengths in widths.items()
+        if len(lengths) > 1
+    ]
     if several:
-        what = (
-            f"its layers keep different numbers of units ({', '.join(several)}), and {config} has "
-            'one for all. Plan with allocation="kinds" for one width in all layers of a kind'
+        why = (
+            f"its layers have different widths ({_some(several)}), and {config} has one number for "
+            'all of them. Plan with allocation="kinds" for one width in all layers of a kind'
+        )
+    elif followed.tried:
+        said = f": {followed.refusals[-1].rstrip('.')}" if followed.refusals else ""
+        why = (
+            f"{config} cannot say that heads are gone ({_some(map(str, followed.tried))}), since "
+            f"the number of heads must divide hidden_size there, or gives their size{said}"
         )
     else:
-        named = [f"{len_} of {size}" for size, lens in widths.items() for len_ in lens]
-        said = f" ({followed.refusals[-1].rstrip('.')})" if followed.refusals else ""
-        what = (
-            f"{config} cannot say that dimensions keep {', '.join(named)}, such as that of "
-            f"{next(iter(followed.differences))[0]}{said}"
-        )
-    return f"{what}. Load it with {__name__}.from_pretrained."
+        why = f"{config} has no number for the width of {_some(layers or _owners(followed))}"
+    return f"{why}. Load it with {__name__}.from_pretrained."
+
+
+def _some(items: Iterable[str]) -> str:
+    listed = list(items)
+    more = f" and {len(listed) - 3} more" if len(listed) > 3 else ""
+    return ", ".join(listed[:3]) + more
+
+
+def _owners(followed: Followed) -> list[str]:
+    return [f"{owner}.{place}".rstrip(".") for owner, place in followed.differences]
 
 
 def _record(model: nn.Module, followed: Followed) -> FolderRecord:

@@ -10,6 +10,7 @@ import copy
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
@@ -18,7 +19,7 @@ from torch import nn
 from mipp.surgery import recorded_sizes
 from mipp.surgery.tensors import named_tensors
 from mipp.surgery.unread import names_read
-from mipp.tracing.size_attributes import integers
+from mipp.tracing.size_attributes import integers, is_count
 
 PASSED_ON = frozenset({"head_dim", "is_causal", "num_key_value_groups", "scaling"})
 """Attributes that attention kernels read from the module that they are given."""
@@ -63,12 +64,14 @@ class Followed:
         config: A copy; the model's own is left as it was.
         changes: The numbers that differ from those of the model's config.
         differences: What the config still does not say.
-        refusals: What the classes said about numbers that were tried in vain.
+        tried: Numbers of heads that were tried in vain: the class cannot be given them.
+        refusals: What the class said about numbers that were tried in vain.
     """
 
     config: Any
     changes: tuple[Change, ...]
     differences: Mapping[Place, Difference]
+    tried: tuple[Change, ...]
     refusals: tuple[str, ...]
 
 
@@ -103,7 +106,8 @@ def follow(small: nn.Module, config: Any) -> Followed:
                     current, left, progress = changed, found, True
                     changes += tried
                     break
-    return Followed(current, tuple(changes), left, tuple(refusals) if left else ())
+    heads = [one for one in _candidates(current, left, small) if is_count(one.name)]
+    return Followed(current, tuple(changes), left, tuple(heads), tuple(refusals) if left else ())
 
 
 def built(kind: type[nn.Module], config: Any) -> nn.Module:
@@ -121,14 +125,11 @@ def differences(small: nn.Module, whole: nn.Module) -> Differences:
         if mine.get(name) != theirs.get(name)
     }
     modules = dict(whole.named_modules(remove_duplicate=False))
-    read: dict[type[nn.Module], frozenset[str]] = {}
     for path, module in small.named_modules(remove_duplicate=False):
         kind, twin = type(module), modules.get(path)
         if twin is None or kind.__module__.startswith("torch.nn."):
             continue  # the numbers of torch's own layers follow from their weights
-        if kind not in read:
-            read[kind] = frozenset(names_read(kind)) | PASSED_ON
-        for name in read[kind]:
+        for name in _compared(kind):
             one, other = vars(twin).get(name), vars(module).get(name)
             if type(other) in (int, float) and one != other:
                 found[path, name] = (one, other)
@@ -137,6 +138,16 @@ def differences(small: nn.Module, whole: nn.Module) -> Differences:
         if value != size.after:
             found[size.module, size.name] = (value, size.after)
     return found
+
+
+@cache
+def _compared(kind: type[nn.Module]) -> frozenset[str]:
+    """Names of the numbers that code of a class reads.
+
+    A number of heads that no pass has read is left as it was in the pruned model, and that of the
+    built one is the right one; those that were read are in the record.
+    """
+    return frozenset(name for name in names_read(kind) | PASSED_ON if not is_count(name))
 
 
 def _shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
@@ -160,9 +171,12 @@ def _candidates(config: Any, left: Differences, small: nn.Module) -> list[Change
                     }
                 if len(afters) <= MOST_VALUES:
                     found += [Change(path, name, value, after) for after in sorted(afters)]
-        afters = {vars(module).get("head_dim") for module in small.modules()} - {None}
-        for name, values in (("head_dim", afters), ("n_inner", {after for _, after in pairs})):
-            if getattr(owner, name, None) is None and len(values) <= MOST_VALUES:
+        dims = {vars(module).get("head_dim") for module in small.modules()} - {None}
+        open_ = [("head_dim", dims)] if getattr(owner, "head_dim", None) is None else []
+        if vars(owner).get("n_inner", 0) is None:  # GPT-2 computes it from the hidden size
+            open_.append(("n_inner", {after for _, after in pairs}))
+        for name, values in open_:
+            if len(values) <= MOST_VALUES:
                 found += [Change(path, name, None, after) for after in sorted(values)]
     return found
 

@@ -134,9 +134,9 @@ def counts_units(*names: str) -> None:
     _COUNTS.update(names)
 
 
-def _counts(attribute: Attribute) -> bool:
-    place = attribute[1]
-    return place in _COUNTS or (last_name(place) in _COUNTS)
+def is_count(place: str) -> bool:
+    """Whether the integer at a place counts what can be removed, by its name."""
+    return place in _COUNTS or last_name(place) in _COUNTS
 
 
 class AttributeInt(int):
@@ -162,7 +162,7 @@ class AttributeInt(int):
     @property
     def counts(self) -> bool:
         """Whether one of the attributes counts units."""
-        return any(_counts(item) for item in self.attributes)
+        return any(is_count(place) for _, place in self.attributes)
 
     @property
     def measures(self) -> bool:
@@ -187,7 +187,7 @@ class AttributeInt(int):
         """
         if len(self.attributes) == 1:
             return self.attributes[0]
-        found = [item for item in self.attributes if _counts(item) != inside]
+        found = [item for item in self.attributes if is_count(item[1]) != inside]
         return found[0] if len(found) == 1 else None
 
     def __mul__(self, other: object) -> Any:
