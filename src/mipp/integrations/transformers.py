@@ -113,24 +113,24 @@ def save_pretrained(
     Warns:
         UserWarning: If the config cannot say the widths; the text says why.
     """
-    model = _checked_model(model)
-    followed = follow(model, model.config)
-    why = "" if not followed.differences else _why(followed, model)
-    record = _record(model, followed)
+    own: Any = _checked_model(model)
+    followed = follow(own, own.config)
+    why = "" if not followed.differences else _why(followed, own)
+    record = _record(own, followed)
     config = followed.config
     if why:
         config.mipp = {"load_with": f"{__name__}.from_pretrained", "version": installed_version()}
     elif hasattr(config, "mipp"):
         del config.mipp
-    own = model.config
+    before = own.config
     try:
         with _whole_folder(Path(folder)) as partial:
             try:
-                model.config = config
-                model.save_pretrained(partial, **options)
+                own.config = config
+                own.save_pretrained(partial, **options)
             finally:
-                model.config = own
-            _add_tokenizer(model, tokenizer, partial)
+                own.config = before
+            _add_tokenizer(own, tokenizer, partial)
             text = json.dumps(asdict(record), allow_nan=False)
             (partial / FILE).write_text(text)
     except OSError as error:
@@ -156,7 +156,7 @@ def from_pretrained(folder: str | Path, **options: Any) -> Any:
     Raises:
         FileError: There is no such folder, it is damaged, or its class is none of transformers.
     """
-    import transformers  # noqa: PLC0415 - only who uses it needs it
+    import transformers
 
     folder = Path(folder)
     if not (folder / "config.json").is_file():
@@ -183,9 +183,16 @@ def from_pretrained(folder: str | Path, **options: Any) -> Any:
     del config.mipp
     try:
         cut = kind if record is None else _cut(kind, record)
-        model = cut.from_pretrained(folder, config=config, **options)
-    except (InputError, SurgeryError, RuntimeError) as error:
-        raise FileError(f"{folder} is damaged: {error}") from error
+        model, info = cut.from_pretrained(
+            folder, config=config, **options | {"output_loading_info": True}
+        )
+    except (InputError, SurgeryError, RuntimeError, OSError) as error:
+        raise FileError(f"{folder} cannot be read: {error}") from error
+    if info["missing_keys"]:
+        raise FileError(
+            f"{folder} is damaged: it lacks the weights {_some(sorted(info['missing_keys']))}. "
+            f"{_ADVICE}"
+        )
     model.__class__ = kind
     if record is not None:
         write_record(model, record.axes, record.sizes)
@@ -230,10 +237,14 @@ def _why(followed: Followed, model: nn.Module) -> str:
             'all of them. Plan with allocation="kinds" for one width in all layers of a kind'
         )
     elif followed.tried:
-        said = f": {followed.refusals[-1].rstrip('.')}" if followed.refusals else ""
+        said = (
+            followed.refusals[-1]
+            if followed.refusals
+            else ("the size of a head follows from their number there")
+        )
         why = (
-            f"{config} cannot say that heads are gone ({_some(map(str, followed.tried))}), since "
-            f"the number of heads must divide hidden_size there, or gives their size{said}"
+            f"{config} cannot say that heads are gone ({_some(map(str, followed.tried))}): "
+            f"{said.rstrip('.')}"
         )
     else:
         why = f"{config} has no number for the width of {_some(layers or _owners(followed))}"
@@ -274,33 +285,40 @@ def _cut(kind: Any, record: FolderRecord) -> Any:
     """The class, or one like it whose models are built with the widths of the record."""
     if not record.shapes and not record.numbers:
         return kind
-    kept = {(axis.tensor, axis.dim): axis for axis in record.axes}
 
     def build(self: Any, config: Any, *args: Any, **kwargs: Any) -> None:
         kind.__init__(self, config, *args, **kwargs)
-        cuts = {}
-        for name, tensor in named_tensors(self).items():
-            for dim, size in enumerate(record.shapes.get(name, ())):
-                if tensor.shape[dim] != size:
-                    axis = kept.get((name, dim))
-                    exact = axis is not None and (axis.size, len(axis.kept)) == (
-                        tensor.shape[dim],
-                        size,
-                    )
-                    cuts[AxisKey(name, dim)] = axis.indices if exact else np.arange(size)
-        sizes = [
-            AttributeKeep(path, place, integers(self.get_submodule(path))[place], after)
-            for path, places in record.numbers.items()
-            for place, after in places.items()
-        ]
-        vars(self).update(vars(slice_model(self, cuts, sizes=sizes)))
+        vars(self).update(vars(_with_widths(self, record)))
 
     return type(kind.__name__, (kind,), {"__init__": build, "__module__": kind.__module__})
 
 
+def _with_widths(model: nn.Module, record: FolderRecord) -> nn.Module:
+    """A copy of the model that the config gives, cut to the widths of the record."""
+    kept = {(axis.tensor, axis.dim): axis for axis in record.axes}
+    cuts = {}
+    for name, tensor in named_tensors(model).items():
+        for dim, size in enumerate(record.shapes.get(name, ())):
+            whole = tensor.shape[dim]
+            if whole != size:
+                axis = kept.get((name, dim))
+                if axis is not None and (axis.size, len(axis.kept)) == (whole, size):
+                    cuts[AxisKey(name, dim)] = axis.indices
+                else:  # any units do: the weights come from the file
+                    cuts[AxisKey(name, dim)] = np.arange(size)
+    modules, sizes = dict(model.named_modules()), []
+    for path, places in record.numbers.items():
+        found = integers(modules[path]) if path in modules else {}
+        for place, after in places.items():
+            if place not in found:
+                raise InputError(f"{type(model).__name__} has no number {path}.{place}")
+            sizes.append(AttributeKeep(path, place, found[place], after))
+    return slice_model(model, cuts, sizes=sizes)
+
+
 def _read(folder: Path) -> FolderRecord | None:
     """The record in a folder; None where mipp has not written it."""
-    from pydantic import TypeAdapter, ValidationError  # noqa: PLC0415 - only reading needs it
+    from pydantic import TypeAdapter, ValidationError
 
     path = folder / FILE
     if not path.is_file():

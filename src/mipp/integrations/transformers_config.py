@@ -100,20 +100,26 @@ def follow(small: nn.Module, config: Any) -> Followed:
                 try:
                     found = differences(small, built(kind, changed))
                 except Exception as error:  # noqa: BLE001 - classes refuse numbers in any way
-                    refusals[_said(error)] = None
+                    if all(_about_heads(one.name) for one in tried):
+                        refusals[_said(error)] = None
                     continue
                 if found.items() < left.items():
                     current, left, progress = changed, found, True
                     changes += tried
                     break
-    heads = [one for one in _candidates(current, left, small) if is_count(one.name)]
+    heads = [one for one in _candidates(current, left, small) if one.name.endswith("heads")
+             or is_count(one.name)]  # fmt: skip
     return Followed(current, tuple(changes), left, tuple(heads), tuple(refusals) if left else ())
 
 
 def built(kind: type[nn.Module], config: Any) -> nn.Module:
-    """A model of the class without values: its shapes and numbers."""
+    """A model of the class without values, its shapes and numbers, from the config as it is read.
+
+    Reading it checks it, too.
+    """
+    read = type(config).from_dict(config.to_dict())
     with torch.device("meta"):
-        return kind(copy.deepcopy(config))
+        return kind(read)
 
 
 def differences(small: nn.Module, whole: nn.Module) -> Differences:
@@ -129,7 +135,7 @@ def differences(small: nn.Module, whole: nn.Module) -> Differences:
         kind, twin = type(module), modules.get(path)
         if twin is None or kind.__module__.startswith("torch.nn."):
             continue  # the numbers of torch's own layers follow from their weights
-        for name in _compared(kind):
+        for name in _compared(kind):  # type: ignore[arg-type] # mypy takes no class for hashable
             one, other = vars(twin).get(name), vars(module).get(name)
             if type(other) in (int, float) and one != other:
                 found[path, name] = (one, other)
@@ -171,7 +177,8 @@ def _candidates(config: Any, left: Differences, small: nn.Module) -> list[Change
                     }
                 if len(afters) <= MOST_VALUES:
                     found += [Change(path, name, value, after) for after in sorted(afters)]
-        dims = {vars(module).get("head_dim") for module in small.modules()} - {None}
+        held = (vars(module).get("head_dim") for module in small.modules())
+        dims = {value for value in held if type(value) is int}
         open_ = [("head_dim", dims)] if getattr(owner, "head_dim", None) is None else []
         if vars(owner).get("n_inner", 0) is None:  # GPT-2 computes it from the hidden size
             open_.append(("n_inner", {after for _, after in pairs}))
