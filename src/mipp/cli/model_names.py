@@ -20,6 +20,7 @@ from torch import nn
 from mipp import models, retrain
 from mipp.errors import InputError, MippError
 from mipp.options import Outputs
+from mipp.origin import Source, note_source, source_of
 from mipp.planning.model_outputs import picked
 
 T = TypeVar("T")
@@ -67,6 +68,9 @@ class Network:
             raise InputError(
                 f"{OPTION} {self.name} made a {type(model).__name__}; expected a torch.nn.Module."
             )
+        if source_of(model) is None and not self.name.startswith("hf:"):
+            given = {"num_classes": classes, "in_chans": channels}
+            note_source(model, Source(self.name, _given(**given)))
         return model
 
     def classifier(self, model: nn.Module) -> nn.Module:
