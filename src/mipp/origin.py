@@ -27,7 +27,7 @@ class Source:
 
     @property
     def package(self) -> str:
-        """The package that is asked for the name; empty for built-in names."""
+        """The package that knows the name; empty for built-in names."""
         return self.name.partition(":")[0] if ":" in self.name else ""
 
 

@@ -160,6 +160,10 @@ def _hugging_face(name: str, rest: str) -> Network:
     def make(width: float | None, classes: int | None, _channels: int | None) -> Any:
         _no_width(name, width)
         options = _given(num_labels=classes)
+        if not bare and (place / "mipp.json").is_file():
+            from mipp.integrations.transformers import from_pretrained
+
+            return from_pretrained(place, **options)
         if not bare:
             return kind.from_pretrained(rest, **options)
         made = transformers.AutoConfig.from_pretrained(str(file), **options)

@@ -10,30 +10,22 @@ import re
 import shutil
 import uuid
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from torch import nn
 
 from mipp.checks import checked
 from mipp.errors import FileError, InputError, SurgeryError
 from mipp.integrations.transformers_config import Change, Followed, follow
-from mipp.records import AxisKey
-from mipp.surgery import installed_version, recorded_sizes, slice_model
-from mipp.surgery.keeps import AttributeKeep, AxisKeep
-from mipp.surgery.kept_record import recorded_axes, write_record
-from mipp.surgery.record import first_problem
-from mipp.surgery.tensors import named_tensors
+from mipp.integrations.transformers_record import ADVICE, FILE, cut_class, read_record, record_of
+from mipp.surgery import installed_version
+from mipp.surgery.kept_record import recorded_axes
 from mipp.tracing.guards import unwrap
-from mipp.tracing.size_attributes import integers
 
-FILE = "mipp.json"
-FORMAT = 1
-_ADVICE = "Restore the file from a copy, or save the model again."
 _TOKENIZER = (
     "tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt",
     "*.model", "chat_template*", "*processor_config.json", "normalizer.json",
@@ -61,29 +53,6 @@ class SavedFolder:
     def __str__(self) -> str:
         lines = [f"{self.folder}: {'an ordinary checkpoint' if self.ordinary else self.why}"]
         return "\n".join([*lines, *(f"config: {change}" for change in self.changes)])
-
-
-@dataclass(frozen=True)
-class FolderRecord:
-    """The content of ``mipp.json``.
-
-    Attributes:
-        format: Version of the record.
-        mipp_version: That wrote it.
-        model: Name of the class in transformers.
-        axes: What was kept of the full-size model.
-        sizes: Attributes of modules that changed with the widths.
-        shapes: Tensors whose shape the config does not say.
-        numbers: Path of a module -> its numbers that the config does not say.
-    """
-
-    format: int
-    mipp_version: str
-    model: str
-    axes: tuple[AxisKeep, ...]
-    sizes: tuple[AttributeKeep, ...]
-    shapes: Mapping[str, tuple[int, ...]]
-    numbers: Mapping[str, Mapping[str, int]]
 
 
 @checked
@@ -116,7 +85,7 @@ def save_pretrained(
     own: Any = _checked_model(model)
     followed = follow(own, own.config)
     why = "" if not followed.differences else _why(followed, own)
-    record = _record(own, followed)
+    record = record_of(own, followed)
     config = followed.config
     if why:
         config.mipp = {"load_with": f"{__name__}.from_pretrained", "version": installed_version()}
@@ -165,7 +134,7 @@ def from_pretrained(folder: str | Path, **options: Any) -> Any:
             "mipp.integrations.transformers.save_pretrained has written."
         )
     config = transformers.AutoConfig.from_pretrained(folder)
-    record = _read(folder)
+    record = read_record(folder)
     if record is None and hasattr(config, "mipp"):
         raise FileError(
             f"{folder} has a model whose widths its config cannot say, and no {FILE}. Copy that "
@@ -182,7 +151,7 @@ def from_pretrained(folder: str | Path, **options: Any) -> Any:
     config.mipp = None
     del config.mipp
     try:
-        cut = kind if record is None else _cut(kind, record)
+        cut = kind if record is None else cut_class(kind, record)
         model, info = cut.from_pretrained(
             folder, config=config, **options | {"output_loading_info": True}
         )
@@ -191,11 +160,11 @@ def from_pretrained(folder: str | Path, **options: Any) -> Any:
     if info["missing_keys"]:
         raise FileError(
             f"{folder} is damaged: it lacks the weights {_some(sorted(info['missing_keys']))}. "
-            f"{_ADVICE}"
+            f"{ADVICE}"
         )
     model.__class__ = kind
     if record is not None:
-        write_record(model, record.axes, record.sizes)
+        record.note_on(model)
     return model.eval()
 
 
@@ -259,83 +228,6 @@ def _some(items: Iterable[str]) -> str:
 
 def _owners(followed: Followed) -> list[str]:
     return [f"{owner}.{place}".rstrip(".") for owner, place in followed.differences]
-
-
-def _record(model: nn.Module, followed: Followed) -> FolderRecord:
-    shapes: dict[str, tuple[int, ...]] = {}
-    numbers: dict[str, dict[str, int]] = {}
-    state = model.state_dict()
-    for (owner, place), (_, value) in followed.differences.items():
-        if place:
-            numbers.setdefault(owner, {})[place] = value
-        elif owner in state:
-            shapes[owner] = value
-        else:
-            raise InputError(
-                f"the buffer {owner!r}, which the state of {type(model).__name__} leaves out, was "
-                "pruned, and transformers would compute it anew. Use mipp.save and mipp.load."
-            )
-    axes, sizes = recorded_axes(model), recorded_sizes(model)
-    return FolderRecord(
-        FORMAT, installed_version(), type(model).__name__, axes, sizes, shapes, numbers
-    )
-
-
-def _cut(kind: Any, record: FolderRecord) -> Any:
-    """The class, or one like it whose models are built with the widths of the record."""
-    if not record.shapes and not record.numbers:
-        return kind
-
-    def build(self: Any, config: Any, *args: Any, **kwargs: Any) -> None:
-        kind.__init__(self, config, *args, **kwargs)
-        vars(self).update(vars(_with_widths(self, record)))
-
-    return type(kind.__name__, (kind,), {"__init__": build, "__module__": kind.__module__})
-
-
-def _with_widths(model: nn.Module, record: FolderRecord) -> nn.Module:
-    """A copy of the model that the config gives, cut to the widths of the record."""
-    kept = {(axis.tensor, axis.dim): axis for axis in record.axes}
-    cuts = {}
-    for name, tensor in named_tensors(model).items():
-        for dim, size in enumerate(record.shapes.get(name, ())):
-            whole = tensor.shape[dim]
-            if whole != size:
-                axis = kept.get((name, dim))
-                if axis is not None and (axis.size, len(axis.kept)) == (whole, size):
-                    cuts[AxisKey(name, dim)] = axis.indices
-                else:  # any units do: the weights come from the file
-                    cuts[AxisKey(name, dim)] = np.arange(size)
-    modules, sizes = dict(model.named_modules()), []
-    for path, places in record.numbers.items():
-        found = integers(modules[path]) if path in modules else {}
-        for place, after in places.items():
-            if place not in found:
-                raise InputError(f"{type(model).__name__} has no number {path}.{place}")
-            sizes.append(AttributeKeep(path, place, found[place], after))
-    return slice_model(model, cuts, sizes=sizes)
-
-
-def _read(folder: Path) -> FolderRecord | None:
-    """The record in a folder; None where mipp has not written it."""
-    from pydantic import TypeAdapter, ValidationError
-
-    path = folder / FILE
-    if not path.is_file():
-        return None
-    try:
-        text = path.read_text()
-        written = json.loads(text).get("format")
-        if written != FORMAT:
-            raise FileError(
-                f"{path} has format {written!r}; this version of mipp reads format {FORMAT}. Read "
-                "it with the version that wrote it."
-            )
-        return TypeAdapter(FolderRecord).validate_json(text, strict=True)
-    except ValidationError as error:
-        raise FileError(f"{path} is damaged: {first_problem(error)}. {_ADVICE}") from error
-    except (OSError, ValueError, AttributeError, InputError) as error:
-        raise FileError(f"{path} cannot be read: {error}. {_ADVICE}") from error
 
 
 def _add_tokenizer(model: Any, tokenizer: Any, folder: Path) -> None:

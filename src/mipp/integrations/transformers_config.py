@@ -64,8 +64,8 @@ class Followed:
         config: A copy; the model's own is left as it was.
         changes: The numbers that differ from those of the model's config.
         differences: What the config still does not say.
-        tried: Numbers of heads that were tried in vain: the class cannot be given them.
-        refusals: What the class said about numbers that were tried in vain.
+        tried: Numbers of heads that the class cannot be given.
+        refusals: What the class said about numbers of heads that it does not take.
     """
 
     config: Any

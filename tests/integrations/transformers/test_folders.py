@@ -11,7 +11,9 @@ from safetensors.torch import load_file, save_file
 
 import mipp
 from mipp.errors import FileError, InputError
-from mipp.integrations.transformers import FILE, from_pretrained, save_pretrained
+from mipp.integrations.transformers import from_pretrained, save_pretrained
+from mipp.integrations.transformers_record import FILE
+from mipp.origin import plans_of
 from tests.integrations.transformers.models import CASES, llama, transformers
 
 pytestmark = [
@@ -69,6 +71,8 @@ def test_what_a_budget_leaves_comes_back_with_the_same_logits_and_no_factory(nam
     again = from_pretrained(tmp_path / "again")
     assert torch.equal(logits(again, batch), logits(small, batch))
     assert mipp.original_indices(again) == mipp.original_indices(small)
+    assert plans_of(again) == plans_of(small)
+    assert plans_of(again)[0].budget == "macs=70%"
 
 
 @pytest.mark.parametrize("name", CASES)
