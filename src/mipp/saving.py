@@ -128,6 +128,15 @@ class FileInfo:
         mipp_version: That wrote the file.
         versions: Of the packages that the model is made of.
         extra: What the writer added.
+
+    Examples:
+        >>> import tempfile, mipp
+        >>> path = f"{tempfile.mkdtemp()}/whole.safetensors"
+        >>> mipp.save(mipp.models.build("mlp", seed=0), path)
+        >>> print(mipp.inspect_file(path))
+        /.../whole.safetensors: mlp (width=1.0, num_classes=10, in_channels=1), 266,610 numbers
+        load with: mipp.load(path)
+        written by mipp ...
     """
 
     path: Path

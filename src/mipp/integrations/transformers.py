@@ -81,6 +81,20 @@ def save_pretrained(
 
     Warns:
         UserWarning: If the config cannot say the widths; the text says why.
+
+    Examples:
+        >>> import tempfile, torch, transformers, mipp
+        >>> config = transformers.BertConfig(
+        ...     vocab_size=30, hidden_size=16, intermediate_size=32, num_hidden_layers=2,
+        ...     num_attention_heads=4,
+        ... )
+        >>> model = transformers.BertForMaskedLM(config)
+        >>> texts = [{"input_ids": torch.randint(30, (8, 6))}]
+        >>> plan = mipp.plan(model, texts, {"*.intermediate*": "units=25%"}, method="l2")
+        >>> folder = tempfile.mkdtemp()
+        >>> saved = save_pretrained(plan.apply(refit=False), folder)
+        >>> saved.ordinary, str(saved.changes[0])
+        (True, 'intermediate_size 32 -> 8')
     """
     own: Any = _checked_model(model)
     followed = follow(own, own.config)
@@ -124,6 +138,16 @@ def from_pretrained(folder: str | Path, **options: Any) -> Any:
 
     Raises:
         FileError: There is no such folder, it is damaged, or its class is none of transformers.
+
+    Examples:
+        >>> import tempfile, transformers
+        >>> config = transformers.BertConfig(
+        ...     vocab_size=30, hidden_size=16, num_hidden_layers=2, num_attention_heads=4
+        ... )
+        >>> folder = tempfile.mkdtemp()
+        >>> _ = save_pretrained(transformers.BertForMaskedLM(config), folder)
+        >>> type(from_pretrained(folder)).__name__
+        'BertForMaskedLM'
     """
     import transformers
 
@@ -190,7 +214,7 @@ def _why(followed: Followed, model: nn.Module) -> str:
     """What the config cannot say, in words."""
     layers: dict[str, dict[int, set[int]]] = {}
     for axis in recorded_axes(model):
-        if (axis.tensor, "") in followed.differences:
+        if (axis.tensor, axis.dim) in followed.differences:
             name = re.sub(r"\.\d+(?=\.)", ".*", axis.tensor.rpartition(".")[0])
             layers.setdefault(name, {}).setdefault(axis.size, set()).add(len(axis.kept))
     config = type(followed.config).__name__
@@ -205,16 +229,11 @@ def _why(followed: Followed, model: nn.Module) -> str:
             f"its layers have different widths ({_some(several)}), and {config} has one number for "
             'all of them. Plan with allocation="kinds" for one width in all layers of a kind'
         )
-    elif followed.tried:
-        said = (
-            followed.refusals[-1]
-            if followed.refusals
-            else ("the size of a head follows from their number there")
-        )
-        why = (
-            f"{config} cannot say that heads are gone ({_some(map(str, followed.tried))}): "
-            f"{said.rstrip('.')}"
-        )
+    elif followed.tried and all("att" in name.lower() for name in layers):
+        said = "the size of a head follows from their number there"
+        said = followed.refusals[-1].rstrip(".") if followed.refusals else said
+        changes = _some(map(str, followed.tried))
+        why = f"{config} cannot say that heads are gone ({changes}): {said}"
     else:
         why = f"{config} has no number for the width of {_some(layers or _owners(followed))}"
     return f"{why}. Load it with {__name__}.from_pretrained."

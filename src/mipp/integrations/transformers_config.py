@@ -8,7 +8,7 @@ is the class that says which number means what, and no list of classes is kept h
 
 import copy
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -28,10 +28,10 @@ MOST_AT_ONCE = 3
 MOST_VALUES = 3
 """A number that could become one of more than these is that of layers of several widths."""
 
-Place = tuple[str, str]
-"""Of a tensor: its name, and an empty text. Of a number: path of the module, place in it."""
+Place = tuple[str, str | int]
+"""Of a length: name of the tensor, dimension. Of a number: path of the module, place in it."""
 Difference = tuple[Any, Any]
-"""In the model that the config builds, and in the pruned one."""
+"""In the model that the config builds, and in the pruned one; None where there is none."""
 Differences = dict[Place, Difference]
 
 
@@ -86,6 +86,13 @@ def follow(small: nn.Module, config: Any) -> Followed:
     refusals: dict[str, None] = {}
     current = copy.deepcopy(config)
     left = differences(small, built(kind, current))
+    # numbers that were set by hand are no widths; a config does not say them either
+    by_hand = {
+        (owner, place)
+        for (owner, place), (before, after) in left.items()
+        if isinstance(place, str) and not (type(after) is int and 0 < after < before)
+    }
+    left = _without(left, by_hand)
     for number in range(1, MOST_AT_ONCE + 1):
         progress = bool(left)
         while progress:
@@ -98,7 +105,7 @@ def follow(small: nn.Module, config: Any) -> Followed:
                     continue
                 changed = _with(current, tried)
                 try:
-                    found = differences(small, built(kind, changed))
+                    found = _without(differences(small, built(kind, changed)), by_hand)
                 except Exception as error:  # noqa: BLE001 - classes refuse numbers in any way
                     if all(_about_heads(one.name) for one in tried):
                         refusals[_said(error)] = None
@@ -107,9 +114,12 @@ def follow(small: nn.Module, config: Any) -> Followed:
                     current, left, progress = changed, found, True
                     changes += tried
                     break
-    heads = [one for one in _candidates(current, left, small) if one.name.endswith("heads")
-             or is_count(one.name)]  # fmt: skip
+    heads = [one for one in _candidates(current, left, small) if _counts_heads(one.name)]
     return Followed(current, tuple(changes), left, tuple(heads), tuple(refusals) if left else ())
+
+
+def _without(found: Differences, places: Set[Place]) -> Differences:
+    return {place: both for place, both in found.items() if place not in places}
 
 
 def built(kind: type[nn.Module], config: Any) -> nn.Module:
@@ -124,11 +134,11 @@ def built(kind: type[nn.Module], config: Any) -> nn.Module:
 
 def differences(small: nn.Module, whole: nn.Module) -> Differences:
     """Where the built model is not like the pruned one: shapes, and numbers that code reads."""
-    mine, theirs = _shapes(small), _shapes(whole)
+    mine, theirs = _lengths(small), _lengths(whole)
     found: Differences = {
-        (name, ""): (theirs.get(name), mine.get(name))
-        for name in mine.keys() | theirs.keys()
-        if mine.get(name) != theirs.get(name)
+        place: (theirs.get(place), mine.get(place))
+        for place in mine.keys() | theirs.keys()
+        if mine.get(place) != theirs.get(place)
     }
     modules = dict(whole.named_modules(remove_duplicate=False))
     for path, module in small.named_modules(remove_duplicate=False):
@@ -156,9 +166,13 @@ def _compared(kind: type[nn.Module]) -> frozenset[str]:
     return frozenset(name for name in names_read(kind) | PASSED_ON if not is_count(name))
 
 
-def _shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
-    """Shapes of parameters and buffers, also of those that are not saved."""
-    return {name: tuple(tensor.shape) for name, tensor in named_tensors(model).items()}
+def _lengths(model: nn.Module) -> dict[Place, int]:
+    """Lengths of the dimensions of parameters and buffers, also of those that are not saved."""
+    return {
+        (name, dim): length
+        for name, tensor in named_tensors(model).items()
+        for dim, length in enumerate(tensor.shape or (1,))
+    }
 
 
 def _candidates(config: Any, left: Differences, small: nn.Module) -> list[Change]:
@@ -190,11 +204,13 @@ def _candidates(config: Any, left: Differences, small: nn.Module) -> list[Change
 
 def _pairs(left: Differences) -> Iterator[tuple[int, int]]:
     """Sizes before and after."""
-    for one, other in left.values():
-        both = isinstance(one, tuple) and isinstance(other, tuple)
-        for before, after in zip(one, other, strict=False) if both else [(one, other)]:
-            if type(before) is int and type(after) is int and 0 < after < before:
-                yield before, after
+    for before, after in left.values():
+        if type(before) is int and type(after) is int and 0 < after < before:
+            yield before, after
+
+
+def _counts_heads(name: str) -> bool:
+    return name.endswith(("head", "heads"))
 
 
 def _about_heads(name: str) -> bool:

@@ -56,18 +56,29 @@ class FolderRecord:
 
 
 def record_of(model: nn.Module, followed: Followed) -> FolderRecord:
+    """The record of a model whose config follows as far as it can.
+
+    Raises:
+        InputError: The model has other weights than its class, or lost some that are not saved.
+    """
     shapes: dict[str, tuple[int, ...]] = {}
     numbers: dict[str, dict[str, int]] = {}
-    state = model.state_dict()
-    for (owner, place), (_, value) in followed.differences.items():
-        if place:
-            numbers.setdefault(owner, {})[place] = value
+    state, kind = model.state_dict(), type(model).__name__
+    for (owner, place), (before, after) in followed.differences.items():
+        if isinstance(place, str):
+            numbers.setdefault(owner, {})[place] = after
+        elif before is None or after is None:
+            raise InputError(
+                f"{owner!r} is {'new' if before is None else 'absent'} in this {kind}, compared "
+                "with what its config builds. Put experts that were taken apart together  with "
+                "mipp.prepare.restacked; for other models use mipp.save and mipp.load."
+            )
         elif owner in state:
-            shapes[owner] = value
+            shapes[owner] = tuple(state[owner].shape)
         else:
             raise InputError(
-                f"the buffer {owner!r}, which the state of {type(model).__name__} leaves out, was "
-                "pruned, and transformers would compute it anew. Use mipp.save and mipp.load."
+                f"the buffer {owner!r}, which the state of {kind} leaves out, was pruned, and "
+                "transformers would compute it anew. Use mipp.save and mipp.load."
             )
     axes, sizes = recorded_axes(model), recorded_sizes(model)
     return FolderRecord(

@@ -39,6 +39,11 @@ def qwen3():
     return transformers.Qwen3ForCausalLM(config)
 
 
+def mixtral():
+    config = transformers.MixtralConfig(**DECODER, num_local_experts=4, num_experts_per_tok=2)
+    return transformers.MixtralForCausalLM(config)
+
+
 def vit():
     config = transformers.ViTConfig(**SMALL, intermediate_size=20, image_size=8, patch_size=4)
     return transformers.ViTForImageClassification(config)

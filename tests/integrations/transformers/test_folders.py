@@ -14,7 +14,7 @@ from mipp.errors import FileError, InputError
 from mipp.integrations.transformers import from_pretrained, save_pretrained
 from mipp.integrations.transformers_record import FILE
 from mipp.origin import plans_of
-from tests.integrations.transformers.models import CASES, llama, transformers
+from tests.integrations.transformers.models import CASES, llama, mixtral, transformers
 
 pytestmark = [
     # T5 holds numbers of heads that its forward does not read
@@ -179,6 +179,35 @@ def test_a_plan_by_kinds_is_an_ordinary_checkpoint_that_meets_its_budget(name, t
     # each layer keeps its own units
     kept = {plan.keep[row.name] for row in plan.summary if row.units_before > 16}
     assert len({len(units) for units in kept}) == 1 < len(kept)
+
+
+def test_a_narrower_residual_stream_is_an_ordinary_checkpoint_too(tmp_path):
+    case = CASES["qwen3"]
+    model, batch = case.built(), case.batch()
+    stream = next(g.name for g in mipp.plan(model, [batch], "units=99%", method="l2", residual=True)
+                  .summary if g.units_before == 16)  # fmt: skip
+    plan = mipp.plan(model, [batch], widths={stream: 12}, method="l2", residual=True)
+    small = plan.apply(refit=False)
+    saved = save_pretrained(small, tmp_path)
+    assert [str(change) for change in saved.changes] == ["hidden_size 16 -> 12"]
+    plain = type(small).from_pretrained(tmp_path).eval()
+    assert torch.equal(logits(plain, batch), logits(small, batch))
+
+
+def test_experts_are_an_ordinary_checkpoint_once_they_are_together_again(tmp_path):
+    torch.manual_seed(0)
+    model, batch = mixtral().eval(), CASES["llama"].batch()
+    apart = mipp.prepare.unstacked(model)
+    plan = mipp.plan(apart, [batch], "macs=80%", method="l2", allocation="kinds")
+    small = plan.apply(refit=False)
+    with pytest.raises(InputError, match=r"new in this Mixtral.*mipp\.prepare\.restacked"):
+        save_pretrained(small, tmp_path)
+    together = mipp.prepare.restacked(small, model)
+    saved = save_pretrained(together, tmp_path)
+    assert saved.ordinary
+    assert [change.name for change in saved.changes] == ["intermediate_size"]
+    plain = type(model).from_pretrained(tmp_path).eval()
+    assert torch.equal(logits(plain, batch), logits(together, batch))
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
