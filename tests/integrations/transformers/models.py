@@ -39,6 +39,10 @@ def qwen3():
     return transformers.Qwen3ForCausalLM(config)
 
 
+def phi3():
+    return transformers.Phi3ForCausalLM(transformers.Phi3Config(**DECODER))
+
+
 def mixtral():
     config = transformers.MixtralConfig(**DECODER, num_local_experts=4, num_experts_per_tok=2)
     return transformers.MixtralForCausalLM(config)
@@ -112,8 +116,9 @@ CASES = {
     "llama": Case(llama, _texts, True),
     "qwen2": Case(qwen2, _texts, True),
     "qwen3": Case(qwen3, _texts, True),
+    "phi3": Case(phi3, _texts, True),
     "vit": Case(vit, _images, True),
     "t5": Case(t5, _pairs, True),
     "whisper": Case(whisper, _sounds, False),
 }
-GENERATE = ("gpt2", "llama", "qwen2", "qwen3", "t5", "whisper")
+GENERATE = ("gpt2", "llama", "qwen2", "qwen3", "phi3", "t5", "whisper")
