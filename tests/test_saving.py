@@ -59,7 +59,12 @@ def test_a_network_that_was_changed_after_it_was_built_is_not_taken_for_the_one_
     wider.fc2 = nn.Linear(wider.fc2.in_features, 3)
     other = mipp.models.build("resnet20", seed=0)
     other.bn1 = nn.BatchNorm2d(16, eps=0.5)  # of the same shapes
-    for model in (wider, other):
+    strided = mipp.models.build("lenet5", seed=0)
+    strided.conv1.stride = (2, 2)
+    alike = mipp.models.build("lenet5", seed=0)
+    alike.fc2.__class__ = type("Linear", (nn.Linear,), {"forward": lambda self, x: x})
+    assert str(alike) == str(mipp.models.build("lenet5"))
+    for model in (wider, other, strided, alike):
         mipp.save(model, tmp_path / "own.safetensors")
         assert mipp.inspect_file(tmp_path / "own.safetensors").model is None
         with pytest.raises(FileError, match=r"model of your own. Give what builds.*factory="):

@@ -88,11 +88,12 @@ def test_never_above_the_budget_and_one_width_in_each_kind(seed, resource, share
 
 def test_a_share_of_information_holds_for_every_layer_of_a_kind():
     names = {0: "h.0", 1: "h.1"}
-    curves = {0: curve([0.0, 0.0, 1.0]), 1: curve([0.0, 0.6, 0.4])}
-    keep = spend_by_kinds(
-        curves, {0: 3, 1: 3}, ChainCosts([3, 3]), parse_budget("information=90%"), names
-    )
-    assert kept(keep) == {0: 2, 1: 2}
+    for second, left in (([0.0, 0.6, 0.4], 2), ([0.0, 0.6, 9.4], 1)):
+        curves = {0: curve([0.0, 0.0, 1.0]), 1: curve(second)}
+        keep = spend_by_kinds(
+            curves, {0: 3, 1: 3}, ChainCosts([3, 3]), parse_budget("information=90%"), names
+        )
+        assert kept(keep) == {0: left, 1: left}
 
 
 def test_what_is_gone_stays_gone_in_every_layer_of_a_kind():

@@ -87,11 +87,20 @@ class Stepped(Attention):
     """Every second one."""
 
     def cut(self, qkv):
-        queries, rest = self.num_heads * self.head_dim, qkv[..., 12:]
+        queries = self.num_heads * self.head_dim
+        rest = qkv[..., queries:]
         return qkv[..., :queries], rest[..., ::2], rest[..., 1::2]
 
 
-@pytest.mark.parametrize("kind", [Constant, Mixed, Stepped])
+class Swapped(Attention):
+    """The terms of an end are not in the order of the parts, so that it is not known which is."""
+
+    def cut(self, qkv):
+        q, kv = self.num_heads * self.head_dim, self.num_kv_heads * self.head_dim
+        return qkv[..., :q], qkv[..., q : kv + q], qkv[..., q + kv :]
+
+
+@pytest.mark.parametrize("kind", [Constant, Mixed, Stepped, Swapped])
 def test_a_cut_that_no_attribute_moves_keeps_all_heads(kind):
     model = seeded(kind)
     hidden = nn.Linear(3, 7).double()
