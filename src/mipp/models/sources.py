@@ -4,6 +4,7 @@ Only registered names of known packages are built, never code that a file names.
 """
 
 import importlib
+import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -52,7 +53,8 @@ def possible_sources(model: nn.Module) -> Iterator[Source]:
         yield from _of_timm(model)
     if package == "transformers" and hasattr(model, "config"):
         config: Any = model.config
-        yield Source(f"hf:{type(model).__name__}", {"config": config.to_dict()})
+        text = config.to_json_string(use_diff=False)
+        yield Source(f"hf:{type(model).__name__}", {"config": json.loads(text)})
 
 
 def _built_in(source: Source) -> nn.Module:
