@@ -313,7 +313,7 @@ def test_defaults_are_those_of_the_library():
 def test_types_and_help_are_those_of_the_schema():
     kinds = {
         "order": Literal["greedy", "ordered"] | None,
-        "allocation": Literal["priced", "global", "tolerance", "uniform", "rows"] | None,
+        "allocation": Literal["priced", "global", "tolerance", "uniform", "kinds", "rows"] | None,
         "rounds": int | None,
         "protect": list[str] | None,
         "method": str | None,

@@ -12,7 +12,7 @@ from mipp import models, retrain, statistics, surgery
 from mipp.cli.datasets import Source
 from mipp.cli.model_names import Network, said
 from mipp.errors import FileError, InputError, MippError
-from mipp.surgery.files import KEY
+from mipp.surgery.file_record import KEY
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from torch import nn
 from mipp import models, retrain
 from mipp.errors import InputError, MippError
 from mipp.options import Outputs
+from mipp.origin import Source, note_source, source_of
 from mipp.planning.model_outputs import picked
 
 T = TypeVar("T")
@@ -67,6 +68,9 @@ class Network:
             raise InputError(
                 f"{OPTION} {self.name} made a {type(model).__name__}; expected a torch.nn.Module."
             )
+        if source_of(model) is None and not self.name.startswith("hf:"):
+            given = {"num_classes": classes, "in_chans": channels}
+            note_source(model, Source(self.name, _given(**given)))
         return model
 
     def classifier(self, model: nn.Module) -> nn.Module:
@@ -156,6 +160,10 @@ def _hugging_face(name: str, rest: str) -> Network:
     def make(width: float | None, classes: int | None, _channels: int | None) -> Any:
         _no_width(name, width)
         options = _given(num_labels=classes)
+        if not bare and (place / "mipp.json").is_file():
+            from mipp.integrations.transformers import from_pretrained
+
+            return from_pretrained(place, **options)
         if not bare:
             return kind.from_pretrained(rest, **options)
         made = transformers.AutoConfig.from_pretrained(str(file), **options)

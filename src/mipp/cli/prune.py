@@ -196,10 +196,10 @@ def _write(
     out: Path | None, plan: Path | None, report: Path | None,
 ) -> None:  # fmt: skip
     """Writes the requested files. ``data``: what accuracy was measured on."""
-    from mipp import surgery
+    from mipp import saving
 
     if out is not None:
-        surgery.save(small, out)
+        saving.save(small, out)
     if plan is not None:
         write_text(plan, outcome.plan.to_json())
     if report is not None:

@@ -83,7 +83,7 @@ def train(
     """
     import torch
 
-    from mipp import retrain, surgery
+    from mipp import retrain, saving
     from mipp.cli.datasets import find_source
     from mipp.cli.model_loading import Wanted, check_fit, check_weights, open_model
     from mipp.cli.model_names import find_network
@@ -115,7 +115,7 @@ def train(
                 progress=progress,
             )
         seconds = time.perf_counter() - start
-        surgery.save(opened, out)
+        saving.save(opened, out)
         with output.busy("evaluating"):
             found = retrain.evaluate(network.classifier(opened), source.test())
         output.say(

@@ -4,7 +4,7 @@ import itertools
 import math
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
 
@@ -15,6 +15,7 @@ from mipp import graph, processes, statistics, surgery
 from mipp.checks import checked
 from mipp.errors import InputError
 from mipp.options import Outputs, Progress
+from mipp.origin import Applied, note_plans, plans_of
 from mipp.planning.model_outputs import answering, check_same_outputs
 from mipp.planning.option_values import read_refit, recorded_refit
 from mipp.planning.plan_record import composed
@@ -83,6 +84,15 @@ class AnyPlan(Generic[Model]):
                 f"mipp.{type(self).__name__}.from_json(text, model, batches), or call "
                 "apply(refit=False)."
             )
+
+    def _note(self, model: nn.Module, small: nn.Module) -> None:
+        """Notes this plan on the small model, after those that the model has."""
+        options = self.record.options
+        applied = Applied(
+            str(options.get("method")), options.get("budget"),
+            asdict(self.record.before), asdict(self.record.after),
+        )  # fmt: skip
+        note_plans(small, (*plans_of(model), applied))
 
     def _memory(self) -> float:
         memory = self.record.options.get("memory")
@@ -243,6 +253,7 @@ class Plan(AnyPlan[Model]):
         """
         model = self._model()
         small = surgery.apply_plan(model, self.record)
+        self._note(model, small)
         if self.record.unsure:
             warnings.warn(_not_changed(self.record.unsure), stacklevel=3)
         config = self.refit if refit is True else read_refit(refit)

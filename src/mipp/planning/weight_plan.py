@@ -142,8 +142,11 @@ class WeightPlan(AnyPlan[Model]):
         config = self.refit if refit is True else "own" if refit == "own" else read_refit(refit)
         check_weight_refit(config)
         if config == "own":
-            return apply_masks(model, self.masks, self._own())
+            copied = apply_masks(model, self.masks, self._own())
+            self._note(model, copied)
+            return copied
         copied = apply_masks(model, self.masks)
+        self._note(model, copied)
         if isinstance(config, surgery.Refit) and self.after.weights < self.before.weights:
             self._check_batches()
             args, kwargs = example(model, self.batches)
