@@ -119,7 +119,7 @@ def trainer(yolo: Any) -> type:
     base: Any = yolo.task_map[yolo.task]["trainer"]
     module = _module(yolo)
 
-    class PrunedTrainer(base):  # type: ignore[misc] # known when the task is
+    class PrunedTrainer(base):
         """The trainer of the task, for a module that is not built from YAML."""
 
         def __init__(self, *args: Any, **kwargs: Any) -> None:
