@@ -76,7 +76,9 @@ class Rounds:
         start = every if start is None else start
         for name, value in (("rounds", rounds), ("every", every), ("start", start)):
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise InputError(f"{name}={shown(value)} was given; expected a whole number from 1.")
+                raise InputError(
+                    f"{name}={shown(value)} was given; expected a whole number from 1."
+                )
         if iter(batches) is batches:
             raise InputError(
                 f"{type(batches).__name__} was given as batches, which can be read only once; "
@@ -182,7 +184,9 @@ def restore_widths(model: nn.Module, state: Mapping[str, Any]) -> None:
             f"reads format {FORMAT}. Read it with the version that wrote it."
         )
     model = unwrap(model)
-    axes = tuple(AxisKeep(a["tensor"], a["dim"], a["size"], tuple(a["kept"])) for a in state["axes"])
+    axes = tuple(
+        AxisKeep(a["tensor"], a["dim"], a["size"], tuple(a["kept"])) for a in state["axes"]
+    )
     sizes = tuple(AttributeKeep(**size) for size in state["sizes"])
     has = recorded_axes(model)
     if has == axes:
@@ -230,9 +234,7 @@ def detached(holder: Any, name: str) -> Iterator[None]:
         setattr(holder, name, value)
 
 
-def _cost(
-    model: nn.Module, batches: Iterable[Any], options: Mapping[str, Any]
-) -> dict[str, float]:
+def _cost(model: nn.Module, batches: Iterable[Any], options: Mapping[str, Any]) -> dict[str, float]:
     """MACs, parameters and units of the whole model, from a plan that removes nothing."""
     shared = ("head_dims", "residual", "samples", "outputs")
     given = {name: options[name] for name in shared if name in options}
