@@ -74,7 +74,8 @@ class Rounds:
         **options: Any,
     ) -> None:
         start = every if start is None else start
-        for name, value in (("rounds", rounds), ("every", every), ("start", start)):
+        counts: dict[str, Any] = {"rounds": rounds, "every": every, "start": start}
+        for name, value in counts.items():
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise InputError(
                     f"{name}={shown(value)} was given; expected a whole number from 1."
