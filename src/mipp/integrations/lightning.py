@@ -15,6 +15,7 @@ Examples:
 import sys
 from collections.abc import Iterable, Mapping
 from contextlib import nullcontext
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -25,13 +26,24 @@ from mipp.errors import FileError, InputError
 from mipp.integrations.rounds import Rounds, detached, restore_widths, rewrap
 from mipp.selection import Budget
 
-if TYPE_CHECKING or "pytorch_lightning" not in sys.modules or "lightning" in sys.modules:
-    try:
-        from lightning.pytorch.callbacks import Callback
-    except ImportError:
-        from pytorch_lightning.callbacks import Callback
+
+def _callback_class() -> Any:
+    """That of the package which the user has imported, if both are installed; else `object`."""
+    names = ["lightning.pytorch", "pytorch_lightning"]
+    if names[1] in sys.modules and "lightning" not in sys.modules:
+        names.reverse()
+    for name in names:
+        try:
+            return import_module(f"{name}.callbacks").Callback
+        except ImportError:
+            continue
+    return object
+
+
+if TYPE_CHECKING:
+    Callback = object
 else:
-    from pytorch_lightning.callbacks import Callback
+    Callback = _callback_class()
 
 STATE = "mipp.integrations.lightning.PruneCallback"
 """Key of the callback's state in a checkpoint."""
@@ -80,6 +92,11 @@ class PruneCallback(Callback):
         refit: bool = True,
         **options: Any,
     ) -> None:
+        if Callback is object:
+            raise InputError(
+                "neither lightning nor pytorch_lightning can be imported; PruneCallback is for "
+                "their Trainer. Install one of them: pip install lightning."
+            )
         super().__init__()
         if unit not in ("epoch", "step"):
             raise InputError(f"unit={unit!r} was given; expected 'epoch' or 'step'.")

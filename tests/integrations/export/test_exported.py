@@ -7,7 +7,6 @@ from torch import nn
 
 import mipp
 
-
 # of torch's export of its own program
 pytestmark = pytest.mark.filterwarnings("ignore:.isinstance.treespec, LeafSpec:FutureWarning")
 

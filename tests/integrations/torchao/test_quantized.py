@@ -113,3 +113,17 @@ def test_a_pruned_cnn_with_static_ranges():
     targets = [str(node.target) for node in converted.graph.nodes]
     assert sum("dequantize_per_channel" in target for target in targets) == 3
     assert 0 < moved(small, converted, x) < 0.05
+
+
+def test_quantized_weights_are_not_saved(tmp_path):
+    small = mipp.prune(mlp().eval(), [torch.randn(256, 32)], "macs=50%")
+    mipp.save(small, tmp_path / "small.safetensors")
+    quantize_(small, Int8WeightOnlyConfig())
+    with pytest.raises(mipp.errors.InputError, match=r"'0.weight' is of type Int8Tensor.*before"):
+        mipp.save(small, tmp_path / "quantized.safetensors")
+    # what was saved before is read and quantized again
+    again = mipp.load(mlp, tmp_path / "small.safetensors").eval()
+    quantize_(again, Int8WeightOnlyConfig())
+    x = torch.randn(8, 32)
+    with torch.no_grad():
+        assert again(x).equal(small(x))
