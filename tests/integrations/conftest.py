@@ -1,27 +1,13 @@
-"""Packages of others load here as they do for users; their torch operators are made good."""
-
-import warnings
-from importlib import import_module
-from importlib.util import find_spec
+"""What all tests with packages of others share: these load, and look for nothing online."""
 
 import pytest
 
-from lab.experiments.packages_models import load_torchvision
-
-if find_spec("torchvision") is not None:
-    load_torchvision()  # before any test imports a package that imports it
-
-with warnings.catch_warnings():
-    # what these warn of when they are imported, transformers does when it imports them
-    warnings.simplefilter("ignore")
-    for name in ("torchao", "lightning"):
-        if find_spec(name) is not None:
-            import_module(name)
+from tests.integrations import loading  # noqa: F401 - before all tests
 
 
 @pytest.fixture(autouse=True, scope="session")
-def no_network(tmp_path_factory):
-    """ultralytics writes its settings into a temporary folder, and looks for nothing online."""
+def _no_network(tmp_path_factory):
+    """ultralytics writes its settings into a temporary folder."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("YOLO_CONFIG_DIR", str(tmp_path_factory.mktemp("settings")))
         patch.setenv("YOLO_OFFLINE", "true")

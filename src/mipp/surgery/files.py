@@ -243,6 +243,12 @@ def _stored(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
             )
         if name in aliases:
             continue
+        if type(value.detach()) is not Tensor:
+            raise InputError(
+                f"{name!r} is of type {type(value.detach()).__name__}, such as quantized or "
+                "distributed weights are; only plain tensors can be saved. Save the model before "
+                "you convert its weights."
+            )
         tensor = value.detach().cpu().contiguous()
         storage = tensor.untyped_storage().data_ptr()
         # two views of one storage would be written as one
