@@ -94,7 +94,7 @@ def test_debug_shows_where(mipp):
     ],
 )
 def test_errors_by_kind(mipp, monkeypatch, error, code, text):
-    def fail(_name):
+    def fail(_name, **_options):
         raise error
 
     monkeypatch.setattr("mipp.cli.model_names.find_network", fail)
@@ -115,7 +115,7 @@ def test_weights_of_another_kind_of_file(mipp, tmp_path):
 
 
 def test_debug_shows_the_errors_that_an_error_hides(mipp, monkeypatch):
-    def fail(_name):
+    def fail(_name, **_options):
         try:
             raise KeyError("deep inside")
         except KeyError:

@@ -35,6 +35,7 @@ WEIGHT_METHODS = (
     "snip", "sosp", "synflow",
 )  # fmt: skip
 ESTIMATORS = ("gaussian", "masked", "mlp")
+TASKS = ("image-classification", "text-classification", "causal-lm", "masked-lm", "none")
 
 _MODEL, _DATA, PLANNING, _OUTPUT = "Model", "Data", "Pruning", "Output"
 
@@ -217,9 +218,18 @@ ModelName = Annotated[
         "-m",
         metavar="NAME",
         rich_help_panel=_MODEL,
-        help=f"One of {', '.join(MODELS)}; or torchvision:NAME, timm:NAME, hf:FOLDER (an "
-        "image classifier, or the .json of its configuration), or package.module:factory, a "
-        "function or class in the current folder or installed that makes a torch.nn.Module.",
+        help=f"One of {', '.join(MODELS)}; or torchvision:NAME, timm:NAME, hf:FOLDER (as "
+        "save_pretrained wrote it, or the .json of its configuration), or package.module:factory, "
+        "a function or class in the current folder or installed that makes a torch.nn.Module.",
+    ),
+]
+Pretrained = Annotated[
+    bool,
+    typer.Option(
+        "--pretrained",
+        rich_help_panel=_MODEL,
+        help="With the weights that torchvision or timm publishes, which is a download unless it "
+        "was made before.",
     ),
 ]
 Width = Annotated[
@@ -249,26 +259,25 @@ Weights = Annotated[
         show_default="random, from the seed", help=_WEIGHTS,
     ),
 ]  # fmt: skip
-SomeWeights = Annotated[
-    Path,
-    typer.Option("--weights", "-w", metavar="FILE", rich_help_panel=_MODEL, help=_WEIGHTS),
-]
 Device = Annotated[
     str,
     typer.Option(help="Where the model runs, such as cuda or cuda:1.", rich_help_panel=_MODEL),
 ]
+_DATA_NAMES = (
+    f"One of {', '.join(DATA)}; images:FOLDER (a folder of images for each class, or train and val "
+    "with such folders); text:FILE; jsonl:FILE (objects with a text, and maybe a label, or with a "
+    "list of numbers for each input); npz:FILE (an array for each input, and y); or "
+    "package.module:function for your own, a function without arguments that returns (training "
+    "batches, test batches), each a DataLoader or a list of tensors, pairs (x, y) or dicts. Of "
+    "files a fifth is held out for evaluation."
+)
 DataName = Annotated[
-    str,
+    str | None,
     typer.Option(
-        "--data",
-        "-d",
-        metavar="NAME",
-        rich_help_panel=_DATA,
-        help=f"One of {', '.join(DATA)}; or package.module:function for your own, a "
-        "function without arguments that returns (training batches, test batches), each a "
-        "DataLoader or a list of pairs (x, y) of inputs and class indices.",
+        "--data", "-d", metavar="NAME", rich_help_panel=_DATA,
+        show_default="digits, for built-in networks", help=_DATA_NAMES,
     ),
-]
+]  # fmt: skip
 ShapeData = Annotated[
     str | None,
     typer.Option(
@@ -280,7 +289,29 @@ InputShape = Annotated[
     str | None,
     typer.Option(
         "--input", metavar="SHAPE", rich_help_panel=_DATA, show_default="the model's usual",
-        help="Shape of one input, such as 3,224,224.",
+        help="Shape of one input, such as 3,224,224; of texts the number of tokens.",
+    ),
+]  # fmt: skip
+Tokenizer = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FOLDER", rich_help_panel=_DATA, show_default="that of hf:FOLDER",
+        help="Tokenizer for texts, as save_pretrained wrote it.",
+    ),
+]  # fmt: skip
+TaskName = Annotated[
+    str | None,
+    typer.Option(
+        "--task", metavar="NAME", rich_help_panel=_DATA, show_default="guessed",
+        help=f"What the model is for, which says how it is measured: {', '.join(TASKS)}.",
+    ),
+]  # fmt: skip
+MetricName = Annotated[
+    str | None,
+    typer.Option(
+        "--metric", metavar="NAME", rich_help_panel=_DATA, show_default="as the task says",
+        help="accuracy, perplexity, or package.module:function, a function of yours that takes "
+        "the model and the test batches and returns a number.",
     ),
 ]  # fmt: skip
 DataRoot = Annotated[

@@ -29,6 +29,8 @@ class Measured:
     Attributes:
         accuracy: share of correct answers, of the full model and of the pruned one.
         retrained: accuracy of the pruned model after retraining.
+        other: name of another metric, and its values before, after, and where there was any after
+            retraining.
         latency_ms: milliseconds for one example, before and after.
         command: what was run.
         data: what it was measured on.
@@ -36,6 +38,7 @@ class Measured:
 
     accuracy: tuple[float, float] | None = None
     retrained: float | None = None
+    other: tuple[str, tuple[float, ...]] | None = None
     latency_ms: tuple[float, float] | None = None
     command: str = ""
     data: str = ""
@@ -126,6 +129,9 @@ def outcome_facts(
         shown.append(("accuracy", f"{_percent(before)} → {_percent(after)}"))
     if measured.retrained is not None:
         shown.append(("accuracy, retrained", _percent(measured.retrained)))
+    if measured.other is not None:
+        name, values = measured.other
+        shown.append((name, " → ".join(f"{value:.4g}" for value in values)))
     if measured.latency_ms is not None:
         before, after = measured.latency_ms
         shown.append(("ms for one example", f"{before:.3g} → {after:.3g}"))
