@@ -37,6 +37,16 @@ WEIGHT_METHODS = (
 ESTIMATORS = ("gaussian", "masked", "mlp")
 TASKS = ("image-classification", "text-classification", "causal-lm", "masked-lm", "none")
 
+PREFIXES = ("torchvision:", "timm:", "hf:")
+FILES = ("images:", "text:", "jsonl:", "npz:")
+"""How the names of other models and of data in files begin."""
+
+
+def one_of(*names: str) -> Callable[[str], list[str]]:
+    """Completes the names in a shell."""
+    return lambda incomplete: [name for name in names if name.startswith(incomplete)]
+
+
 _MODEL, _DATA, PLANNING, _OUTPUT = "Model", "Data", "Pruning", "Output"
 
 
@@ -52,6 +62,7 @@ class PlanOption:
         kind: type in place of the schema's.
         least: the smallest number.
         panel: of the help page; None for the first.
+        words: that a shell completes.
     """
 
     metavar: str | None = None
@@ -61,6 +72,7 @@ class PlanOption:
     kind: type | None = None
     least: int | None = None
     panel: str | None = PLANNING
+    words: tuple[str, ...] = ()
 
 
 PLAN_OPTIONS: Mapping[str, PlanOption] = {
@@ -68,6 +80,7 @@ PLAN_OPTIONS: Mapping[str, PlanOption] = {
         default="mipp",
         help=f"How units are ranked: {', '.join(METHODS)}; `mipp methods` describes each. "
         f"Single weights: {', '.join(WEIGHT_METHODS)}.",
+        words=METHODS,
     ),
     "estimator": PlanOption(
         default="gaussian", help=f"How information is measured: {', '.join(ESTIMATORS)}."
@@ -137,6 +150,7 @@ def plan_option(name: str) -> OptionInfo:
         rich_help_panel=own.panel,
         show_default=own.default or _default(name),
         help=f"{own.help or _line(name)} {own.more}".rstrip(),
+        autocompletion=one_of(*own.words) if own.words else None,
     )
     return info
 
@@ -218,6 +232,7 @@ ModelName = Annotated[
         "-m",
         metavar="NAME",
         rich_help_panel=_MODEL,
+        autocompletion=one_of(*MODELS, *PREFIXES),
         help=f"One of {', '.join(MODELS)}; or torchvision:NAME, timm:NAME, hf:FOLDER (as "
         "save_pretrained wrote it, or the .json of its configuration), or package.module:factory, "
         "a function or class in the current folder or installed that makes a torch.nn.Module.",
@@ -252,6 +267,13 @@ _WEIGHTS = (
     "A .safetensors file, plain or written by mipp (also of a pruned model); or tensors in a .pt, "
     ".pth, .bin or .ckpt file, which is read without running any code in it."
 )
+KnownWeights = Annotated[
+    Path | None,
+    typer.Option(
+        "--weights", "-w", metavar="FILE", rich_help_panel=_MODEL,
+        show_default="those that the model comes with", help=_WEIGHTS,
+    ),
+]  # fmt: skip
 Weights = Annotated[
     Path | None,
     typer.Option(
@@ -276,6 +298,7 @@ DataName = Annotated[
     typer.Option(
         "--data", "-d", metavar="NAME", rich_help_panel=_DATA,
         show_default="digits, for built-in networks", help=_DATA_NAMES,
+        autocompletion=one_of(*DATA, *FILES),
     ),
 ]  # fmt: skip
 ShapeData = Annotated[
@@ -283,6 +306,7 @@ ShapeData = Annotated[
     typer.Option(
         "--data", "-d", metavar="NAME", rich_help_panel=_DATA,
         help="Take the shape of the inputs from these data; the same names as for prune.",
+        autocompletion=one_of(*DATA, *FILES),
     ),
 ]  # fmt: skip
 InputShape = Annotated[
@@ -303,6 +327,7 @@ TaskName = Annotated[
     str | None,
     typer.Option(
         "--task", metavar="NAME", rich_help_panel=_DATA, show_default="guessed",
+        autocompletion=one_of(*TASKS),
         help=f"What the model is for, which says how it is measured: {', '.join(TASKS)}.",
     ),
 ]  # fmt: skip
@@ -310,6 +335,7 @@ MetricName = Annotated[
     str | None,
     typer.Option(
         "--metric", metavar="NAME", rich_help_panel=_DATA, show_default="as the task says",
+        autocompletion=one_of("accuracy", "perplexity"),
         help="accuracy, perplexity, or package.module:function, a function of yours that takes "
         "the model and the test batches and returns a number.",
     ),

@@ -66,6 +66,7 @@ def demo(
         surgery.save(small, folder / "small.safetensors")
         write_text(folder / "plan.json", outcome.plan.to_json())
         outcome.show(output)
+        outcome.show_totals(output)
 
         output.say("Reading it back in a new process.")
         checks = _checks(outcome, _evaluated(folder / "small.safetensors", seed))

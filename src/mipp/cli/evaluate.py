@@ -10,7 +10,7 @@ def evaluate(
     model: arg.ModelName,
     width: arg.Width = None,
     classes: arg.Classes = None,
-    weights: arg.Weights = None,
+    weights: arg.KnownWeights = None,
     pretrained: arg.Pretrained = False,
     device: arg.Device = "cpu",
     data: arg.DataName = None,

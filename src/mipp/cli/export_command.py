@@ -90,6 +90,8 @@ def export(
         rows = {"model": opened} | ({"unpruned": full} if pruned else {})
         times = _times(rows, batch, onnx, fixed_batch)
         sizes = " and ".join(map(str, made.batch_sizes))
+        if weights is None and not network.trained:
+            output.note("no --weights were given: this model has random weights")
         output.say(f"{made.path}: {text_tables.exact(made.size)} bytes")
         output.say(f"inputs      {', '.join(made.inputs)}")
         output.say(f"outputs     {', '.join(made.outputs)}")
@@ -98,8 +100,6 @@ def export(
             f"PyTorch, at batch size {sizes}"
         )
         output.show(text_tables.latencies(times, torch.get_num_threads()))
-        if weights is None and not network.trained:
-            output.say("No --weights were given: this model has random weights.")
         output.result(
             {
                 "onnx": str(made.path),

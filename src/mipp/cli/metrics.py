@@ -68,6 +68,12 @@ class Metric:
             return f"{after / before:.3g}x"
         return f"{after - before:+.4g}"
 
+    def worse(self, before: float, after: float) -> bool:
+        """Whether it got worse by more than a point, or a twentieth; unknown of own metrics."""
+        if self.name == "accuracy":
+            return after < before - 0.01
+        return self.name == "perplexity" and after > 1.05 * before
+
 
 def find_metric(wanted: str | None, task: str, network: "Network") -> Metric | None:
     """The metric that ``--metric`` names, else that of the task; None for none.

@@ -2,13 +2,18 @@
 
 import shlex
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from mipp import planning, report
 from mipp.cli import text_tables
+from mipp.cli.looks import SHRANK, WORSE
 from mipp.cli.metrics import Metric
 from mipp.cli.output import Output
+
+WARNED = {"too few examples": "fewer rows than features", "not changed": "left as it is"}
+"""Start of a note -> words of the warning that says the same."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,6 +30,7 @@ class Outcome:
         threads: of the CPU, with which latency was measured.
         apply_seconds: for slicing, or setting zeros, and the refit.
         seed: of the task.
+        warnings: that came while all this was done.
     """
 
     plan: planning.Plan[Any] | planning.WeightPlan[Any]
@@ -35,35 +41,48 @@ class Outcome:
     threads: int
     apply_seconds: float
     seed: int
+    warnings: Sequence[str] = ()
 
     def show(self, output: Output) -> None:
-        """Prints the tables."""
+        """Prints what became of each group, what is refused, and what to know about the figures."""
         plan = self.plan
         if isinstance(plan, planning.Plan):
             output.show(text_tables.groups_after(plan.summary))
-            for name, difference in plan.record.inexact.items():
-                output.say(
-                    f"not exact: {name}, norms see fewer units: outputs move {difference:.2%}"
-                )
         else:
             output.show(text_tables.layers_after(plan.summary))
-        if plan.collapsed:
-            output.say(f"nothing is left of {', '.join(plan.collapsed)}")
         if plan.refused:
             what = "units" if isinstance(plan, planning.Plan) else "weights"
             output.show(text_tables.refusals(plan.refused, what))
-        for note in plan.record.notes():
-            output.say(note)
+        if isinstance(plan, planning.Plan):
+            for name, difference in plan.record.inexact.items():
+                output.note(
+                    f"not exact: {name}, norms see fewer units: outputs move {difference:.2%}"
+                )
+        if plan.collapsed:
+            output.note(f"nothing is left of {', '.join(plan.collapsed)}")
+        for note in (*self.warnings, *plan.record.notes()):
+            if not self._warned_of(note):
+                output.note(note)
+
+    def _warned_of(self, note: str) -> bool:
+        """Whether a warning says the same at more length."""
+        long = next((words for start, words in WARNED.items() if note.startswith(start)), None)
+        return long is not None and any(long in warning for warning in self.warnings)
+
+    def show_totals(self, output: Output) -> None:
+        """Prints the figures of the whole model, before and after."""
         rows = []
         for _, words, before, after in self._counts():
             left = text_tables.percent(text_tables.share(before, after))
-            rows.append((words, text_tables.exact(before), text_tables.exact(after), left))
+            style = SHRANK if after < before else ""
+            rows.append((words, text_tables.exact(before), text_tables.exact(after), left, style))
         if self.latency_ms is not None:
             first, second = self.latency_ms
             words = f"ms for one example, {self.threads} CPU thread{'s' * (self.threads > 1)}"
-            rows.append((words, f"{first:.3f}", f"{second:.3f}", f"{first / second:.2f}x as fast"))
-        rows += self._measured()
-        output.show(text_tables.totals(rows))
+            speed = f"{first / second:.2f}x as fast"
+            style = SHRANK if second < 0.95 * first else ""
+            rows.append((words, f"{first:.3f}", f"{second:.3f}", speed, style))
+        output.show(text_tables.totals([*rows, *self._measured()]))
 
     def measured(self, data: str) -> report.Measured:
         """What a report shows beside the plan. ``data``: what the metric was measured on."""
@@ -130,18 +149,21 @@ class Outcome:
             ("params", "parameters without zeros", plan.before.params, plan.after.params),
         ]
 
-    def _measured(self) -> list[tuple[str, str, str, str]]:
-        """Rows of the metric: before, after, and the difference."""
+    def _measured(self) -> list[tuple[str, str, str, str, str]]:
+        """Rows of the metric: before, after, the difference, and the style."""
         if self.metric is None or self.scores is None:
             return []
         metric, (before, after) = self.metric, self.scores
-        rows = [
-            (metric.name, metric.text(before), metric.text(after), metric.change(before, after))
-        ]
+        found = [(metric.name, metric.text(before), after)]
         if self.retrained is not None:
-            words, change = metric.text(self.retrained), metric.change(before, self.retrained)
-            rows.append((f"{metric.name}, retrained", "", words, change))
-        return rows
+            found.append((f"{metric.name}, retrained", "", self.retrained))
+        return [
+            (
+                words, first, metric.text(value), metric.change(before, value),
+                WORSE if metric.worse(before, value) else "",
+            )
+            for words, first, value in found
+        ]  # fmt: skip
 
 
 def _rows(

@@ -176,11 +176,8 @@ def prune(
         files = {"pruned model": out, "plan": plan, "report": report}
         _write(small, outcome, subject.source.name, *files.values())
         outcome.show(output)
-        if subject.metric is None:
-            output.say("Accuracy: nothing was measured. --metric or --task says what to measure.")
-        if weights is None and not network.trained:
-            what = "this model has" if train_by is None else "its training began with"
-            output.say(f"No --weights were given: {what} random weights.")
+        _say_what_is_missing(output, subject, weights, train_by)
+        outcome.show_totals(output)
         _say_where(output, files)
         output.result(
             {
@@ -226,9 +223,19 @@ def _write(
         outcome.plan.report(report, outcome.measured(data))
 
 
+def _say_what_is_missing(
+    output: Output, subject: "Subject", weights: Path | None, train_by: "retrain.Recipe | None"
+) -> None:
+    if subject.metric is None:
+        output.note("nothing was measured; --metric or --task says what to measure")
+    if weights is None and not subject.network.trained:
+        what = "this model has" if train_by is None else "its training began with"
+        output.note(f"no --weights were given: {what} random weights")
+
+
 def _say_where(output: Output, files: dict[str, Path | None]) -> None:
     if files["pruned model"] is None:
-        output.say("The model was not kept: no --out was given.")
+        output.say("the pruned model was not kept: no --out was given")
     for what, path in files.items():
         if path is not None:
             output.say(f"{what} in {path}")

@@ -62,6 +62,14 @@ def run(
     task: Task, subject: Subject, model: nn.Module, output: Output, guard: Guard
 ) -> tuple[nn.Module, Outcome]:
     """The pruned model, and its numbers before and after."""
+    with output.collected() as warned:
+        small, outcome = _run(task, subject, model, output, guard)
+    return small, replace(outcome, warnings=tuple(warned))
+
+
+def _run(
+    task: Task, subject: Subject, model: nn.Module, output: Output, guard: Guard
+) -> tuple[nn.Module, Outcome]:
     network, source, metric = subject.network, subject.source, subject.metric
 
     def score(of: nn.Module) -> float | None:

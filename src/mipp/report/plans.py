@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 
 from mipp.records import GroupSummary, Refusal, Trail
+from mipp.refusals import by_reason
 from mipp.report.figures import Axis, Figure, Point, Series, View, bars, curves_figure, together
 from mipp.report.page import Facts, Page, Section
 from mipp.report.styles import SYMBOLS, Style
-from mipp.report.tables import Cell, Row, Summary, Table, count, short
+from mipp.report.tables import NOTHING, Cell, Row, Summary, Table, count, short
 from mipp.surgery.mask_record import LayerSummary, MaskRecord
 from mipp.surgery.record import PlanRecord
 
@@ -29,19 +30,19 @@ class Measured:
     Attributes:
         accuracy: share of correct answers, of the full model and of the pruned one.
         retrained: accuracy of the pruned model after retraining.
-        other: name of another metric, and its values before, after, and where there was any after
-            retraining.
         latency_ms: milliseconds for one example, before and after.
         command: what was run.
         data: what it was measured on.
+        other: name of another metric, and its values before, after, and where there was any after
+            retraining.
     """
 
     accuracy: tuple[float, float] | None = None
     retrained: float | None = None
-    other: tuple[str, tuple[float, ...]] | None = None
     latency_ms: tuple[float, float] | None = None
     command: str = ""
     data: str = ""
+    other: tuple[str, tuple[float, ...]] | None = None
 
 
 def current_versions() -> dict[str, str]:
@@ -287,9 +288,16 @@ def refusals(refused: Sequence[Refusal], corner: str, counted: str, everything: 
     title = "What is refused"
     if not refused:
         return Section(title, f"Nothing: {everything} can be pruned.")
-    rows = tuple(Row(r.name, (count(r.n_units), Cell(r.reason))) for r in refused)
-    note = "Left as they are, and why."
-    table = Table(corner, (counted, "why"), rows, note, is_methods=False, name="refused")
+    rows = tuple(
+        Row(
+            ", ".join(same.listed()),
+            (count(same.n_units), Cell(same.whole_reason), Cell(same.remedy or NOTHING)),
+        )
+        for same in by_reason(refused)
+    )
+    note = "Left as they are, why, and what helps."
+    columns = (counted, "why", "what helps")
+    table = Table(corner, columns, rows, note, is_methods=False, name="refused")
     return Section(title, "", (table,))
 
 
