@@ -22,6 +22,7 @@ class Outcome:
 
     Attributes:
         plan: of units, or of single weights.
+        others: plans for other budgets, from the same measurement.
         metric: by which the models were measured; None if by none.
         scores: of the metric, before and after; None without a metric.
         retrained: score after retraining, None without.
@@ -41,6 +42,7 @@ class Outcome:
     threads: int
     apply_seconds: float
     seed: int
+    others: Sequence[planning.Plan[Any] | planning.WeightPlan[Any]] = ()
     warnings: Sequence[str] = ()
 
     def show(self, output: Output) -> None:

@@ -158,7 +158,9 @@ def prune(
         )
         wanted = None if budget is None else selection.parse_budget(budget)
         training = train_by if granularity == "unit" else None
-        work = Task(wanted, given, retrain_by, seed, training, granularity)
+        work = Task(
+            wanted, given, retrain_by, seed, training, granularity, frontier=report is not None
+        )
         check_weights(weights)
         check_target(out, "--out", suffix=".safetensors", source=weights, force=force)
         check_target(plan, "--plan", suffix=".json", force=force)
@@ -174,7 +176,7 @@ def prune(
         check_fit(network, opened, subject.source, subject.metric)
         small, outcome = run(work, subject, opened, output, guard)
         files = {"pruned model": out, "plan": plan, "report": report}
-        _write(small, outcome, subject.source.name, *files.values())
+        _write(small, outcome, model, subject.source.name, *files.values())
         outcome.show(output)
         _say_what_is_missing(output, subject, weights, train_by)
         outcome.show_totals(output)
@@ -209,10 +211,10 @@ def _check_trainable(
 
 
 def _write(
-    small: "nn.Module", outcome: "Outcome", data: str,
+    small: "nn.Module", outcome: "Outcome", name: str, data: str,
     out: Path | None, plan: Path | None, report: Path | None,
 ) -> None:  # fmt: skip
-    """Writes the requested files. ``data``: what accuracy was measured on."""
+    """Writes the requested files, about the model ``name``, measured on ``data``."""
     from mipp import surgery
 
     if out is not None:
@@ -220,7 +222,7 @@ def _write(
     if plan is not None:
         write_text(plan, outcome.plan.to_json())
     if report is not None:
-        outcome.plan.report(report, outcome.measured(data))
+        outcome.plan.report(report, outcome.measured(data), name=name, others=outcome.others)
 
 
 def _say_what_is_missing(

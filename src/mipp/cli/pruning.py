@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,10 +11,12 @@ from torch import nn
 
 from mipp import methods, planning, retrain, selection
 from mipp.cli.arguments import FINE_TUNING
+from mipp.cli.frontier_budgets import other_budgets
 from mipp.cli.measuring import latency_ms
 from mipp.cli.opening import Subject
 from mipp.cli.outcome import Outcome
 from mipp.cli.output import Guard, Output
+from mipp.errors import BudgetError
 from mipp.options import Options, WeightOptions
 from mipp.planning.budget_values import wanted_budget, weight_budget
 from mipp.planning.option_values import read_options
@@ -31,6 +34,7 @@ class Task:
         seed: of the plan, of the order of batches and of training.
         train: the recipe of methods that train, None for the others.
         granularity: of `mipp.plan`.
+        frontier: whether to plan for other budgets, too, where one measurement serves them all.
     """
 
     budget: selection.Budget | None
@@ -39,6 +43,7 @@ class Task:
     seed: int
     train: Recipe | None = None
     granularity: str = "unit"
+    frontier: bool = False
 
     def __post_init__(self) -> None:
         """Options that do not fit are reported now, before data are read."""
@@ -85,10 +90,7 @@ def _run(
         else source.train(task.train.batch_size, task.seed, task.train.augment)
     )  # fmt: skip
     with output.followed() as progress, guard.arguments():
-        plan: planning.Plan[Any] | planning.WeightPlan[Any] = planning.plan(
-            model, batches, task.budget, granularity=task.granularity,  # type: ignore[call-overload]
-            progress=progress, seed=task.seed, **options,
-        )  # fmt: skip
+        plan, *others = _plans(task, model, batches, progress, options)
     of_units = isinstance(plan, planning.Plan)
     start = time.perf_counter()
     with output.followed() as progress:
@@ -114,6 +116,7 @@ def _run(
         times = (first, second)
     outcome = Outcome(
         plan=plan,
+        others=others,
         metric=metric,
         scores=None if before is None or after is None else (before, after),
         retrained=retrained,
@@ -123,6 +126,25 @@ def _run(
         seed=task.seed,
     )
     return small, outcome
+
+
+def _plans(
+    task: Task,
+    model: nn.Module,
+    batches: Iterable[Any],
+    progress: bool | None,
+    options: Mapping[str, Any],
+) -> list[planning.Plan[Any] | planning.WeightPlan[Any]]:
+    """The plan, and those of other budgets where the report shows them."""
+    given: dict[str, Any] = {
+        "granularity": task.granularity, "progress": progress, "seed": task.seed, **options
+    }  # fmt: skip
+    wanted = task.budget
+    if task.frontier and wanted is not None and task.train is None:
+        others = other_budgets(wanted, task.read(), model, batches)
+        with suppress(BudgetError):  # what has to stay can be more than was foreseen
+            return list(planning.plans(model, batches, [wanted, *others], **given))
+    return [planning.plan(model, batches, task.budget, **given)]
 
 
 def fine_tuning(

@@ -70,7 +70,14 @@ class AnyPlan(Generic[Model]):
         return self.record.to_json()
 
     @checked
-    def report(self, path: "str | Path", measured: "Measured | None" = None) -> None:
+    def report(
+        self,
+        path: "str | Path",
+        measured: "Measured | None" = None,
+        *,
+        name: str | None = None,
+        others: "Sequence[AnyPlan[Model]]" = (),
+    ) -> None:
         """Writes one HTML file: what goes and what that loses, sizes, refusals, options.
 
         It is complete in itself, and drawn by Plotly, which the extra ``report`` brings.
@@ -78,13 +85,18 @@ class AnyPlan(Generic[Model]):
         Args:
             path: of the file.
             measured: accuracy and latency, where they were measured; a plan measures none.
+            name: of the model, for the title; its class by default.
+            others: plans of units for other budgets, as `mipp.plans` makes them; the page then has
+                the frontier of information against cost.
 
         Raises:
             InputError: Plotly is not installed, or a name that ends in neither ``.html`` nor
                 ``.htm``.
             FileError: the file cannot be written.
         """
-        page = self._page(self.record, seconds=self.seconds, measured=measured)
+        known = type(self.model).__name__ if name is None and self.model is not None else name or ""
+        more = {"others": [other.record for other in others]} if others else {}
+        page = self._page(self.record, name=known, seconds=self.seconds, measured=measured, **more)
         write(Path(path), page)
 
     def _model(self) -> Model:
