@@ -35,6 +35,10 @@ def test_one_reason_is_one_line_with_all_names():
     assert "; what helps: residual=True" in lines[0]
 
 
+def test_names_that_are_numbers_are_listed_one_by_one():
+    assert refusals.patterns(["0", "2.1", "a.0", "a.1"]) == ["0", "2.1", "a.* (2)"]
+
+
 @pytest.mark.parametrize(
     ("reason", "helps"),
     [

@@ -93,11 +93,12 @@ def remedy(reason: str) -> str:
 def patterns(names: Sequence[str]) -> list[str]:
     """Names that differ in numbers alone as one pattern, such as ``layers.*.fc (3)``.
 
-    The patterns are those that ``protect`` takes.
+    Names that are numbers, as in an `nn.Sequential`, stay as they are.
     """
     alike: dict[str, list[str]] = {}
     for name in names:
-        alike.setdefault(re.sub(r"(?<![^.])\d+(?![^.])", "*", name), []).append(name)
+        pattern = re.sub(r"(?<![^.])\d+(?![^.])", "*", name)
+        alike.setdefault(pattern if re.search(r"[^.*]", pattern) else name, []).append(name)
     return [
         same[0] if len(same) == 1 else f"{pattern} ({len(same)})" for pattern, same in alike.items()
     ]

@@ -1,4 +1,4 @@
-"""Budgets around the one that was asked for, which one measurement serves as well."""
+"""Budgets around the requested one, which one measurement serves as well."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -25,7 +25,7 @@ def other_budgets(
     None where other budgets would need other measurements, or where no information is measured.
 
     Args:
-        budget: that was asked for.
+        budget: the requested one.
         options: of the plan.
         model: to be pruned.
         batches: of calibration; a few examples are read.

@@ -34,7 +34,7 @@ def task_of_class(name: str) -> str | None:
 
 
 def named_task(wanted: str | None, network: "Network") -> str | None:
-    """The task that was asked for, else that of the network; None where only the data can tell.
+    """The requested task, else that of the network; None where only the data can tell.
 
     Raises:
         InputError: no such task.
