@@ -386,3 +386,45 @@ def test_published_weights_are_asked_for_by_name(mipp, folder, monkeypatch):
     done = mipp("eval", "-m", "torchvision:tiny", "-d", "digits")
     assert done.code == 2
     assert "--pretrained for torchvision" in " ".join(done.err.split())
+
+
+def test_what_is_held_out_is_not_calibrated_or_trained_on(folder, language):
+    from mipp.cli.datasets import DataOptions, find_source
+    from mipp.cli.model_names import find_network
+
+    x = np.arange(50, dtype=np.float32)[:, None]
+    np.savez("numbers.npz", x=x)
+    own = find_network("file_nets:Net")
+    source = find_source("npz:numbers.npz", own, DataOptions(seed=3))
+    seen, held_out = (
+        sorted(number for batch in batches for number in batch.flatten().tolist())
+        for batches in (source.calibration(None, 0), source.test())
+    )
+    assert len(held_out) == 10
+    assert sorted(seen + held_out) == x.flatten().tolist()
+    assert held_out != list(range(40, 50))  # of examples without an order, any
+    # of a text, the last fifth
+    llama = find_network(f"hf:{language / 'llama'}")
+    text = find_source(f"text:{language / 'text.txt'}", llama, DataOptions(shape="8"))
+    blocks = {
+        name: {tuple(row.tolist()) for batch in batches for row in batch["input_ids"]}
+        for name, batches in (("seen", text.calibration(None, 0)), ("held", text.test()))
+    }
+    assert len(blocks["held"]) == 50
+    assert not blocks["seen"] & blocks["held"]
+
+
+def test_marks_of_a_text_are_not_hidden(language):
+    from mipp.cli.datasets import DataOptions, find_source
+    from mipp.cli.model_names import find_network
+
+    bert = find_network(f"hf:{language / 'bert'}")
+    options = DataOptions(shape="16", task="masked-lm")
+    batches = list(find_source(f"text:{language / 'text.txt'}", bert, options).calibration(None, 0))
+    ids = torch.cat([inputs["input_ids"] for inputs, _ in batches])
+    labels = torch.cat([target for _, target in batches])
+    assert (ids[:, 0] == 1).all()
+    assert (ids[:, -1] == 2).all()
+    assert (labels[:, [0, -1]] == -100).all()
+    assert ((ids == 3) == (labels != -100)).all()  # hidden is what is to be predicted
+    assert (labels != -100).any(1).all()
