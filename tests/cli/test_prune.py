@@ -12,6 +12,7 @@ import torch
 import mipp as library
 from mipp.cli import arguments
 from mipp.cli.prune import prune as command
+from mipp.cli.tasks import TASKS
 from mipp.options import help_of
 
 QUICK = ("--samples", "256")
@@ -42,7 +43,7 @@ def test_json_is_one_object_and_nothing_else(mipp, small_cnn, weights, tmp_path)
     assert found.keys() == {
         "accuracy", "macs", "params", "units", "latency_ms", "seconds", "groups", "refused", "seed",
         "model", "weights", "data", "method", "budget", "granularity", "out", "plan", "report",
-        "versions", "notes",
+        "versions", "notes", "metric", "task",
     }  # fmt: skip
     said = ("model", "data", "method", "budget", "granularity", "out", "report")
     assert [found[name] for name in said] == [
@@ -332,6 +333,7 @@ def test_names_that_help_lists_are_those_of_the_library():
     assert tuple(library.methods.names()) == arguments.METHODS
     assert tuple(library.methods.weight_names()) == arguments.WEIGHT_METHODS
     assert tuple(library.information.names()) == arguments.ESTIMATORS
+    assert tuple(TASKS) == arguments.TASKS
     facts = library.methods.facts()
     assert tuple(row.name for row in facts if row.needs == "training") == arguments.TRAINING_METHODS
 

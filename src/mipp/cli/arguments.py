@@ -35,6 +35,17 @@ WEIGHT_METHODS = (
     "snip", "sosp", "synflow",
 )  # fmt: skip
 ESTIMATORS = ("gaussian", "masked", "mlp")
+TASKS = ("image-classification", "text-classification", "causal-lm", "masked-lm", "none")
+
+PREFIXES = ("torchvision:", "timm:", "hf:")
+FILES = ("images:", "text:", "jsonl:", "npz:")
+"""How the names of other models and of data in files begin."""
+
+
+def one_of(*names: str) -> Callable[[str], list[str]]:
+    """Completes the names in a shell."""
+    return lambda incomplete: [name for name in names if name.startswith(incomplete)]
+
 
 _MODEL, _DATA, PLANNING, _OUTPUT = "Model", "Data", "Pruning", "Output"
 
@@ -51,6 +62,7 @@ class PlanOption:
         kind: type in place of the schema's.
         least: the smallest number.
         panel: of the help page; None for the first.
+        words: that a shell completes.
     """
 
     metavar: str | None = None
@@ -60,6 +72,7 @@ class PlanOption:
     kind: type | None = None
     least: int | None = None
     panel: str | None = PLANNING
+    words: tuple[str, ...] = ()
 
 
 PLAN_OPTIONS: Mapping[str, PlanOption] = {
@@ -67,6 +80,7 @@ PLAN_OPTIONS: Mapping[str, PlanOption] = {
         default="mipp",
         help=f"How units are ranked: {', '.join(METHODS)}; `mipp methods` describes each. "
         f"Single weights: {', '.join(WEIGHT_METHODS)}.",
+        words=METHODS,
     ),
     "estimator": PlanOption(
         default="gaussian", help=f"How information is measured: {', '.join(ESTIMATORS)}."
@@ -136,6 +150,7 @@ def plan_option(name: str) -> OptionInfo:
         rich_help_panel=own.panel,
         show_default=own.default or _default(name),
         help=f"{own.help or _line(name)} {own.more}".rstrip(),
+        autocompletion=one_of(*own.words) if own.words else None,
     )
     return info
 
@@ -217,9 +232,19 @@ ModelName = Annotated[
         "-m",
         metavar="NAME",
         rich_help_panel=_MODEL,
-        help=f"One of {', '.join(MODELS)}; or torchvision:NAME, timm:NAME, hf:FOLDER (an "
-        "image classifier, or the .json of its configuration), or package.module:factory, a "
-        "function or class in the current folder or installed that makes a torch.nn.Module.",
+        autocompletion=one_of(*MODELS, *PREFIXES),
+        help=f"One of {', '.join(MODELS)}; or torchvision:NAME, timm:NAME, hf:FOLDER (as "
+        "save_pretrained wrote it, or the .json of its configuration), or package.module:factory, "
+        "a function or class in the current folder or installed that makes a torch.nn.Module.",
+    ),
+]
+Pretrained = Annotated[
+    bool,
+    typer.Option(
+        "--pretrained",
+        rich_help_panel=_MODEL,
+        help="With the weights that torchvision or timm publishes, which is a download unless it "
+        "was made before.",
     ),
 ]
 Width = Annotated[
@@ -242,6 +267,13 @@ _WEIGHTS = (
     "A .safetensors file, plain or written by mipp (also of a pruned model); or tensors in a .pt, "
     ".pth, .bin or .ckpt file, which is read without running any code in it."
 )
+KnownWeights = Annotated[
+    Path | None,
+    typer.Option(
+        "--weights", "-w", metavar="FILE", rich_help_panel=_MODEL,
+        show_default="those that the model comes with", help=_WEIGHTS,
+    ),
+]  # fmt: skip
 Weights = Annotated[
     Path | None,
     typer.Option(
@@ -249,38 +281,63 @@ Weights = Annotated[
         show_default="random, from the seed", help=_WEIGHTS,
     ),
 ]  # fmt: skip
-SomeWeights = Annotated[
-    Path,
-    typer.Option("--weights", "-w", metavar="FILE", rich_help_panel=_MODEL, help=_WEIGHTS),
-]
 Device = Annotated[
     str,
     typer.Option(help="Where the model runs, such as cuda or cuda:1.", rich_help_panel=_MODEL),
 ]
+_DATA_NAMES = (
+    f"One of {', '.join(DATA)}; images:FOLDER (a folder of images for each class, or train and val "
+    "with such folders); text:FILE; jsonl:FILE (objects with a text, and maybe a label, or with a "
+    "list of numbers for each input); npz:FILE (an array for each input, and y); or "
+    "package.module:function for your own, a function without arguments that returns (training "
+    "batches, test batches), each a DataLoader or a list of tensors, pairs (x, y) or dicts. Of "
+    "files a fifth is held out for evaluation."
+)
 DataName = Annotated[
-    str,
+    str | None,
     typer.Option(
-        "--data",
-        "-d",
-        metavar="NAME",
-        rich_help_panel=_DATA,
-        help=f"One of {', '.join(DATA)}; or package.module:function for your own, a "
-        "function without arguments that returns (training batches, test batches), each a "
-        "DataLoader or a list of pairs (x, y) of inputs and class indices.",
+        "--data", "-d", metavar="NAME", rich_help_panel=_DATA,
+        show_default="digits, for built-in networks", help=_DATA_NAMES,
+        autocompletion=one_of(*DATA, *FILES),
     ),
-]
+]  # fmt: skip
 ShapeData = Annotated[
     str | None,
     typer.Option(
         "--data", "-d", metavar="NAME", rich_help_panel=_DATA,
         help="Take the shape of the inputs from these data; the same names as for prune.",
+        autocompletion=one_of(*DATA, *FILES),
     ),
 ]  # fmt: skip
 InputShape = Annotated[
     str | None,
     typer.Option(
         "--input", metavar="SHAPE", rich_help_panel=_DATA, show_default="the model's usual",
-        help="Shape of one input, such as 3,224,224.",
+        help="Shape of one input, such as 3,224,224; of texts the number of tokens.",
+    ),
+]  # fmt: skip
+Tokenizer = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FOLDER", rich_help_panel=_DATA, show_default="that of hf:FOLDER",
+        help="Tokenizer for texts, as save_pretrained wrote it.",
+    ),
+]  # fmt: skip
+TaskName = Annotated[
+    str | None,
+    typer.Option(
+        "--task", metavar="NAME", rich_help_panel=_DATA, show_default="guessed",
+        autocompletion=one_of(*TASKS),
+        help=f"What the model is for, which says how it is measured: {', '.join(TASKS)}.",
+    ),
+]  # fmt: skip
+MetricName = Annotated[
+    str | None,
+    typer.Option(
+        "--metric", metavar="NAME", rich_help_panel=_DATA, show_default="as the task says",
+        autocompletion=one_of("accuracy", "perplexity"),
+        help="accuracy, perplexity, or package.module:function, a function of yours that takes "
+        "the model and the test batches and returns a number.",
     ),
 ]  # fmt: skip
 DataRoot = Annotated[
