@@ -31,6 +31,7 @@ from mipp.errors import FileError, InputError
 from mipp.surgery import load as load_module
 from mipp.surgery import save as save_module
 from mipp.surgery.files import read_record
+from mipp.tracing.forwards import pruned_forward
 
 KEY = "ultralytics"
 """Key under which the files of `save` have what builds the model."""
@@ -247,3 +248,17 @@ def _written(path: Path, described: Mapping[str, Any]) -> Path:
 
     YAML.save(path, dict(described))
     return path
+
+
+@pruned_forward("ultralytics.nn.modules.block.Attention")
+def _attention(self: Any, x: Tensor) -> Tensor:
+    """Its own forward, but for a width that it takes from ``x`` where the heads give it."""
+    batch, _, height, width = x.shape
+    sizes = [self.key_dim, self.key_dim, self.head_dim]
+    made = self.qkv(x).view(batch, self.num_heads, sum(sizes), height * width)
+    query, key, value = made.split(sizes, dim=2)
+    scores = ((query * self.scale).transpose(-2, -1) @ key).softmax(dim=-1)
+    seen = (value @ scores.transpose(-2, -1)).reshape(batch, -1, height, width)
+    places: Tensor = self.pe(value.reshape(batch, -1, height, width))
+    out: Tensor = self.proj(seen + places)
+    return out
