@@ -177,6 +177,13 @@ def test_the_title_has_the_model_and_the_budget_and_the_page_its_date(plan):
     assert "<title>Mine</title>" in plan_page(plan.record, title="Mine", name="LeNet")
 
 
+def test_another_metric_than_accuracy_is_shown_by_its_name(plan):
+    text = Page(plan_page(plan.record, measured=Measured(other=("perplexity", (18.25, 19.5))))).text
+    assert "perplexity" in text
+    assert "18.25 → 19.5" in text
+    assert "accuracy" not in text.partition("How it was made")[0].replace("no accuracy", "")
+
+
 def test_other_budgets_are_a_frontier(plan):
     assert "Information against cost" not in plan_page(plan.record)
     budgets = ["units=80%", "units=30%"]

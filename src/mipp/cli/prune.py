@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from mipp.cli import arguments as arg
+from mipp.cli import names
 from mipp.cli.output import Output, check_target, open_output, readable_errors, write_text
+from mipp.cli.plan_options import with_plan_options
 from mipp.errors import InputError
 from mipp.options import Granularity
 
@@ -23,13 +25,13 @@ if TYPE_CHECKING:
 _RETRAINING, _OUTPUT = "Retraining", "Output"
 
 
-@arg.with_plan_options(after="granularity")
+@with_plan_options(after="granularity")
 def prune(
     model: arg.ModelName,
     budget: Annotated[
         str | None,
         typer.Option(
-            "--budget", "-b", rich_help_panel=arg.PLANNING,
+            "--budget", "-b", rich_help_panel=names.PLANNING,
             show_default="as --confidence or --preset say",
             help="What may be left: macs=50%, params=300k, units=20%, latency=50% or 3ms (one "
             "example, measured now), information=99% (of what every consumer takes in), or "
@@ -39,7 +41,7 @@ def prune(
     granularity: Annotated[
         Granularity,
         typer.Option(
-            metavar="WHAT", rich_help_panel=arg.PLANNING,
+            metavar="WHAT", rich_help_panel=names.PLANNING,
             help="What is removed: unit (filters, neurons, heads: a smaller model); weight (single "
             "weights become zero, --budget params= or information=); 2:4 or 4:8 (2 of 4, or 4 of "
             "8, neighbouring inputs stay; no budget).",
@@ -59,22 +61,24 @@ def prune(
     preset: Annotated[
         Literal["paper"] | None,
         typer.Option(
-            metavar="NAME", rich_help_panel=arg.PLANNING,
+            metavar="NAME", rich_help_panel=names.PLANNING,
             help="Settings to start from; the other options replace single ones. paper: MIPP as "
             "published (learned estimator, one ordered pass, confidence, no refit).",
         ),
     ] = None,
     no_refit: Annotated[
         bool,
-        typer.Option("--no-refit", rich_help_panel=arg.PLANNING, help="The same as --refit none."),
+        typer.Option(
+            "--no-refit", rich_help_panel=names.PLANNING, help="The same as --refit none."
+        ),
     ] = False,
     train_epochs: Annotated[
         int | None,
         typer.Option(
-            metavar="EPOCHS", min=1, rich_help_panel=arg.PLANNING,
+            metavar="EPOCHS", min=1, rich_help_panel=names.PLANNING,
             show_default="as the network's recipe",
             help="Epochs of one training, for methods that train: "
-            f"{', '.join(arg.TRAINING_METHODS)}.",
+            f"{', '.join(names.TRAINING_METHODS)}.",
         ),
     ] = None,
     retraining: Annotated[
@@ -87,7 +91,7 @@ def prune(
     retrain_lr: Annotated[
         float | None,
         typer.Option(
-            rich_help_panel=_RETRAINING, show_default=f"1/{arg.FINE_TUNING} of the recipe's",
+            rich_help_panel=_RETRAINING, show_default=f"1/{names.FINE_TUNING} of the recipe's",
             help="Highest learning rate of retraining.",
         ),
     ] = None,
@@ -273,13 +277,13 @@ def _training(
     options: dict[str, Any], network: "Network", train_epochs: int | None
 ) -> "retrain.Recipe | None":
     """The recipe of methods that train, None for the others."""
-    if options.get("method") in arg.TRAINING_METHODS:
+    if options.get("method") in names.TRAINING_METHODS:
         return replace(network.recipe, epochs=train_epochs or network.recipe.epochs)
     if train_epochs is not None:
-        names = " or ".join(arg.TRAINING_METHODS)
+        methods = " or ".join(names.TRAINING_METHODS)
         raise InputError(
-            f"--train-epochs {train_epochs} needs --method {names}, which train; --retrain EPOCHS "
-            "is for what comes after pruning."
+            f"--train-epochs {train_epochs} needs --method {methods}, which train; --retrain "
+            "EPOCHS is for what comes after pruning."
         )
     return None
 

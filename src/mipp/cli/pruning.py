@@ -10,9 +10,9 @@ import torch
 from torch import nn
 
 from mipp import methods, planning, retrain, selection
-from mipp.cli.arguments import FINE_TUNING
 from mipp.cli.frontier_budgets import other_budgets
 from mipp.cli.measuring import latency_ms
+from mipp.cli.names import FINE_TUNING
 from mipp.cli.opening import Subject
 from mipp.cli.outcome import Outcome
 from mipp.cli.output import Guard, Output
