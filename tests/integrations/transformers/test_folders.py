@@ -72,6 +72,11 @@ def test_what_a_budget_leaves_comes_back_with_the_same_logits_and_no_factory(nam
     assert torch.equal(logits(again, batch), logits(small, batch))
     assert mipp.original_indices(again) == mipp.original_indices(small)
     assert plans_of(again) == plans_of(small)
+    # and as one file, which has the config of the whole model
+    mipp.save(again, tmp_path / "small.safetensors")
+    file = mipp.load(tmp_path / "small.safetensors")
+    assert torch.equal(logits(file, batch), logits(small, batch))
+    assert file.config.hidden_size == model.config.hidden_size
     assert plans_of(again)[0].budget == "macs=70%"
 
 
