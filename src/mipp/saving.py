@@ -267,7 +267,7 @@ def _builds(source: Source, model: nn.Module) -> bool:
     if str(cut) != str(model):
         return False
     pairs = zip(cut.modules(), model.modules(), strict=True)
-    return all(_plain(one) == _plain(other) for one, other in pairs)
+    return all(_alike(_plain(one), _plain(other)) for one, other in pairs)
 
 
 def _built_without_values(source: Source) -> nn.Module:
@@ -280,6 +280,12 @@ def _built_without_values(source: Source) -> nn.Module:
 
 _OF_AN_INSTANCE = ("training", "name_or_path", "_is_hf_initialized")
 """What differs between models that the same call has built."""
+
+
+def _alike(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether settings agree. Packages note things on loaded modules: private names in one only."""
+    names = {name for name in one.keys() | other.keys() if not name.startswith("_")}
+    return all(one.get(name) == other.get(name) for name in names | (one.keys() & other.keys()))
 
 
 def _plain(module: nn.Module) -> dict[str, Any]:

@@ -231,7 +231,8 @@ def _why(followed: Followed, model: nn.Module) -> str:
         )
     elif followed.tried and all("att" in name.lower() for name in layers):
         said = "the size of a head follows from their number there"
-        said = followed.refusals[-1].rstrip(".") if followed.refusals else said
+        if followed.refusals:
+            said = f"{followed.refusals[-1].rstrip('.')}. Keep another number of them, with widths="
         changes = _some(map(str, followed.tried))
         why = f"{config} cannot say that heads are gone ({changes}): {said}"
     else:

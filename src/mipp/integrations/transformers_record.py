@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from torch import nn
 
 from mipp.errors import FileError, InputError
 from mipp.integrations.transformers_config import Followed
-from mipp.origin import Applied, note_plans, plans_of
+from mipp.origin import Applied, Source, note_plans, note_source, plans_of, source_of
 from mipp.records import AxisKey
 from mipp.surgery import installed_version, recorded_sizes, slice_model
 from mipp.surgery.keeps import AttributeKeep, AxisKeep
@@ -38,6 +38,7 @@ class FolderRecord:
         shapes: Tensors whose shape the config does not say.
         numbers: Path of a module -> its numbers that the config does not say.
         plans: That were applied, one after the other.
+        whole: The config of the full-size model.
     """
 
     format: int
@@ -48,11 +49,14 @@ class FolderRecord:
     shapes: Mapping[str, tuple[int, ...]]
     numbers: Mapping[str, Mapping[str, int]]
     plans: tuple[Applied, ...] = ()
+    whole: Mapping[str, Any] = field(default_factory=dict)
 
     def note_on(self, model: nn.Module) -> None:
         """Notes on a model that was read what the one that was written had noted."""
         write_record(model, self.axes, self.sizes)
         note_plans(model, self.plans)
+        if self.whole:
+            note_source(model, Source(f"hf:{self.model}", {"config": self.whole}))
 
 
 def record_of(model: nn.Module, followed: Followed) -> FolderRecord:
@@ -90,7 +94,17 @@ def record_of(model: nn.Module, followed: Followed) -> FolderRecord:
         shapes,
         numbers,
         plans_of(model),
+        _whole_config(model),
     )
+
+
+def _whole_config(model: Any) -> dict[str, Any]:
+    """The config of the full-size model: as it was noted, or the model's own."""
+    noted = source_of(model)
+    if noted is not None and "config" in noted.arguments:
+        return dict(noted.arguments["config"])
+    found: dict[str, Any] = json.loads(model.config.to_json_string(use_diff=False))
+    return found
 
 
 def cut_class(kind: Any, record: FolderRecord) -> Any:
