@@ -85,8 +85,10 @@ def relinked(text: str, source: Path, page: Path) -> str:
         else:
             name = file.relative_to(ROOT).as_posix()
             words = match["text"].strip("`")
-            return f"`{name}`" if words in (name, file.name) else (
-                f"{match['text']} (`{name}` in the repository)"
+            return (
+                f"`{name}`"
+                if words in (name, file.name)
+                else (f"{match['text']} (`{name}` in the repository)")
             )
         return f"{match['mark']}[{match['text']}]({target}{match['anchor'] or ''})"
 
@@ -107,10 +109,12 @@ def _expanded(nav: list[Any], named: set[str]) -> list[Any]:
     found: list[Any] = []
     for entry in nav:
         if isinstance(entry, dict):
-            found.append({
-                title: _expanded(value, named) if isinstance(value, list) else value
-                for title, value in entry.items()
-            })
+            found.append(
+                {
+                    title: _expanded(value, named) if isinstance(value, list) else value
+                    for title, value in entry.items()
+                }
+            )
         elif entry.endswith("/*"):
             pages = (path.relative_to(DOCS) for path in sorted(DOCS.glob(f"{entry}.md")))
             found += [page.as_posix() for page in pages if page.as_posix() not in named]
