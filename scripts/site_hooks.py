@@ -2,7 +2,8 @@
 
 The changelog and the contributing page are made from the files at the root. Links from a page to a
 file outside of ``docs`` become the file's name. In the navigation, ``folder/*`` stands for
-the pages of that folder that are not named. On an API page, ``::: mipp.retrain.*`` stands for all names of that module.
+the pages of that folder that are not named. On an API page, ``::: mipp.retrain.*`` stands for all
+names of that module.
 """
 
 import importlib

@@ -16,8 +16,8 @@ PAGE = Path(__file__).parents[1] / "docs" / "reference" / "command-line.md"
 
 HEAD = """# Command line
 
-Made from the help texts: `mipp COMMAND --help` prints the same. [Exit codes](exit-codes.md) says what
-the status of a command means.
+Made from the help texts: `mipp COMMAND --help` prints the same. [Exit codes](exit-codes.md) says
+what the status of a command means.
 
 """
 

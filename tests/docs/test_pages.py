@@ -9,7 +9,7 @@ import torch
 
 DOCS = Path(__file__).parents[2] / "docs"
 PAGES = (
-    "quickstart.md",
+    pytest.param("quickstart.md", marks=pytest.mark.slow),  # trains, and exports to ONNX
     "guides/image-classifier.md",
     "guides/language-model.md",
     "guides/latency.md",
