@@ -46,10 +46,11 @@ types: $(VENV)/.for-developers ## Types
 imports: $(VENV)/.for-developers ## Who may import whom
 	$(BIN)/lint-imports
 
-docs: $(VENV)/.for-developers ## API reference, in site/
-	$(BIN)/pdoc --docformat google --output-directory site mipp
+docs: export NO_MKDOCS_2_WARNING := 1
+docs: $(VENV)/.for-developers ## The site, in site/; warnings are errors
+	$(BIN)/python -m mkdocs build --strict
 
-docs-check: $(VENV)/.for-developers ## Code, commands and links in the documents; the API reference
+docs-check: $(VENV)/.for-developers ## Code, commands, error texts and links in the documents; the site
 	$(BIN)/python scripts/check_docs.py
 
 check: lint types imports docs-check test ## Everything that must pass before a merge
@@ -71,7 +72,7 @@ $(VENV)/.for-users: pyproject.toml constraints.txt | $(BIN)/python
 	@touch $@
 
 $(VENV)/.for-developers: pyproject.toml constraints.txt | $(BIN)/python
-	$(PIP) install --quiet -c constraints.txt -e '.[lab,onnx,report,transformers,dev]'
+	$(PIP) install --quiet -c constraints.txt -e '.[lab,onnx,report,transformers,docs,dev]'
 	@touch $@
 
 $(OTHERS)/.done: constraints-integrations.txt $(VENV)/.for-developers

@@ -87,7 +87,7 @@ class Smoke(Section):
 
 
 class Suite(Section):
-    """All of a suite file. See docs/bench.md for what each key means and an example."""
+    """All of a suite file. See docs/research/lab.md for what each key means and an example."""
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9.-]*$")
     title: str

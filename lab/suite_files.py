@@ -185,7 +185,7 @@ def _check_labels(suite: Suite) -> None:
 def _expected(kind: str, message: str) -> str:
     """What was expected, in words of the file."""
     if kind == "extra_forbidden":
-        return "there is no such key; docs/lab.md lists those that there are."
+        return "there is no such key; docs/research/lab.md lists those that there are."
     if kind == "missing":
         return "is missing."
     return f"{message}."

@@ -1,6 +1,7 @@
 """Check the documents: code compiles; names, commands and options exist; links lead somewhere.
 
-The English of documents and docstrings is checked as well, by `check_style`.
+Error texts on the page of questions are real, and the site builds without a warning. The English of
+documents and docstrings is checked as well, by `check_style`.
 
 Run as ``python scripts/check_docs.py``, in the environment that has mipp installed. Prints what is
 wrong, with file and line, and exits with 1.
@@ -13,7 +14,7 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -32,6 +33,13 @@ ROOTS = ("mipp", "lab")
 HEADING = re.compile(r"^#+\s+(.*?)\s*$", re.M)
 INLINE = re.compile(r"(?<!`)`(python\s-m\slab[^`]*)`(?!`)")
 """A command of the lab in a sentence."""
+FROM_NETWORK = re.compile(
+    r"<(?:script|img|link rel=\"stylesheet\")[^>]*(?:src|href)=\"(https?:[^\"]+)\""
+)
+ELLIPSIS = "…"
+"""Stands for what an error text fills in."""
+PLAIN = {"NO_MKDOCS_2_WARNING": "1", "DISABLE_MKDOCS_2_WARNING": "true", "NO_COLOR": "1"}
+"""Settings of MkDocs: no advertisement, no colours."""
 TARGET = re.compile(r"^([a-z-]+):", re.M)
 
 
@@ -167,6 +175,8 @@ def link_problems(path: Path, text: str) -> Iterator[tuple[int, str]]:
         line = text.count("\n", 0, match.start()) + 1
         if not file.exists():
             yield line, f"link to {target}: there is no such file"
+        elif file.parent == ROOT / "docs" / "reference" / "api" and anchor.startswith("mipp."):
+            continue  # made from docstrings: MkDocs knows whether it exists
         elif anchor and file.suffix == ".md" and anchor not in anchors(file.read_text()):
             yield line, f"link to {target}: there is no such heading"
 
@@ -201,26 +211,69 @@ def document_problems(path: Path, make_targets: set[str]) -> Iterator[str]:
     )
 
 
-def reference_problems() -> Iterator[str]:
-    """What goes wrong while the API reference is built, warnings included."""
+def texts_in_code() -> Iterator[str]:
+    """Every text in the package, with an ellipsis for each value that is filled in."""
+    for path in sorted((ROOT / "src").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                yield node.value
+            elif isinstance(node, ast.JoinedStr):
+                parts = (
+                    part.value if isinstance(part, ast.Constant) else ELLIPSIS
+                    for part in node.values
+                )
+                yield "".join(map(str, parts))
+
+
+def quoted_problems(page: str, code: Sequence[str]) -> Iterator[tuple[int, str]]:
+    """Error texts on a page, in blocks of ``text``, that no text in the code has in it."""
+    for block in blocks(page):
+        if block.language == "text":
+            quoted = " ".join(block.code.split())
+            parts = [re.escape(part) for part in quoted.split(ELLIPSIS)]
+            wanted = re.compile(".*?".join(parts).replace(r"\ ", r"\s+"), re.S)
+            if not any(wanted.search(text) for text in code):
+                yield block.line, f"no error has the text {quoted!r}"
+
+
+def site_problems() -> Iterator[str]:
+    """What goes wrong while the site is built, warnings included."""
     with tempfile.TemporaryDirectory() as site:
         done = subprocess.run(
-            [sys.executable, "-m", "pdoc", "--docformat", "google", "-o", site, "mipp"],
+            [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", site],
+            cwd=ROOT,
             capture_output=True,
             text=True,
+            env={**os.environ, **PLAIN},
             check=False,
         )
-        if done.returncode != 0 or "Warn" in done.stderr:
-            yield f"API reference: {done.stderr.strip()}"
-        elif not (Path(site) / "mipp.html").exists():
-            yield "API reference: no page for mipp was written"
+        if done.returncode != 0:
+            yield f"site: {done.stderr.strip()}"
+            return
+        pages = {path: path.read_text() for path in Path(site).rglob("*.html")}
+        for path, page in pages.items():
+            for match in FROM_NETWORK.finditer(page):
+                yield f"site: {path.relative_to(site)} loads {match[1]} from a network"
+        named = set(re.findall(r'id="mipp[\w.]*\.(\w+)"', "".join(pages.values())))
+        yield from (f"site: no page has mipp.{name}" for name in sorted(public_names() - named))
+
+
+def public_names() -> set[str]:
+    """Functions and classes of `mipp` itself, which all belong on an API page."""
+    mipp = importlib.import_module("mipp")
+    return {name for name in mipp.__all__ if callable(getattr(mipp, name))}
 
 
 def main() -> int:
     """Check all documents; the exit status."""
     make_targets = set(TARGET.findall((ROOT / "Makefile").read_text()))
     found = [what for path in documents() for what in document_problems(path, make_targets)]
-    found += reference_problems()
+    faq = ROOT / "docs" / "faq.md"
+    found += [
+        f"{faq.relative_to(ROOT)}:{line}: {what}"
+        for line, what in quoted_problems(faq.read_text(), list(texts_in_code()))
+    ]
+    found += site_problems()
     errors, notes = check_style.check()
     found += errors
     for what in (*notes, *found):

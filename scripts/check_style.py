@@ -1,7 +1,8 @@
 """Check the English of the documents, the docstrings and the help texts; `check_docs` runs it.
 
-Three rules: no word that newcomers had to read twice, where a plainer one exists; docstrings in
-Google style; and sentences of at most thirty words. A list, which shrinks, has what is not clean.
+Rules: no word that newcomers had to read twice, where a plainer one exists; docstrings in
+Google style; and sentences of at most thirty words. Pages for users are short. A list, which
+shrinks, has what is not clean.
 """
 
 import ast
@@ -44,8 +45,14 @@ MAX_WORDS = 30
 """In a sentence."""
 
 LONG_SENTENCES = {"README.md": 0}
-"""How many longer sentences a file may still have: the numbers only ever fall. In other files they
-are counted, and are no error."""
+"""How many longer sentences a file may still have: the numbers only ever fall. Pages for users may
+have none, and in the others they are counted, and are no error."""
+
+LONG_PAGES = ("README.md", "docs/reference/", "docs/research/")
+"""Files, and folders that end in a slash, whose pages may be long. All others are for users."""
+
+MAX_PAGE_WORDS = 1500
+"""On a page for users, code and tables included."""
 
 _FENCE = re.compile(r"^(?P<indent> *)```.*?^(?P=indent)```", re.M | re.S)
 _CODE = re.compile(r"``.+?``|`[^`\n]+`")
@@ -157,16 +164,22 @@ def check() -> tuple[list[str], list[str]]:
     ]
     n_long = 0
     for path in _documents():
-        sentences, name = long_sentences(path.read_text()), _relative(path)
+        text, name = path.read_text(), _relative(path)
+        sentences, for_users = long_sentences(text), not name.startswith(LONG_PAGES)
         n_long += len(sentences)
-        if name in LONG_SENTENCES and len(sentences) > LONG_SENTENCES[name]:
+        allowed = LONG_SENTENCES.get(name, 0 if for_users else len(sentences))
+        if len(sentences) > allowed:
             errors += [f"{name}:{line}: {what}" for line, what in sentences]
+        if for_users and len(text.split()) > MAX_PAGE_WORDS:
+            errors.append(
+                f"{name}:1: a page of {len(text.split())} words; at most {MAX_PAGE_WORDS}"
+            )
     notes.append(f"style: {n_long} sentences of more than {MAX_WORDS} words in the documents")
     return errors, notes
 
 
 def _documents() -> list[Path]:
-    return [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+    return [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
 def _relative(path: Path) -> str:

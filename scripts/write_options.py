@@ -1,4 +1,4 @@
-"""Writes the tables of docs/options.md from the fields of the two records of options."""
+"""Writes the tables of docs/reference/options.md from the fields of the two records of options."""
 
 from dataclasses import MISSING, Field, fields
 from pathlib import Path
@@ -6,7 +6,7 @@ from typing import Any
 
 from mipp.options import Options, WeightOptions, help_of
 
-PAGE = Path(__file__).parents[1] / "docs" / "options.md"
+PAGE = Path(__file__).parents[1] / "docs" / "reference" / "options.md"
 RECORDS = {"units": Options, "weights": WeightOptions}
 
 

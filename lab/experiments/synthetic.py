@@ -7,7 +7,7 @@ A fixed network (`synthetic_nets`) is pruned for each of six tasks, several time
 ``D``, to as many nodes as the task needs. Each method gives a mask ``M``. Recorded: how much the
 masks say of the task (`synthetic_masks`), how much information the nodes that are kept still
 transfer to the next layer, which share of the needed nodes is kept, and the accuracy at once (after
-the least-squares refit) and after a short retraining, the same for all. docs/synthetic.md.
+the least-squares refit) and after a short retraining, the same for all. docs/research/synthetic.md.
 """
 
 import itertools

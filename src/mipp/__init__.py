@@ -31,7 +31,7 @@ else:
         if name.startswith("_") and name != "__all__":
             raise AttributeError(f"module 'mipp' has no attribute {name!r}")
         public = import_module("mipp._api")
-        if name == "__all__":  # who reads this wants all of them, such as pdoc in the namespace
+        if name == "__all__":  # who reads this wants all of them in the namespace
             globals().update({each: __getattr__(each) for each in public.__all__})
         if name in public.MOVED:
             # neither hasattr nor `from mipp import` swallows it, so that the text is seen

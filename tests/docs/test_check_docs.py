@@ -39,3 +39,26 @@ def test_names_of_mipp_in_code_have_to_exist(docs, code, problems):
 def test_code_has_to_compile(docs):
     (problem,) = docs.python_problems("def f(:")
     assert problem.startswith("does not compile")
+
+
+def test_error_texts_have_to_occur_in_the_code_and_an_ellipsis_stands_for_what_is_filled_in(docs):
+    code = ["group … has … units; expected\n  less", "another"]
+    page = (
+        "```text\ngroup … has … units; expected less\n```\n\n```text\ngroup … has no units\n```\n"
+    )
+    assert list(docs.quoted_problems(page, code)) == [
+        (6, "no error has the text 'group … has no units'")
+    ]
+
+
+def test_texts_of_the_package_are_read_with_their_values_left_out(docs):
+    texts = list(docs.texts_in_code())
+    assert any("cannot be reached: the smallest is …" in text for text in texts)
+
+
+def test_links_into_api_pages_are_left_to_the_site(docs):
+    page = docs.ROOT / "docs" / "reference" / "index.md"
+    found = docs.link_problems(
+        page, "[a](api/plan.md#mipp.plan)\n[b](api/plan.md#no)\n[c](api/x.md)\n"
+    )
+    assert [line for line, _ in found] == [2, 3]

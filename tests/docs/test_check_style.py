@@ -122,7 +122,19 @@ def test_files_that_are_not_yet_clean_are_counted_and_the_others_fail(
 def test_the_readme_may_not_get_more_long_sentences(style, repository, monkeypatch, allowed, fails):
     monkeypatch.setattr(style, "LONG_SENTENCES", {"README.md": allowed})
     repository("README.md", " ".join(["word"] * 31) + ".\n")
-    repository("docs/guide.md", " ".join(["word"] * 31) + ".\n")
+    repository("docs/research/method.md", " ".join(["word"] * 31) + ".\n")
     errors, notes = style.check()
     assert bool(errors) is fails
     assert notes[-1] == "style: 2 sentences of more than 30 words in the documents"
+
+
+def test_pages_for_users_have_no_long_sentence_and_1500_words_at_most(style, repository):
+    repository("docs/guides/long.md", "A word. " * 751)
+    repository("docs/guides/short.md", "A word. " * 750)
+    repository("docs/research/long.md", "A word. " * 751)
+    repository("docs/index.md", " ".join(["word"] * 31) + ".\n")
+    errors, _ = style.check()
+    assert sorted(errors) == [
+        "docs/guides/long.md:1: a page of 1502 words; at most 1500",
+        "docs/index.md:1: a sentence of 31 words: word word word word word word ...",
+    ]

@@ -11,7 +11,7 @@ from lab import runner, suite_files
 from lab.command import app
 from tests.lab.small import tiny
 
-DOCUMENT = Path(__file__).parents[2] / "docs" / "lab.md"
+DOCUMENT = Path(__file__).parents[2] / "docs" / "research" / "lab.md"
 
 
 @pytest.fixture

@@ -111,8 +111,8 @@ def select_features(
     With a model the target is the output of all layers that read the input, at all positions of
     their maps, observed through noise: which pixels the (pruned) first layer needs. Outputs are
     distinguished as finely as the loss depends on them (``noise="fisher"``), or down to a share of
-    each output's variance (``noise=0.1``); see docs/features.md. Layers that do not read the input
-    linearly (a nonlinearity before the first weight) are linearised.
+    each output's variance (``noise=0.1``); see docs/research/features.md. Layers that do not read
+    the input linearly (a nonlinearity before the first weight) are linearised.
 
     The default rule for a model is to keep 99 % of the information, not the test of `terc`. (That
     test asks what can be inferred from this many noisy examples. Here the outputs are known, and

@@ -102,7 +102,7 @@ def mutual_information(
     than a Gaussian one; where neither is, it may lie on either side, and of a discrete Y that X
     predicts well it exceeds the entropy. From ``n`` rows of jointly Gaussian variables it comes out
     too large by about dim_x * dim_y / (2 n) nats. Learned estimators predict Y from X and see other
-    relations, too, as far as they learn them. What was measured of each: docs/information.md.
+    relations, too, as far as they learn them. Measurements of each: docs/research/information.md.
 
     Infinite information (Y follows from X exactly) comes out as a large finite number.
 

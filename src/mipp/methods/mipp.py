@@ -4,7 +4,7 @@ The curves of nats lost against units removed come from an elimination in each g
 spent on them, or a stop rule ends them.
 
 Source: Westphal, Hailes and Musolesi, "Mutual Information Preserving Neural Network Pruning", arXiv
-2411.00147; the closed form is derived in docs/method.md.
+2411.00147; the closed form is derived in docs/research/method.md.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence

@@ -73,7 +73,7 @@ class Confidence:
     tests (`MaskedScorer`). Of 240 units at 0.95 at most 2.5 % stay. Of noisy copies of a useful
     unit 6 % do with ``masked``, which makes too little of what could replace a unit, and up to 3 %
     with the others. Units that transfer little are removed when there are few rows. Measured on
-    data of known truth by ``python -m lab run confidence``, see docs/information.md.
+    data of known truth by ``python -m lab run confidence``, see docs/research/information.md.
 
     Source: Westphal, Hailes and Musolesi, arXiv 2411.00147, which does not say how the interval is
     made; Student's t with four degrees of freedom is the choice here.

@@ -4,7 +4,7 @@ Every group has a curve of nats lost. Units are removed one after the other, alw
 stretch of the curve's lower convex hull loses the fewest nats for the cost it saves at the widths
 reached so far. That path is walked once: a smaller budget stops further along the same path, so
 nested budgets keep nested units. (Walking it is the bisection over a price per unit of cost, with
-every price visited in turn; see docs/method.md.)
+every price visited in turn; see docs/research/method.md.)
 """
 
 import heapq

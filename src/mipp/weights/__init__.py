@@ -1,7 +1,7 @@
 """Pruning inside layers: the weights, the information of each row, and the refit of what is left.
 
 The pieces of `mipp.plan(granularity="weight")` and its patterns; the mathematics is in
-`mipp.weights.regression`, and derived in docs/weights.md.
+`mipp.weights.regression`, and derived in docs/research/weights.md.
 """
 
 from mipp.weights.layers import Layer, find_layers, in_whole_runs, without_protected

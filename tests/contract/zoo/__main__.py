@@ -1,4 +1,4 @@
-"""``python -m tests.contract.zoo`` writes the tables of `docs/support.md` anew."""
+"""``python -m tests.contract.zoo`` writes the tables of `docs/reference/support.md` anew."""
 
 import warnings
 

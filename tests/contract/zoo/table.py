@@ -1,4 +1,4 @@
-"""The tables of `docs/support.md`, out of what tracing the zoo finds."""
+"""The tables of `docs/reference/support.md`, out of what tracing the zoo finds."""
 
 import re
 from collections.abc import Iterable
@@ -7,7 +7,7 @@ from pathlib import Path
 from .entry import ZOO, Entry
 from .tracing import Case
 
-PAGE = Path(__file__).parents[3] / "docs" / "support.md"
+PAGE = Path(__file__).parents[3] / "docs" / "reference" / "support.md"
 N_LISTED = 3
 """Entries that are named for an op: the first ones of the zoo."""
 _OUTPUT = "it is part of the model's output"

@@ -7,7 +7,7 @@ With the features ``X`` that are left and the consumer's noisy output ``Y = W X 
 
 where ``P = inverse(Cov(X))``, ``B`` is the regression of ``Y`` on ``X`` and ``C`` its residual
 covariance, noise included. After a removal all three follow from a low-rank correction (a Schur
-complement); nothing is estimated again. Derivation: docs/method.md.
+complement); nothing is estimated again. Derivation: docs/research/method.md.
 """
 
 from collections.abc import Sequence

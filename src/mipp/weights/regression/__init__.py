@@ -6,7 +6,7 @@ Output ``j`` of a layer is ``y = w'x``, seen through noise of variance ``n``. Wh
     1/2 log((n + e) / n) nats,      e = Var(y | x_S),
 
 and removing one more weight ``q`` adds ``w_q^2 / inverse(Cov(x_S))_qq`` to ``e``, which is the
-step of the optimal brain surgeon. Derivation and limits: docs/weights.md.
+step of the optimal brain surgeon. Derivation and limits: docs/research/weights.md.
 """
 
 from mipp.weights.regression.approximate import Path, follow, improved
