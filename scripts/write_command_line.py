@@ -10,7 +10,7 @@ import typer
 from typer.cli import get_docs_for_click
 
 from mipp.cli.app import app
-from mipp.cli.output import EXIT_CODES
+from mipp.cli.help_pages import EXIT_CODES
 
 PAGE = Path(__file__).parents[1] / "docs" / "reference" / "command-line.md"
 

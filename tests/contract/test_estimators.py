@@ -240,7 +240,7 @@ def test_what_is_always_given_is_never_asked_for_and_makes_its_copy_worthless(na
 def test_all_units_together_transfer_the_total_and_one_alone_its_solo(name):
     scorer = scorer_of(name)
     # trained anew, networks end elsewhere
-    rel = {"gaussian": 1e-6, "masked": 1e-6, "mlp": 0.2}[name]
+    rel = {"gaussian": 1e-6, "masked": 1e-6, "mlp": 0.3}[name]
     scorer.remove_least(2)
     everything = scorer.transfers(np.arange(N_UNITS))
     np.testing.assert_allclose(everything, scorer.total(), rtol=rel)
