@@ -62,3 +62,17 @@ def test_links_into_api_pages_are_left_to_the_site(docs):
         page, "[a](api/plan.md#mipp.plan)\n[b](api/plan.md#no)\n[c](api/x.md)\n"
     )
     assert [line for line, _ in found] == [2, 3]
+
+
+@pytest.mark.parametrize(
+    ("page", "urls"),
+    [
+        ('<script src="https://cdn.org/x.js"></script>', ["https://cdn.org/x.js"]),
+        ('<link rel="stylesheet" href="//fonts.org/css">', ["//fonts.org/css"]),
+        ('<img alt="" src="http://a.org/b.png">', ["http://a.org/b.png"]),
+        ('<script src="js/x.js"></script><img src="../img/a.svg">', []),
+        ('<a href="https://arxiv.org">a link</a>', []),
+    ],
+)
+def test_what_a_page_loads_from_a_network_is_found(docs, page, urls):
+    assert docs.loaded(page) == urls
