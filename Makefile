@@ -1,6 +1,6 @@
 # One virtual environment, .venv, made on first use; every target needs only Python 3.11 and make.
 
-PYTHON  ?= python3.11
+PYTHON  ?= $(firstword $(foreach p,python3.11 python3.12 python3.13 python3,$(shell command -v $(p))))
 WORKERS ?= 2
 VENV    := .venv
 BIN     := $(VENV)/bin
@@ -8,7 +8,7 @@ PIP     := $(BIN)/python -m pip --disable-pip-version-check
 OTHERS  := .venv-integrations
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test integrations nightly lint format types imports docs docs-check check build clean
+.PHONY: help demo test integrations nightly lint format types imports docs docs-check check build package-test clean
 
 help: ## This list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -55,8 +55,11 @@ docs-check: $(VENV)/.for-developers ## Code, commands, error texts and links in 
 
 check: lint types imports docs-check test ## Everything that must pass before a merge
 
-build: $(VENV)/.for-developers ## Wheel, in dist/
-	$(PIP) wheel --no-deps --wheel-dir dist .
+build: $(VENV)/.for-developers ## Wheel and source archive, in dist/
+	$(BIN)/python -m build --outdir dist .
+
+package-test: build ## The wheel and the archive, each installed elsewhere, run the demo there
+	PYTHON="$(PYTHON)" scripts/test_package.sh dist constraints.txt
 
 clean: ## Remove what the other targets made, the virtual environment too
 	rm -rf $(VENV) $(OTHERS) site dist build .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .hypothesis

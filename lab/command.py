@@ -16,7 +16,8 @@ from lab.report_command import RECORDS, report_suites, write_report
 from lab.runner import AnyItem
 from lab.tables import TextTable, in_parts
 from mipp.cli import arguments as arg
-from mipp.cli.output import EXIT_CODES, FAILED, Output, check_target, open_output, readable_errors
+from mipp.cli.help_pages import EXIT_CODES
+from mipp.cli.output import FAILED, Output, check_target, open_output, readable_errors
 from mipp.cli.text_tables import new_table
 from mipp.report import check_plotly
 

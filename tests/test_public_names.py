@@ -13,7 +13,7 @@ from mipp._api import MOVED
 NAMES = {
     # the way to a smaller model
     "plan", "plans", "prune", "Plan", "WeightPlan", "Options", "WeightOptions", "save", "load",
-    "original_indices",
+    "original_indices", "inspect_file", "FileInfo",
     # what options hold
     "Budget", "CaptureConfig", "Confidence", "Gaussian", "Latency", "Masked", "Mlp", "Refit",
     "Share", "Training",

@@ -20,14 +20,10 @@ from mipp.planning import (
     plans,
     prune,
 )
+from mipp.saving import FileInfo, inspect_file, load, save
 from mipp.selection import Budget, Confidence, Share
 from mipp.statistics import CaptureConfig
-from mipp.surgery import (
-    Refit,
-    load,
-    original_indices,
-    save,
-)
+from mipp.surgery import Refit, original_indices
 
 if TYPE_CHECKING:
     from mipp.features import FeatureSelector
@@ -40,6 +36,7 @@ __all__ = [
     "Confidence",
     "FeatureSelection",
     "FeatureSelector",
+    "FileInfo",
     "Gaussian",
     "KeptInformation",
     "Latency",
@@ -57,6 +54,7 @@ __all__ = [
     "errors",
     "export",
     "information_kept",
+    "inspect_file",
     "load",
     "methods",
     "models",

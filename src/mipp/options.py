@@ -25,13 +25,15 @@ Order = Literal["greedy", "ordered"]
 """``greedy``: all remaining units are scored again at every step; the least informative one goes.
 ``ordered``: one pass, least informative on its own first (the paper's MI ordering)."""
 
-Allocation = Literal["priced", "global", "tolerance", "uniform"]
+Allocation = Literal["priced", "global", "tolerance", "uniform", "kinds"]
 """How a budget is spread over the groups.
 
 * ``priced``: fewest nats per cost saved.
 * ``global``: fewest nats, whatever the unit costs.
 * ``tolerance``: the same share of information lost in every group.
 * ``uniform``: the same share of units kept in every group.
+* ``kinds``: the same number of units in all layers of one kind, those of one size whose names
+  differ only in numbers. Between the kinds it is the method's own.
 """
 
 WeightAllocation = Literal["priced", "global", "uniform", "rows"]
@@ -153,8 +155,9 @@ class Options(_Common):
     )
     allocation: Allocation | None = option(
         "How the budget is spread over the groups: `priced` (fewest nats per cost saved), `global` "
-        "(fewest nats), `tolerance` (the same share of nats lost) or `uniform` (the same share of "
-        "units kept). None is the method's own.",
+        "(fewest nats), `tolerance` (the same share of nats lost), `uniform` (the same share of "
+        "units kept) or `kinds` (the same number of units in all layers whose names differ only in "
+        "numbers; between such kinds it is the method's own). None is the method's own.",
         None,
     )
     passes: int = option(

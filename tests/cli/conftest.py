@@ -6,7 +6,7 @@ import pytest
 from typer.testing import CliRunner
 
 from mipp import data, models, retrain, save
-from mipp.cli import app, pruning
+from mipp.cli import app, measuring
 
 
 @pytest.fixture(scope="session")
@@ -38,7 +38,7 @@ def mipp(monkeypatch):
     """Runs ``mipp`` with arguments: ``mipp("eval", "--model", ...)``."""
     monkeypatch.setenv("COLUMNS", "80")
     # no test compares the milliseconds, and a second for each model is most of what a command takes
-    monkeypatch.setattr(pruning, "LONGEST", 0.0)
+    monkeypatch.setattr(measuring, "LONGEST", 0.0)
 
     def run(*arguments):
         result = CliRunner().invoke(app, [str(argument) for argument in arguments])

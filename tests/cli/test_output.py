@@ -1,11 +1,18 @@
 """Exit codes and messages."""
 
+import os
 import subprocess
 import sys
+import warnings
+from pathlib import Path
 
 import pytest
 
 import mipp as library
+from mipp.cli import help_pages
+from mipp.cli.output import open_output
+
+ROOT = Path(__file__).parents[2]
 
 
 def test_help_and_version(mipp):
@@ -94,7 +101,7 @@ def test_debug_shows_where(mipp):
     ],
 )
 def test_errors_by_kind(mipp, monkeypatch, error, code, text):
-    def fail(_name):
+    def fail(_name, **_options):
         raise error
 
     monkeypatch.setattr("mipp.cli.model_names.find_network", fail)
@@ -115,7 +122,7 @@ def test_weights_of_another_kind_of_file(mipp, tmp_path):
 
 
 def test_debug_shows_the_errors_that_an_error_hides(mipp, monkeypatch):
-    def fail(_name):
+    def fail(_name, **_options):
         try:
             raise KeyError("deep inside")
         except KeyError:
@@ -125,3 +132,55 @@ def test_debug_shows_the_errors_that_an_error_hides(mipp, monkeypatch):
     plain, debug = mipp("inspect", "--model", "mlp"), mipp("inspect", "--model", "mlp", "--debug")
     assert plain.err == "error: no trace\n"
     assert "KeyError: 'deep inside'" in debug.err
+
+
+@pytest.mark.parametrize("name", help_pages.EXAMPLES)
+def test_help_has_examples_that_fit_and_the_address_of_the_docs(mipp, name):
+    shown = mipp(*(() if name == "mipp" else (name,)), "--help").out
+    assert max(map(len, shown.splitlines())) <= 80
+    assert help_pages.GUIDE in " ".join(shown.split())
+    assert (ROOT / "docs" / "guides" / "command-line.md").is_file()
+    for example in help_pages.EXAMPLES[name]:
+        assert f"   {example}  " in shown.replace("\n", "  \n")  # whole, on one line
+
+
+@pytest.mark.parametrize(
+    ("typed", "expected"),
+    [
+        ("mipp prune --model res", {"resnet20", "resnet56b"}),
+        ("mipp prune --data im", {"images:"}),
+        ("mipp eval --task ca", {"causal-lm"}),
+        ("mipp prune --method syn", {"synflow"}),
+    ],
+)
+def test_a_shell_completes_names(typed, expected):
+    environment = os.environ | {
+        "_MIPP_COMPLETE": "complete_bash", "COMP_WORDS": typed, "COMP_CWORD": "3"
+    }  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-m", "mipp"], capture_output=True, text=True, env=environment, check=False
+    )
+    assert expected <= set(done.stdout.split())
+    assert all(word.startswith(typed.split()[-1]) for word in done.stdout.split())
+
+
+def test_warnings_are_held_back_and_said_once():
+    output = open_output(False)
+    with output.collected() as texts:
+        warnings.simplefilter("always")
+        for _ in range(2):
+            warnings.warn("few rows", UserWarning, stacklevel=1)
+        assert not texts
+    assert texts == ["few rows"]
+
+
+def test_warnings_before_an_error_are_printed(capsys):
+    def fails():
+        with open_output(False).collected():
+            warnings.simplefilter("always")
+            warnings.warn("few rows", UserWarning, stacklevel=1)
+            raise ValueError("no")
+
+    with pytest.raises(ValueError, match="no"):
+        fails()
+    assert capsys.readouterr().err == "warning: few rows\n"

@@ -228,8 +228,8 @@ def test_models_of_other_packages(mipp, monkeypatch):
     _stand_in(monkeypatch, "transformers", AutoModelForImageClassification=auto)
     for name in ("torchvision:tiny", "timm:tiny", "hf:folder"):
         done = mipp(
-            "prune", "-m", name, "-b", "units=50%", "--samples", "64", "--retrain", "1",
-            "--distill", "0.3", "--json",
+            "prune", "-m", name, "--data", "digits", "-b", "units=50%", "--samples", "64",
+            "--retrain", "1", "--distill", "0.3", "--json",
         )  # fmt: skip
         assert done.code == 0, done.err
         assert done.json["units"]["after"] == 6

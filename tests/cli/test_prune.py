@@ -10,8 +10,9 @@ import pytest
 import torch
 
 import mipp as library
-from mipp.cli import arguments
+from mipp.cli import names, plan_options
 from mipp.cli.prune import prune as command
+from mipp.cli.tasks import TASKS
 from mipp.options import help_of
 
 QUICK = ("--samples", "256")
@@ -42,7 +43,7 @@ def test_json_is_one_object_and_nothing_else(mipp, small_cnn, weights, tmp_path)
     assert found.keys() == {
         "accuracy", "macs", "params", "units", "latency_ms", "seconds", "groups", "refused", "seed",
         "model", "weights", "data", "method", "budget", "granularity", "out", "plan", "report",
-        "versions", "notes",
+        "versions", "notes", "metric", "task",
     }  # fmt: skip
     said = ("model", "data", "method", "budget", "granularity", "out", "report")
     assert [found[name] for name in said] == [
@@ -288,7 +289,7 @@ def test_weights_are_not_replaced_by_what_is_left_of_them(mipp, small_cnn, weigh
 
 def test_each_option_of_the_library_is_one_of_the_command_or_there_is_a_reason():
     names = {one.name for one in (*fields(library.Options), *fields(library.WeightOptions))}
-    exposed, left_out = set(arguments.PLAN_OPTIONS), set(NOT_ON_THE_COMMAND_LINE)
+    exposed, left_out = set(plan_options.PLAN_OPTIONS), set(NOT_ON_THE_COMMAND_LINE)
     assert exposed | left_out == names | {"confidence"}
     assert not exposed & left_out
     assert exposed <= set(_parameters())
@@ -313,7 +314,7 @@ def test_defaults_are_those_of_the_library():
 def test_types_and_help_are_those_of_the_schema():
     kinds = {
         "order": Literal["greedy", "ordered"] | None,
-        "allocation": Literal["priced", "global", "tolerance", "uniform", "rows"] | None,
+        "allocation": Literal["priced", "global", "tolerance", "uniform", "kinds", "rows"] | None,
         "rounds": int | None,
         "protect": list[str] | None,
         "method": str | None,
@@ -327,13 +328,14 @@ def test_types_and_help_are_those_of_the_schema():
 
 
 def test_names_that_help_lists_are_those_of_the_library():
-    assert library.models.names() == arguments.MODELS
-    assert library.data.names() == arguments.DATA
-    assert tuple(library.methods.names()) == arguments.METHODS
-    assert tuple(library.methods.weight_names()) == arguments.WEIGHT_METHODS
-    assert tuple(library.information.names()) == arguments.ESTIMATORS
+    assert library.models.names() == names.MODELS
+    assert library.data.names() == names.DATA
+    assert tuple(library.methods.names()) == names.METHODS
+    assert tuple(library.methods.weight_names()) == names.WEIGHT_METHODS
+    assert tuple(library.information.names()) == names.ESTIMATORS
+    assert tuple(TASKS) == names.TASKS
     facts = library.methods.facts()
-    assert tuple(row.name for row in facts if row.needs == "training") == arguments.TRAINING_METHODS
+    assert tuple(row.name for row in facts if row.needs == "training") == names.TRAINING_METHODS
 
 
 def _parameters():

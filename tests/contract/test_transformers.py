@@ -52,6 +52,10 @@ def qwen2():
     return transformers.Qwen2ForCausalLM(transformers.Qwen2Config(**LLAMA))
 
 
+def phi3():
+    return transformers.Phi3ForCausalLM(transformers.Phi3Config(**LLAMA))
+
+
 MODELS = {
     "bert": (bert, 4),
     "distilbert": (distilbert, 4),
@@ -62,6 +66,7 @@ MODELS = {
     "llama, written out": (lambda: llama(attn_implementation="eager"), 2),
     "llama with one key and value head": (lambda: llama(num_key_value_heads=1), 4),
     "qwen2": (qwen2, 2),
+    "phi3, whose fused projection is cut by slices": (phi3, 2),
 }
 
 

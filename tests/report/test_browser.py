@@ -66,6 +66,7 @@ def opened(browser, path, width=1200, height=900, *, dark=False):
     scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [scheme]})
     browser.get(path.as_uri())
+    browser.execute_script("document.querySelector('#f1').scrollIntoView()")
     wait(browser, "return document.querySelector('#f1 .scatterlayer, #f1 .barlayer') !== null")
 
 
@@ -253,6 +254,8 @@ def test_a_phone_does_not_scroll_sideways(browser, pages, name):
         "return [document.documentElement.scrollWidth, document.body.scrollWidth]"
     )
     assert max(wide) <= 360
+    browser.execute_script("document.querySelector('#f1').scrollIntoView()")
+    wait(browser, "return document.querySelector('#f1 .main-svg') !== null")
     drawn = browser.execute_script(
         "return document.querySelector('#f1 .main-svg').getBoundingClientRect().width"
     )
@@ -261,11 +264,11 @@ def test_a_phone_does_not_scroll_sideways(browser, pages, name):
 
 def test_the_page_of_a_plan_marks_the_cut(browser, pages):
     opened(browser, pages / "plan.html")
-    browser.execute_script("document.querySelector('#f2').scrollIntoView()")
-    wait(browser, "return document.querySelector('#f2 .scatterlayer .point') !== null")
-    browser.execute_script("document.querySelectorAll('#f2 input')[1].click()")
+    browser.execute_script("document.querySelector('#f1').scrollIntoView()")
+    wait(browser, "return document.querySelector('#f1 .scatterlayer .point') !== null")
+    browser.execute_script("document.querySelectorAll('#f1 input')[1].click()")
     text = wait(
         browser,
-        "const a = document.querySelector('#f2 .annotation-text'); return a && a.textContent",
+        "const a = document.querySelector('#f1 .annotation-text'); return a && a.textContent",
     )
     assert text.startswith("cut: 12 → ")

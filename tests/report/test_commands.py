@@ -24,8 +24,16 @@ def test_prune_writes_a_page_with_what_it_measured(tmp_path):
     assert done.exit_code == 0, done.output
     found = json.loads(done.stdout.splitlines()[-1])
     html = out.read_text("utf-8")
-    assert titles(html) == ["Widths", "Nats lost with the units"]
+    assert titles(html) == [
+        "The net, from inputs to outputs", "Information against cost", "Nats lost with the units"
+    ]  # fmt: skip
+    assert "<title>digits_cnn pruned to macs=50%</title>" in html
     shown = Page(html)
+    (views,) = [figure["views"] for figure in shown.figures[:1]]
+    others = next(view for view in views if view["choice"] == ["macs"])["series"][0]["x"]
+    assert len(others) > 3
+    assert min(others) < 0.3
+    assert max(others) > 0.6
     before, after = (100 * found["accuracy"][when] for when in ("before", "after"))
     assert f"{before:.2f} % → {after:.2f} %" in shown.text
     assert "test split of digits" in shown.text

@@ -1,7 +1,9 @@
 """The page of one plan, and the few points of its curves that a plan keeps."""
 
 import json
+import re
 from dataclasses import replace
+from datetime import UTC, datetime
 
 import numpy as np
 import pytest
@@ -116,7 +118,7 @@ def test_a_plan_of_another_method_has_scores(method):
                zip(made.record.trails, made.summary, strict=True))  # fmt: skip
     html = plan_page(made.record)
     assert "Scores of the units" in titles(html)
-    assert Page(html).figures[1]["views"][0]["cuts"]
+    assert Page(html).figures[0]["views"][0]["cuts"]
 
 
 def test_trails_survive_the_file_and_files_without_them_are_read(plan):
@@ -130,17 +132,72 @@ def test_trails_survive_the_file_and_files_without_them_are_read(plan):
 
 
 def test_the_page_has_curves_with_the_cut_and_the_widths(plan):
-    page = Page(plan_page(plan.record))
-    widths = page.series(0)["units kept"]
-    assert list(widths) == ["0", "2"]  # from inputs to outputs
+    html = plan_page(plan.record)
+    page = Page(html)
+    drawn = re.findall(r'title="(\w+): (\d+) of (\d+) units stay', html)
+    assert [(name, int(after), int(before)) for name, after, before in drawn] == [
+        (row.name, row.units_after, row.units_before) for row in reversed(plan.summary)
+    ]  # from inputs to outputs
     for row in plan.summary:
-        assert widths[row.name] == pytest.approx(row.units_after / row.units_before, rel=1e-5)
-        view = next(v for v in page.figures[1]["views"] if v["choice"] == [row.name])
+        share = f'class="left" style="width:{100 * row.units_after / row.units_before:.2f}%'
+        assert share in html
+        view = next(v for v in page.figures[0]["views"] if v["choice"] == [row.name])
         assert view["cuts"][0]["x"] == row.units_before - row.units_after
         assert view["cuts"][0]["name"] == f"cut: {row.units_before} → {row.units_after}"
-    first = page.figures[1]["views"][0]
+        # nats on a log scale, on which nothing lost stands at the foot
+        assert view["y"]["kind"] == "log"
+        heights = view["series"][0]["y"]
+        assert min(heights) == pytest.approx(max(heights) * 1e-5, rel=1e-4)
+    first = page.figures[0]["views"][0]
     assert first["choice"] == ["all groups"]
     assert len(first["series"]) == 2 * len(plan.summary)  # a curve and its cut
+
+
+def test_of_many_groups_those_are_drawn_together_that_lose_most():
+    torch.manual_seed(0)
+    layers = [nn.Linear(6, 6), *(part for _ in range(11) for part in (nn.ReLU(), nn.Linear(6, 6)))]
+    record = mipp.plan(nn.Sequential(*layers), batches(), "units=50%").record
+    rows = {row.name: row for row in record.summary}
+    (curves,) = Page(plan_page(record)).figures
+    first, *alone = curves["views"]
+    assert len(rows) == len(alone) == 11
+    assert first["choice"] == ["the 8 that lose most"]
+    shown = {series["label"] for series in first["series"]}
+    lost = {name: 1 - row.nats_after / row.nats_before for name, row in rows.items()}
+    assert len(shown) == 8
+    assert (
+        min(lost[name] for name in shown) >= max(lost[name] for name in rows.keys() - shown) - 1e-6
+    )
+
+
+def test_the_title_has_the_model_and_the_budget_and_the_page_its_date(plan):
+    html = plan_page(plan.record, name="LeNet")
+    assert "<title>LeNet pruned to units=50%</title>" in html
+    assert str(datetime.now(UTC).year) in Page(html).text
+    assert "<title>Mine</title>" in plan_page(plan.record, title="Mine", name="LeNet")
+
+
+def test_another_metric_than_accuracy_is_shown_by_its_name(plan):
+    text = Page(plan_page(plan.record, measured=Measured(other=("perplexity", (18.25, 19.5))))).text
+    assert "perplexity" in text
+    assert "18.25 → 19.5" in text
+    assert "accuracy" not in text.partition("How it was made")[0].replace("no accuracy", "")
+
+
+def test_other_budgets_are_a_frontier(plan):
+    assert "Information against cost" not in plan_page(plan.record)
+    budgets = ["units=80%", "units=30%"]
+    others = [made.record for made in mipp.plans(net(), batches(), budgets)]
+    page = Page(plan_page(plan.record, others=others))
+    figure = page.figures[0]
+    assert [view["choice"] for view in figure["views"]] == [["macs"], ["params"]]
+    line, mark = figure["views"][0]["series"]
+    assert line["x"] == sorted(line["x"])
+    assert len(line["x"]) == 3
+    assert line["y"] == sorted(line["y"])  # the more may stay, the more is kept
+    assert mark["x"] == [pytest.approx(plan.after.macs / plan.before.macs, rel=1e-4)]
+    table = next(table for table in page.tables if table[0][0] == "budget")
+    assert [row[0] for row in table[1:]] == ["units=30%", "units=50%", "units=80%"]
 
 
 def test_the_page_has_costs_refusals_options_and_versions(plan):
@@ -157,13 +214,14 @@ def test_the_page_has_costs_refusals_options_and_versions(plan):
                   "capture 0.25", "torch 9.9", "stem", "units=50%"):  # fmt: skip
         assert words in page.text
     assert ["budget", "units=50%"] in page.tables[-1]
-    assert ["stem", "64", "why"] in page.tables[-2]
+    assert ["stem", "64", "why", "–"] in page.tables[-2]
 
 
 def test_a_plan_writes_its_own_page(plan, tmp_path):
     plan.report(tmp_path / "plan.html")
     html = (tmp_path / "plan.html").read_text("utf-8")
-    assert titles(html) == ["Widths", "Nats lost with the units"]
+    assert titles(html) == ["The net, from inputs to outputs", "Nats lost with the units"]
+    assert "<title>Sequential pruned to units=50%</title>" in html
     assert f"torch {torch.__version__}" in html
     with pytest.raises(FileError, match="cannot be written"):
         plan.report(tmp_path / "none" / "plan.html")

@@ -54,6 +54,22 @@ def finished(make_model, batches, tmp_path):
     return path, model, history
 
 
+def test_each_epoch_is_handed_on_once_also_over_an_interruption(make_model, batches, tmp_path):
+    path, seen = tmp_path / "run.safetensors", []
+
+    def on_epoch(record):
+        assert path.exists()
+        seen.append(record)
+
+    arguments = {"checkpoint": path, "on_epoch": on_epoch, "progress": False}
+    model = make_model()
+    with pytest.raises(InterruptedRunError):
+        train(model, Fragile(batches, 2), RECIPE, **arguments)
+    assert [record.epoch for record in seen] == [0, 1]
+    history = train(make_model(), batches, RECIPE, **arguments)
+    assert tuple(seen) == history.epochs
+
+
 @pytest.mark.parametrize(
     "change", [{}, {"precision": "bfloat16", "channels_last": True}, {"momentum": 0.0}]
 )

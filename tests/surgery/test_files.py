@@ -15,11 +15,13 @@ from torch import nn
 from mipp.errors import FileError, InputError
 from mipp.records import AxisKey
 from mipp.surgery import files
+from mipp.surgery.file_record import digest_of
 from mipp.surgery.files import load, read_record, save
 from mipp.surgery.keeps import kept_indices
 from mipp.surgery.kept_record import recorded_axes
 from mipp.surgery.slice import slice_model
 from mipp.surgery.tensors import named_tensors
+from mipp.surgery.weight_files import read_safetensors
 
 from .hand_built import CASES
 
@@ -334,11 +336,11 @@ def test_every_changed_byte_of_the_header_is_seen(saved):
 
 def rewritten(path, change):
     """Change the record and give it a digest that fits, as someone with a purpose would."""
-    tensors, metadata = files.read_safetensors(path)
+    tensors, metadata = read_safetensors(path)
     content = json.loads(metadata["mipp"])
     change(content, tensors)
     content.pop("digest", None)
-    text = json.dumps(content | {"digest": files._digest(content, tensors)})
+    text = json.dumps(content | {"digest": digest_of(content, tensors)})
     save_file(tensors, path, {"mipp": text})
 
 

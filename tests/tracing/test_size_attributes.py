@@ -1,6 +1,7 @@
 """Sizes in configs, dicts and tuples follow; registered forwards stand in where none could."""
 
 import copy
+import io
 from dataclasses import dataclass
 from enum import Enum
 from types import SimpleNamespace
@@ -198,6 +199,20 @@ def test_a_registered_forward_lets_heads_go_that_the_own_one_holds(tmp_path):
     assert type(small.blocks[1]) is not NanoAttention
     again, _ = pruned(small, X)
     assert {g.name: g.n_units for g in again.groups}["blocks.1.c_attn"] == 3
+
+
+def test_a_model_with_a_registered_forward_can_be_copied_and_pickled():
+    pruned_forward(NanoAttention)(any_number_of_heads)
+    model = seeded(lambda: Net(NanoAttention()))
+    small = mipp.plan(model, [X], widths={"blocks.0.c_attn": 3}, noise=0.1).apply(refit=False)
+    assert type(small.blocks[0]) is not NanoAttention
+    file = io.BytesIO()
+    torch.save(small, file)
+    file.seek(0)
+    forwards._FORWARDS.clear()  # another process, which has registered nothing
+    for again in (torch.load(file, weights_only=False), copy.deepcopy(small)):
+        assert type(again.blocks[0]) is type(small.blocks[0])
+        assert again(X).equal(small(X))
 
 
 def test_a_registered_forward_by_name_that_computes_something_else_is_found_out():

@@ -10,8 +10,9 @@ from mipp.cli import arguments as arg
 from mipp.cli.demo import demo
 from mipp.cli.evaluate import evaluate
 from mipp.cli.export_command import export
+from mipp.cli.help_pages import below
 from mipp.cli.inspect import inspect
-from mipp.cli.output import EXIT_CODES, open_output, readable_errors, warn_plainly
+from mipp.cli.output import open_output, readable_errors, warn_plainly
 from mipp.cli.prune import prune
 from mipp.cli.train import train
 from mipp.errors import InputError
@@ -19,10 +20,9 @@ from mipp.errors import InputError
 app = typer.Typer(
     name="mipp",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
-    epilog=EXIT_CODES,
+    epilog=below("mipp"),
 )
 
 
@@ -53,13 +53,13 @@ def methods(json: arg.Json = False) -> None:
     output.result({"methods": [asdict(row) for row in rows]})
 
 
-app.command(epilog=EXIT_CODES)(inspect)
-app.command(epilog=EXIT_CODES)(prune)
-app.command(epilog=EXIT_CODES)(methods)
-app.command("eval", epilog=EXIT_CODES)(evaluate)
-app.command(epilog=EXIT_CODES)(export)
-app.command(epilog=EXIT_CODES)(train)
-app.command(epilog=EXIT_CODES)(demo)
+app.command(epilog=below("inspect"))(inspect)
+app.command(epilog=below("prune"))(prune)
+app.command(epilog=below("methods"))(methods)
+app.command("eval", epilog=below("eval"))(evaluate)
+app.command(epilog=below("export"))(export)
+app.command(epilog=below("train"))(train)
+app.command(epilog=below("demo"))(demo)
 
 
 @app.command(

@@ -27,7 +27,7 @@ from mipp.errors import FileError
 if TYPE_CHECKING:
     from torch import nn
 
-    from mipp.cli.pruning import Outcome
+    from mipp.cli.outcome import Outcome
 
 MODEL, DATA = "digits_cnn", "digits"
 BUDGET, SHARE = "macs=25%", 0.25
@@ -66,6 +66,7 @@ def demo(
         surgery.save(small, folder / "small.safetensors")
         write_text(folder / "plan.json", outcome.plan.to_json())
         outcome.show(output)
+        outcome.show_totals(output)
 
         output.say("Reading it back in a new process.")
         checks = _checks(outcome, _evaluated(folder / "small.safetensors", seed))
@@ -83,13 +84,16 @@ def _work(output: Output, guard: Guard, seed: int) -> "tuple[nn.Module, nn.Modul
     import torch
 
     from mipp import retrain, selection
-    from mipp.cli.datasets import find_source
+    from mipp.cli.datasets import DataOptions
     from mipp.cli.model_loading import Wanted, open_model
     from mipp.cli.model_names import find_network
+    from mipp.cli.opening import find_subject
     from mipp.cli.pruning import Task, fine_tuning, run
 
     torch.manual_seed(seed)
-    network, source = find_network(MODEL), find_source(DATA, None)
+    network = find_network(MODEL)
+    subject = find_subject(network, DATA, DataOptions(seed=seed), None, None)
+    source = subject.source
     model = open_model(network, Wanted(None, None, None, "cpu", seed), source)
     recipe = network.recipe
     output.say(f"Training {MODEL} on {DATA} for {recipe.epochs} epochs.")
@@ -99,7 +103,7 @@ def _work(output: Output, guard: Guard, seed: int) -> "tuple[nn.Module, nn.Modul
     output.say(f"Pruning it to {BUDGET}, then retraining it for {RETRAINING} epochs.")
     retrain_by = fine_tuning(recipe, RETRAINING)
     task = Task(selection.parse_budget(BUDGET), {}, retrain_by, seed)
-    small, outcome = run(task, network, model, source, output, guard)
+    small, outcome = run(task, subject, model, output, guard)
     return model, small, outcome
 
 
@@ -138,7 +142,8 @@ def _evaluated(path: Path, seed: int) -> Mapping[str, Any]:
 def _checks(outcome: "Outcome", reloaded: Mapping[str, Any]) -> dict[str, bool]:
     from mipp.planning import Plan
 
-    plan, (before, after) = outcome.plan, outcome.accuracy
+    assert outcome.scores is not None
+    plan, (before, after) = outcome.plan, outcome.scores
     assert outcome.retrained is not None
     assert isinstance(plan, Plan)
     return {

@@ -26,9 +26,11 @@ def export(
     width: arg.Width = None,
     classes: arg.Classes = None,
     weights: arg.Weights = None,
+    pretrained: arg.Pretrained = False,
     data: arg.ShapeData = None,
     data_root: arg.DataRoot = None,
     shape: arg.InputShape = None,
+    tokenizer: arg.Tokenizer = None,
     fixed_batch: Annotated[
         bool,
         typer.Option(
@@ -58,7 +60,7 @@ def export(
 
     from mipp import statistics
     from mipp.cli import text_tables
-    from mipp.cli.datasets import find_source
+    from mipp.cli.datasets import DataOptions, find_source
     from mipp.cli.model_loading import Wanted, check_shape, check_weights, examples, open_model
     from mipp.cli.model_names import find_network
     from mipp.export import export_onnx
@@ -67,10 +69,11 @@ def export(
     with readable_errors(debug) as guard:
         output = open_output(json)
         torch.manual_seed(seed)
-        network = find_network(model)
+        network = find_network(model, pretrained=pretrained)
         check_weights(weights)
         check_target(onnx, "--onnx", suffix=".onnx", source=weights, force=force)
-        source = None if data is None else find_source(data, data_root)
+        reading = DataOptions(data_root, tokenizer, shape, seed, network.task)
+        source = None if data is None else find_source(data, network, reading)
         batches = examples(network, source, shape, seed)
         guard.arguments_read()
         full = open_model(network, Wanted(width, classes, None, "cpu", seed), source)
@@ -87,6 +90,8 @@ def export(
         rows = {"model": opened} | ({"unpruned": full} if pruned else {})
         times = _times(rows, batch, onnx, fixed_batch)
         sizes = " and ".join(map(str, made.batch_sizes))
+        if weights is None and not network.trained:
+            output.note("no --weights were given: this model has random weights")
         output.say(f"{made.path}: {text_tables.exact(made.size)} bytes")
         output.say(f"inputs      {', '.join(made.inputs)}")
         output.say(f"outputs     {', '.join(made.outputs)}")
@@ -95,8 +100,6 @@ def export(
             f"PyTorch, at batch size {sizes}"
         )
         output.show(text_tables.latencies(times, torch.get_num_threads()))
-        if weights is None and not network.trained:
-            output.say("No --weights were given: this model has random weights.")
         output.result(
             {
                 "onnx": str(made.path),
@@ -116,7 +119,7 @@ def _times(
     models: "dict[str, nn.Module]", batch: "statistics.Batch", path: Path, fixed: bool
 ) -> dict[str, dict[str, float]]:
     """Milliseconds of each model in PyTorch and in onnxruntime, measured in turns."""
-    from mipp.cli.pruning import latency_ms
+    from mipp.cli.measuring import latency_ms
     from mipp.export import OnnxSession, export_onnx
     from mipp.tracing.guards import duplicate
 

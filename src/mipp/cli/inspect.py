@@ -15,10 +15,12 @@ def inspect(
     width: arg.Width = None,
     classes: arg.Classes = None,
     weights: arg.Weights = None,
+    pretrained: arg.Pretrained = False,
     device: arg.Device = "cpu",
     data: arg.ShapeData = None,
     data_root: arg.DataRoot = None,
     shape: arg.InputShape = None,
+    tokenizer: arg.Tokenizer = None,
     head_dims: arg.HeadDims = False,
     residual: arg.Residual = False,
     seed: arg.Seed = 0,
@@ -30,16 +32,17 @@ def inspect(
 
     from mipp import graph, planning
     from mipp.cli import text_tables
-    from mipp.cli.datasets import find_source
+    from mipp.cli.datasets import DataOptions, find_source
     from mipp.cli.model_loading import Wanted, check_shape, check_weights, examples, open_model
     from mipp.cli.model_names import find_network
 
     with readable_errors(debug) as guard:
         output = open_output(json)
         torch.manual_seed(seed)
-        network = find_network(model)
+        network = find_network(model, pretrained=pretrained)
         check_weights(weights)
-        source = None if data is None else find_source(data, data_root)
+        reading = DataOptions(data_root, tokenizer, shape, seed, network.task)
+        source = None if data is None else find_source(data, network, reading)
         batches = examples(network, source, shape, seed)
         guard.arguments_read()
         wanted = Wanted(width, classes, weights, device, seed)

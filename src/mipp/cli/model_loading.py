@@ -8,11 +8,13 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
-from mipp import models, retrain, statistics, surgery
+from mipp import models, statistics, surgery
 from mipp.cli.datasets import Source
-from mipp.cli.model_names import Network, said
+from mipp.cli.metrics import Metric
+from mipp.cli.model_names import Network
+from mipp.cli.own_code import read_shape, said
 from mipp.errors import FileError, InputError, MippError
-from mipp.surgery.files import KEY
+from mipp.surgery.file_record import KEY
 
 
 @dataclass(frozen=True)
@@ -37,14 +39,15 @@ class Wanted:
 def open_model(network: Network, wanted: Wanted, source: Source | None) -> nn.Module:
     """The model in eval mode, with its weights, on its device.
 
-    Without ``wanted.classes`` it gets as many outputs as the data have classes.
+    Without ``wanted.classes`` it gets as many outputs as the data have classes, unless published
+    weights say how many.
 
     Raises:
         FileError: weights that cannot be read or are of another model.
         InputError: a model that cannot be built, or a device that does not exist.
     """
     classes = wanted.classes
-    if classes is None and source is not None:
+    if classes is None and source is not None and not network.own_classes:
         classes = source.classes
     channels = None if source is None else source.channels
     model = network.build(width=wanted.width, classes=classes, channels=channels, seed=wanted.seed)
@@ -90,21 +93,27 @@ def check_weights(path: Path | None) -> None:
         raise FileError(f"--weights {path}: there is no such file. Check the path.")
 
 
-def check_fit(network: Network, model: nn.Module, source: Source) -> None:
-    """Run the model once on the first test batch.
+def check_fit(network: Network, model: nn.Module, source: Source, metric: Metric | None) -> None:
+    """Run the model once on the first test batch, and the metric where there is one.
 
     Raises:
-        InputError: it does not take such examples, or its logits do not fit the labels.
+        InputError: it does not take such examples, or what it gives does not fit the metric.
     """
     first: Any = next(iter(source.test()), None)
     if first is None:
         raise InputError(f"--data {source.name} has no test batches; expected at least one.")
     try:
-        retrain.evaluate(network.classifier(model), [first])
+        batch = statistics.read_batch(first).to(next(model.parameters()).device)
+        if metric is not None:
+            _check_classes(network, model, source, batch, metric)
+            metric.measure(model, [first])
+        else:
+            with torch.no_grad():
+                model(*batch.args, **batch.kwargs)
     except MippError:
         raise
     except Exception as error:
-        shape = tuple(first[0].shape[1:]) if isinstance(first[0], torch.Tensor) else "its shape"
+        shape = [tuple(tensor.shape[1:]) for tensor in batch.tensors()]
         usual = ""
         if network.name in models.names():
             spec = models.spec(network.name)
@@ -112,9 +121,25 @@ def check_fit(network: Network, model: nn.Module, source: Source) -> None:
                 f" {network.name} is made for {spec.data}, {spec.input_shape}: --data {spec.data}."
             )
         raise InputError(
-            f"{network.name} does not fit the data {source.name}, whose examples are {shape}: "
-            f"{said(error)}.{usual}"
+            f"{network.name} does not fit the data {source.name}, whose examples are "
+            f"{', '.join(map(str, shape))}: {said(error)}.{usual}"
         ) from error
+
+
+def _check_classes(
+    network: Network, model: nn.Module, source: Source, batch: statistics.Batch, metric: Metric
+) -> None:
+    """Raise `InputError` where published weights answer for other classes than the data have."""
+    if not network.own_classes or metric.name != "accuracy" or source.classes is None:
+        return
+    with torch.no_grad():
+        outputs = network.logits(model(*batch.args, **batch.kwargs)).shape[1]
+    if outputs != source.classes:
+        raise InputError(
+            f"{network.name} with --pretrained has {outputs} outputs, and --data {source.name} "
+            f"{source.classes} classes; expected the same classes in the same order. Train it on "
+            "these data and give --weights FILE, or prune it without a measure: --task none."
+        )
 
 
 def _saved_by_mipp(path: Path) -> bool:
@@ -137,7 +162,7 @@ def examples(network: Network, source: Source | None, shape: str | None, seed: i
     if source is not None and shape is None:
         return source.test()
     if shape is not None:
-        sizes = _read_shape(shape)
+        sizes = read_shape(shape)
     elif network.name in models.names():
         sizes = models.input_shape(network.name)
     elif network.input_shape is not None:
@@ -163,13 +188,3 @@ def check_shape(network: Network, model: nn.Module, batches: Any, shape: str | N
             f"--input {shape} does not fit {network.name}: {why}. Give the shape of one example, "
             "without the batch, that the model takes."
         )
-
-
-def _read_shape(text: str) -> tuple[int, ...]:
-    try:
-        sizes = tuple(int(part) for part in text.replace("x", ",").split(","))
-    except ValueError:
-        sizes = ()
-    if not sizes or min(sizes) < 1:
-        raise InputError(f"--input {text}: expected whole numbers with commas, such as 3,224,224.")
-    return sizes

@@ -1,33 +1,31 @@
-"""Models by the names that the command line takes, and what users name in code of their own.
-
-The latter is ``package.module:attribute``, from the current folder or installed.
-"""
+"""Models by the names that the command line takes."""
 
 import difflib
-import importlib
 import json
-import sys
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import partial
-from operator import attrgetter
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import nn
 
 from mipp import models, retrain
-from mipp.errors import InputError, MippError
+from mipp.cli.own_code import called, find, package
+from mipp.cli.tasks import IMAGES, task_of_class
+from mipp.errors import InputError
 from mipp.options import Outputs
+from mipp.origin import Source, note_source, source_of
 from mipp.planning.model_outputs import picked
 
-T = TypeVar("T")
 IMAGENET = (3, 224, 224)
+HUGGING_FACE = "hf"
 TEXT = 32
 """Number of tokens in the random text that a language model is traced with."""
 WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
 OPTION = "--model"
+LONGEST = ("max_position_embeddings", "n_positions", "max_seq_len")
+"""Under which names configurations have the largest number of tokens."""
 
 
 @dataclass(frozen=True)
@@ -40,8 +38,14 @@ class Network:
         input_shape: of one example, where it is known.
         recipe: how it is trained from scratch.
         vocabulary: how many different ``input_ids`` a language model takes; None for others.
+        longest: how many tokens a text may have, where that is known.
         trained: whether it comes with weights.
+        own_classes: whether the number of its outputs comes with these.
         outputs: picks the logits from what it returns.
+        task: what it is for, where the name says so; see `mipp.cli.tasks`.
+        folder: in which a tokenizer may be.
+        preprocess: makes the function from an image of pillow to a tensor, for models that come
+            with one.
     """
 
     name: str
@@ -49,8 +53,13 @@ class Network:
     input_shape: tuple[int, ...] | None
     recipe: retrain.Recipe
     vocabulary: int | None = None
+    longest: int | None = None
     trained: bool = False
+    own_classes: bool = False
     outputs: Outputs | None = None
+    task: str | None = None
+    folder: str | None = None
+    preprocess: Callable[[], Callable[[Any], torch.Tensor]] | None = None
 
     def build(
         self, *, width: float | None, classes: int | None, channels: int | None, seed: int
@@ -67,13 +76,22 @@ class Network:
             raise InputError(
                 f"{OPTION} {self.name} made a {type(model).__name__}; expected a torch.nn.Module."
             )
+        if source_of(model) is None and not self.name.startswith("hf:"):
+            given = {"num_classes": classes, "in_chans": channels}
+            note_source(model, Source(self.name, _given(**given)))
         return model
+
+    def logits(self, output: Any) -> Any:
+        """The scores in what the model returns."""
+        if self.outputs is not None:
+            return picked(self.outputs, output)
+        return getattr(output, "logits", output)
 
     def classifier(self, model: nn.Module) -> nn.Module:
         """The model as one that returns plain logits, with shared weights."""
-        if self.outputs is not None:
-            return Logits(model, partial(picked, self.outputs))
-        return Logits(model, attrgetter("logits")) if self.name.startswith("hf:") else model
+        if self.outputs is None and not self.name.startswith("hf:"):
+            return model
+        return Logits(model, self.logits)
 
 
 class Logits(nn.Module):
@@ -89,24 +107,35 @@ class Logits(nn.Module):
         return logits
 
 
-def find_network(name: str) -> Network:
+def find_network(name: str, *, pretrained: bool = False) -> Network:
     """The network that ``--model`` names. Imports what it needs; builds nothing yet.
+
+    Args:
+        name: as on the command line.
+        pretrained: whether it gets the weights that its package publishes.
 
     Raises:
         InputError: no such network, or a package that is not installed.
     """
+    kind, separator, rest = name.partition(":")
+    if pretrained and kind not in _WITH_WEIGHTS:
+        raise InputError(
+            f"--pretrained was given with {OPTION} {name}; expected torchvision:NAME or timm:NAME, "
+            "whose packages publish weights. Give --weights FILE; hf:FOLDER has its own."
+        )
     if name in models.names():
         return _built_in(name)
-    kind, separator, rest = name.partition(":")
     if not separator:
         close = difflib.get_close_matches(name, models.names(), n=1)
         hint = f" Did you mean {close[0]!r}?" if close else ""
         raise InputError(
             f"{OPTION} {name} is not known; expected one of {', '.join(models.names())}, "
-            f"torchvision:NAME, timm:NAME, hf:FOLDER or package.module:factory.{hint}"
+            f"torchvision:NAME, timm:NAME, {HUGGING_FACE}:FOLDER or package.module:factory.{hint}"
         )
-    finders = {"torchvision": _torchvision, "timm": _timm, "hf": _hugging_face}
-    return finders.get(kind, _factory)(name, rest)
+    if kind in _WITH_WEIGHTS:
+        found = _WITH_WEIGHTS[kind](name, rest, pretrained)
+        return replace(found, task=IMAGES, trained=pretrained, own_classes=pretrained)
+    return _hugging_face(name, rest) if kind == HUGGING_FACE else _factory(name, rest)
 
 
 def _built_in(name: str) -> Network:
@@ -116,30 +145,46 @@ def _built_in(name: str) -> Network:
         factor = 1.0 if width is None else width
         return models.build(name, width=factor, num_classes=classes, in_channels=channels)
 
-    return Network(name, make, spec.input_shape, retrain.recipe_for(name))
+    return Network(name, make, spec.input_shape, retrain.recipe_for(name), task=IMAGES)
 
 
-def _torchvision(name: str, rest: str) -> Network:
+def _torchvision(name: str, rest: str, pretrained: bool) -> Network:
     zoo = package("torchvision", f"{OPTION} {name}").models
     _among(name, rest, zoo.list_models())
 
     def make(width: float | None, classes: int | None, _channels: int | None) -> Any:
         _no_width(name, width)
-        return zoo.get_model(rest, weights=None, **_given(num_classes=classes))
+        weights = "DEFAULT" if pretrained else None
+        return zoo.get_model(rest, weights=weights, **_given(num_classes=classes))
 
-    return Network(name, make, IMAGENET, retrain.Recipe())
+    def preprocess() -> Any:
+        return zoo.get_model_weights(rest).DEFAULT.transforms()
+
+    return Network(
+        name, make, IMAGENET, retrain.Recipe(), preprocess=preprocess if pretrained else None
+    )
 
 
-def _timm(name: str, rest: str) -> Network:
+def _timm(name: str, rest: str, pretrained: bool) -> Network:
     timm = package("timm", f"{OPTION} {name}")
     _among(name, rest, timm.list_models())
 
     def make(width: float | None, classes: int | None, channels: int | None) -> Any:
         _no_width(name, width)
         options = _given(num_classes=classes, in_chans=channels)
-        return timm.create_model(rest, pretrained=False, **options)
+        return timm.create_model(rest, pretrained=pretrained, **options)
 
-    return Network(name, make, IMAGENET, retrain.Recipe())
+    def preprocess() -> Any:
+        published = timm.get_pretrained_cfg(rest).to_dict()
+        return timm.data.create_transform(**timm.data.resolve_data_config(pretrained_cfg=published))
+
+    return Network(
+        name, make, IMAGENET, retrain.Recipe(), preprocess=preprocess if pretrained else None
+    )
+
+
+_WITH_WEIGHTS = {"torchvision": _torchvision, "timm": _timm}
+"""Packages that publish weights of their networks."""
 
 
 def _hugging_face(name: str, rest: str) -> Network:
@@ -156,6 +201,10 @@ def _hugging_face(name: str, rest: str) -> Network:
     def make(width: float | None, classes: int | None, _channels: int | None) -> Any:
         _no_width(name, width)
         options = _given(num_labels=classes)
+        if not bare and (place / "mipp.json").is_file():
+            from mipp.integrations.transformers import from_pretrained
+
+            return from_pretrained(place, **options)
         if not bare:
             return kind.from_pretrained(rest, **options)
         made = transformers.AutoConfig.from_pretrained(str(file), **options)
@@ -165,8 +214,21 @@ def _hugging_face(name: str, rest: str) -> Network:
     side = config.get("image_size", IMAGENET[1])
     sides = tuple(side) if isinstance(side, list) else (side, side)
     shape = (TEXT,) if texts else (config.get("num_channels", IMAGENET[0]), *sides)
-    vocabulary = config.get("vocab_size") if texts else None
-    return Network(name, make, shape, retrain.Recipe(), vocabulary, trained=not bare)
+    folder = file.parent
+
+    def preprocess() -> Any:
+        processor = transformers.AutoImageProcessor.from_pretrained(str(folder))
+        return lambda image: processor(image, return_tensors="pt")["pixel_values"][0]
+
+    return Network(
+        name, make, shape, retrain.Recipe(),
+        vocabulary=config.get("vocab_size") if texts else None,
+        longest=next((config[key] for key in LONGEST if key in config), None) if texts else None,
+        trained=not bare,
+        task=task_of_class(getattr(kind, "__name__", "")),
+        folder=str(folder),
+        preprocess=preprocess if (folder / "preprocessor_config.json").is_file() else None,
+    )  # fmt: skip
 
 
 def _read_config(file: Path, name: str) -> dict[str, Any]:
@@ -210,64 +272,3 @@ def _no_width(name: str, width: float | None) -> None:
 
 def _given(**options: int | None) -> dict[str, int]:
     return {key: value for key, value in options.items() if value is not None}
-
-
-def find(reference: str, option: str) -> Any:
-    """The object that ``package.module:attribute`` names.
-
-    Raises:
-        InputError: no such module or attribute, or the module fails while it is imported.
-    """
-    module_name, _, path = reference.partition(":")
-    here = str(Path.cwd())
-    if here not in sys.path:  # a console script, unlike python -m, does not look here by itself
-        sys.path.insert(0, here)
-    if not module_name or not path:
-        raise InputError(f"{option} {reference}: expected package.module:name.")
-    try:
-        found = importlib.import_module(module_name)
-    except Exception as error:
-        failed = InputError(
-            f"{option} {reference}: importing {module_name} failed with {said(error)}. It is "
-            f"looked for in the current folder ({here}) and among the installed packages."
-        )
-        name = error.name if isinstance(error, ModuleNotFoundError) else None
-        if name is not None and f"{module_name}.".startswith(f"{name}."):
-            raise failed from None  # a wrong name is wrong usage; what fails in a module is not
-        raise failed from error
-    for name in path.split("."):
-        if not hasattr(found, name):
-            raise InputError(
-                f"{option} {reference}: {module_name} has no {path}. It has "
-                f"{', '.join(n for n in vars(found) if not n.startswith('_')) or 'nothing'}."
-            )
-        found = getattr(found, name)
-    return found
-
-
-def called(make: Callable[[], T], reference: str, option: str) -> T:
-    """What the user's code returns; its errors become an `InputError` that names it."""
-    try:
-        return make()
-    except MippError:
-        raise
-    except Exception as error:
-        raise InputError(
-            f"{option} {reference} failed with {said(error)}. Run again with --debug to see where."
-        ) from error
-
-
-def package(name: str, option: str) -> Any:
-    """An optional package; raises `InputError` if it is not installed."""
-    try:
-        return importlib.import_module(name)
-    except Exception as error:  # a build for another version of torch fails with a RuntimeError
-        raise InputError(
-            f"{option} needs the package {name}, which cannot be imported: {said(error)}. "
-            f"Install it (pip install {name}), in a version that fits this torch."
-        ) from error
-
-
-def said(error: Exception) -> str:
-    """An error of other people's code, as part of a sentence."""
-    return f"{type(error).__name__}: {error}".rstrip(" .")

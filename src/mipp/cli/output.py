@@ -9,7 +9,7 @@ import sys
 import tempfile
 import traceback
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +21,7 @@ from rich.console import Console, RenderableType
 from rich.text import Text
 
 from mipp.atomic_files import replacing
+from mipp.cli.looks import REFUSED
 from mipp.errors import BudgetError, FileError, InputError, MippError
 
 FAILED = 1
@@ -32,11 +33,7 @@ INTERRUPTED = 130
 
 _STAGES = "mipp.stages"
 """The logger of `mipp.progress.STAGES`, which cannot be imported without torch."""
-
-EXIT_CODES = (
-    "Exit codes: 0 all went well; 1 an error, or a failed check of the demo, that the message "
-    "explains; 2 wrong usage; 70 a bug in mipp or in code that was given to it; 130 interrupted."
-)
+NOTE = "note:"
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,6 +55,28 @@ class Output:
     def say(self, text: str) -> None:
         """Prints a line as it is: brackets are no markup, and numbers have no colours."""
         self.console.print(text, highlight=False, soft_wrap=True)
+
+    def note(self, text: str) -> None:
+        """Prints a line about how to read the figures, marked as such."""
+        line = Text.assemble((f"{NOTE} ", REFUSED), text)
+        self.console.print(line, highlight=False, soft_wrap=True)
+
+    @contextmanager
+    def collected(self) -> Iterator[list[str]]:
+        """Holds the warnings of the block back, which would tear bars and tables apart.
+
+        Yields a list that has the text of each of them once, after the block. If that fails, they
+        are printed on stderr.
+        """
+        texts: list[str] = []
+        with warnings.catch_warnings(record=True) as caught:
+            try:
+                yield texts
+            except BaseException:
+                for text in _texts(caught):
+                    typer.echo(f"warning: {text}", err=True)
+                raise
+        texts += _texts(caught)
 
     @contextmanager
     def busy(self, what: str) -> Iterator[None]:
@@ -87,6 +106,10 @@ class Output:
         """Prints the object as the last line of stdout, with ``--json`` only."""
         if self.as_json:
             typer.echo(json.dumps(content, allow_nan=False))
+
+
+def _texts(caught: Iterable[warnings.WarningMessage]) -> list[str]:
+    return list(dict.fromkeys(str(each.message) for each in caught))
 
 
 class _Printed(logging.Handler):

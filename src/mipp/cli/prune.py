@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from mipp.cli import arguments as arg
+from mipp.cli import names
 from mipp.cli.output import Output, check_target, open_output, readable_errors, write_text
+from mipp.cli.plan_options import with_plan_options
 from mipp.errors import InputError
 from mipp.options import Granularity
 
@@ -17,18 +19,19 @@ if TYPE_CHECKING:
 
     from mipp import retrain
     from mipp.cli.model_names import Network
-    from mipp.cli.pruning import Outcome
+    from mipp.cli.opening import Subject
+    from mipp.cli.outcome import Outcome
 
 _RETRAINING, _OUTPUT = "Retraining", "Output"
 
 
-@arg.with_plan_options(after="granularity")
+@with_plan_options(after="granularity")
 def prune(
     model: arg.ModelName,
     budget: Annotated[
         str | None,
         typer.Option(
-            "--budget", "-b", rich_help_panel=arg.PLANNING,
+            "--budget", "-b", rich_help_panel=names.PLANNING,
             show_default="as --confidence or --preset say",
             help="What may be left: macs=50%, params=300k, units=20%, latency=50% or 3ms (one "
             "example, measured now), information=99% (of what every consumer takes in), or "
@@ -38,7 +41,7 @@ def prune(
     granularity: Annotated[
         Granularity,
         typer.Option(
-            metavar="WHAT", rich_help_panel=arg.PLANNING,
+            metavar="WHAT", rich_help_panel=names.PLANNING,
             help="What is removed: unit (filters, neurons, heads: a smaller model); weight (single "
             "weights become zero, --budget params= or information=); 2:4 or 4:8 (2 of 4, or 4 of "
             "8, neighbouring inputs stay; no budget).",
@@ -47,28 +50,35 @@ def prune(
     width: arg.Width = None,
     classes: arg.Classes = None,
     weights: arg.Weights = None,
+    pretrained: arg.Pretrained = False,
     device: arg.Device = "cpu",
-    data: arg.DataName = "digits",
+    data: arg.DataName = None,
     data_root: arg.DataRoot = None,
+    shape: arg.InputShape = None,
+    tokenizer: arg.Tokenizer = None,
+    task: arg.TaskName = None,
+    metric: arg.MetricName = None,
     preset: Annotated[
         Literal["paper"] | None,
         typer.Option(
-            metavar="NAME", rich_help_panel=arg.PLANNING,
+            metavar="NAME", rich_help_panel=names.PLANNING,
             help="Settings to start from; the other options replace single ones. paper: MIPP as "
             "published (learned estimator, one ordered pass, confidence, no refit).",
         ),
     ] = None,
     no_refit: Annotated[
         bool,
-        typer.Option("--no-refit", rich_help_panel=arg.PLANNING, help="The same as --refit none."),
+        typer.Option(
+            "--no-refit", rich_help_panel=names.PLANNING, help="The same as --refit none."
+        ),
     ] = False,
     train_epochs: Annotated[
         int | None,
         typer.Option(
-            metavar="EPOCHS", min=1, rich_help_panel=arg.PLANNING,
+            metavar="EPOCHS", min=1, rich_help_panel=names.PLANNING,
             show_default="as the network's recipe",
             help="Epochs of one training, for methods that train: "
-            f"{', '.join(arg.TRAINING_METHODS)}.",
+            f"{', '.join(names.TRAINING_METHODS)}.",
         ),
     ] = None,
     retraining: Annotated[
@@ -81,7 +91,7 @@ def prune(
     retrain_lr: Annotated[
         float | None,
         typer.Option(
-            rich_help_panel=_RETRAINING, show_default=f"1/{arg.FINE_TUNING} of the recipe's",
+            rich_help_panel=_RETRAINING, show_default=f"1/{names.FINE_TUNING} of the recipe's",
             help="Highest learning rate of retraining.",
         ),
     ] = None,
@@ -120,13 +130,17 @@ def prune(
     debug: arg.Debug = False,
     **options: Any,
 ) -> None:  # fmt: skip
-    """Prune a model to a budget and show what is left of it: units, information, cost, accuracy."""
+    """Prune a model to a budget and show what is left of it: units, information, cost, accuracy.
+
+    Of a language model it shows the perplexity, and with --metric whatever you measure.
+    """
     import torch
 
     from mipp import presets, selection
-    from mipp.cli.datasets import find_source
+    from mipp.cli.datasets import DataOptions
     from mipp.cli.model_loading import Wanted, check_fit, check_weights, open_model
     from mipp.cli.model_names import find_network
+    from mipp.cli.opening import find_subject
     from mipp.cli.pruning import Task, fine_tuning, run
     from mipp.planning.model_outputs import read_outputs
     from mipp.report import check_plotly, current_versions
@@ -134,49 +148,49 @@ def prune(
     with readable_errors(debug) as guard:
         _check_says_how_much(granularity, budget, options["confidence"], preset)
         output = open_output(json)
-        if no_refit and options["refit"] not in (None, "none"):
-            raise InputError(
-                f"--refit {options['refit']} and --no-refit were both given; give one of them."
-            )
-        if (retrain_lr is not None or distill) and not retraining:
-            raise InputError("--retrain-lr and --distill need --retrain EPOCHS.")
+        _check_agree(options["refit"], no_refit, retraining, retrain_lr, distill)
         _check_preset(preset, granularity)
         given = _read_options(options, no_refit)
         read_outputs(given.get("outputs"))
         if preset is not None:
             given = presets.change(presets.paper(), given)
-        network = replace(find_network(model), outputs=given.get("outputs"))
+        found = find_network(model, pretrained=pretrained)
+        network = replace(found, outputs=given.get("outputs"))
         train_by = _training(given, network, train_epochs)
         retrain_by = (
             fine_tuning(network.recipe, retraining, retrain_lr, distill) if retraining else None
         )
         wanted = None if budget is None else selection.parse_budget(budget)
         training = train_by if granularity == "unit" else None
-        task = Task(wanted, given, retrain_by, seed, training, granularity)
+        work = Task(
+            wanted, given, retrain_by, seed, training, granularity, frontier=report is not None
+        )
         check_weights(weights)
         check_target(out, "--out", suffix=".safetensors", source=weights, force=force)
         check_target(plan, "--plan", suffix=".json", force=force)
         check_target(report, "--report", suffix=".html", force=force)
         torch.manual_seed(seed)
-        source = find_source(data, data_root)
+        reading = DataOptions(data_root, tokenizer, shape, seed)
+        subject = find_subject(network, data, reading, task, metric)
+        _check_trainable(subject, retraining, train_by)
         guard.arguments_read()
         if report is not None:
             check_plotly()
-        opened = open_model(network, Wanted(width, classes, weights, device, seed), source)
-        check_fit(network, opened, source)
-        small, outcome = run(task, network, opened, source, output, guard)
+        opened = open_model(network, Wanted(width, classes, weights, device, seed), subject.source)
+        check_fit(network, opened, subject.source, subject.metric)
+        small, outcome = run(work, subject, opened, output, guard)
         files = {"pruned model": out, "plan": plan, "report": report}
-        _write(small, outcome, data, *files.values())
+        _write(small, outcome, model, subject.source.name, *files.values())
         outcome.show(output)
-        if weights is None and not network.trained:
-            what = "this model has" if train_by is None else "its training began with"
-            output.say(f"No --weights were given: {what} random weights.")
+        _say_what_is_missing(output, subject, weights, train_by)
+        outcome.show_totals(output)
         _say_where(output, files)
         output.result(
             {
                 "model": model,
                 "weights": weights and str(weights),
-                "data": data,
+                "data": subject.source.name,
+                "task": subject.task,
                 "method": outcome.plan.record.options["method"],
                 "budget": budget,
                 "granularity": granularity,
@@ -191,24 +205,43 @@ def prune(
         )
 
 
+def _check_trainable(
+    subject: "Subject", retraining: int, train_by: "retrain.Recipe | None"
+) -> None:
+    if retraining:
+        subject.check_trainable("--retrain")
+    if train_by is not None:
+        subject.check_trainable("--method")
+
+
 def _write(
-    small: "nn.Module", outcome: "Outcome", data: str,
+    small: "nn.Module", outcome: "Outcome", name: str, data: str,
     out: Path | None, plan: Path | None, report: Path | None,
 ) -> None:  # fmt: skip
-    """Writes the requested files. ``data``: what accuracy was measured on."""
-    from mipp import surgery
+    """Writes the requested files, about the model ``name``, measured on ``data``."""
+    from mipp import saving
 
     if out is not None:
-        surgery.save(small, out)
+        saving.save(small, out)
     if plan is not None:
         write_text(plan, outcome.plan.to_json())
     if report is not None:
-        outcome.plan.report(report, outcome.measured(data))
+        outcome.plan.report(report, outcome.measured(data), name=name, others=outcome.others)
+
+
+def _say_what_is_missing(
+    output: Output, subject: "Subject", weights: Path | None, train_by: "retrain.Recipe | None"
+) -> None:
+    if subject.metric is None:
+        output.note("nothing was measured; --metric or --task says what to measure")
+    if weights is None and not subject.network.trained:
+        what = "this model has" if train_by is None else "its training began with"
+        output.note(f"no --weights were given: {what} random weights")
 
 
 def _say_where(output: Output, files: dict[str, Path | None]) -> None:
     if files["pruned model"] is None:
-        output.say("The model was not kept: no --out was given.")
+        output.say("the pruned model was not kept: no --out was given")
     for what, path in files.items():
         if path is not None:
             output.say(f"{what} in {path}")
@@ -223,6 +256,15 @@ def _check_says_how_much(granularity: str, *given: object) -> None:
         )
 
 
+def _check_agree(
+    refit: str | None, no_refit: bool, retraining: int, retrain_lr: float | None, distill: float
+) -> None:
+    if no_refit and refit not in (None, "none"):
+        raise InputError(f"--refit {refit} and --no-refit were both given; give one of them.")
+    if (retrain_lr is not None or distill) and not retraining:
+        raise InputError("--retrain-lr and --distill need --retrain EPOCHS.")
+
+
 def _check_preset(preset: str | None, granularity: str) -> None:
     if preset is not None and granularity != "unit":
         raise InputError(
@@ -235,20 +277,20 @@ def _training(
     options: dict[str, Any], network: "Network", train_epochs: int | None
 ) -> "retrain.Recipe | None":
     """The recipe of methods that train, None for the others."""
-    if options.get("method") in arg.TRAINING_METHODS:
+    if options.get("method") in names.TRAINING_METHODS:
         return replace(network.recipe, epochs=train_epochs or network.recipe.epochs)
     if train_epochs is not None:
-        names = " or ".join(arg.TRAINING_METHODS)
+        methods = " or ".join(names.TRAINING_METHODS)
         raise InputError(
-            f"--train-epochs {train_epochs} needs --method {names}, which train; --retrain EPOCHS "
-            "is for what comes after pruning."
+            f"--train-epochs {train_epochs} needs --method {methods}, which train; --retrain "
+            "EPOCHS is for what comes after pruning."
         )
     return None
 
 
 def _read_options(options: dict[str, Any], no_refit: bool) -> dict[str, Any]:
     """Those that were given, as `mipp.plan` takes them."""
-    from mipp.cli.model_names import find
+    from mipp.cli.own_code import find
 
     given = {
         name: value for name, value in options.items() if value is not None and value is not False

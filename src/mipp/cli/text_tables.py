@@ -7,8 +7,10 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from mipp.cli.looks import HELPS, REFUSED, Names, change, kept, near_path
 from mipp.methods import Facts
 from mipp.records import ChannelGraph, Cost, Group, GroupSummary, Refusal
+from mipp.refusals import by_reason
 from mipp.report.tables import short
 from mipp.surgery.mask_record import LayerSummary
 
@@ -19,11 +21,11 @@ def groups_after(summary: Sequence[GroupSummary]) -> Table:
     table = new_table("group", units="right", **nats, MACs="right", params="right")
     for row in summary:
         table.add_row(
-            row.name,
-            f"{row.units_before} → {row.units_after}",
+            Names((row.name,)),
+            change(str(row.units_before), str(row.units_after), row.units_after < row.units_before),
             *(_kept(row) for _ in nats),
-            f"{short(row.macs_before)} → {short(row.macs_after)}",
-            f"{short(row.params_before)} → {short(row.params_after)}",
+            _smaller(row.macs_before, row.macs_after),
+            _smaller(row.params_before, row.params_after),
         )
     what = "information: share of the nats that is kept. " if nats else ""
     table.caption = (
@@ -39,8 +41,8 @@ def layers_after(summary: Sequence[LayerSummary]) -> Table:
     table = new_table("layer", weights="right", left="right", **nats, empty="right")
     for row in summary:
         table.add_row(
-            row.name,
-            f"{short(row.weights_before)} → {short(row.weights_after)}",
+            Names((row.name,)),
+            _smaller(row.weights_before, row.weights_after),
             percent(share(row.weights_before, row.weights_after)),
             *(_kept(row) for _ in nats),
             str(row.empty_rows),
@@ -56,8 +58,13 @@ def _information(summary: Sequence[GroupSummary] | Sequence[LayerSummary]) -> di
     return {"information": "right"} if measured else {}
 
 
-def _kept(row: GroupSummary | LayerSummary) -> str:
-    return percent(share(row.nats_before, row.nats_after))
+def _kept(row: GroupSummary | LayerSummary) -> Text:
+    left = share(row.nats_before, row.nats_after)
+    return kept(percent(left), left)
+
+
+def _smaller(before: float | int, after: float | int) -> Text:
+    return change(short(before), short(after), after < before)
 
 
 def groups_of(graph: ChannelGraph, costs: Sequence[Cost]) -> Table:
@@ -66,7 +73,7 @@ def groups_of(graph: ChannelGraph, costs: Sequence[Cost]) -> Table:
     table = new_table("group", units="right", **layers, MACs="right", params="right")
     for group, cost in zip(graph.groups, costs, strict=True):
         table.add_row(
-            group.name,
+            Names((group.name,)),
             str(group.n_units),
             _some(producers(group)),
             _some([graph.consumers[index].name for index in group.consumers]),
@@ -95,19 +102,27 @@ def methods(rows: Sequence[Facts]) -> Table:
 
 
 def refusals(refused: Sequence[Refusal], what: str = "units") -> Table:
-    """What is not pruned, and why. ``what``: units or weights."""
+    """What is not pruned, why, and what helps; one row for each reason.
+
+    Args:
+        refused: as in a plan.
+        what: units or weights.
+    """
     table = new_table("not pruned", **{what: "right"}, why="left")
-    for row in refused:
-        number = str(row.n_units) if what == "units" else exact(row.n_units)
-        table.add_row(row.name, number, row.reason)
+    for same in by_reason(refused):
+        number = str(same.n_units) if what == "units" else exact(same.n_units)
+        why = Text(near_path(same.whole_reason))
+        if same.remedy:
+            why.append(f"\nwhat helps: {same.remedy}", style=HELPS)
+        table.add_row(_some(same.listed(), 12, REFUSED), number, why)
     return table
 
 
-def totals(rows: Sequence[tuple[str, str, str, str]]) -> Table:
-    """Rows of what, before, after and what is left."""
+def totals(rows: Sequence[tuple[str, str, str, str, str]]) -> Table:
+    """Rows of what, before, after and what is left, and the style of the last two."""
     table = new_table("", before="right", after="right", left="right")
-    for what, *values in rows:
-        table.add_row(what, *values)
+    for what, before, after, left, style in rows:
+        table.add_row(what, before, Text(after, style=style), Text(left, style=style))
     return table
 
 
@@ -157,6 +172,8 @@ def new_table(first: str, **columns: str) -> Table:
     return table
 
 
-def _some(names: Sequence[str]) -> Text:
-    shown = list(names) if len(names) <= 4 else [*names[:3], f"and {len(names) - 3} more"]
-    return Text("\n".join(shown))
+def _some(names: Sequence[str], most: int = 4, style: str = "") -> Names:
+    shown = list(names)
+    if len(names) > most:
+        shown = [*names[: most - 1], f"and {len(names) - most + 1} more"]
+    return Names(tuple(shown), style)

@@ -25,9 +25,11 @@ def train(
     width: arg.Width = None,
     classes: arg.Classes = None,
     weights: arg.Weights = None,
+    pretrained: arg.Pretrained = False,
     device: arg.Device = "cpu",
-    data: arg.DataName = "digits",
+    data: arg.DataName = None,
     data_root: arg.DataRoot = None,
+    shape: arg.InputShape = None,
     epochs: Annotated[
         int | None,
         typer.Option(
@@ -83,15 +85,16 @@ def train(
     """
     import torch
 
-    from mipp import retrain, surgery
-    from mipp.cli.datasets import find_source
+    from mipp import retrain, saving
+    from mipp.cli.datasets import DataOptions
     from mipp.cli.model_loading import Wanted, check_fit, check_weights, open_model
     from mipp.cli.model_names import find_network
+    from mipp.cli.opening import find_subject
 
     with readable_errors(debug) as guard:
         output = open_output(json)
         torch.manual_seed(seed)
-        network = find_network(model)
+        network = find_network(model, pretrained=pretrained)
         check_weights(weights)
         check_target(out, "--out", suffix=".safetensors", force=force)
         check_target(resume, "--resume", suffix=".safetensors", source=out)
@@ -100,10 +103,13 @@ def train(
             "augment": augment,
         }  # fmt: skip
         recipe = replace(network.recipe, **{n: v for n, v in given.items() if v is not None})
-        source = find_source(data, data_root)
+        reading = DataOptions(data_root, shape=shape, seed=seed)
+        subject = find_subject(network, data, reading, None, "accuracy")
+        subject.check_trainable("mipp train")
+        source = subject.source
         guard.arguments_read()
         opened = open_model(network, Wanted(width, classes, weights, device, seed), source)
-        check_fit(network, opened, source)
+        check_fit(network, opened, source, subject.metric)
         start = time.perf_counter()
         with output.followed() as progress:
             history = retrain.train(
@@ -115,7 +121,7 @@ def train(
                 progress=progress,
             )
         seconds = time.perf_counter() - start
-        surgery.save(opened, out)
+        saving.save(opened, out)
         with output.busy("evaluating"):
             found = retrain.evaluate(network.classifier(opened), source.test())
         output.say(

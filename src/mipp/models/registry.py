@@ -12,6 +12,7 @@ from torch import nn
 from mipp.errors import InputError
 from mipp.models.plain_networks import MLP, VGG, DigitsCNN, LeNet5
 from mipp.models.resnet import BasicBlock, Bottleneck, ResNet
+from mipp.origin import Source, note_source
 
 
 @dataclass(frozen=True)
@@ -139,7 +140,10 @@ def build(
         "in_channels": chosen.input_shape[0] if in_channels is None else in_channels,
     }
     if seed is None:
-        return chosen.factory(**arguments)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return chosen.factory(**arguments)
+        model = chosen.factory(**arguments)
+    else:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            model = chosen.factory(**arguments)
+    note_source(model, Source(name, arguments))
+    return model

@@ -15,6 +15,7 @@ from mipp.options import (
     WeightKeywords,
     WeightOptions,
 )
+from mipp.planning.any_plan import Model
 from mipp.planning.budget_values import (
     Wanted,
     read_budgets,
@@ -26,7 +27,7 @@ from mipp.planning.information_kept import KeptInformation, information_kept
 from mipp.planning.latency_budget import timed
 from mipp.planning.model_outputs import answering
 from mipp.planning.option_values import read_options
-from mipp.planning.plan import Model, Plan
+from mipp.planning.plan import Plan
 from mipp.planning.plan_record import plan_record, to_dict, weight_record, weights_to_dict
 from mipp.planning.spending import Spending
 from mipp.planning.weight_plan import WeightPlan

@@ -1,12 +1,10 @@
 """A plan of units: what goes, what stays, what is refused and why; and applying it."""
 
 import itertools
-import math
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import Any
 
 import torch
 from torch import nn
@@ -15,92 +13,17 @@ from mipp import graph, processes, statistics, surgery
 from mipp.checks import checked
 from mipp.errors import InputError
 from mipp.options import Outputs, Progress
+from mipp.planning.any_plan import AnyPlan, Model, read_batches_of
 from mipp.planning.model_outputs import answering, check_same_outputs
 from mipp.planning.option_values import read_refit, recorded_refit
+from mipp.planning.plan_figures import unit_metrics
 from mipp.planning.plan_record import composed
-from mipp.problem import Noted, calibration, masks, refit_on_batches
+from mipp.problem import Noted, masks, refit_on_batches
 from mipp.progress import following
 from mipp.prunable import example
-from mipp.records import ChannelGraph, Cost, GroupSummary, Keep, Refusal
-from mipp.report import Measured, plan_page, write
+from mipp.records import ChannelGraph, Cost, GroupSummary, Keep
+from mipp.report import plan_notebook, plan_page
 from mipp.tracing.guards import gradients_enabled
-
-Model = TypeVar("Model", bound=nn.Module)
-
-
-class AnyPlan(Generic[Model]):
-    """Common base of the plans of units and of single weights."""
-
-    record: Any
-    model: Model | None
-    batches: Sequence[statistics.Batch]
-    seconds: Mapping[str, float] | None
-    _page: ClassVar[Callable[..., str]]
-
-    @property
-    def refused(self) -> tuple[Refusal, ...]:
-        """Groups and layers that cannot be pruned, and why."""
-        return self.record.refused
-
-    def __str__(self) -> str:
-        return "\n".join(self.record.describe())
-
-    def to_json(self) -> str:
-        """The plan as text; `from_json` reads it back."""
-        return self.record.to_json()
-
-    @checked
-    def report(self, path: "str | Path", measured: "Measured | None" = None) -> None:
-        """Writes one HTML file: what goes and what that loses, sizes, refusals, options.
-
-        It is complete in itself, and drawn by Plotly, which the extra ``report`` brings.
-
-        Args:
-            path: of the file.
-            measured: accuracy and latency, where they were measured; a plan measures none.
-
-        Raises:
-            InputError: Plotly is not installed, or a name that ends in neither ``.html`` nor
-                ``.htm``.
-            FileError: the file cannot be written.
-        """
-        page = self._page(self.record, seconds=self.seconds, measured=measured)
-        write(Path(path), page)
-
-    def _model(self) -> Model:
-        if self.model is None:
-            raise InputError(
-                "This plan was read without a model. Use "
-                f"mipp.{type(self).__name__}.from_json(text, model)."
-            )
-        return self.model
-
-    def _check_batches(self) -> None:
-        """Raises `InputError` where a refit has no batches."""
-        if not self.batches:
-            raise InputError(
-                "A refit needs calibration batches, and this plan has none. Read it with "
-                f"mipp.{type(self).__name__}.from_json(text, model, batches), or call "
-                "apply(refit=False)."
-            )
-
-    def _memory(self) -> float:
-        memory = self.record.options.get("memory")
-        return memory if isinstance(memory, int) else math.inf
-
-    def _seed(self) -> int:
-        seed = self.record.options.get("seed", 0)
-        return seed if isinstance(seed, int) else 0
-
-
-def read_batches_of(
-    model: nn.Module, batches: Iterable[Any] | None, options: Mapping[str, Any]
-) -> list[statistics.Batch]:
-    """The batches given for a plan that is read from text, as many as it was made with."""
-    samples = options.get("samples")
-    if batches is None:
-        return []
-    return calibration(model, batches, samples if isinstance(samples, int) else None)
 
 
 @dataclass(frozen=True, eq=False)
@@ -145,6 +68,8 @@ class Plan(AnyPlan[Model]):
     outputs: Outputs | None = None
     noted: Noted | None = None
     _page = staticmethod(plan_page)
+    _notebook = staticmethod(plan_notebook)
+    _figures = staticmethod(unit_metrics)
 
     @property
     def keep(self) -> Mapping[str, tuple[int, ...]]:
@@ -154,6 +79,20 @@ class Plan(AnyPlan[Model]):
         first model, and `mipp.original_indices` says where the indices of a tensor come from.
         """
         return self.record.keep
+
+    @property
+    def widths(self) -> dict[str, tuple[int, int]]:
+        """Group name -> number of units before and after, from the outputs to the inputs.
+
+        Examples:
+            >>> import torch
+            >>> import mipp
+            >>> _ = torch.manual_seed(0)
+            >>> net = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Linear(8, 2))
+            >>> mipp.plan(net, [torch.randn(64, 4)], "units=50%").widths
+            {'0': (8, 4)}
+        """
+        return {row.name: (row.units_before, row.units_after) for row in self.summary}
 
     @property
     def collapsed(self) -> tuple[str, ...]:
@@ -243,6 +182,7 @@ class Plan(AnyPlan[Model]):
         """
         model = self._model()
         small = surgery.apply_plan(model, self.record)
+        self._note(model, small)
         if self.record.unsure:
             warnings.warn(_not_changed(self.record.unsure), stacklevel=3)
         config = self.refit if refit is True else read_refit(refit)

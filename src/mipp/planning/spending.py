@@ -150,17 +150,30 @@ def _spent(
     n_units = {group.index: group.n_units for group in traced.groups}
     costs = graph.CostModel(traced, keep, None if speed is None else speed.table)
     gone = {group: int((~units).sum()) for group, units in (keep or {}).items()}
-    limits, allocation = _limits(traced, options), _allocation(options)
+    return _chosen(curves, n_units, costs, budget, traced, options, gone)
+
+
+def _chosen(
+    curves: Mapping[int, Curve],
+    n_units: Mapping[int, int],
+    costs: selection.CostModel,
+    budget: selection.Budget,
+    traced: ChannelGraph,
+    options: Options,
+    gone: Mapping[int, int],
+) -> dict[int, BoolArray]:
+    """The units that stay, see `mipp.selection.spend`."""
+    limits, own = _limits(traced, options), options.method.allocation
+    if options.allocation == "kinds":
+        names = {group.index: group.name for group in traced.groups}
+        return selection.spend_by_kinds(curves, n_units, costs, budget, names, limits, own, gone)
+    allocation = options.allocation or own
     return selection.spend(curves, n_units, costs, budget, limits, allocation, gone)
 
 
 def _limits(traced: ChannelGraph, options: Options) -> selection.Limits:
     spared = frozenset(protected(traced, options.protect))
     return selection.Limits(options.min_units, options.round_to, spared)
-
-
-def _allocation(options: Options) -> selection.Allocation:
-    return options.allocation or options.method.allocation
 
 
 def _in_parts(
@@ -181,13 +194,13 @@ def _in_parts(
         bound = bound * sum(n_units.values()) if is_share else bound
         others = sum(int(units.sum()) for index, units in found.items() if index not in mine)
         try:
-            found |= selection.spend(
+            found |= _chosen(
                 {index: curve for index, curve in curves.items() if index in mine},
                 n_units,
                 graph.CostModel(traced, found),
                 selection.Budget({"units": (others + bound, False)}),
-                _limits(traced, options),
-                _allocation(options),
+                traced,
+                options,
                 {index: int((~found[index]).sum()) for index in mine},
             )
         except BudgetError as error:

@@ -12,12 +12,13 @@ from mipp import graph, processes, retrain, statistics, surgery, weights
 from mipp.checks import checked
 from mipp.errors import InputError
 from mipp.options import Progress
+from mipp.planning.any_plan import AnyPlan, Model, read_batches_of
 from mipp.planning.option_values import check_weight_refit, read_refit, recorded_refit
-from mipp.planning.plan import AnyPlan, Model, read_batches_of
+from mipp.planning.plan_figures import weight_metrics
 from mipp.progress import following
 from mipp.prunable import example
 from mipp.records import BoolArray
-from mipp.report import weights_page
+from mipp.report import weights_notebook, weights_page
 from mipp.surgery.mask_record import LayerSummary, MaskRecord, Nonzeros, apply_masks
 from mipp.surgery.tensors import check_fingerprint
 from mipp.tracing.guards import gradients_enabled
@@ -60,6 +61,8 @@ class WeightPlan(AnyPlan[Model]):
     seconds: Mapping[str, float] | None = None
     _masks: dict[str, Tensor] = field(default_factory=dict, init=False, repr=False)
     _page = staticmethod(weights_page)
+    _notebook = staticmethod(weights_notebook)
+    _figures = staticmethod(weight_metrics)
 
     @property
     def masks(self) -> Mapping[str, Tensor]:
@@ -142,8 +145,11 @@ class WeightPlan(AnyPlan[Model]):
         config = self.refit if refit is True else "own" if refit == "own" else read_refit(refit)
         check_weight_refit(config)
         if config == "own":
-            return apply_masks(model, self.masks, self._own())
+            copied = apply_masks(model, self.masks, self._own())
+            self._note(model, copied)
+            return copied
         copied = apply_masks(model, self.masks)
+        self._note(model, copied)
         if isinstance(config, surgery.Refit) and self.after.weights < self.before.weights:
             self._check_batches()
             args, kwargs = example(model, self.batches)

@@ -177,6 +177,12 @@ def curves_figure(title: str, caption: str, what: str, views: Sequence[View]) ->
     return Figure(title, caption, (Choice(what, options),), tuple(views))
 
 
+MOST = 8
+"""Up to so many curves are drawn together; of more, those that lose most."""
+DECADES = 5
+"""A logarithmic axis of losses reaches so far below the largest."""
+
+
 def together(
     choice: str,
     x_title: str,
@@ -184,24 +190,48 @@ def together(
 ) -> View:
     """Shares of what is removed and lost, one line each; the last place is the cut, a large mark.
 
+    Of more than `MOST` curves it draws those that lose the largest shares at their cuts.
+
     Args:
         choice: the option that shows this view.
         x_title: of the horizontal axis.
         curves: of each, its name, the number that could be removed, nats before, places of
             (removed, lost), and words for each place.
     """
+
+    def lost_at_cut(curve: tuple[str, int, float, Sequence[tuple[int, float | int]], Any]) -> float:
+        _, _, whole, places, _ = curve
+        return places[-1][1] / whole if whole > 0 else 0.0
+
+    most = sorted(curves, key=lost_at_cut, reverse=True)[:MOST]
     lines, cuts = [], []
-    for index, (name, before, nats_before, places, words) in enumerate(curves):
+    for index, curve in enumerate([curve for curve in curves if curve in most]):
+        name, before, nats_before, places, words = curve
         style, whole = plain_style(index), nats_before if nats_before > 0 else 1.0
+        shares = above_floor([lost / whole for _, lost in places])
         points = [
-            Point(gone / max(before, 1), Summary(lost / whole, 1), text)
-            for (gone, lost), text in zip(places, words, strict=True)
+            Point(gone / max(before, 1), Summary(share, 1), text)
+            for (gone, _), share, text in zip(places, shares, words, strict=True)
         ]
         lines.append(Series(name, tuple(points[:-1]), style))
         cuts.append(Series(name, (points[-1],), replace(style, width=4.0)))
     x = Axis(x_title, "percent", zero=True)
-    y = Axis("share of nats lost", "percent", zero=True)
+    y = Axis("share of nats lost, log scale", "left")
     return View((choice,), x, y, (*lines, *cuts))
+
+
+def name_of_together(everything: str, count: int) -> str:
+    """The option that shows all curves, or those that lose most."""
+    return everything if count <= MOST else f"the {MOST} that lose most"
+
+
+def above_floor(values: Sequence[float]) -> list[float]:
+    """Values for a logarithmic axis: zeros, and what is `DECADES` below the largest, at its foot.
+
+    Where all are zero they stay.
+    """
+    floor = max(values, default=0.0) * 10.0**-DECADES
+    return [max(value, floor) for value in values]
 
 
 def looks(style: Style) -> dict[str, Any]:

@@ -27,7 +27,7 @@
   const styleOf = (series) => series.style || look.styles[series.label];
 
   // ----------------------------------------------------------------------------------- figures
-  const figures = all("figure").map((node) => ({
+  const figures = all("figure[id]").map((node) => ({
     node, ...read(node.querySelector(".data")), canvas: node.querySelector(".canvas"),
     legend: node.querySelector(".legend"), hidden: new Set(), drawn: false,
   }));

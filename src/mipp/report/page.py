@@ -12,6 +12,7 @@ from typing import Any
 from mipp.atomic_files import replacing
 from mipp.errors import FileError, InputError
 from mipp.report.figures import Choice, Figure, looks
+from mipp.report.net_picture import Picture
 from mipp.report.styles import DARK, FAMILIES, FEW, LIGHT, Style
 from mipp.report.tables import Table
 
@@ -34,12 +35,12 @@ class Section:
     Attributes:
         title: the heading.
         about: paragraphs, as plain text.
-        parts: figures, tables and facts, in order.
+        parts: figures, pictures, tables and facts, in order.
     """
 
     title: str
     about: str = ""
-    parts: tuple["Figure | Table | Facts", ...] = ()
+    parts: tuple["Figure | Picture | Table | Facts", ...] = ()
 
 
 @dataclass(frozen=True)
@@ -180,7 +181,7 @@ def _section(section: Section, index: int, numbers: _Numbers) -> str:
     )
 
 
-def _part(part: "Figure | Table | Facts", numbers: _Numbers) -> str:
+def _part(part: "Figure | Picture | Table | Facts", numbers: _Numbers) -> str:
     if isinstance(part, Facts):
         if part.folded:
             return _folded(part.rows, part.title)
@@ -188,6 +189,8 @@ def _part(part: "Figure | Table | Facts", numbers: _Numbers) -> str:
             f"<div><dt>{escape(a)}</dt><dd>{escape(b)}</dd></div>" for a, b in part.rows
         )
         return f'<dl class="cards">{lines}</dl>'
+    if isinstance(part, Picture):
+        return part.html()
     if isinstance(part, Table):
         return f'<div class="tables">{_table(part, ())}</div>'
     return _figure(part, numbers.next())

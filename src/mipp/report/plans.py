@@ -4,22 +4,24 @@ import json
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from importlib import metadata
 from typing import Any
 
 import numpy as np
 
-from mipp.records import GroupSummary, Refusal, Trail
-from mipp.report.figures import Axis, Figure, Point, Series, View, bars, curves_figure, together
+from mipp.records import GroupSummary, Refusal
+from mipp.refusals import by_reason
+from mipp.report.figures import (
+    Figure,
+)
+from mipp.report.frontier import frontier
+from mipp.report.net_picture import Picture, picture
 from mipp.report.page import Facts, Page, Section
-from mipp.report.styles import SYMBOLS, Style
-from mipp.report.tables import Cell, Row, Summary, Table, count, short
+from mipp.report.tables import NOTHING, Cell, Row, Table, count, short
+from mipp.report.unit_curves import curves
 from mipp.surgery.mask_record import LayerSummary, MaskRecord
 from mipp.surgery.record import PlanRecord
-
-ALL = "all groups"
-STEEP = 50
-"""Scores that differ by more than this factor are drawn on a logarithmic axis."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,8 @@ class Measured:
         latency_ms: milliseconds for one example, before and after.
         command: what was run.
         data: what it was measured on.
+        other: name of another metric, and its values before, after, and where there was any after
+            retraining.
     """
 
     accuracy: tuple[float, float] | None = None
@@ -39,6 +43,7 @@ class Measured:
     latency_ms: tuple[float, float] | None = None
     command: str = ""
     data: str = ""
+    other: tuple[str, tuple[float, ...]] | None = None
 
 
 def current_versions() -> dict[str, str]:
@@ -50,31 +55,35 @@ def current_versions() -> dict[str, str]:
 def plan_page(
     record: PlanRecord,
     *,
-    title: str = "Pruning plan",
+    title: str = "",
+    name: str = "",
     seconds: Mapping[str, float] | None = None,
     versions: Mapping[str, str] | None = None,
     measured: Measured | None = None,
+    others: Sequence[PlanRecord] = (),
 ) -> str:
     """The HTML of one plan.
 
     Args:
         record: the plan. Without its ``trails``, as plans of older files are, there are no curves.
-        title: of the page.
+        title: of the page; by default what is pruned, and to what budget.
+        name: of the model.
         seconds: that the stages of planning took.
         versions: name -> version of what computed it, beside mipp's own in the record; those of
             torch and Python now by default.
         measured: accuracy and latency, where they were measured.
+        others: plans of the same model for other budgets, as `mipp.plans` makes them, for the
+            frontier of information against cost.
 
     Raises:
         InputError: Plotly is not installed.
     """
     known = measured or Measured()
-    options = record.options
-    lead = f"Method {options.get('method', 'unknown')}, budget {options.get('budget') or 'none'}."
-    for name, difference in record.inexact.items():
+    title, lead = heading(title, name, record.options)
+    for group, difference in record.inexact.items():
         lead += (
-            f"\n\n{name} is not exact: norms go across its units and see fewer of them. That alone "
-            f"moves the outputs on the calibration data by {difference:.2%}."
+            f"\n\n{group} is not exact: norms go across its units and see fewer of them. That "
+            f"alone moves the outputs on the calibration data by {difference:.2%}."
         )
     if record.collapsed:
         lead += f"\n\nNothing is left of {', '.join(record.collapsed)}."
@@ -89,8 +98,8 @@ def plan_page(
         record,
         title,
         lead,
-        (outcome_facts(changes, known), _widths(record)),
-        _curves(record),
+        (outcome_facts(changes, known), *_widths(record)),
+        (*frontier(record, others), curves(record)),
         refusals(record.refused, "channels", "units", "every group of channels"),
         made_by(record, seconds, versions, known),
     )
@@ -100,15 +109,15 @@ def page_of(
     record: PlanRecord | MaskRecord,
     title: str,
     lead: str,
-    outcome: tuple[Facts, Figure],
-    curves: Section,
+    outcome: tuple[Facts | Figure | Picture | Table, ...],
+    middle: tuple[Section, ...],
     refused: Section,
     made: Facts,
 ) -> str:
     """The HTML of a plan, of units or of single weights."""
     sections = (
         Section("Before and after", "", outcome),
-        curves,
+        *middle,
         refused,
         Section("How it was made", "", (made, _options_table(record.options))),
     )
@@ -126,6 +135,9 @@ def outcome_facts(
         shown.append(("accuracy", f"{_percent(before)} → {_percent(after)}"))
     if measured.retrained is not None:
         shown.append(("accuracy, retrained", _percent(measured.retrained)))
+    if measured.other is not None:
+        name, values = measured.other
+        shown.append((name, " → ".join(f"{value:.4g}" for value in values)))
     if measured.latency_ms is not None:
         before, after = measured.latency_ms
         shown.append(("ms for one example", f"{before:.3g} → {after:.3g}"))
@@ -141,7 +153,16 @@ def _percent(value: float) -> str:
     return f"{100 * value:.2f} %"
 
 
-def _widths(record: PlanRecord) -> Figure:
+def heading(title: str, name: str, options: Mapping[str, Any]) -> tuple[str, str]:
+    """The title of a page, and its first line: date, method and budget."""
+    budget = options.get("budget") or "no budget"
+    what = name or "A model"
+    today = datetime.now(UTC).date()
+    lead = f"{today.day} {today:%B %Y}. Method {options.get('method', 'unknown')}, budget {budget}."
+    return title or f"{what} pruned to {budget}", lead
+
+
+def _widths(record: PlanRecord) -> tuple[Picture, Table]:
     groups = tuple(reversed(record.summary))
     what = (
         " Nats in the table: information that the units pass to their consumers, per example, and "
@@ -149,17 +170,13 @@ def _widths(record: PlanRecord) -> Figure:
         if measured_nats(groups)
         else ""
     )
-    shares = [
-        (row.name, row.units_after / row.units_before,
-         f"{row.units_after} of {row.units_before} units stay")
-        for row in groups
-    ]  # fmt: skip
     caption = (
-        f"Share of each group's units that stays, from inputs to outputs.{what} MACs and "
-        "parameters in the table: of the layers that make or read the group; a layer between two "
-        "groups counts in both."
+        "A row is a group of units, as wide as the square root of their number. The solid part "
+        "stays; the stronger the colour around it, the larger the share that is removed."
+        f"{what} MACs and parameters in the table: of the layers that make or read the group; a "
+        "layer between two groups counts in both."
     )
-    return bars("Widths", caption, "units kept", shares, _groups(groups))
+    return picture(groups, caption), _groups(groups)
 
 
 def measured_nats(rows: Sequence[GroupSummary] | Sequence[LayerSummary]) -> bool:
@@ -202,88 +219,21 @@ def _kept(row: GroupSummary) -> Cell:
     return Cell(f"{100 * share:.1f}", share, scale=100.0)
 
 
-def _curves(record: PlanRecord) -> Section:
-    rows = {row.name: row for row in record.summary}
-    trails = [trail for trail in reversed(record.trails) if trail.group in rows]
-    title = "What goes, and what it costs"
-    if not trails:
-        about = (
-            "This plan says nothing of single units: it is from an older file, its method trains, "
-            "or nothing could go."
-        )
-        return Section(title, about)
-    by_nats = trails[0].measure == "nats"
-    alone = [_alone(trail, rows[trail.group]) for trail in trails]
-    # scores of several rounds, or of groups that are ranked apart, share no scale
-    views = [_together(trails, rows), *alone] if by_nats else alone
-    words = (
-        "Nats lost per example as units go, the least informative first; the cut is where the "
-        "plan stops. For all groups, shares of each group's units and nats; the large mark is "
-        "the cut."
-        if by_nats
-        else "Scores of single units in the order in which they go, each from the round it went "
-        "in (rounds can differ in scale); the cut is where the plan stops. Scores are no nats."
-    )
-    name = "Nats lost with the units" if by_nats else "Scores of the units"
-    return Section(title, "", (curves_figure(name, words, "group", views),))
-
-
-def _cut(trail: Trail, row: GroupSummary) -> tuple[float, float]:
-    """Number of units removed, and the value there; before the first score, the first one."""
-    gone = row.units_before - row.units_after
-    return float(gone), float(np.interp(gone, trail.removed, trail.values))
-
-
-def _together(trails: Sequence[Trail], rows: Mapping[str, GroupSummary]) -> View:
-    curves = []
-    for trail in trails:
-        row = rows[trail.group]
-        gone, value = _cut(trail, row)
-        places = [*zip(trail.removed, trail.values, strict=True), (int(gone), value)]
-        words = [_hover(trail, row, n, lost) for n, lost in places]
-        words[-1] = f"<b>cut</b>, {words[-1]}"
-        curves.append((trail.group, row.units_before, row.nats_before, places, words))
-    return together(ALL, "units removed", curves)
-
-
-def _alone(trail: Trail, row: GroupSummary) -> View:
-    points = tuple(
-        Point(n, Summary(value, 1), _hover(trail, row, n, value))
-        for n, value in zip(trail.removed, trail.values, strict=True)
-    )
-    series = [Series(trail.group, points, Style("mipp", 0, "solid", SYMBOLS[0], 2.2))]
-    gone, _ = _cut(trail, row)
-    y_title = "nats lost" if trail.measure == "nats" else "score"
-    steep = min(trail.values) > 0 and max(trail.values) > STEEP * min(trail.values)
-    # between the last that goes and the first that stays
-    where = gone if trail.measure == "nats" else gone + 0.5
-    cut = (f"cut: {row.units_before} → {row.units_after}", where)
-    x_title = "units removed" if trail.measure == "nats" else "place in the order of removal"
-    return View(
-        (trail.group,), Axis(x_title, zero=True),
-        Axis(y_title, "log") if steep else Axis(y_title, zero=True), tuple(series), cuts=(cut,),
-    )  # fmt: skip
-
-
-def _hover(trail: Trail, row: GroupSummary, n: int, value: float | int) -> str:
-    if trail.measure == "nats":
-        total = f" of {short(row.nats_before, 4)}" if np.isfinite(row.nats_before) else ""
-        return (
-            f"<b>{trail.group}</b><br>{n} of {row.units_before} units removed<br>"
-            f"{short(value, 4)}{total} nats lost"
-        )
-    goes = "goes" if n <= row.units_before - row.units_after else "stays"
-    return f"<b>{trail.group}</b><br>unit {n} of {row.units_before}, {goes}<br>{short(value, 4)}"
-
-
 def refusals(refused: Sequence[Refusal], corner: str, counted: str, everything: str) -> Section:
     """What is not pruned. ``everything``: what can be pruned if nothing is refused."""
     title = "What is refused"
     if not refused:
         return Section(title, f"Nothing: {everything} can be pruned.")
-    rows = tuple(Row(r.name, (count(r.n_units), Cell(r.reason))) for r in refused)
-    note = "Left as they are, and why."
-    table = Table(corner, (counted, "why"), rows, note, is_methods=False, name="refused")
+    rows = tuple(
+        Row(
+            ", ".join(same.listed()),
+            (count(same.n_units), Cell(same.whole_reason), Cell(same.remedy or NOTHING)),
+        )
+        for same in by_reason(refused)
+    )
+    note = "Left as they are, why, and what helps."
+    columns = (counted, "why", "what helps")
+    table = Table(corner, columns, rows, note, is_methods=False, name="refused")
     return Section(title, "", (table,))
 
 

@@ -3,10 +3,22 @@
 from collections.abc import Mapping, Sequence
 
 from mipp.records import Trail
-from mipp.report.figures import Axis, Figure, Point, Series, View, bars, curves_figure, together
+from mipp.report.figures import (
+    Axis,
+    Figure,
+    Point,
+    Series,
+    View,
+    above_floor,
+    bars,
+    curves_figure,
+    name_of_together,
+    together,
+)
 from mipp.report.page import Section
 from mipp.report.plans import (
     Measured,
+    heading,
     made_by,
     measured_nats,
     nats,
@@ -24,18 +36,18 @@ ALL = "all layers"
 def weights_page(
     record: MaskRecord,
     *,
-    title: str = "Plan of single weights",
+    title: str = "",
+    name: str = "",
     seconds: Mapping[str, float] | None = None,
     versions: Mapping[str, str] | None = None,
     measured: Measured | None = None,
 ) -> str:
     """The HTML of one plan of single weights; arguments and errors as of `plan_page`."""
     known = measured or Measured()
-    options = record.options
-    lead = (
-        f"Method {options.get('method', 'unknown')}, granularity {record.granularity}, "
-        f"budget {options.get('budget') or 'none'}."
-    )
+    options = dict(record.options)
+    budget = options.get("budget") or record.granularity
+    title, lead = heading(title, name, options | {"budget": budget})
+    lead += f" Single weights, granularity {record.granularity}."
     empty = [row.name for row in record.summary if row.weights_after == 0]
     if empty:
         lead += f"\n\nNothing is left of {', '.join(empty)}."
@@ -48,7 +60,7 @@ def weights_page(
         title,
         lead,
         (outcome_facts(changes, known), _densities(record)),
-        _curves(record),
+        (_curves(record),),
         refusals(record.refused, "layer", "weights", "every layer's weights"),
         made_by(record, seconds, versions, known),
     )
@@ -108,8 +120,9 @@ def _curves(record: MaskRecord) -> Section:
     caption = (
         "Nats lost per example, outputs seen one by one, as a layer's weights go at one "
         "price for all its rows; the cut is what the plan leaves. Its nats are those of the choice "
-        "itself, which can be a little below the curve. For all layers, shares of each layer's "
-        "weights and nats; the large mark is the cut."
+        "itself, which can be a little below the curve. Together, shares of each layer's weights "
+        "and nats; the large mark is the cut. What is hardly anything stands at the foot of the "
+        "log scale."
     )
     figure = curves_figure("Nats lost with the weights", caption, "layer", views)
     return Section(title, "", (figure,))
@@ -126,17 +139,19 @@ def _together(trails: Sequence[Trail], rows: Mapping[str, LayerSummary]) -> View
         places = [*zip(trail.removed, trail.values, strict=True), _cut(row)]
         words = [_hover(row, gone, lost) for gone, lost in places]
         curves.append((trail.group, row.weights_before, row.nats_before, places, words))
-    return together(ALL, "weights removed", curves)
+    return together(name_of_together(ALL, len(curves)), "weights removed", curves)
 
 
 def _alone(trail: Trail, row: LayerSummary) -> View:
     points = tuple(
-        Point(gone, Summary(lost, 1), _hover(row, gone, lost))
-        for gone, lost in zip(trail.removed, trail.values, strict=True)
+        Point(gone, Summary(height, 1), _hover(row, gone, lost))
+        for gone, height, lost in zip(
+            trail.removed, above_floor(trail.values), trail.values, strict=True
+        )
     )
     series = (Series(trail.group, points, Style("mipp", 0, "solid", SYMBOLS[0], 2.2)),)
     cut = (f"cut: {row.weights_before:,} → {row.weights_after:,}", float(_cut(row)[0]))
-    x, y = Axis("weights removed", zero=True), Axis("nats lost", zero=True)
+    x, y = Axis("weights removed", zero=True), Axis("nats lost, log scale", "log")
     return View((trail.group,), x, y, series, cuts=(cut,))
 
 

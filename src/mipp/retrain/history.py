@@ -65,6 +65,20 @@ class EpochRecord:
     learning_rate: float
     seconds: float = field(compare=False)
 
+    def metrics(self) -> dict[str, float]:
+        """The epoch's figures as one flat dict, for loggers.
+
+        ``train/loss``, ``train/accuracy``, ``learning_rate`` and ``seconds``, and with an
+        evaluation ``evaluation/loss`` and ``evaluation/accuracy``.
+        """
+        found = {"train/loss": self.train.loss, "train/accuracy": self.train.accuracy}
+        if self.evaluation is not None:
+            found |= {
+                "evaluation/loss": self.evaluation.loss,
+                "evaluation/accuracy": self.evaluation.accuracy,
+            }
+        return found | {"learning_rate": self.learning_rate, "seconds": self.seconds}
+
 
 @dataclass(frozen=True)
 class History:

@@ -45,6 +45,7 @@ def train(
     teacher: nn.Module | None = None,
     checkpoint: str | PathLike[str] | None = None,
     step: Step | None = None,
+    on_epoch: Callable[[EpochRecord], None] | None = None,
     seed: int = 0,
     progress: Progress | bool | None = None,
 ) -> History:
@@ -66,6 +67,9 @@ def train(
         checkpoint: file to write after every epoch; if it exists, training continues from it.
         step: replaces ``optimizer.step()``, which it calls itself: it may look at gradients before
             and change weights after it. Its own state is not in the checkpoint.
+        on_epoch: called with the record of each epoch once it is done (and in the checkpoint), such
+            as ``sink.log_epoch`` of `mipp.integrations.loggers`. Epochs of a checkpoint that
+            training continues from are not repeated.
         seed: of dropout, and of shuffling where ``batches`` draws from torch's global generator.
         progress: None shows a bar on terminals and in notebooks, and elsewhere logs a line an epoch
             (level INFO of the logger ``mipp``). True shows a bar, or lines on stderr where there
@@ -125,6 +129,8 @@ def train(
             follower.line(_in_a_line(history, recipe.epochs))
             if path is not None:
                 save_checkpoint(path, model, optimizer, recipe, seed, history)
+            if on_epoch is not None:
+                on_epoch(record)
     return history
 
 

@@ -12,12 +12,14 @@ from mipp.selection.eliminate import (
     surely_positive,
     untouched,
 )
-from mipp.selection.spend_units import spend
+from mipp.selection.kinds import spend_by_kinds
+from mipp.selection.spend_units import CostModel, spend
 
 __all__ = [
     "Allocation",
     "Budget",
     "Confidence",
+    "CostModel",
     "Limits",
     "Order",
     "Share",
@@ -27,6 +29,7 @@ __all__ = [
     "parse_budget",
     "removable",
     "spend",
+    "spend_by_kinds",
     "surely_positive",
     "untouched",
 ]

@@ -66,7 +66,7 @@ def spend(
         model: The costs. It is left with exactly the units that stay.
         budget: Bounds, or a share of information, to meet.
         limits: How narrow each group may become.
-        allocation: How the budget is spread over the groups.
+        allocation: How the budget is spread over the groups; for ``kinds`` see `spend_by_kinds`.
         gone: Group -> number of units at the start of the curve's order that are removed already,
             from ``model`` too. They never return.
 
@@ -76,6 +76,7 @@ def spend(
     Raises:
         BudgetError: The budget cannot be met; the text has the smallest that can.
     """
+    assert allocation != "kinds"
     limits = limits or Limits()
     bounds = budget.limits(model.cost())
     start = {g: (gone or {}).get(g, 0) for g in curves}

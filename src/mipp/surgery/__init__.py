@@ -3,6 +3,7 @@
 from mipp.surgery.attention_scale import with_attention_scale
 from mipp.surgery.check import failure, probe, same_outputs
 from mipp.surgery.files import load, save
+from mipp.surgery.in_place import become
 from mipp.surgery.keeps import (
     attribute_keeps,
     axis_keeps,
@@ -38,6 +39,7 @@ __all__ = [
     "apply_plan",
     "attribute_keeps",
     "axis_keeps",
+    "become",
     "best_fit",
     "compare",
     "failure",

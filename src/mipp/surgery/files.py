@@ -6,15 +6,14 @@ damage and careless edits; it is no signature, since whoever changes a file on p
 it again.
 """
 
-import hashlib
 import json
+import sys
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, TypeVar
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -22,55 +21,34 @@ from torch import Tensor, nn
 from mipp.atomic_files import replacing
 from mipp.checks import checked
 from mipp.errors import FileError, InputError, SurgeryError
-from mipp.surgery.keeps import AttributeKeep, AxisKeep, fingerprint, kept_of
+from mipp.origin import Source, note_plans, note_source, plans_of
+from mipp.surgery.file_record import (
+    ADVICE,
+    FORMAT,
+    KEY,
+    PACKED,
+    FileRecord,
+    digest_of,
+    read_file,
+)
+from mipp.surgery.keeps import AxisKeep, fingerprint, kept_of
 from mipp.surgery.kept_record import check_sizes, recorded_axes, recorded_sizes, write_record
-from mipp.surgery.record import first_problem, installed_version
+from mipp.surgery.record import installed_version
 from mipp.surgery.slice import slice_model
 from mipp.surgery.tensors import state_shapes
-from mipp.surgery.weight_files import pack, read_safetensors, unpack
+from mipp.surgery.weight_files import pack
 from mipp.tracing.guards import gradients_enabled, unwrap
-
-FORMAT = 1
-"""Version of what is written under ``mipp``."""
-PACKED = 2
-"""The same of files in which tensors with many zeros are packed; others stay readable as before."""
-KEY = "mipp"
-_ADVICE = "Restore the file from a copy, or save the model again."
 
 Shapes = Mapping[str, tuple[int, ...]]
 T = TypeVar("T")
 
 
-@dataclass(frozen=True)
-class FileRecord:
-    """The record in a file, beside the weights.
-
-    Attributes:
-        format: Version of the record.
-        mipp_version: That wrote it.
-        axes: What was kept, in the full-size model.
-        aliases: Other names of shared tensors -> the name under which they are stored.
-        fingerprint: Of the full-size model.
-        digest: The sha256 over all else and the bytes of all tensors.
-        extra: Whatever the writer added.
-        sizes: Attributes of modules that changed with the widths.
-        packed: Shapes of the tensors whose zeros are left out (`mipp.surgery.weight_files`).
-    """
-
-    format: int
-    axes: tuple[AxisKeep, ...]
-    aliases: Mapping[str, str]
-    fingerprint: str
-    mipp_version: str
-    extra: Mapping[str, Any]
-    digest: str
-    sizes: tuple[AttributeKeep, ...] = ()
-    packed: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
-
-
 @checked
 def save(
-    model: nn.Module, path: str | Path, extra: Mapping[str, Any] = MappingProxyType({})
+    model: nn.Module,
+    path: str | Path,
+    extra: Mapping[str, Any] = MappingProxyType({}),
+    source: Source | None = None,
 ) -> None:
     """Writes a model, pruned or not, so that `load` can put it into a freshly built full-size one.
 
@@ -82,6 +60,7 @@ def save(
         model: The model, pruned or not.
         path: The file, whose name ends in ``.safetensors``.
         extra: Anything that JSON can hold, to be found in `read_record`.
+        source: What builds the full-size model, where that is known.
 
     Raises:
         InputError: The model's state holds something else than tensors, or no longer has the widths
@@ -122,11 +101,16 @@ def save(
     if sizes:
         check_sizes(model, sizes, sliced=True)
         content["sizes"] = [asdict(size) for size in sizes]
+    content["versions"] = _versions(model)
+    if source is not None:
+        content["source"] = asdict(source)
+    if plans_of(model):
+        content["plans"] = [asdict(plan) for plan in plans_of(model)]
     stored, packed = pack(tensors)
     if packed:
         content |= {"format": PACKED, "packed": {n: list(shape) for n, shape in packed.items()}}
     try:
-        text = json.dumps(content | {"digest": _digest(content, stored)}, allow_nan=False)
+        text = json.dumps(content | {"digest": digest_of(content, stored)}, allow_nan=False)
     except (TypeError, ValueError) as error:
         raise InputError(f"extra must be what JSON can hold: {error}") from error
     _write(path, stored, {KEY: text})
@@ -154,9 +138,14 @@ def load(model: nn.Module | Callable[[], nn.Module], path: str | Path) -> nn.Mod
         >>> mipp.load(net, path)[2]
         Linear(in_features=2, out_features=2, bias=True)
     """
-    path = Path(path)
-    record, tensors = _read(path)
     given = unwrap(model if isinstance(model, nn.Module) else model())
+    return put(given, *read_file(Path(path)), Path(path))
+
+
+def put(
+    given: nn.Module, record: FileRecord, tensors: Mapping[str, Tensor], path: Path
+) -> nn.Module:
+    """A copy of a model with the widths and weights that `read_file` has found; see `load`."""
     state = _with_aliases(tensors, record.aliases)
     small = _with_saved_widths(given, record, state, path)
     for name, tensor in small.state_dict(keep_vars=True).items():
@@ -169,13 +158,24 @@ def load(model: nn.Module | Callable[[], nn.Module], path: str | Path) -> nn.Mod
             raise InputError("the model is on the meta device: build it on a real one")
     small.load_state_dict(state, strict=True)
     write_record(small, record.axes, record.sizes)
+    note_plans(small, record.plans)
+    if record.source is not None:
+        note_source(small, record.source)
     return small
 
 
 @checked
 def read_record(path: str | Path) -> FileRecord:
     """The record in a file written by `save`; raises `FileError` like `load`."""
-    return _read(Path(path))[0]
+    return read_file(Path(path))[0]
+
+
+def full_fingerprint(model: nn.Module) -> str:
+    """That of the model before anything was removed."""
+    aliases = _aliases(model)
+    shapes = {n: shape for n, shape in state_shapes(model).items() if n not in aliases}
+    axes = recorded_axes(model)
+    return fingerprint(_full_shapes(_with_aliases(shapes, aliases), axes, aliases))
 
 
 def _with_saved_widths(
@@ -187,7 +187,7 @@ def _with_saved_widths(
     try:
         full = _full_shapes(small, record.axes, record.aliases)
         if fingerprint(full) != record.fingerprint:
-            raise FileError(f"{path} is damaged: tensors are missing or changed shape. {_ADVICE}")
+            raise FileError(f"{path} is damaged: tensors are missing or changed shape. {ADVICE}")
         # a buffer that is not saved must come from a model that was cut alike
         unsaved = any(axis.tensor not in small for axis in record.axes)
         if found == full:
@@ -243,6 +243,12 @@ def _stored(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
             )
         if name in aliases:
             continue
+        if type(value.detach()) is not Tensor:
+            raise InputError(
+                f"{name!r} is of type {type(value.detach()).__name__}, such as quantized or "
+                "distributed weights are; only plain tensors can be saved. Save the model before "
+                "you convert its weights."
+            )
         tensor = value.detach().cpu().contiguous()
         storage = tensor.untyped_storage().data_ptr()
         # two views of one storage would be written as one
@@ -273,15 +279,6 @@ def _full_shapes(
     return {name: tuple(shape) for name, shape in full.items()}
 
 
-def _digest(content: Mapping[str, object], tensors: Mapping[str, Tensor]) -> str:
-    """sha256 over the record (without digest) and the bytes of all tensors, in hexadecimal."""
-    digest = hashlib.sha256(json.dumps(content, sort_keys=True, allow_nan=False).encode())
-    for name, tensor in sorted(tensors.items()):
-        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
-
-
 def _write(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
     """Writes the whole file, or raises `FileError`."""
     try:
@@ -294,41 +291,11 @@ def _write(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> 
         ) from error
 
 
-def _read(path: Path) -> tuple[FileRecord, dict[str, Tensor]]:
-    """The record and all stored tensors, once the digest was found to agree."""
-    from pydantic import TypeAdapter, ValidationError  # noqa: PLC0415 - only reading needs it
-
-    tensors, metadata = read_safetensors(path)
-    if KEY not in metadata:
-        raise FileError(
-            f"{path} was not written by mipp.save: its metadata has no {KEY!r}. Read plain weights "
-            f"with read_weights, and load them with load_state_dict."
-        )
-    try:
-        content = json.loads(metadata[KEY])
-        written = content.get("format") if isinstance(content, dict) else None
-        if written not in (FORMAT, PACKED):
-            raise FileError(
-                f"{path} has format {written!r}; this version of mipp reads format {FORMAT} and "
-                f"{PACKED}. Read it with the version that wrote it."
-            )
-        record = TypeAdapter(FileRecord).validate_json(metadata[KEY], strict=True)
-    except json.JSONDecodeError as error:
-        raise FileError(
-            f"{path} is damaged: its record is not JSON ({error}). {_ADVICE}"
-        ) from error
-    except ValidationError as error:
-        raise FileError(f"{path} is damaged: {first_problem(error)}. {_ADVICE}") from error
-    if not set(record.aliases.values()) <= tensors.keys():
-        raise FileError(f"{path} is damaged: a shared tensor is missing. {_ADVICE}")
-    del content["digest"]
-    digest = _digest(content, tensors)
-    if digest != record.digest:
-        raise FileError(
-            f"{path} was changed after it was saved: its digest should be {record.digest[:12]} and "
-            f"is {digest[:12]}. {_ADVICE}"
-        )
-    try:
-        return record, unpack(tensors, record.packed)
-    except InputError as error:
-        raise FileError(f"{path} is damaged: {error}. {_ADVICE}") from error
+def _versions(model: nn.Module) -> dict[str, str]:
+    """Of torch, and of the package that the model's class is from."""
+    names = {"torch", type(model).__module__.partition(".")[0]}
+    return {
+        name: str(sys.modules[name].__version__)
+        for name in sorted(names)
+        if hasattr(sys.modules.get(name), "__version__") and name != "mipp"
+    }

@@ -111,20 +111,42 @@ def _safe_to_zero(model: nn.Module, graph: ChannelGraph) -> set[AxisKey | str]:
 class NarrowNorm:
     """A hook that returns the norm of the ``kept`` features alone, and zero elsewhere."""
 
-    def __init__(self, norm: nn.Module, kept: IntArray) -> None:
-        self.kept = kept
-        shared = {id(tensor): tensor for tensor in norm.parameters()}
-        self.narrow = copy.deepcopy(norm, dict(shared))
-        for name, tensor in list(self.narrow.named_parameters(recurse=False)):
-            chosen = tensor.detach()[torch.as_tensor(kept, device=tensor.device)]
-            setattr(self.narrow, name, nn.Parameter(chosen))
-        fit_attributes("", self.narrow, kept)
+    def __init__(self, norm: nn.Module, kept: IntArray, n_features: int) -> None:
+        self.kept, self.n_features = kept, n_features
+        self.narrow = _with_features(norm, kept)
+        # the same with its features in another order, which shows where in its input they are
+        self.reversed = _with_features(norm, np.arange(n_features)[::-1].copy())
 
     def __call__(self, _module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
         """The output that takes the place of the norm's own."""
+        dim = self._feature_dim(args, output)
         places = torch.as_tensor(self.kept, device=output.device)
-        made = self.narrow(args[0].index_select(-1, places), *args[1:])
-        return torch.zeros_like(output).index_copy(-1, places, made.to(output.dtype))
+        made = self.narrow(args[0].index_select(dim, places), *args[1:])
+        return torch.zeros_like(output).index_copy(dim, places, made.to(output.dtype))
+
+    def _feature_dim(self, args: tuple[Any, ...], output: Tensor) -> int:
+        """The last one, unless the module permutes its input, as ``LayerNorm2d`` does."""
+        x: Tensor = args[0]
+        dims = [dim for dim in range(-1, -x.dim() - 1, -1) if x.shape[dim] == self.n_features]
+        if len(dims) == 1:
+            return dims[0]
+
+        def difference(dim: int) -> float:
+            turned = self.reversed(x.flip(dim), *args[1:]).flip(dim)
+            return float((turned - output).detach().abs().max())
+
+        return min(dims, key=difference)
+
+
+def _with_features(norm: nn.Module, chosen: IntArray) -> nn.Module:
+    """A copy of a norm for some of its features, in this order."""
+    shared = {id(tensor): tensor for tensor in norm.parameters()}
+    made = copy.deepcopy(norm, dict(shared))
+    for name, tensor in list(made.named_parameters(recurse=False)):
+        places = torch.as_tensor(chosen, device=tensor.device)
+        setattr(made, name, nn.Parameter(tensor.detach()[places]))
+    fit_attributes("", made, chosen)
+    return made
 
 
 def _narrow_norms(masked: nn.Module, norms: tuple[Axis, ...], keep: Keep) -> None:
@@ -134,7 +156,7 @@ def _narrow_norms(masked: nn.Module, norms: tuple[Axis, ...], keep: Keep) -> Non
         kept = norm.kept(keep)
         if not kept.all() and kept.any():
             module = modules[norm.key.tensor]
-            module.register_forward_hook(NarrowNorm(module, kept.nonzero()[0]))
+            module.register_forward_hook(NarrowNorm(module, kept.nonzero()[0], len(kept)))
 
 
 def drop_narrow_norms(model: nn.Module) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from mipp import refusals
 from mipp.errors import InputError
 from mipp.records import BoolArray, Refusal, Trail
 from mipp.surgery.record import few_rows_lines, json_text, read_json
@@ -156,9 +157,7 @@ class MaskRecord:
             ("params", self.before.params, self.after.params),
         ):
             lines.append(f"{what}: {before:,} -> {after:,} ({after / max(before, 1):.1%} left)")
-        return [*lines, *self.notes()] + [
-            f"refused: {r.name} ({r.n_units} weights): {r.reason}" for r in self.refused
-        ]
+        return [*lines, *self.notes(), *refusals.in_lines(self.refused, "weights")]
 
 
 def packed(mask: BoolArray) -> str:

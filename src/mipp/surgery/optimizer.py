@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Mapping
+from typing import Any
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -61,6 +62,39 @@ def remap_optimizer(
             if isinstance(value, Tensor):
                 stand_ins[id(value)] = _sliced_state(f"{key} of {name}", value, parameter, dims)
     return copy.deepcopy(optimizer, dict(stand_ins))
+
+
+def sliced_states(
+    optimizer: Optimizer,
+    model: nn.Module,
+    kept: Mapping[AxisKey, IntArray],
+    aliases: Mapping[str, str] = NO_ALIASES,
+) -> dict[Tensor, dict[str, Any]]:
+    """The state of what stays, for each parameter of the model that loses something.
+
+    Other parameters of the optimizer, also those of other models, are absent.
+
+    Args:
+        optimizer: Is not changed.
+        model: Some or all of whose parameters the optimizer has.
+        kept: Rising indices that stay, for each dimension that loses something.
+        aliases: Other names of a tensor -> the name that ``kept`` has it under.
+
+    Raises:
+        InputError: State that cannot be sliced (that of LBFGS, say).
+    """
+    cuts = cuts_by_tensor(model, kept, aliases)
+    names = {id(tensor): name for name, tensor in named_tensors(model).items()}
+    return {
+        parameter: {
+            key: _sliced_state(f"{key} of {names[id(parameter)]}", value, parameter, dims)
+            if isinstance(value, Tensor)
+            else value
+            for key, value in optimizer.state.get(parameter, {}).items()
+        }
+        for parameter in (p for group in optimizer.param_groups for p in group["params"])
+        if (dims := cuts.get(id(parameter)))
+    }
 
 
 def _sliced_state(

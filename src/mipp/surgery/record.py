@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 
+from mipp import refusals
 from mipp.errors import FileError, InputError
 from mipp.records import AxisKey, Cost, GroupSummary, IntArray, Refusal, Trail
 from mipp.surgery.keeps import AttributeKeep, AxisKeep, ScaleKeep, kept_of, rises
@@ -156,7 +157,7 @@ class PlanRecord:
         ]
         lines += self.notes()
         lines += [f"collapsed: {name} has no unit left" for name in self.collapsed]
-        return lines + [f"refused: {r.name} ({r.n_units} units): {r.reason}" for r in self.refused]
+        return lines + refusals.in_lines(self.refused, "units")
 
 
 # ---- in words

@@ -97,7 +97,7 @@ def _read_beside(model: nn.Module, sizes: set[int]) -> Iterator[tuple[str, str, 
         for name, value in list(vars(module).items()):
             if type(value) is int and value in sizes and not name.startswith("_"):
                 if kind not in names:
-                    names[kind] = _names_read(kind)
+                    names[kind] = names_read(kind)
                 if name in names[kind]:
                     yield path, name, value
 
@@ -137,7 +137,7 @@ def unsure_sizes(graph: ChannelGraph, kept: Mapping[AxisKey, IntArray]) -> dict[
 # ---- what code reads
 
 
-def _names_read(kind: type[nn.Module]) -> set[str]:
+def names_read(kind: type[nn.Module]) -> set[str]:
     """Attributes of itself that a class reads after it was built."""
     functions: dict[str, CodeType] = {}
     for base in reversed(kind.__mro__):

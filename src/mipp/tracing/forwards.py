@@ -42,9 +42,21 @@ def use_registered_forward(module: nn.Module) -> None:
     if forward is None:
         return
     if (kind, forward) not in _CLASSES:
-        content = {"forward": forward, "__module__": __name__}
+        content = {
+            "forward": forward,
+            "__module__": __name__,
+            "__reduce_ex__": lambda self, _: (_empty, (kind, forward), self.__getstate__()),
+        }
         _CLASSES[kind, forward] = type(f"Pruned{kind.__name__}", (kind,), content)
     module.__class__ = _CLASSES[kind, forward]
+
+
+def _empty(kind: type[nn.Module], forward: Forward) -> nn.Module:
+    """An object of a class with another forward, for copies and pickles, before it has content."""
+    module = kind.__new__(kind)
+    _FORWARDS.setdefault(_full_name(kind), forward)
+    use_registered_forward(module)
+    return module
 
 
 def _full_name(kind: type) -> str:

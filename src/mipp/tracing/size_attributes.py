@@ -134,9 +134,9 @@ def counts_units(*names: str) -> None:
     _COUNTS.update(names)
 
 
-def _counts(attribute: Attribute) -> bool:
-    place = attribute[1]
-    return place in _COUNTS or (last_name(place) in _COUNTS)
+def is_count(place: str) -> bool:
+    """Whether the integer at a place counts what can be removed, by its name."""
+    return place in _COUNTS or last_name(place) in _COUNTS
 
 
 class AttributeInt(int):
@@ -162,7 +162,7 @@ class AttributeInt(int):
     @property
     def counts(self) -> bool:
         """Whether one of the attributes counts units."""
-        return any(_counts(item) for item in self.attributes)
+        return any(is_count(place) for _, place in self.attributes)
 
     @property
     def measures(self) -> bool:
@@ -187,7 +187,7 @@ class AttributeInt(int):
         """
         if len(self.attributes) == 1:
             return self.attributes[0]
-        found = [item for item in self.attributes if _counts(item) != inside]
+        found = [item for item in self.attributes if is_count(item[1]) != inside]
         return found[0] if len(found) == 1 else None
 
     def __mul__(self, other: object) -> Any:
@@ -201,6 +201,12 @@ class AttributeInt(int):
 
     __rmul__ = __mul__
 
+    def __add__(self, other: object) -> Any:
+        """A sum remembers its terms, if all of them are known."""
+        return AttributeSum.of((self,)) + other
+
+    __radd__ = __add__
+
     def __copy__(self) -> "AttributeInt":
         return self
 
@@ -208,8 +214,54 @@ class AttributeInt(int):
         return self
 
 
+class AttributeSum(int):
+    """A sum of sizes, where one part of a tensor ends and the next one starts.
+
+    Attributes:
+        terms: In the order in which they were added.
+    """
+
+    terms: tuple[AttributeInt, ...] = ()
+
+    @classmethod
+    def of(cls, terms: tuple[AttributeInt, ...]) -> "AttributeSum":
+        """The sum of these."""
+        made = cls(sum(int(term) for term in terms))
+        made.terms = terms
+        return made
+
+    def __add__(self, other: object) -> Any:
+        """A sum with one more term, or those of another sum; a plain number otherwise."""
+        terms = terms_of(other)
+        if terms is None or not isinstance(other, int):
+            return int(self).__add__(other)  # type: ignore[operator] # may be NotImplemented
+        return AttributeSum.of(self.terms + terms)
+
+    def __radd__(self, other: object) -> Any:
+        """The same, where the sum is on the right."""
+        terms = terms_of(other)
+        if terms is None or not isinstance(other, int):
+            return int(self).__radd__(other)  # type: ignore[operator] # may be NotImplemented
+        return AttributeSum.of(terms + self.terms)
+
+    def __copy__(self) -> "AttributeSum":
+        return self
+
+    def __deepcopy__(self, memo: object) -> "AttributeSum":
+        return self
+
+
+def terms_of(value: object) -> tuple[AttributeInt, ...] | None:
+    """The attributes that a number is the sum of, none for 0; None where it has other terms."""
+    if isinstance(value, AttributeSum):
+        return value.terms
+    if isinstance(value, AttributeInt):
+        return (value,)
+    return () if type(value) is int and value == 0 else None
+
+
 class NoteSizes(FunctionMode):
-    """Notes the integers of each call that has an `AttributeInt`, and annotates the nodes it makes.
+    """Notes the integers of calls that have one from attributes, and annotates the nodes they make.
 
     Attributes:
         calls: All integers in the arguments of each call that was noted, in order.
@@ -224,7 +276,7 @@ class NoteSizes(FunctionMode):
     def call(self, func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
         """Runs ``func`` with the annotation."""
         sizes = tuple(_integers([*args, *kwargs.values()]))
-        if not any(isinstance(size, AttributeInt) for size in sizes):
+        if not any(isinstance(size, AttributeInt | AttributeSum) for size in sizes):
             return func(*args, **kwargs)
         self.calls.append(sizes)
         with torch.fx.traceback.annotate({SIZES_KEY: len(self.calls) - 1}):
@@ -237,6 +289,8 @@ def _integers(items: Sequence[Any]) -> Iterator[int]:
             yield item
         elif isinstance(item, tuple | list):
             yield from _integers(item)
+        elif isinstance(item, slice):
+            yield from _integers((item.start, item.stop))
 
 
 def with_attribute_ints(model: nn.Module) -> nn.Module:

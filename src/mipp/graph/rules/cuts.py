@@ -8,18 +8,38 @@ from mipp.graph.findings import Labels
 from mipp.graph.labels import Value
 from mipp.graph.rules.rule import Call, Made, rule
 from mipp.records import IntArray
-from mipp.tracing.size_attributes import Attribute
+from mipp.tracing.size_attributes import Attribute, AttributeInt
 
 CONSTANT_LENGTH = "its length along the channels is a constant in the code"
 
 
 @rule("slice")
 def take_slice(call: Call) -> Value:
-    """A slice of everything passes; any other counts on the places of the channels."""
+    """A slice of everything passes, and one between sums of attributes; others count on places."""
     x, dim = call.first, call.dim()
     start, end, step = call.get("start") or 0, call.get("end"), call.get("step") or 1
-    everything = start == 0 and step == 1 and (end is None or end >= x.shape[dim])
-    return call.out(x.labels if everything else call.fix_dims(x, [dim], CONSTANT_LENGTH))
+    to_the_end = end is None or end >= x.shape[dim]
+    if start == 0 and step == 1 and to_the_end:
+        return call.out(x.labels)
+    before = call.size_terms("start")
+    until = before if to_the_end else call.size_terms("end")
+    atoms = x.labels[dim]
+    # what lies before the start has to be known, too: the start moves with it
+    known = before is not None and until is not None and _begins(until, before)
+    if atoms is None or step != 1 or not known or sum(until or ()) > len(atoms):
+        return call.out(call.fix_dims(x, [dim], CONSTANT_LENGTH))
+    offset = 0
+    for size in until or ():
+        call.has_size(size, atoms[offset : offset + size])
+        offset += int(size)
+    part = atoms[start:] if to_the_end else atoms[start:end]
+    return call.out([*x.labels[:dim], part, *x.labels[dim + 1 :]])
+
+
+def _begins(until: tuple[AttributeInt, ...], before: tuple[AttributeInt, ...]) -> bool:
+    """Whether the one sum goes on where the other one ends."""
+    start = until[: len(before)]
+    return [term.attributes for term in start] == [term.attributes for term in before]
 
 
 @rule("select")

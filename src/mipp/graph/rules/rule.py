@@ -30,7 +30,7 @@ from mipp.graph.exported import module_path, source_line
 from mipp.graph.findings import Extent, Flow, Labels, SizeUse, Term
 from mipp.graph.labels import UNKNOWN, DependsOnValues, Source, Value, known
 from mipp.records import AxisKey, IntArray, Refusal
-from mipp.tracing.size_attributes import SIZES_KEY, AttributeInt
+from mipp.tracing.size_attributes import SIZES_KEY, AttributeInt, terms_of
 
 Made = Value | int | Sequence["Made"] | None
 """What an op makes: a value, or several in the op's own order.
@@ -149,6 +149,14 @@ class Call:
                 found = [None if value is UNKNOWN else next(sizes) for value in values]
                 return [size if isinstance(size, AttributeInt) else None for size in found]
         return [None] * len(values)
+
+    def size_terms(self, name: str) -> tuple[AttributeInt, ...] | None:
+        """The attributes that an integer is the sum of; None where there are other terms."""
+        number = (self.node.meta.get("custom") or {}).get(SIZES_KEY)
+        noted = [] if number is None else self.flow.calls[number]
+        value = self.get(name) or 0
+        found = (terms_of(size) for size in (0, *noted) if size == value)
+        return next((terms for terms in found if terms is not None), None)
 
     # ---- what is found out
 
