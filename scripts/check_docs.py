@@ -237,7 +237,7 @@ def site_problems() -> Iterator[str]:
     """What goes wrong while the site is built, warnings included."""
     with tempfile.TemporaryDirectory() as site:
         done = subprocess.run(
-            [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", site],
+            [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", site],
             cwd=ROOT,
             capture_output=True,
             text=True,

@@ -76,3 +76,13 @@ def test_links_into_api_pages_are_left_to_the_site(docs):
 )
 def test_what_a_page_loads_from_a_network_is_found(docs, page, urls):
     assert docs.loaded(page) == urls
+
+
+def test_a_warning_while_the_site_is_built_is_a_problem(docs, tmp_path, monkeypatch):
+    pytest.importorskip("mkdocs", reason="mkdocs is not installed: pip install '.[docs]'")
+    monkeypatch.setattr(docs, "ROOT", tmp_path)
+    (tmp_path / "mkdocs.yml").write_text("site_name: A\n")
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "index.md").write_text("# A\n\n[a link](nowhere.md)\n")
+    (problem,) = docs.site_problems()
+    assert "nowhere.md" in problem
