@@ -33,9 +33,6 @@ ROOTS = ("mipp", "lab")
 HEADING = re.compile(r"^#+\s+(.*?)\s*$", re.M)
 INLINE = re.compile(r"(?<!`)`(python\s-m\slab[^`]*)`(?!`)")
 """A command of the lab in a sentence."""
-FROM_NETWORK = re.compile(
-    r"<(?:script|img|link rel=\"stylesheet\")[^>]*(?:src|href)=\"(https?:[^\"]+)\""
-)
 ELLIPSIS = "…"
 """Stands for what an error text fills in."""
 PLAIN = {"NO_MKDOCS_2_WARNING": "1", "DISABLE_MKDOCS_2_WARNING": "true", "NO_COLOR": "1"}
@@ -240,7 +237,7 @@ def site_problems() -> Iterator[str]:
     """What goes wrong while the site is built, warnings included."""
     with tempfile.TemporaryDirectory() as site:
         done = subprocess.run(
-            [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", site],
+            [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", site],
             cwd=ROOT,
             capture_output=True,
             text=True,
@@ -252,10 +249,17 @@ def site_problems() -> Iterator[str]:
             return
         pages = {path: path.read_text() for path in Path(site).rglob("*.html")}
         for path, page in pages.items():
-            for match in FROM_NETWORK.finditer(page):
-                yield f"site: {path.relative_to(site)} loads {match[1]} from a network"
+            name = path.relative_to(site)
+            yield from (f"site: {name} loads {url} from a network" for url in loaded(page))
         named = set(re.findall(r'id="mipp[\w.]*\.(\w+)"', "".join(pages.values())))
         yield from (f"site: no page has mipp.{name}" for name in sorted(public_names() - named))
+
+
+def loaded(page: str) -> list[str]:
+    """Scripts, styles, pictures and frames of a page of HTML that come from a network."""
+    tags = re.findall(r"<(?:script|link|img|iframe|source)\b[^>]*>", page)
+    tags = [tag for tag in tags if not re.search(r'rel="(?:canonical|prev|next)"', tag)]
+    return [url for tag in tags for url in re.findall(r'(?:src|href)="((?:https?:)?//[^"]+)"', tag)]
 
 
 def public_names() -> set[str]:

@@ -1,10 +1,11 @@
 """What Griffe, which reads the code for the API pages, cannot see by itself.
 
-`mipp.plan` is a function beside a module of the same name, and the docstrings of the two records of
-options are put together when they are imported.
+`mipp.plan` is a function beside a module of the same name. The docstrings of the two records of
+options are put together when they are imported, and their defaults stand inside of calls.
 """
 
 import inspect
+from dataclasses import MISSING, Field, fields
 from typing import Any
 
 from griffe import Extension, Function, Module
@@ -35,6 +36,18 @@ class Names(Extension):
         for module in (pkg["_api"], pkg):  # the latter becomes its parent
             module.set_member("plan", self._function)
         for record in (options.Options, options.WeightOptions):
-            docstring = pkg[f"options.{record.__name__}"].docstring
-            docstring.value = inspect.getdoc(record)
-            docstring.__dict__.pop("parsed", None)
+            known = pkg[f"options.{record.__name__}"]
+            known.docstring.value = inspect.getdoc(record)
+            known.docstring.__dict__.pop("parsed", None)
+            for one in fields(record):
+                for owner in (known, pkg["options._Common"]):
+                    if one.name in owner.members:
+                        owner.members[one.name].value = default(one)
+
+
+def default(one: Field[Any]) -> str:
+    """The default of a field, as one would write it."""
+    if one.default is not MISSING:
+        return repr(one.default)
+    assert one.default_factory is not MISSING
+    return f"{type(one.default_factory()).__name__}()"

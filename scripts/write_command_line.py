@@ -10,14 +10,14 @@ import typer
 from typer.cli import get_docs_for_click
 
 from mipp.cli.app import app
-from mipp.cli.help_pages import EXIT_CODES
+from mipp.cli.help_pages import EXAMPLES
 
 PAGE = Path(__file__).parents[1] / "docs" / "reference" / "command-line.md"
 
 HEAD = """# Command line
 
 Made from the help texts: `mipp COMMAND --help` prints the same. [Exit codes](exit-codes.md) says
-what the status of a command means.
+what the status of a command means, and [the guide](../guides/command-line.md) goes the whole way.
 
 """
 
@@ -27,14 +27,14 @@ def page() -> str:
     command = typer.main.get_command(app)
     assert isinstance(command, typer.core.TyperGroup)
     command.commands = {name: one for name, one in command.commands.items() if not one.hidden}
-    for one in command.commands.values():  # typer would cut them off after a few words
+    command.epilog = None
+    for name, one in command.commands.items():
+        # typer would cut it off after a few words
         one.short_help = (one.help or "").partition("\n\n")[0].replace("\n", " ")
+        one.epilog = "\n".join(["**Examples**:\n", "```bash", *EXAMPLES[name], "```"])
     context = typer.Context(command, info_name="mipp")
     text = get_docs_for_click(obj=command, ctx=context, name="mipp")
-    text = (
-        text.removeprefix("# `mipp`\n\n").replace(f"{EXIT_CODES}\n\n", "").replace(EXIT_CODES, "")
-    )
-    text = html.unescape(text)
+    text = html.unescape(text.removeprefix("# `mipp`\n\n"))
     return f"{HEAD}{text.rstrip()}\n"
 
 

@@ -62,3 +62,27 @@ def test_links_into_api_pages_are_left_to_the_site(docs):
         page, "[a](api/plan.md#mipp.plan)\n[b](api/plan.md#no)\n[c](api/x.md)\n"
     )
     assert [line for line, _ in found] == [2, 3]
+
+
+@pytest.mark.parametrize(
+    ("page", "urls"),
+    [
+        ('<script src="https://cdn.org/x.js"></script>', ["https://cdn.org/x.js"]),
+        ('<link rel="stylesheet" href="//fonts.org/css">', ["//fonts.org/css"]),
+        ('<img alt="" src="http://a.org/b.png">', ["http://a.org/b.png"]),
+        ('<script src="js/x.js"></script><img src="../img/a.svg">', []),
+        ('<a href="https://arxiv.org">a link</a>', []),
+    ],
+)
+def test_what_a_page_loads_from_a_network_is_found(docs, page, urls):
+    assert docs.loaded(page) == urls
+
+
+def test_a_warning_while_the_site_is_built_is_a_problem(docs, tmp_path, monkeypatch):
+    pytest.importorskip("mkdocs", reason="mkdocs is not installed: pip install '.[docs]'")
+    monkeypatch.setattr(docs, "ROOT", tmp_path)
+    (tmp_path / "mkdocs.yml").write_text("site_name: A\n")
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "index.md").write_text("# A\n\n[a link](nowhere.md)\n")
+    (problem,) = docs.site_problems()
+    assert "nowhere.md" in problem

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from mipp.cli import help_pages
+from mipp.cli.help_pages import EXIT_CODES
 
 ROOT = Path(__file__).parents[2]
 
@@ -80,4 +80,4 @@ def test_the_page_of_commands_is_made_from_them():
 def test_the_page_of_exit_codes_has_all_of_them():
     page = (ROOT / "docs" / "reference" / "exit-codes.md").read_text()
     listed = {int(code) for code in re.findall(r"^\| (\d+) \|", page, re.M)}
-    assert listed == {int(code) for code in re.findall(r"\b\d+\b", help_pages.EXIT_CODES)}
+    assert listed == {int(code) for code in re.findall(r"\b\d+\b", EXIT_CODES)}

@@ -74,7 +74,7 @@ def record_of(model: nn.Module, followed: Followed) -> FolderRecord:
         elif before is None or after is None:
             raise InputError(
                 f"{owner!r} is {'new' if before is None else 'absent'} in this {kind}, compared "
-                "with what its config builds. Put experts that were taken apart together  with "
+                "with what its config builds. Put experts that were taken apart together with "
                 "mipp.prepare.restacked; for other models use mipp.save and mipp.load."
             )
         elif owner in state:
