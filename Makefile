@@ -25,8 +25,11 @@ test: $(VENV)/.for-developers ## All tests; WORKERS=n runs n at a time
 
 # the environment sees the packages of .venv, and has the others itself
 integrations: export OMP_NUM_THREADS ?= 1
-integrations: $(OTHERS)/.done ## Tests with Hugging Face, Lightning, ultralytics, torchao and others
-	$(OTHERS)/bin/python -m pytest tests/integrations
+integrations: export MIPP_GUIDES := 1
+integrations: export PYTHONDONTWRITEBYTECODE :=
+integrations: $(OTHERS)/.done ## Tests with the packages of others, and the guides as written
+	$(OTHERS)/bin/python -m pytest -n $(WORKERS) --dist worksteal tests/integrations
+	$(BIN)/python -m pytest -n $(WORKERS) tests/docs/test_guides.py
 
 nightly: export OMP_NUM_THREADS ?= 1
 nightly: $(VENV)/.for-developers ## Thousands of random networks, all of the zoo, a cluster

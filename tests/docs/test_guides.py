@@ -22,6 +22,9 @@ def sections():
     return {match["title"]: match["text"] for match in SECTION.finditer(GUIDE.read_text())}
 
 
+@pytest.mark.skipif(
+    not os.environ.get("MIPP_GUIDES"), reason="takes three minutes: make integrations"
+)
 @pytest.mark.slow
 @pytest.mark.parametrize("title", NEEDED)
 def test_the_commands_run_as_written(title, tmp_path):

@@ -205,7 +205,7 @@ def test_experts_are_an_ordinary_checkpoint_once_they_are_together_again(tmp_pat
     apart = mipp.prepare.unstacked(model)
     plan = mipp.plan(apart, [batch], "macs=80%", method="l2", allocation="kinds")
     small = plan.apply(refit=False)
-    with pytest.raises(InputError, match=r"new in this Mixtral.*mipp\.prepare\.restacked"):
+    with pytest.raises(InputError, match=r"(new|absent) in this Mixtral.*mipp\.prepare\.restacked"):
         save_pretrained(small, tmp_path)
     together = mipp.prepare.restacked(small, model)
     saved = save_pretrained(together, tmp_path)

@@ -213,14 +213,14 @@ def test_an_exported_model_is_refused():
 
 def changed(path, **facts):
     """The file with other facts about the model, its digest made good."""
-    from mipp.surgery import files
+    from mipp.surgery.file_record import digest_of
 
     with safe_open(path, "pt") as file:
         content = json.loads(file.metadata()["mipp"])
     del content["digest"]
     content["extra"]["ultralytics"] |= facts
     tensors = load_file(path)
-    content["digest"] = files._digest(content, tensors)
+    content["digest"] = digest_of(content, tensors)
     save_file(tensors, path, {"mipp": json.dumps(content)})
 
 
