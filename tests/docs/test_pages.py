@@ -7,6 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from mipp import methods
+from mipp.graph.rules import rule as registry
+from mipp.tracing import forwards
+
 DOCS = Path(__file__).parents[2] / "docs"
 PAGES = (
     pytest.param("quickstart.md", marks=pytest.mark.slow),  # trains, and exports to ONNX
@@ -44,6 +48,18 @@ def code_of(text):
     return "\n".join(lines)
 
 
+@pytest.fixture
+def registries_as_before():
+    """Rules, forwards and methods that a page registers are there for that page alone."""
+    registries = (registry._RULES, forwards._FORWARDS, methods._ALL)
+    before = [found.copy() for found in registries]
+    yield
+    for found, kept in zip(registries, before, strict=True):
+        found.clear()
+        found.update(kept)
+
+
+@pytest.mark.usefixtures("registries_as_before")
 @pytest.mark.parametrize("page", PAGES)
 def test_the_code_of_a_page_runs(page, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
