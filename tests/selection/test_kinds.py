@@ -27,7 +27,7 @@ def test_a_kind_is_priced_by_the_sum_and_each_group_loses_its_own_least_units():
     names = {0: "h.0.mlp", 1: "h.1.mlp", 2: "head"}
     n_units = dict.fromkeys(names, 3)
     curves = {
-        0: curve([0.0, 0.0, 9.0], order=[2, 0, 1]),  # free alone, and dear with the other
+        0: curve([0.0, 0.0, 9.0], order=[2, 0, 1]),  # free alone, and expensive with the other
         1: curve([5.0, 5.0, 9.0], order=[1, 2, 0]),
         2: curve([2.0, 2.0, 9.0], order=[0, 1, 2]),
     }

@@ -21,8 +21,9 @@ from torch import nn
 from mipp.checks import checked
 from mipp.errors import FileError, InputError, SurgeryError
 from mipp.integrations.transformers_config import Change, Followed, follow
-from mipp.integrations.transformers_record import ADVICE, FILE, cut_class, read_record, record_of
+from mipp.integrations.transformers_record import FILE, cut_class, read_record, record_of
 from mipp.surgery import installed_version
+from mipp.surgery.file_record import ADVICE
 from mipp.surgery.kept_record import recorded_axes
 from mipp.tracing.guards import unwrap
 

@@ -14,6 +14,7 @@ from mipp.integrations.transformers_config import Followed
 from mipp.origin import Applied, Source, note_plans, note_source, plans_of, source_of
 from mipp.records import AxisKey
 from mipp.surgery import installed_version, recorded_sizes, slice_model
+from mipp.surgery.file_record import ADVICE
 from mipp.surgery.keeps import AttributeKeep, AxisKeep
 from mipp.surgery.kept_record import recorded_axes, write_record
 from mipp.surgery.record import first_problem
@@ -22,7 +23,6 @@ from mipp.tracing.size_attributes import integers
 
 FILE = "mipp.json"
 FORMAT = 1
-ADVICE = "Restore the file from a copy, or save the model again."
 
 
 @dataclass(frozen=True)

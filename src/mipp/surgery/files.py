@@ -52,9 +52,7 @@ def save(
 ) -> None:
     """Writes a model, pruned or not, so that `load` can put it into a freshly built full-size one.
 
-    A module inside a pruned one can be saved alone, too (``mipp.save(small.backbone, path)``).
-    Zeros take one bit each where there are enough of them to make the file smaller.
-    The file appears as a whole or not at all: a failed write leaves the file that was there.
+    The whole of `mipp.save`, but for finding out what builds the model.
 
     Args:
         model: The model, pruned or not.
@@ -63,18 +61,8 @@ def save(
         source: What builds the full-size model, where that is known.
 
     Raises:
-        InputError: The model's state holds something else than tensors, or no longer has the widths
-            that it was sliced to, or ``extra`` is not JSON.
-        FileError: The file cannot be written, or its name does not end in ``.safetensors``.
-
-    Examples:
-        >>> import tempfile, torch, mipp
-        >>> net = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
-        >>> small = mipp.prune(net, [torch.randn(64, 4)], "units=50%")
-        >>> path = f"{tempfile.mkdtemp()}/small.safetensors"
-        >>> mipp.save(small, path)
-        >>> mipp.load(net, path)[0]
-        Linear(in_features=4, out_features=4, bias=True)
+        InputError: As `mipp.save`.
+        FileError: As `mipp.save`.
     """
     path = Path(path)
     if path.suffix != ".safetensors":
