@@ -115,7 +115,7 @@ def _export(
     if "use_cache" not in kwargs and _takes_cache(model):
         try:
             return _watched(model, args, {"use_cache": False, **kwargs})
-        except Exception:
+        except TypeError:
             # handed on to some other module, which does not have it
             if "use_cache" in inspect.signature(model.forward).parameters:
                 raise
