@@ -1,168 +1,195 @@
-"""Nets at full width, pruned and not retrained: MIPP beside its rivals, all with the same refit.
+"""Nets at full width on CIFAR, pruned at once, tuned without labels, and retrained.
 
-    python -m lab run full-width                   # parents are trained first (hours of one core)
-    python -m lab run full-width --nets resnet20   # 40 minutes with its parent
+    python -m lab run full-width                       # trains the parents first: hours of one core
+    python -m lab run full-width --nets resnet20       # one net
+    python -m lab run full-width --only part="at once"
 
-One parent a net, three draws of calibration images for MIPP and uniform L2, one for the others.
-The images are those that the parent learned from; only Taylor looks at their labels. All budgets of
-a method come from one measurement. Accuracy is that of the test split. ``published`` repeats what
-others report: the same net and budget as far as their text says, on a parent of ours.
-Seconds are the processor's.
+One parent a net. Parts, each with its own items:
+
+``at once``    accuracy at every budget of the net, refitted and bare, of every method; widths; and
+               how much of the information the choice keeps, measured on other images.
+``channels``   ResNet-18 with the same share of every layer gone, as others publish it.
+``tuned``      `mipp.tune` on the same calibration images, without labels.
+``retrained``  a sixth of the parent's epochs, the same for all; what is changed is the variant.
+``scratch``    nets of MIPP's widths with new weights: as many epochs as the retraining, as parent
+               and retraining together, or as much compute.
+
+Calibration images are of those that the parent learned from; only Taylor sees their labels. All
+methods have the same refit. What is chosen by accuracy is chosen on validation images, which the
+parent has not learned from; the tables have the test split. Seconds are the processor's.
 """
 
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from torch import nn
 
 import mipp
 from lab import wide_nets
-from lab.experiment import Experiment, Key, Rows, Settings
-from lab.tables import TextTable, spread
-from lab.wide_nets import NETS
+from lab.experiment import Experiment, Key, Settings
+from lab.experiments.full_width_retraining import VARIANTS, retrained, scratch
+from lab.experiments.full_width_tables import tables
+from lab.wide_nets import NETS, WideNet
+from lab.wide_plans import METHODS, batches_for, figures, planned
 from mipp import retrain
 
-SHARES = ("macs=75%", "macs=50%", "macs=35%", "macs=25%", "macs=15%")
-BUDGETS = {
-    "resnet20": (*SHARES, "macs=73%"),
-    "resnet56": (*SHARES, "macs=47.4%"),
-    "vgg16": (*SHARES, "macs=26.6%"),
-    "resnet18": SHARES,
-    "vgg19": (*SHARES, "macs=11.2%"),
-}
-"""Of every net what the tables have, and the budget at which somebody published a result."""
-METHODS: dict[str, dict[str, Any]] = {
-    "mipp": {},
-    "l2": {"method": "l2"},
-    "flap": {"method": "flap"},
-    "obs": {"method": "obs"},
-    "taylor": {"method": "taylor"},
-    "random": {"method": "random"},
-}
+SAMPLES = 1024
 DRAWS = {"mipp": 3, "l2": 3}
 """How many draws of calibration images a method has, where not one."""
-STREAMS = "conv1", "layer*.conv2", "layer*.downsample*"
+TUNED = ("macs=50%", "macs=25%", "macs=15%")
+TUNED_METHODS = ("mipp", "l2", "obs")
+RETRAINED = {
+    "resnet20": ("macs=35%",),
+    "resnet56": ("macs=47.4%",),
+    "vgg16": ("macs=50%", "macs=26.6%"),
+    "resnet18": ("macs=25%",),
+}
+RETRAINED_METHODS = ("mipp", "l2", "taylor", "random")
+VARIED = "resnet20"
+"""The net whose retraining is varied, over three draws."""
+STREAMS = ("conv1", "layer*.conv2", "layer*.downsample*")
 """Names of ResNet-18's groups that are not inside a block."""
 CHANNELS: dict[str, dict[str, Any]] = {
-    "three quarters of the channels, 128 images": {"budget": "units=25%", "samples": 128},
-    "three quarters inside the blocks, 128 images": {
-        "budget": "units=25%",
-        "samples": 128,
-        "protect": STREAMS,
-    },
-    "70 % of the channels, 1024 images": {"budget": "units=30%", "samples": 1024},
-    "70 % inside the blocks, 1024 images": {
-        "budget": "units=30%",
-        "samples": 1024,
-        "protect": STREAMS,
-    },
+    "three quarters of all channels": {"budget": "units=25%", "samples": 128},
+    "three quarters inside blocks": {"budget": "units=25%", "samples": 128, "protect": STREAMS},
+    "70 % of all channels": {"budget": "units=30%", "samples": SAMPLES},
+    "70 % inside blocks": {"budget": "units=30%", "samples": SAMPLES, "protect": STREAMS},
 }
-"""Of ResNet-18, the same share of every layer, as GRAIL and Model Folding do it."""
-SAMPLES = 1024
+"""The same share of every layer of ResNet-18 gone, as GRAIL and Model Folding do it."""
 
 
 def measure(key: Key, _settings: Settings) -> dict[str, Any]:
-    """Accuracy at all budgets of one net, method and draw."""
-    net = NETS[key["net"].partition("/")[0]]
-    model = wide_nets.parent(net, 0, progress=False)
-    test = wide_nets.test_batches(net)
-    options, budgets = dict(METHODS[key["method"]]), BUDGETS[net.name]
-    if key["part"] == "channels":
-        case = CHANNELS[key["case"]]
-        budgets = (case["budget"],)
-        options |= {"allocation": "uniform", "protect": case.get("protect")}
-    pairs = wide_nets.calibration(net, key["samples"], key["draw"])
-    labels = key["method"] == "taylor"
-    batches: list[Any] = pairs if labels else [x for x, _ in pairs]
-    started = time.process_time()
-    plans = mipp.plans(model, batches, budgets, seed=key["draw"], progress=False, **options)
-    found: dict[str, Any] = {
-        "unpruned": retrain.evaluate(model, test, channels_last="auto").accuracy,
-        "seconds_plan": round(time.process_time() - started, 1),
+    """One item of the part that the key names."""
+    return PARTS[key["part"]](key)
+
+
+def accuracies(net: WideNet, model: nn.Module) -> dict[str, float]:
+    """On the test split, and on images of the training split that no net has learned from."""
+    splits = {"test": wide_nets.test_batches(net), "validation": wide_nets.validation_batches(net)}
+    return {
+        name: retrain.evaluate(model, images, channels_last="auto").accuracy
+        for name, images in splits.items()
     }
-    for budget, plan in zip(budgets, plans, strict=True):
-        started = time.process_time()
-        small = plan.apply(progress=False)
-        seconds = time.process_time() - started
+
+
+def _at_once(key: Key) -> dict[str, Any]:
+    made = planned(key["net"].partition("/")[0], key["method"], key["samples"], key["draw"])
+    found: dict[str, Any] = {
+        "unpruned": accuracies(made.net, made.model),
+        "seconds_plan": round(made.seconds, 1),
+    }
+    others = batches_for(made.net, "", key["samples"], 500 + key["draw"])
+    kept = mipp.information_kept(
+        made.model, others, list(made.plans.values()), seed=key["draw"], progress=False
+    )
+    for (budget, plan), layers in zip(made.plans.items(), kept, strict=True):
         found[budget] = figures(plan) | {
-            "bare": retrain.evaluate(plan.apply(refit=False), test, channels_last="auto").accuracy,
-            "refit": retrain.evaluate(small, test, channels_last="auto").accuracy,
-            "seconds_apply": round(seconds, 1),
+            "refit": accuracies(made.net, plan.apply(progress=False)),
+            "bare": accuracies(made.net, plan.apply(refit=False)),
+            "kept": sum(layer.share for layer in layers) / len(layers),
+            "nats_lost": sum(layer.before - layer.after for layer in layers),
         }
     return found
 
 
-def figures(plan: "mipp.Plan[nn.Module]") -> dict[str, float]:
-    """What a plan leaves, as shares of the whole net."""
-    return {
-        "macs": plan.after.macs / plan.before.macs,
-        "params": plan.after.params / plan.before.params,
-        "units": plan.after.units / plan.before.units,
+def _channels(key: Key) -> dict[str, Any]:
+    net, case = NETS["resnet18"], CHANNELS[key["case"]]
+    model = wide_nets.parent(net, 0, progress=False)
+    batches = batches_for(net, key["method"], key["samples"], key["draw"])
+    options = METHODS[key["method"]] | {"allocation": "uniform", "protect": case.get("protect")}
+    plan = mipp.plan(model, batches, case["budget"], seed=key["draw"], progress=False, **options)
+    return figures(plan) | {
+        "unpruned": accuracies(net, model),
+        "refit": accuracies(net, plan.apply(progress=False)),
+        "bare": accuracies(net, plan.apply(refit=False)),
     }
 
 
+def _tuned(key: Key) -> dict[str, Any]:
+    made = planned(key["net"].partition("/")[0], key["method"], key["samples"], key["draw"])
+    small = made.plans[key["budget"]].apply(progress=False)
+    before = accuracies(made.net, small)
+    done = mipp.tune(
+        small,
+        made.model,
+        made.batches,
+        mipp.Tune(augment="flip-shift"),
+        seed=key["draw"],
+        progress=False,
+    )
+    return {
+        "refit": before,
+        "tuned": accuracies(made.net, small),
+        "divergence": [done.before, done.after],
+        "passes": len(done.passes),
+        "seconds": round(done.seconds, 1),
+    }
+
+
+def _retrained(key: Key) -> dict[str, Any]:
+    made = planned(key["net"].partition("/")[0], key["method"], key["samples"], key["draw"])
+    small, about = retrained(made, key["budget"], key["variant"], key["draw"])
+    return about | accuracies(made.net, small)
+
+
+def _scratch(key: Key) -> dict[str, Any]:
+    made = planned(key["net"].partition("/")[0], "mipp", key["samples"], key["draw"])
+    small, about = scratch(made, key["budget"], key["training"], key["draw"])
+    return about | accuracies(made.net, small)
+
+
+PARTS: dict[str, Callable[[Key], dict[str, Any]]] = {
+    "at once": _at_once,
+    "channels": _channels,
+    "tuned": _tuned,
+    "retrained": _retrained,
+    "scratch": _scratch,
+}
+
+
 def items(settings: Settings) -> Iterator[Key]:
-    """Net by net: all budgets of each method and draw, then the same share of every layer."""
+    """Net by net; what starts from the same plans follows each other."""
     for net in NETS.values():
         common = {"net": net.label, "samples": settings["samples"]}
         for method in METHODS:
             for draw in range(DRAWS.get(method, 1)):
-                yield common | {"part": "budgets", "method": method, "draw": draw}
-        for case, wanted in CHANNELS.items() if net.name == "resnet18" else ():
-            for method in ("mipp", "l2"):
-                for draw in range(3):
-                    yield common | {
-                        "part": "channels",
-                        "case": case,
-                        "method": method,
-                        "draw": draw,
-                        "samples": wanted["samples"],
-                    }
-
-
-def tables(rows: Rows) -> Iterator[TextTable | str]:
-    """Of each net accuracy by budget with the refit and without; then the published settings."""
-    for net in NETS.values():
-        here = [row for row in rows if row["net"] == net.label and row["part"] == "budgets"]
-        if not here:
-            continue
-        unpruned = here[0]["unpruned"]
-        header = ["method", "draws", *BUDGETS[net.name]]
-        lines = []
-        for kind, word in (("refit", ""), ("bare", ", no refit")):
-            for method in METHODS:
-                mine = [row for row in here if row["method"] == method]
-                if mine:
-                    reached = [spread(row[b][kind] for row in mine) for b in BUDGETS[net.name]]
-                    lines.append([method + word, str(len(mine)), *reached])
-        yield TextTable(f"{net.label}, unpruned {100 * unpruned:.2f} %, test", header, lines)
-    yield from _channels([row for row in rows if row["part"] == "channels"])
-
-
-def _channels(rows: Rows) -> Iterator[TextTable]:
-    lines = []
+                yield from _of_plans(net, common | {"method": method, "draw": draw})
+        for training in ("short", "epochs", "compute"):
+            for budget in RETRAINED.get(net.name, ()):
+                yield common | {
+                    "part": "scratch",
+                    "budget": budget,
+                    "training": training,
+                    "draw": 0,
+                }
     for case, wanted in CHANNELS.items():
         for method in ("mipp", "l2"):
-            mine = [row for row in rows if row["case"] == case and row["method"] == method]
-            if mine:
-                found = [row[wanted["budget"]] for row in mine]
-                lines.append(
-                    [
-                        case,
-                        method,
-                        str(len(mine)),
-                        *(spread(r[kind] for r in found) for kind in ("macs", "refit", "bare")),
-                    ]
-                )
-    if lines:
-        header = ["ResNet-18, removed", "units by", "draws", "MACs left", "refit", "no refit"]
-        yield TextTable("The same share of every layer, accuracy in %", header, lines)
+            for draw in range(3):
+                yield {
+                    "net": NETS["resnet18"].label,
+                    "samples": wanted["samples"],
+                    "method": method,
+                    "draw": draw,
+                    "part": "channels",
+                    "case": case,
+                }
+
+
+def _of_plans(net: WideNet, start: Key) -> Iterator[Key]:
+    """Items of one method and draw."""
+    yield start | {"part": "at once"}
+    if start["method"] in TUNED_METHODS:
+        for budget in TUNED:
+            yield start | {"part": "tuned", "budget": budget}
+    for budget in RETRAINED.get(net.name, ()) if start["method"] in RETRAINED_METHODS else ():
+        varied = net.name == VARIED and start["method"] == "mipp"
+        for variant in VARIANTS if varied else ("plain",):
+            yield start | {"part": "retrained", "budget": budget, "variant": variant}
 
 
 EXPERIMENT = Experiment(
     name="full_width",
-    title="Nets at full width, pruned and not retrained",
+    title="Nets at full width: at once, tuned without labels, retrained",
     items=items,
     measure=measure,
     tables=tables,
