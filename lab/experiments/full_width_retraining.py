@@ -72,8 +72,8 @@ def scratch(
     small = plan.apply(refit=False)
     torch.manual_seed(1000 + seed)
     for module in reversed(list(small.modules())):  # the net's own draw comes last
-        if hasattr(module, "reset_parameters"):
-            module.reset_parameters()
+        if callable(draw := getattr(module, "reset_parameters", None)):
+            draw()
     short = recipe_for(made.net).epochs
     epochs = {"short": short, "epochs": made.net.recipe.epochs + short}
     compute = made.net.recipe.epochs * plan.before.macs / plan.after.macs + short
