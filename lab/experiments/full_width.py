@@ -36,7 +36,12 @@ from mipp import retrain
 SAMPLES = 1024
 DRAWS = {"mipp": 3, "l2": 3}
 """How many draws of calibration images a method has, where not one."""
-TUNED = ("macs=50%", "macs=25%", "macs=15%")
+TUNED = {
+    "resnet20": ("macs=50%", "macs=35%", "macs=25%", "macs=15%"),
+    "resnet56": ("macs=50%", "macs=47.4%", "macs=25%"),
+    "vgg16": ("macs=50%", "macs=26.6%", "macs=15%"),
+    "resnet18": ("macs=50%", "macs=25%", "macs=15%"),
+}
 TUNED_METHODS = ("mipp", "l2", "obs")
 RETRAINED = {
     "resnet20": ("macs=35%",),
@@ -179,7 +184,7 @@ def _of_plans(net: WideNet, start: Key) -> Iterator[Key]:
     """Items of one method and draw."""
     yield start | {"part": "at once"}
     if start["method"] in TUNED_METHODS:
-        for budget in TUNED:
+        for budget in TUNED.get(net.name, ()):
             yield start | {"part": "tuned", "budget": budget}
     for budget in RETRAINED.get(net.name, ()) if start["method"] in RETRAINED_METHODS else ():
         varied = net.name == VARIED and start["method"] == "mipp"
