@@ -329,6 +329,7 @@ def test_a_share_of_every_batch_is_held_out_and_examples_change_between_passes()
     batches = read_batches([torch.arange(n).float()[:, None] for n in (40, 40, 3, 40)])
     examples = Examples.of(batches, 0.125, 16, seed=0)
     assert [len(t) for _, t in examples.held_out] == [5, 5, 5]
+    assert examples.n_steps() == 7
     assert examples.counts() == (108, 15)
     trained = {(n, int(k)) for n, t in examples.trained for k in t}
     out = {(n, int(k)) for n, t in examples.held_out for k in t}
@@ -359,8 +360,10 @@ def test_batches_that_cannot_be_divided_are_held_out_as_a_whole():
     whole = Graphs()
     batches = [mipp.statistics.Batch((), graph_of(20), whole=True) for _ in range(6)]
     small = mipp.plan(whole, batches, "units=25%").apply(refit=False)
-    tuned = mipp.tune(small, whole, batches, QUICK)
+    steps = []
+    tuned = mipp.tune(small, whole, batches, QUICK, progress=lambda *call: steps.append(call))
     assert tuned.examples == (100, 20)
+    assert steps[-1][1:] == (6 * 5, 6 * 5)
     assert tuned.better
 
 

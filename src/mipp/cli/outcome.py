@@ -89,7 +89,8 @@ class Outcome:
             style = SHRANK if second < 0.95 * first else ""
             rows.append((words, f"{first:.3f}", f"{second:.3f}", speed, style))
         if self.tuned is not None:
-            words = f"tuning: {self.tuned.unit}, from the unpruned model"
+            nats = self.tuned.unit == "nats"
+            words = "nats from the unpruned model" if nats else "error, of the variance"
             apart = f"{self.tuned.before:.3g}", f"{self.tuned.after:.3g}"
             rows.append((words, *apart, self._tuning(), ""))
         output.show(text_tables.totals([*rows, *self._measured()]))
@@ -99,7 +100,7 @@ class Outcome:
         assert self.tuned is not None
         n = len(self.tuned.passes)
         spent = f"{n} pass{'es' * (n != 1)}, {in_words(self.tuned.seconds)}"
-        return spent if self.tuned.better else f"not better: {spent}"
+        return spent if self.tuned.better else f"no better in {spent}"
 
     def measured(self, data: str) -> report.Measured:
         """What a report shows beside the plan. ``data``: what the metric was measured on."""

@@ -111,6 +111,6 @@ def tune_read(
             "weights from before were put back. Give more calibration examples, or a lower "
             f"learning rate than {settings.learning_rate:g}: mipp.Tune(learning_rate=...).",
             CalibrationWarning,
-            stacklevel=4,
+            stacklevel=5,
         )
     return done

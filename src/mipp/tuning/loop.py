@@ -113,8 +113,7 @@ class _Run:
                 f"the small model is {self.before} away from the whole one; expected a finite "
                 "number. Its outputs are not finite: refit it, or prune less."
             )
-        own = math.ceil(sum(len(t) for _, t in examples.trained) / examples.batch_size)
-        self.steps_per_pass = processes.largest("the steps of a pass", own)
+        self.steps_per_pass = processes.largest("the steps of a pass", examples.n_steps())
 
     def all_passes(self) -> Stopped:
         """Trains until there are no more passes, no patience or no time; says which."""
