@@ -4,8 +4,8 @@
 
 The small nets learn from the same calibration images that they were planned with, as the unpruned
 net answers for them. Draws are other calibration images of the training split, for the same parent;
-accuracy is that of the test split. The settings of `mipp.Tune` were chosen on 4,000 images of the
-training split of CIFAR-10 that are no calibration images here, with the first draw of this VGG16.
+accuracy is that of the test split. The learning rate of `mipp.Tune` and its number of passes were
+chosen with the first draw and mipp, on images of the training split that are never calibrated on.
 Methods other than mipp have uniform widths. Seconds are the processor's, of one thread.
 """
 
