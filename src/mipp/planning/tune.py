@@ -72,7 +72,7 @@ def tune(
         >>> _ = torch.manual_seed(0)
         >>> net = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
         >>> batches = [torch.randn(64, 4)]
-        >>> small = mipp.prune(net, batches, "units=50%")
+        >>> small = mipp.plan(net, batches, "units=50%").apply(refit=False)
         >>> tuned = mipp.tune(small, net, batches, mipp.Tune(passes=4), progress=False)
         >>> tuned.after < tuned.before, len(tuned.passes), tuned.examples
         (True, 4, (56, 8))
