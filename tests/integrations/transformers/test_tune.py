@@ -74,9 +74,10 @@ def test_labels_of_minus_100_do_not_count_and_the_others_say_nothing():
         batches = texts()
         for batch in batches:
             labels = (batch["input_ids"] + shift) % 30
-            batch["labels"] = labels.where(batch["attention_mask"] == 1, -100)
+            counts = (batch["attention_mask"] == 1) & (torch.arange(8) > 1)
+            batch["labels"] = labels.where(counts, -100)
         small = plan.apply(refit=False)
         labelled.append(mipp.tune(small, whole, batches, SETTINGS))
     assert labelled[0] == labelled[1]
     masked = mipp.tune(plan.apply(refit=False), whole, texts(), SETTINGS)
-    assert masked.before == pytest.approx(labelled[0].before, rel=1e-5)
+    assert masked.before != pytest.approx(labelled[0].before, rel=1e-3)
