@@ -101,7 +101,7 @@ def prune(
         Literal["flip-shift"] | None,
         typer.Option(
             metavar="HOW", rich_help_panel=_TUNING, show_default="inputs as they are",
-            help="Change the inputs of --tune anew in every pass. flip-shift: images, mirrored and "
+            help="Change the inputs of --tune in every pass. flip-shift: images, mirrored and "
             "shifted; not for digits and text, which mirrored images no longer show.",
         ),
     ] = None,

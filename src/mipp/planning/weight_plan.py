@@ -137,7 +137,7 @@ class WeightPlan(AnyPlan[Model]):
             refit: True as planned, False to leave the weights that stay as they are, ``"own"`` for
                 the weights that the method gives, or a mode or `mipp.Refit` record.
             tune: True, or a `mipp.Tune` record, to tune the copy on the calibration examples
-                afterwards, without labels and with the zeros held; see `mipp.tune`.
+                afterwards, without labels; zeros stay zero. See `mipp.tune`.
             progress: as in `mipp.plan`; stages are ``refit`` (layers) and ``tune`` (steps).
 
         Raises:

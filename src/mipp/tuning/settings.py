@@ -32,7 +32,7 @@ class Tune:
         minutes: limit of the time. The learning rate falls faster where the passes would take
             longer. The same call may then give other weights. None for no limit.
         learning_rate: the highest, reached after a tenth of the steps.
-        batch_size: examples of a step, drawn anew in every pass. None: batches as they are given.
+        batch_size: examples of a step, drawn again in every pass. None: batches as they are given.
         held_out: share of the examples that are not trained on and decide, above 0 and below 1.
         patience: passes in a row without a lower divergence on the held-out examples, after which
             tuning ends. None for none, since the last passes, in which the learning rate is low,
