@@ -48,3 +48,10 @@ def test_extras_that_texts_name_exist():
             )
             found = {name for pair in named for part in pair for name in part.split(",") if name}
             assert found <= extras, path
+
+
+def test_the_source_archive_has_what_tests_read():
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    packed = settings["tool"]["hatch"]["build"]["targets"]["sdist"]["include"]
+    read = {"docs", "scripts", "mkdocs.yml", "Makefile", "CONTRIBUTING.md", "CHANGELOG.md"}
+    assert read <= set(packed)
