@@ -18,7 +18,7 @@ from pathlib import Path
 GUIDES = Path(__file__).resolve().parent.parent / "docs" / "guides"
 RUN_AS_THEY_STAND = (
     "image-classifier.md", "language-model.md", "latency.md", "single-weights.md", "iterative.md",
-    "several-processes.md", "own-op-or-layer.md", "own-method.md", "hugging-face.md",
+    "several-processes.md", "own-op-or-layer.md", "own-method.md",
 )  # fmt: skip
 BLOCK = re.compile(
     r"(?P<not_run>^<!-- not run: [^\n]+ -->\n+)?^```python\n(?P<code>.*?)^```$", re.M | re.S
