@@ -140,8 +140,8 @@ for name, plan in plans.items():
 # With the predictions as they are, almost nothing of the class branch (`22 cv3`) stays, and the
 # detector is lost. With both on a scale of their own it works.
 #
-# Pruned detectors that are better than the whole one are a sign that it was trained too briefly, and
-# no merit of pruning: a refit fits the norms again, too. This is one network and 64 validation
+# Pruned detectors that are better than the whole one are a sign that it was trained too briefly,
+# and no merit of pruning: a refit fits the norms again, too. This is one network and 64 validation
 # images of drawn shapes. It shows the way, not how much your detector will lose.
 #
 # ## Save, load, predict
