@@ -1,8 +1,8 @@
 # %% [markdown]
 # # A small CNN, from start to file
 #
-# Train a network on handwritten digits, prune it to a quarter of its arithmetic, look at what went,
-# retrain it, compare it with other ways to the same size, and export it.
+# Train a network on handwritten digits, prune it to a quarter of its arithmetic, and look at what
+# went. Then retrain it, compare it with other ways to the same size, and export it.
 
 # %%
 from statistics import mean

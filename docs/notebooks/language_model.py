@@ -1,8 +1,8 @@
 # %% [markdown]
 # # A small language model
 #
-# Train a Llama of two layers on the manual that Python has built in, prune its neurons and heads,
-# read what it writes before and after, and save it as a folder that plain transformers loads.
+# Train a Llama of two layers on the manual that Python has built in, and prune its neurons and
+# heads. Read what it writes before and after, and save a folder that plain transformers loads.
 #
 # It needs the extra `transformers`.
 

@@ -77,8 +77,8 @@ print(f"mAP50 {quality(yolo):.1f} %")
 #
 # A plan measures what the outputs depend on. A YOLO in evaluation mode returns its predictions and
 # the feature maps that they come from; `prunable.predictions` picks the first. In them a box is in
-# pixels and a class is a probability, so an error of one counts as little in the one and as much as
-# can be in the other. The function below puts both on a scale of their own: boxes in eighths of the
+# pixels and a class is a probability. An error of one is little in the one, and as much as can be in
+# the other. The function below puts both on a scale of their own: boxes in eighths of the
 # image, classes as logits.
 
 
@@ -102,7 +102,7 @@ print("stays:", *(refusal.name for refusal in plans["l2"].refused))
 
 # %% [markdown]
 # Which parts lost what? Shown are the layers of the YAML file in their order: a backbone (0 to 9),
-# a neck (10 to 21) and the head (22), which has branches for boxes (`cv2`) and classes (`cv3`).
+# a neck (10 to 21) and the head (22). The head has branches for boxes (`cv2`) and classes (`cv3`).
 
 # %%
 _, axes = plt.subplots()
