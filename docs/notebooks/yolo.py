@@ -77,8 +77,8 @@ print(f"mAP50 {quality(yolo):.1f} %")
 #
 # A plan measures what the outputs depend on. A YOLO in evaluation mode returns its predictions and
 # the feature maps that they come from; `prunable.predictions` picks the first. In them a box is in
-# pixels and a class is a probability. An error of one is little in the one, and as much as can be in
-# the other. The function below puts both on a scale of their own: boxes in eighths of the
+# pixels and a class is a probability. An error of one is little in the one, and as much as can be
+# in the other. The function below puts both on a scale of their own: boxes in eighths of the
 # image, classes as logits.
 
 
