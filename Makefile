@@ -8,7 +8,7 @@ PIP     := $(BIN)/python -m pip --disable-pip-version-check
 OTHERS  := .venv-integrations
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test integrations nightly lint format types imports docs docs-check check build package-test clean
+.PHONY: help demo test integrations nightly lint format types imports docs notebooks docs-check check build package-test clean
 
 help: ## This list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -52,6 +52,9 @@ imports: $(VENV)/.for-developers ## Who may import whom
 docs: export NO_MKDOCS_2_WARNING := 1
 docs: $(VENV)/.for-developers ## The site, in site/; warnings are errors
 	$(BIN)/python -m mkdocs build --strict
+
+notebooks: $(OTHERS)/.done ## Run the notebooks and write their pages
+	$(OTHERS)/bin/python scripts/write_notebooks.py
 
 docs-check: $(VENV)/.for-developers ## Code, commands, error texts and links in the documents; the site
 	$(BIN)/python scripts/check_docs.py

@@ -6,7 +6,7 @@ from typing import Any, Protocol, runtime_checkable
 from lab.experiment import ExperimentItem
 from lab.measurements import Item
 from lab.run_item import Device, perform
-from mipp.errors import InputError
+from mipp.errors import InputError, how_to_install
 
 Done = dict[str, Any]
 """What `perform` gives."""
@@ -93,7 +93,7 @@ class Cluster:
             from dask.distributed import Client, as_completed  # noqa: PLC0415
         except ImportError as error:
             raise InputError(
-                "--dask needs dask, which is not installed: pip install 'torch-mipp[lab]'."
+                f"--dask needs dask, which is not installed: {how_to_install('lab')}."
             ) from error
         try:
             client = Client(self.address, set_as_default=False, timeout=10)

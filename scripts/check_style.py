@@ -44,10 +44,6 @@ Take off what has none left."""
 MAX_WORDS = 30
 """In a sentence."""
 
-LONG_SENTENCES = {"README.md": 0}
-"""How many longer sentences a file may still have: the numbers only ever fall. Pages for users may
-have none, and in the others they are counted, and are no error."""
-
 LONG_PAGES = ("docs/reference/", "docs/research/")
 """Files, and folders that end in a slash, whose pages may be long. All others are for users."""
 
@@ -162,19 +158,13 @@ def check() -> tuple[list[str], list[str]]:
         for entry in NOT_YET_CLEAN
         if not any(problem.file.startswith(entry) for problem in excused)
     ]
-    n_long = 0
     for path in _documents():
         text, name = path.read_text(), _relative(path)
-        sentences, for_users = long_sentences(text), not name.startswith(LONG_PAGES)
-        n_long += len(sentences)
-        allowed = LONG_SENTENCES.get(name, 0 if for_users else len(sentences))
-        if len(sentences) > allowed:
-            errors += [f"{name}:{line}: {what}" for line, what in sentences]
-        if for_users and len(text.split()) > MAX_PAGE_WORDS:
+        errors += [f"{name}:{line}: {what}" for line, what in long_sentences(text)]
+        if not name.startswith(LONG_PAGES) and len(text.split()) > MAX_PAGE_WORDS:
             errors.append(
                 f"{name}:1: a page of {len(text.split())} words; at most {MAX_PAGE_WORDS}"
             )
-    notes.append(f"style: {n_long} sentences of more than {MAX_WORDS} words in the documents")
     return errors, notes
 
 

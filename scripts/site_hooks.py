@@ -3,13 +3,14 @@
 The changelog and the contributing page are made from the files at the root. Links from a page to a
 file outside of ``docs`` become the file's name. In the navigation, ``folder/*`` stands for
 the pages of that folder that are not named. On an API page, ``::: mipp.retrain.*`` stands for all
-names of that module.
+names of that module. Pages of notebooks offer them as files of Jupyter, too.
 """
 
 import importlib
 import inspect
 import os
 import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,10 @@ from typing import Any
 from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "scripts"))
+
+import notebooks  # noqa: E402 - beside this file
+
 DOCS = ROOT / "docs"
 
 FROM_ROOT = {"changelog.md": "CHANGELOG.md", "contributing.md": "CONTRIBUTING.md"}
@@ -35,16 +40,23 @@ def on_config(config: Any) -> Any:
 
 
 def on_files(files: Files, config: Any) -> Files:
-    """Adds the pages that are made from files at the root."""
+    """Adds the pages that are made from files at the root, and notebooks for Jupyter."""
     for page, source in FROM_ROOT.items():
         text = relinked((ROOT / source).read_text(), ROOT / source, DOCS / page)
         files.append(File.generated(config, page, content=text))
+    for name in notebooks.names():
+        script = (notebooks.FOLDER / f"{name}.py").read_text()
+        content = notebooks.jupyter(script)
+        files.append(File.generated(config, f"notebooks/{name}.ipynb", content=content))
     return files
 
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     """Links that leave ``docs`` become text; ``::: module.*`` stands for all that is public."""
     path = DOCS / page.file.src_uri
+    if path.with_suffix(".py").exists():
+        jupyter = f"[As a notebook of Jupyter]({path.stem}.ipynb) or [as a script]("
+        markdown = markdown.replace("[As a script](", jupyter, 1)
     return ALL_OF.sub(public_names, relinked(markdown, path, path))
 
 

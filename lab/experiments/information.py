@@ -1,6 +1,6 @@
 """Estimated against true mutual information, where the truth is known.
 
-    python -m lab run information               # needs the extra: pip install 'torch-mipp[lab]'
+    python -m lab run information               # needs the extra: pip install -e '.[lab]'
     python -m lab show information --picture    # the tables, and the picture
 
 Families of distributions of growing information, at several numbers of features and of rows; five
@@ -185,8 +185,9 @@ def tables(rows: Rows) -> Iterator[TextTable | str]:
     found, columns = read(rows)
     yield TextTable("", ["family", "what it is"], list(MEANING.items()))
     title = (
-        f"Bias where it is largest ± standard deviation, in nats, and rank correlation with the "
-        f"truth in brackets; {n} rows, X of so many features (and Y in the first two families)"
+        "Bias where it is largest ± standard deviation, in nats; in brackets, rank correlation "
+        f"with the truth. There are {n} rows, and X has so many features (and Y in the first two "
+        "families)"
     )
     lines = [
         [family, str(dim), *(_cell(found.get((family, dim, n, e))) for e in columns)]
@@ -256,9 +257,9 @@ def verdicts(found: Found, columns: Sequence[str]) -> list[str]:
     """In words, from the figures and the thresholds, when each estimator can be trusted."""
     out = [
         f"A value is trusted where its mean is within {NATS:g} nats or {SHARE:.0%} of the truth at "
-        f"every level and its standard deviation is at most {NATS:g} nats; an order where the mean "
-        f"rank correlation is at least {RANK:g}. A number of rows stands where that holds for it "
-        "and every larger one that was measured.",
+        f"every level and its standard deviation is at most {NATS:g} nats. An order is trusted "
+        f"where the mean rank correlation is at least {RANK:g}. A number of rows stands where that "
+        "holds for it and every larger one that was measured.",
         "",
     ]
     for estimator in columns:
@@ -280,11 +281,9 @@ def verdicts(found: Found, columns: Sequence[str]) -> list[str]:
             )
             values.setdefault(value, []).append(family)
             orders.setdefault(order, []).append(family)
-        told = [
-            "; ".join(f"{', '.join(families)} {when}" for when, families in phrases.items())
-            for phrases in (values, orders)
-        ]
-        out.append(f"* {estimator}. Values: {told[0]}. Order: {told[1]}.")
+        for what, phrases in (("values", values), ("order", orders)):
+            out.append(f"* {estimator}, {what}:")
+            out += [f"    - {', '.join(families)}: {when}" for when, families in phrases.items()]
     return out
 
 

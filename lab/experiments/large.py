@@ -1,6 +1,6 @@
 """Large transformers: what it takes to find their groups and to plan their neurons, in passes.
 
-    python -m lab run large    # needs the extra: pip install 'torch-mipp[transformers]'
+    python -m lab run large    # needs the extra: pip install -e '.[transformers]'
 
 BERT-base and ViT-B/16, and a language model of 1.1 billion parameters with grouped queries (in
 bfloat16), built by `transformers` from their configs with random weights. Each is measured in a

@@ -146,7 +146,7 @@ def tables(rows: Rows) -> Iterator[TextTable | str]:
     named = ("planned", "refused", "wrong", "error", "timeout")
     counted = ", ".join(f"{counts[name]} {name}" for name in named)
     used = sorted({f"{row['package']} {row['version']}" for row in rows if "version" in row})
-    yield f"{len(rows)} models: {counted}\nVersions: {', '.join(used)}"
+    yield f"{len(rows)} models: {counted}.\nVersions: {', '.join(used)}."
 
 
 def items(_settings: Settings) -> Iterator[Key]:

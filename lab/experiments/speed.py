@@ -4,7 +4,7 @@
     python -m lab run speed --nets vit-b16 --only work=mipp  # one work of it
     python -m lab show speed                               # the table of all that is recorded
 
-It needs the extras: pip install 'torch-mipp[lab,transformers]'. Every figure is measured in a
+It needs the extras: pip install -e '.[lab,transformers]'. Every figure is measured in a
 process of its own, one after the other, on the same random weights and examples:
 
 * ``pass``: the examples forward through the model, once.

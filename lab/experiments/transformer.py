@@ -1,6 +1,6 @@
 """A pretrained transformer: half of its MLP neurons and a quarter of its heads go.
 
-    pip install 'torch-mipp[transformers]'
+    pip install -e '.[transformers]'
     python -m lab run transformer    # about an hour of one processor
 
 The net is AntiBERTy, the texts are antibodies (see antiberty.py, which fetches both). All methods

@@ -1,6 +1,6 @@
 """Single weights: MIPP beside magnitude, Wanda, SparseGPT, SNIP, GraSP and SynFlow.
 
-    pip install 'torch-mipp[lab,transformers]'
+    pip install -e '.[lab,transformers]'
     python -m lab run weights    # LeNet5, VGG11 at a quarter of its width, a transformer
     python -m lab run weights --nets lenet5 --seeds 0    # a part of it
 

@@ -55,5 +55,18 @@ class TrainingError(MippError):
     """Training cannot continue: a loss that is not finite, or a checkpoint that does not fit."""
 
 
+def how_to_install(extra: str) -> str:
+    """The command that installs an extra, as error texts give it.
+
+    Args:
+        extra: its name in ``pyproject.toml``.
+
+    Examples:
+        >>> how_to_install("onnx")
+        "pip install 'torch-mipp[onnx]' (in a clone: pip install -e '.[onnx]')"
+    """
+    return f"pip install 'torch-mipp[{extra}]' (in a clone: pip install -e '.[{extra}]')"
+
+
 class MovedError(MippError):
     """A public name that is elsewhere now; the text says where."""

@@ -88,8 +88,8 @@ class _Common:
     memory: int = option(
         "Bytes (or text such as `4GiB`) that second moments may take. If they need more, layers "
         "are measured one after the other. It bounds a refit, too: outputs of the original take at "
-        "most a quarter of it, and so many batches wait for each other at a layer as fit into it, "
-        "while the others are run from the start to each layer.",
+        "most a quarter of it. As many batches wait for each other at a layer as fit into it; the "
+        "others are run from the start to each layer.",
         4 * 2**30,
     )
     outputs: Outputs | None = option(
@@ -154,10 +154,11 @@ class Options(_Common):
         "whole",
     )
     allocation: Allocation | None = option(
-        "How the budget is spread over the groups: `priced` (fewest nats per cost saved), `global` "
-        "(fewest nats), `tolerance` (the same share of nats lost), `uniform` (the same share of "
-        "units kept) or `kinds` (the same number of units in all layers whose names differ only in "
-        "numbers; between such kinds it is the method's own). None is the method's own.",
+        "How the budget is spread: `priced` (fewest nats per cost saved), `global` (fewest nats), "
+        "`tolerance` (the same share of nats lost), `uniform` (the same share of units kept) or "
+        "`kinds`. The last keeps the same number of units in all layers whose names "
+        "differ only in numbers; between such kinds it is the method's own. None is the method's "
+        "own.",
         None,
     )
     passes: int = option(

@@ -1,4 +1,4 @@
-"""Python on the pages for users runs as it stands, from top to bottom; error texts are real."""
+"""Python on the pages for users runs as it stands, from top to bottom, and prints what they say."""
 
 import os
 import re
@@ -10,6 +10,7 @@ import torch
 from mipp import methods
 from mipp.graph.rules import rule as registry
 from mipp.tracing import forwards
+from tests.docs import printed
 
 DOCS = Path(__file__).parents[2] / "docs"
 PAGES = (
@@ -33,19 +34,20 @@ PAGES = (
 )
 NOT_RUN = re.compile(r"<!-- not run: .+ -->\s*\Z")
 """What stands before a block that is only read: the reason, as a comment."""
-BLOCK = re.compile(r"^( *)```python\n(.*?)^\1```$", re.M | re.S)
+BLOCK = re.compile(
+    r"^(?P<indent> *)```python\n(?P<code>.*?)^(?P=indent)```$"
+    r"(?:\n\n(?P=indent)```text\n(?P<stated>.*?)^(?P=indent)```$)?",
+    re.M | re.S,
+)
 
 
-def code_of(text):
-    """The Python of a page in one piece, each line at its place on the page."""
-    lines = [""] * (text.count("\n") + 1)
+def blocks_of(text):
+    """Each block of Python at its line of the page, and what the page says that it prints."""
     for match in BLOCK.finditer(text):
         if NOT_RUN.search(text[: match.start()]):
             continue
-        first = text.count("\n", 0, match.start(2))
-        for offset, line in enumerate(match[2].splitlines()):
-            lines[first + offset] = line.removeprefix(match[1])
-    return "\n".join(lines)
+        lines = [line.removeprefix(match["indent"]) for line in match["code"].splitlines()]
+        yield "\n" * text.count("\n", 0, match.start("code")) + "\n".join(lines), match["stated"]
 
 
 @pytest.fixture
@@ -64,16 +66,39 @@ def registries_as_before():
 def test_the_code_of_a_page_runs(page, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(os, "environ", os.environ.copy())
-    threads = torch.get_num_threads()
-    code = code_of((DOCS / page).read_text())
-    assert code.strip()
+    threads, namespace = torch.get_num_threads(), {"__name__": "page"}
+    blocks = list(blocks_of((DOCS / page).read_text()))
+    assert blocks
     try:
-        exec(compile(code, page, "exec"), {"__name__": "page"})
+        for code, stated in blocks:
+            exec(compile(code, page, "exec"), namespace)
+            found = capsys.readouterr().out
+            assert stated is None or printed.difference(found, stated) is None
     finally:
         torch.set_num_threads(threads)
-    capsys.readouterr()
 
 
-def test_blocks_are_joined_at_their_lines_and_marked_ones_are_left_out():
+def test_the_quickstart_says_what_each_of_its_steps_prints():
+    stated = [stated for _, stated in blocks_of((DOCS / "quickstart.md").read_text())]
+    assert sum(text is not None for text in stated) >= 5
+
+
+def test_blocks_keep_their_lines_and_marked_ones_are_left_out():
     page = "A\n\n```python\nx = 1\n```\n\n<!-- not run: no GPU -->\n\n```python\ny\n```\n"
-    assert code_of(page) == "\n\n\nx = 1" + "\n" * 8
+    assert list(blocks_of(page)) == [("\n\n\nx = 1", None)]
+
+
+@pytest.mark.parametrize(
+    ("stated", "same"),
+    [
+        ("conv2 16 -> 5 units, 98.8% of 0.665 nats", True),
+        ("conv2   16 ->   6 units, 96.4% of 0.6 nats", True),  # another processor
+        ("conv2 16 -> 5 units, 94.1% of 0.665 nats", False),
+        ("conv2 16 -> 15 units, 98.8% of 0.665 nats", False),
+        ("conv3 16 -> 5 units, 98.8% of 0.665 nats", False),
+        ("conv2 16 -> 5 units, 98.8% of 0.665 nats and more", False),
+    ],
+)
+def test_stated_output_may_vary_in_its_numbers_a_little(stated, same):
+    found = printed.difference("conv2 16 -> 5 units, 98.8% of 0.665 nats\n", stated)
+    assert (found is None) == same

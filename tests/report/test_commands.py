@@ -50,4 +50,4 @@ def test_prune_tells_at_once_what_would_stop_its_report(tmp_path, monkeypatch):
     monkeypatch.setattr(page, "find_spec", lambda _: None)
     done = run(*start, tmp_path / "a.html")
     assert done.exit_code == 1
-    assert "pip install 'torch-mipp[report]'" in done.output
+    assert "pip install -e '.[report]'" in done.output

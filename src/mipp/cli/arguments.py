@@ -26,8 +26,8 @@ ModelName = Annotated[
         metavar="NAME",
         rich_help_panel=MODEL_PANEL,
         autocompletion=one_of(*MODELS, *PREFIXES),
-        help=f"One of {', '.join(MODELS)}; or torchvision:NAME, timm:NAME, hf:FOLDER (as "
-        "save_pretrained wrote it, or the .json of its configuration), or package.module:factory, "
+        help=f"One of {', '.join(MODELS)}. Or torchvision:NAME, timm:NAME, or hf:FOLDER (as "
+        "save_pretrained wrote it, or the .json of its configuration). Or package.module:factory, "
         "a function or class in the current folder or installed that makes a torch.nn.Module.",
     ),
 ]
@@ -57,7 +57,7 @@ Classes = Annotated[
     ),
 ]
 _WEIGHTS = (
-    "A .safetensors file, plain or written by mipp (also of a pruned model); or tensors in a .pt, "
+    "A .safetensors file, plain or written by mipp (also of a pruned model). Or tensors in a .pt, "
     ".pth, .bin or .ckpt file, which is read without running any code in it."
 )
 KnownWeights = Annotated[
@@ -79,11 +79,11 @@ Device = Annotated[
     typer.Option(help="Where the model runs, such as cuda or cuda:1.", rich_help_panel=MODEL_PANEL),
 ]
 _DATA_NAMES = (
-    f"One of {', '.join(DATA)}; images:FOLDER (a folder of images for each class, or train and val "
-    "with such folders); text:FILE; jsonl:FILE (objects with a text, and maybe a label, or with a "
-    "list of numbers for each input); npz:FILE (an array for each input, and y); or "
-    "package.module:function for your own, a function without arguments that returns (training "
-    "batches, test batches), each a DataLoader or a list of tensors, pairs (x, y) or dicts. Of "
+    f"One of {', '.join(DATA)}. Or images:FOLDER (a folder of images for each class, or train and "
+    "val with such folders). Or text:FILE. Or jsonl:FILE (objects with a text, and maybe a label, "
+    "or with a list of numbers for each input). Or npz:FILE (an array for each input, and y). Or "
+    "package.module:function, a function of yours without arguments that returns (training "
+    "batches, test batches). Each is a DataLoader or a list of tensors, pairs (x, y) or dicts. Of "
     "files a fifth is held out for evaluation."
 )
 DataName = Annotated[

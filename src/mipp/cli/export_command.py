@@ -54,7 +54,8 @@ def export(
     """Write an ONNX file if onnxruntime computes the same numbers, and time it beside PyTorch.
 
     Weights of a pruned model are read into the full-size model that --model names, which is then
-    timed too. Needs the extra: pip install 'torch-mipp[onnx]'.
+    timed too. Needs the extra onnx: pip install 'torch-mipp[onnx]' (in a clone: pip install -e
+    '.[onnx]').
     """
     import torch
 

@@ -42,9 +42,9 @@ def prune(
         Granularity,
         typer.Option(
             metavar="WHAT", rich_help_panel=names.PLANNING,
-            help="What is removed: unit (filters, neurons, heads: a smaller model); weight (single "
-            "weights become zero, --budget params= or information=); 2:4 or 4:8 (2 of 4, or 4 of "
-            "8, neighbouring inputs stay; no budget).",
+            help="What is removed. Whole units: unit (filters, neurons, heads: a smaller model). "
+            "Single weights, which become zero: weight (--budget params= or information=). In a "
+            "pattern: 2:4 or 4:8 (2 of 4, or 4 of 8, neighbouring inputs stay; no budget).",
         ),
     ] = "unit",
     width: arg.Width = None,

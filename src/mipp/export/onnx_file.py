@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from mipp import graph, statistics, surgery
 from mipp.atomic_files import replacing
 from mipp.checks import checked
-from mipp.errors import FileError, InputError, SurgeryError
+from mipp.errors import FileError, InputError, SurgeryError, how_to_install
 from mipp.export.flat import (
     Flat,
     batched,
@@ -312,5 +312,5 @@ def needed(name: str) -> Any:
     except Exception as error:  # a build for another system fails with whatever it likes
         raise InputError(
             f"ONNX files need the package {name}, which cannot be imported: "
-            f"{type(error).__name__}: {error}. Install the extra: pip install 'torch-mipp[onnx]'."
+            f"{type(error).__name__}: {error}. Install the extra: {how_to_install('onnx')}."
         ) from error

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mipp.atomic_files import replacing
-from mipp.errors import FileError, InputError
+from mipp.errors import FileError, InputError, how_to_install
 from mipp.report.figures import Choice, Figure, looks
 from mipp.report.net_picture import Picture
 from mipp.report.styles import DARK, FAMILIES, FEW, LIGHT, Style
@@ -136,7 +136,7 @@ def check_plotly() -> None:
 
 _NO_PLOTLY = (
     "A report is drawn by Plotly, which is not installed. Install it with "
-    "pip install 'torch-mipp[report]'."
+    f"{how_to_install('report')}."
 )
 
 
