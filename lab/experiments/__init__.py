@@ -8,9 +8,9 @@ from mipp.errors import InputError
 
 NAMES = (
     "activations", "authors", "choices", "confidence", "discovery_cost", "few_examples", "hubs",
-    "information", "kept_information", "large", "latency", "methods", "nats", "packages", "pixels",
-    "precision", "quality", "settle", "speed", "speed_counted", "synthetic", "transformer",
-    "unit_order", "unstructured", "weights", "weights_large",
+    "information", "kept_information", "language", "large", "latency", "methods", "nats",
+    "packages", "pixels", "precision", "quality", "settle", "speed", "speed_counted", "synthetic",
+    "transformer", "unit_order", "unstructured", "weights", "weights_large",
 )  # fmt: skip
 """Modules that are experiments; the others here are parts of one."""
 
