@@ -61,7 +61,7 @@ def unpruned(name: str) -> dict[str, Any]:
     it = subject(name)
     found, seconds = timed(lambda: quality(it.model, it.test))
     parameters = sum(p.numel() for p in it.model.parameters())
-    made = {"net": found, "guess": by_frequency(it.test), "test_seconds": seconds}
+    made = {"quality": found, "guess": by_frequency(it.test), "test_seconds": seconds}
     return made | {"parameters": parameters, **it.facts}
 
 
@@ -91,10 +91,10 @@ def tables(rows: Rows) -> Iterator[TextTable | str]:
         whole = [row for row in here if row["work"] == "unpruned"]
         if not whole:
             continue
-        nats = whole[0]["net"]["nats"]
+        nats = whole[0]["quality"]["nats"]
         yield (
             f"{name}: {whole[0]['parameters'] / 1e6:.2f} million parameters, {nats:.3f} nats "
-            f"(perplexity {math.exp(nats):.2f}), {100 * whole[0]['net']['accuracy']:.1f} %; "
+            f"(perplexity {math.exp(nats):.2f}), {100 * whole[0]['quality']['accuracy']:.1f} %; "
             f"guessing by frequency {whole[0]['guess']:.3f} nats"
         )
         yield from _pruned_tables(name, nats, [row for row in here if row["work"] == "pruned"])
