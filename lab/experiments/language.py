@@ -74,8 +74,8 @@ def pruned(name: str, method: str, seed: int) -> dict[str, Any]:
     for removed, plan in zip(REMOVED, plans, strict=True):
         small, refit_seconds = timed(partial(plan.apply, refit=True))
         found[removed] = {
-            "none": quality(plan.apply(refit=False), it.test),
-            "refit": quality(small, it.test),
+            "none": it.quality(plan.apply(refit=False)),
+            "refit": it.quality(small),
             "refit_seconds": refit_seconds,
             "params": plan.after.params / plan.before.params,
             "macs": plan.after.macs / plan.before.macs,
@@ -98,21 +98,26 @@ def tables(rows: Rows) -> Iterator[TextTable | str]:
             f"guessing by frequency {whole[0]['guess']:.3f} nats"
         )
         yield from _pruned_tables(name, nats, [row for row in here if row["work"] == "pruned"])
-        yield from language_depth.tables(name, nats, [r for r in here if r["work"] == "depth"])
+        yield from language_depth.tables(name, [r for r in here if r["work"] == "depth"])
 
 
 def _pruned_tables(name: str, nats: float, rows: Rows) -> Iterator[TextTable]:
-    for how, title in (("refit", "with the refit"), ("none", "without")):
+    kinds = (
+        ("refit", "divergence", 0.0, "divergence from the whole net, with the refit"),
+        ("none", "divergence", 0.0, "divergence, without"),
+        ("refit", "nats", nats, "nats more than the whole net, with the refit"),
+    )
+    for how, measure, less, title in kinds:
         lines = []
         for method in CONTENDERS:
             mine = [row for row in rows if row["method"] == method]
             if mine:
-                lost = [spread([r[p][how]["nats"] - nats for r in mine], 1, 3) for p in REMOVED]
+                lost = [spread([r[p][how][measure] - less for r in mine], 1, 4) for p in REMOVED]
                 plan = spread([sum(r["plan_seconds"] for r in mine) / len(mine)], 1, 0)
                 lines.append([method, str(len(mine)), *lost, plan])
         if lines:
             header = ["method", "draws", *REMOVED, "seconds to plan"]
-            yield TextTable(f"{name}, nats lost a token, {title}", header, lines)
+            yield TextTable(f"{name}: {title} (nats a token)", header, lines)
 
 
 def items(settings: Settings) -> Iterator[Key]:

@@ -38,15 +38,15 @@ def measured(it: Subject, seed: int) -> dict[str, Any]:
         fitted = refitted(it.model, order[:n], data)
         found[str(n)] = {
             "macs": shares[-1],
-            "blocks": {"none": quality(bare, it.test), "refit": quality(fitted, it.test)},
+            "blocks": {"none": it.quality(bare), "refit": it.quality(fitted)},
         }
     budgets = [f"macs={100 * share:.6f}%" for share in shares]
     plans = mipp.plans(it.model, data, budgets, seed=seed)
     for n, plan in enumerate(plans, 1):
         small, cut = plan.apply(refit=True), plan.apply(refit=False)
         found[str(n)]["units"] = {
-            "none": quality(cut, it.test),
-            "refit": quality(small, it.test),
+            "none": it.quality(cut),
+            "refit": it.quality(small),
             "macs": plan.after.macs / plan.before.macs,
             "widths": {name: len(units) for name, units in plan.keep.items()},
         }
@@ -78,21 +78,11 @@ def order_of(model: nn.Module, data: Examples, number: int) -> tuple[list[int], 
     divergences: list[float] = []
     for _ in range(number):
         left = [i for i in range(len(blocks(model))) if i not in gone]
-        found = {i: divergence(without(model, [*gone, i]), data, wanted) for i in left}
+        found = {i: quality(without(model, [*gone, i]), data, wanted)["divergence"] for i in left}
         least = min(found, key=lambda i: found[i])
         gone.append(least)
         divergences.append(found[least])
     return gone, divergences
-
-
-def divergence(model: nn.Module, data: Examples, wanted: Sequence[Tensor]) -> float:
-    """From the distributions that are wanted to the model's, in nats a token."""
-    nats, number = 0.0, 0
-    for batch, target in zip(data, wanted, strict=True):
-        found = log_probabilities(model, batch)
-        nats += float((target.exp() * (target - found)).sum())
-        number += len(target)
-    return nats / number
 
 
 def macs(model: nn.Module, data: Examples) -> float:
@@ -157,17 +147,19 @@ def _keeping(taken: dict[str, Tensor], name: str, *, of_input: bool = False) -> 
     return hook
 
 
-def tables(name: str, nats: float, rows: Rows) -> list[TextTable]:
+def tables(name: str, rows: Rows) -> list[TextTable]:
     """A row for each number of blocks."""
     if not rows:
         return []
     lines = []
     for n in (key for key in rows[0] if key.isdigit()):
         cells = [
-            spread([row[n][what][how]["nats"] - nats for row in rows], 1, 3)
+            spread([row[n][what][how]["divergence"] for row in rows], 1, 3)
             for how in ("none", "refit")
             for what in ("blocks", "units")
         ]
         lines.append([n, str(len(rows)), spread([rows[0][n]["macs"]]) + " %", *cells])
     header = ["blocks gone", "draws", "MACs left", "blocks", "mipp", "blocks, refit", "mipp, refit"]
-    return [TextTable(f"{name}, nats lost a token, whole blocks against widths", header, lines)]
+    return [
+        TextTable(f"{name}, divergence in nats a token, whole blocks against widths", header, lines)
+    ]

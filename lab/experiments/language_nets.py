@@ -25,13 +25,25 @@ class Subject:
     Attributes:
         model: The net, never changed.
         test: Examples that nothing was trained or calibrated on.
+        answers: `log_probabilities` of the net for the test.
         facts: Where the net comes from, as JSON.
     """
 
     name: str
     model: nn.Module
     test: Examples
+    answers: list[Tensor]
     facts: Mapping[str, str]
+
+    @staticmethod
+    def of(name: str, model: nn.Module, test: Examples, facts: Mapping[str, str]) -> "Subject":
+        """The net with its answers for the test."""
+        answers = [log_probabilities(model, batch) for batch in test]
+        return Subject(name, model, test, answers, facts)
+
+    def quality(self, model: nn.Module) -> dict[str, float]:
+        """Of a model that the net was pruned to, on the test, with the divergence from the net."""
+        return quality(model, self.test, self.answers)
 
     def calibration(self, seed: int) -> Examples:
         """`N_CALIBRATION` examples of one draw, from the text that is not tested on."""
@@ -53,9 +65,9 @@ def subject(name: str) -> Subject:
         # from all over the modules held out
         chosen = windows[torch.arange(N_TEST) * len(windows) // N_TEST]
         facts = {**trained.log, "bytes a token": f"{trained.test_bytes / len(trained.test):.3f}"}
-        return Subject(name, trained.model, of_windows(chosen), facts)
+        return Subject.of(name, trained.model, of_windows(chosen), facts)
     test = language_iglm.batches(chains()[1], BATCH)
-    return Subject(name, language_iglm.pretrained(name), test, {})
+    return Subject.of(name, language_iglm.pretrained(name), test, {})
 
 
 @cache
@@ -83,19 +95,31 @@ def log_probabilities(model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
     return logits[asked(batch)].float().log_softmax(-1)
 
 
-def quality(model: nn.Module, examples: Sequence[Mapping[str, Tensor]]) -> dict[str, float]:
-    """Mean cross-entropy in nats of a next token, and how often the likeliest is right."""
-    nats, right, number = 0.0, 0, 0
+def quality(
+    model: nn.Module, examples: Examples, whole: Sequence[Tensor] | None = None
+) -> dict[str, float]:
+    """Mean cross-entropy in nats of a next token, and how often the likeliest is right.
+
+    Args:
+        model: Put into evaluation mode.
+        examples: The text.
+        whole: `log_probabilities` of the whole net, for each batch. Then there is a ``divergence``,
+            too: the mean Kullback-Leibler divergence from them, in nats.
+    """
+    nats, right, number, away = 0.0, 0, 0, 0.0
     model.eval()
-    for batch in examples:
+    for i, batch in enumerate(examples):
         found, wanted = log_probabilities(model, batch), batch["labels"][:, 1:][asked(batch)]
         nats += float(nn.functional.nll_loss(found, wanted, reduction="sum"))
         right += int((found.argmax(1) == wanted).sum())
         number += len(wanted)
-    return {"nats": nats / number, "accuracy": right / number, "tokens": number}
+        if whole is not None:
+            away += float((whole[i].exp() * (whole[i] - found)).sum())
+    made = {"nats": nats / number, "accuracy": right / number, "tokens": number}
+    return made if whole is None else made | {"divergence": away / number}
 
 
-def by_frequency(examples: Sequence[Mapping[str, Tensor]]) -> float:
+def by_frequency(examples: Examples) -> float:
     """Nats of guessing by how often each token occurs: what needs no net."""
     labels = torch.cat([batch["labels"][:, 1:][asked(batch)] for batch in examples])
     share = torch.bincount(labels) / len(labels)

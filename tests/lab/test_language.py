@@ -111,6 +111,11 @@ def test_quality_is_the_loss_of_transformers_and_does_not_see_padding():
     found = nets.quality(model, [batch])
     assert found["nats"] == pytest.approx(model(**batch).loss.item(), rel=1e-5)
     assert found["tokens"] == 8
+    answers = [nets.log_probabilities(model, batch)]
+    assert nets.quality(model, [batch], answers)["divergence"] == pytest.approx(0, abs=1e-6)
+    other = [torch.full_like(answers[0], -math.log(33))]
+    away = nets.quality(model, [batch], other)["divergence"]
+    assert away == pytest.approx(float(-math.log(33) - answers[0].mean()), rel=1e-4)
     apart = nets.quality(model, language_iglm.batches(["CAR", "EVQLW"], 1))
     assert apart["nats"] == pytest.approx(found["nats"], rel=1e-5)
 
@@ -217,7 +222,7 @@ def test_budgets_name_what_stays():
 
 def test_one_net_is_measured_and_shown(monkeypatch):
     data = windows(64)
-    small = nets.Subject("llama", llama(), windows(16, seed=1), {"python": "3"})
+    small = nets.Subject.of("llama", llama(), windows(16, seed=1), {"python": "3"})
     monkeypatch.setattr(nets.Subject, "calibration", lambda self, seed: data)
     monkeypatch.setattr(language, "subject", lambda name: small)
     keys = [
@@ -237,5 +242,5 @@ def test_one_net_is_measured_and_shown(monkeypatch):
     assert depth["2"]["units"]["macs"] <= depth["2"]["macs"] + 1e-9
     heading, *tables = list(language.tables(rows))
     assert "perplexity" in heading
-    assert [len(table.rows) for table in tables] == [2, 2, 2]
+    assert [len(table.rows) for table in tables] == [2, 2, 2, 2]
     assert tuple(tables[0].columns[2:6]) == language.REMOVED
