@@ -14,6 +14,7 @@ from lab import experiments, runner, subjects, suite_files
 from lab.pace import Pace, in_words
 from lab.report_command import RECORDS, report_suites, write_report
 from lab.runner import AnyItem
+from lab.store import Store
 from lab.tables import TextTable, in_parts
 from mipp.cli import arguments as arg
 from mipp.cli.help_pages import EXIT_CODES
@@ -34,6 +35,12 @@ Name = Annotated[
     str,
     typer.Argument(
         metavar="NAME", help="A suite or experiment of `python -m lab list`, or a .toml file."
+    ),
+]
+Names = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="NAME...", help="Suites or experiments of `python -m lab list`, or .toml files."
     ),
 ]
 Out = Annotated[
@@ -88,8 +95,8 @@ def list_subjects(out: Out = RECORDS, json: arg.Json = False, debug: arg.Debug =
 
 
 @app.command("run", epilog=EXIT_CODES)
-def run_subject(
-    name: Name,
+def run_subjects(
+    names: Names,
     out: Out = RECORDS,
     jobs: Annotated[
         int, typer.Option(min=1, help="Processes, which share the machine's cores.")
@@ -150,8 +157,9 @@ def run_subject(
     with readable_errors(debug) as guard:
         output = open_output(json)
         check_target(report, "--report", suffix=".html")
-        subject = subjects.load(name, smoke=smoke, settings=_pairs(setting or ()))
-        store = subject.store(out)
+        chosen = [
+            subjects.load(name, smoke=smoke, settings=_pairs(setting or ())) for name in names
+        ]
         choice = runner.Choice(
             seeds=None if seeds is None else _numbers(seeds),
             stages=None if stage is None else (stage,),
@@ -161,39 +169,60 @@ def run_subject(
             limit=limit,
         )
         how = runner.How(jobs=jobs, dask=dask, device=device, command=_command())
-        if again:
+        stores = [subject.store(out) for subject in chosen]
+        for subject, store in zip(chosen, stores, strict=True) if again else ():
             subject.forget(store, choice)
-        items = runner.todo(subject.name, subject.items, store, choice)
+        todo = [
+            runner.todo(subject.name, subject.items, store, choice)
+            for subject, store in zip(chosen, stores, strict=True)
+        ]
         guard.arguments_read()
         if report is not None:
             check_plotly()
-        if store.torn:
-            output.say(
-                f"The last line of {store.path} is cut off: a run was killed while it wrote. "
-                "That one item is measured again."
-            )
-        output.say(f"{subject.title}: {len(items)} items to do, into {store.path}")
-        with _Shown(output, store.records(), items, jobs) as shown:
-            outcome = runner.run(subject.name, store, items, how, shown.report)
-        _say_outcome(output, outcome)
+        found = []
+        for subject, store, items in zip(chosen, stores, todo, strict=True):
+            outcome = _run(output, subject, store, items, how)
+            found.append(_as_json(subject, store, outcome))
         page = None
         if report is not None:
-            page = write_report(output, [subject.for_report(out)], report)
-        output.result(
-            {
-                "name": subject.name,
-                "report": page,
-                "path": str(store.path),
-                "done": outcome.done,
-                "copied": outcome.copied,
-                "elsewhere": outcome.elsewhere,
-                "failed": [
-                    {"item": item.content(), "error": error} for item, error in outcome.failed
-                ],
-            }
-        )
-        if outcome.failed:
+            page = write_report(output, [subject.for_report(out) for subject in chosen], report)
+        one = found[0] if len(found) == 1 else {"subjects": found}
+        output.result({"report": page, **one})
+        if any(part["failed"] for part in found):
             raise typer.Exit(FAILED)
+
+
+def _run(
+    output: Output,
+    subject: subjects.Subject,
+    store: Store[Any],
+    items: Sequence[AnyItem],
+    how: runner.How,
+) -> runner.Outcome:
+    """Measures the items, and says what came of it."""
+    if store.torn:
+        output.say(
+            f"The last line of {store.path} is cut off: a run was killed while it wrote. "
+            "That one item is measured again."
+        )
+    output.say(f"{subject.title}: {len(items)} items to do, into {store.path}")
+    with _Shown(output, store.records(), items, how.jobs) as shown:
+        outcome = runner.run(subject.name, store, items, how, shown.report)
+    _say_outcome(output, outcome)
+    return outcome
+
+
+def _as_json(
+    subject: subjects.Subject, store: Store[Any], outcome: runner.Outcome
+) -> dict[str, Any]:
+    return {
+        "name": subject.name,
+        "path": str(store.path),
+        "done": outcome.done,
+        "copied": outcome.copied,
+        "elsewhere": outcome.elsewhere,
+        "failed": [{"item": item.content(), "error": error} for item, error in outcome.failed],
+    }
 
 
 @app.command("show", epilog=EXIT_CODES)

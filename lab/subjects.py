@@ -110,13 +110,15 @@ class Subject:
 def load(name: str, *, smoke: bool = False, settings: Mapping[str, str] | None = None) -> Subject:
     """The suite, experiment, suite file or file of records of that name.
 
+    Names of experiments may have ``-`` for ``_``.
+
     Raises:
         InputError: There is none, or it has no such settings.
     """
-    if name in experiments.NAMES:
-        experiment = experiments.get(name)
+    if (module := name.replace("-", "_")) in experiments.NAMES:
+        experiment = experiments.get(module)
         items = experiment.all_items(experiment.with_settings(settings or {}))
-        return Subject(name, experiment.title, "", items, experiment=experiment)
+        return Subject(module, experiment.title, "", items, experiment=experiment)
     if settings:
         raise InputError(f"--set {next(iter(settings))} was given; suites have no settings.")
     if name.endswith(".jsonl"):

@@ -7,10 +7,11 @@ from lab.experiment import Experiment
 from mipp.errors import InputError
 
 NAMES = (
-    "activations", "authors", "choices", "confidence", "discovery_cost", "few_examples", "hubs",
-    "information", "kept_information", "language", "large", "latency", "methods", "nats",
-    "packages", "pixels", "precision", "quality", "settle", "speed", "speed_counted", "synthetic",
-    "transformer", "unit_order", "unstructured", "weights", "weights_large",
+    "activations", "authors", "choices", "confidence", "discovery_cost", "few_examples", "frontier",
+    "full_width", "hubs", "information", "kept_information", "language", "large", "latency",
+    "methods", "nats", "packages", "pixels", "precision", "quality", "segmentation", "settle",
+    "speed", "speed_counted", "synthetic", "transformer", "unit_order", "unstructured", "weights",
+    "weights_large",
 )  # fmt: skip
 """Modules that are experiments; the others here are parts of one."""
 

@@ -16,8 +16,8 @@ from typing import Any
 
 import mipp
 from lab.experiment import Experiment, Key, Rows, Settings
+from lab.experiments.curve_picture import draw
 from lab.experiments.nets import LENET, SAMPLES, SEEDS, VGG, calibration, parent, test_batches
-from lab.experiments.quality_picture import draw
 from lab.tables import TextTable, spread
 from mipp import retrain
 

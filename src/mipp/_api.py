@@ -19,11 +19,13 @@ from mipp.planning import (
     plan,
     plans,
     prune,
+    tune,
 )
 from mipp.saving import FileInfo, inspect_file, load, save
 from mipp.selection import Budget, Confidence, Share
 from mipp.statistics import CaptureConfig
 from mipp.surgery import Refit, original_indices
+from mipp.tuning import Tune, Tuned
 
 if TYPE_CHECKING:
     from mipp.features import FeatureSelector
@@ -48,6 +50,8 @@ __all__ = [
     "Refit",
     "Share",
     "Training",
+    "Tune",
+    "Tuned",
     "WeightOptions",
     "WeightPlan",
     "data",
@@ -69,6 +73,7 @@ __all__ = [
     "save",
     "select_features",
     "terc",
+    "tune",
 ]
 
 _ERRORS = (

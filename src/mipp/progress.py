@@ -34,7 +34,7 @@ theirs at the end."""
 
 _STAGES = {
     "trace": "tracing", "capture": "measuring activations", "score": "scoring units",
-    "train": "training", "refit": "refitting",
+    "train": "training", "refit": "refitting", "tune": "tuning",
 }  # fmt: skip
 
 _inside: ContextVar[bool] = ContextVar("inside", default=False)

@@ -10,6 +10,7 @@ from lab.command import app
 from lab.experiment import Experiment
 from lab.tables import TextTable
 from mipp.errors import InputError
+from tests.lab.small import tiny
 
 TITLE = "Squares, to try the runner"
 
@@ -120,3 +121,17 @@ def test_settings_and_choices_do_not_change_what_an_item_is():
     assert {item.id for item in narrow.items} < {item.id for item in wide.items}
     chosen = runner.Choice(seeds=(0,)).of("squares", narrow.items)
     assert [item.key["number"] for item in chosen] == [0, 2]
+
+
+def test_several_subjects_are_run_one_after_the_other(tmp_path, monkeypatch):
+    suite = tmp_path / "tiny.toml"
+    suite.write_text(tiny(seeds=(0,)))
+    done = last_line(lab("run", "squares", suite, "--out", tmp_path, "--limit", 1, "--json"))
+    assert [part["name"] for part in done["subjects"]] == ["squares", "tiny"]
+    assert [part["done"] for part in done["subjects"]] == [1, 1]
+    assert len(rows(tmp_path)) == 1
+    assert (tmp_path / "tiny.jsonl").exists()
+
+
+def test_a_dash_stands_for_the_underscore_of_a_module():
+    assert subjects.load("full-width").name == "full_width"

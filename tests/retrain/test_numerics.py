@@ -10,18 +10,39 @@ from mipp.retrain.numerics import layout_for, numerics_for
 CPU, CUDA, MPS = (torch.device(name) for name in ("cpu", "cuda", "mps"))
 
 
+NEITHER = "the CPU has neither AMX nor AVX512-BF16"
+
+
 @pytest.mark.parametrize(
-    ("capabilities", "expected"),
+    ("capabilities", "gain", "expected"),
     [
-        ({"amx_bf16": True, "avx512_bf16": True}, Numerics("bfloat16", True, "the CPU has AMX")),
-        # no faster than float32, by `python -m lab run precision`
-        ({"avx512_bf16": True}, Numerics("float32", True, "the CPU has no AMX")),
-        ({}, Numerics("float32", True, "the CPU has no AMX")),
+        ({"amx_bf16": True, "avx512_bf16": True}, 0, ("bfloat16", "the CPU has AMX")),
+        ({"avx512_bf16": True}, 1.9, ("bfloat16", "bfloat16 is 1.9 times as fast")),
+        ({"avx512_bf16": True}, 1.1, ("float32", "bfloat16 is 1.1 times as fast")),
+        ({}, 9, ("float32", NEITHER)),
     ],
 )
-def test_a_cpu_computes_in_bfloat16_with_amx_alone(monkeypatch, capabilities, expected):
+def test_a_cpu_computes_in_bfloat16_where_that_is_faster(monkeypatch, capabilities, gain, expected):
     monkeypatch.setattr(numerics, "_capabilities", lambda: capabilities)
-    assert numerics_for(CPU, "auto", "auto") == expected
+    monkeypatch.setattr(numerics, "_measured_gain", lambda: gain)
+    found = numerics_for(CPU, "auto", "auto")
+    assert (found.precision, found.channels_last) == (expected[0], True)
+    assert expected[1] in found.why
+
+
+def test_the_gain_of_bfloat16_is_that_of_the_times(monkeypatch):
+    clock = [0.0]
+
+    def convolution(x, *_weight, padding):
+        clock[0] += 3.0 if x.dtype == torch.float32 else 2.0
+
+    monkeypatch.setattr(numerics.F, "conv2d", convolution)
+    monkeypatch.setattr(numerics.time, "perf_counter", lambda: clock[0])
+    numerics._measured_gain.cache_clear()
+    try:
+        assert numerics._measured_gain() == 1.5
+    finally:
+        numerics._measured_gain.cache_clear()
 
 
 @pytest.mark.parametrize(("supported", "precision"), [(True, "bfloat16"), (False, "float32")])

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int64, UInt8
+from jaxtyping import Float, Int64, Shaped
 from torch import Tensor
 
 from mipp.data.dataset import Dataset, balanced_indices
@@ -99,12 +99,14 @@ class Batches:
 
 
 def flip_and_shift(
-    padded: UInt8[Tensor, "n c h_padded w_padded"], generator: torch.Generator
-) -> UInt8[Tensor, "n c h w"]:
-    """Crop a window at a random place, smaller by ``MARGIN`` on all sides, and mirror half."""
+    padded: Shaped[Tensor, "n c h_padded w_padded"],
+    generator: torch.Generator,
+    margin: int = MARGIN,
+) -> Shaped[Tensor, "n c h w"]:
+    """Crop a window at a random place, smaller by ``margin`` on all sides, and mirror half."""
     n_samples, _, height, width = padded.shape
-    height, width = height - 2 * MARGIN, width - 2 * MARGIN
-    top, left = torch.randint(2 * MARGIN + 1, (2, n_samples, 1), generator=generator)
+    height, width = height - 2 * margin, width - 2 * margin
+    top, left = torch.randint(2 * margin + 1, (2, n_samples, 1), generator=generator)
     rows = top + torch.arange(height)
     columns = left + torch.arange(width)
     mirrored = torch.rand(n_samples, 1, generator=generator) < 0.5

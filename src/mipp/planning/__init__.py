@@ -5,7 +5,7 @@ from typing import Any, Literal, Unpack, overload
 
 from torch import nn
 
-from mipp import graph, processes, selection
+from mipp import graph, processes, selection, tuning
 from mipp.errors import InputError
 from mipp.options import (
     Granularity,
@@ -30,6 +30,7 @@ from mipp.planning.option_values import read_options
 from mipp.planning.plan import Plan
 from mipp.planning.plan_record import plan_record, to_dict, weight_record, weights_to_dict
 from mipp.planning.spending import Spending
+from mipp.planning.tune import tune
 from mipp.planning.weight_plan import WeightPlan
 from mipp.problem import Clock, Problem, WeightProblem, calibration
 from mipp.progress import following
@@ -50,6 +51,7 @@ __all__ = [
     "plans",
     "prunable_graph",
     "prune",
+    "tune",
     "wanted_budget",
 ]
 
@@ -204,12 +206,13 @@ def prune(
     budget: Wanted | None = None,
     *,
     granularity: Granularity = "unit",
+    tune: "tuning.Tune | bool" = False,
     progress: Progress | bool | None = None,
     **options: Any,
 ) -> Model:
     """`plan` and `Plan.apply` in one: a smaller, ordinary module. The model is left as it was.
 
-    Takes what `plan` takes, and raises what the two raise.
+    Takes what `plan` takes, and ``tune`` as `Plan.apply` does; raises what the two raise.
 
     Examples:
         >>> import torch
@@ -224,7 +227,7 @@ def prune(
     made = plan(
         model, batches, budget, granularity=granularity, progress=progress, **options  # type: ignore[arg-type]
     )  # fmt: skip
-    return made.apply(progress=progress)
+    return made.apply(tune=tune, progress=progress)
 
 
 def _plans(
@@ -325,6 +328,7 @@ def _weight_plans(
             refit=options.refit,
             own=choice.own,
             seconds=dict(problem.clock.seconds),
+            outputs=options.outputs,
         )
 
 

@@ -8,14 +8,17 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 from torch import nn
 
-from mipp import statistics
+from mipp import statistics, tuning
 from mipp.checks import checked
 from mipp.errors import InputError
+from mipp.options import Outputs, Progress
 from mipp.origin import Applied, note_plans, plans_of
 from mipp.planning.plan_figures import dataframe
+from mipp.planning.tune import tune_read
 from mipp.problem import calibration
 from mipp.records import Refusal
 from mipp.report import Measured, write
+from mipp.retrain import AnyStep
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -30,6 +33,7 @@ class AnyPlan(Generic[Model]):
     model: Model | None
     batches: Sequence[statistics.Batch]
     seconds: Mapping[str, float] | None
+    outputs: Outputs | None
     _page: ClassVar[Callable[..., str]]
     _notebook: ClassVar[Callable[..., str]]
     _figures: ClassVar[Callable[..., dict[str, float]]]
@@ -117,6 +121,30 @@ class AnyPlan(Generic[Model]):
                 f"mipp.{type(self).__name__}.from_json(text, model, batches), or call "
                 "apply(refit=False)."
             )
+
+    def _tune(
+        self,
+        small: nn.Module,
+        settings: tuning.Tune,
+        step: AnyStep | None,
+        progress: Progress | bool | None,
+    ) -> None:
+        """Tunes the small model."""
+        if not self.batches:
+            raise InputError(
+                "Tuning needs calibration batches, and this plan has none. Read it with "
+                f"mipp.{type(self).__name__}.from_json(text, model, batches), or leave tune= out."
+            )
+        recorded = self.record.options.get("outputs")
+        if recorded is not None and self.outputs is None:
+            raise InputError(
+                f"the plan was made for the outputs that {recorded} picks, and is read without it. "
+                "Apply it without tune=, and call mipp.tune(small, model, batches, outputs=...)."
+            )
+        tune_read(
+            small, self._model(), self.batches, settings, self.outputs, self._memory(), step,
+            self._seed(), progress,
+        )  # fmt: skip
 
     def _note(self, model: nn.Module, small: nn.Module) -> None:
         """Notes this plan on the small model, after those that the model has."""

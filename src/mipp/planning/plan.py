@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from mipp import graph, processes, statistics, surgery
+from mipp import graph, processes, statistics, surgery, tuning
 from mipp.checks import checked
 from mipp.errors import InputError
 from mipp.options import Outputs, Progress
@@ -23,6 +23,7 @@ from mipp.progress import following
 from mipp.prunable import example
 from mipp.records import ChannelGraph, Cost, GroupSummary, Keep
 from mipp.report import plan_notebook, plan_page
+from mipp.retrain import AnyStep
 from mipp.tracing.guards import gradients_enabled
 
 
@@ -164,6 +165,7 @@ class Plan(AnyPlan[Model]):
         self,
         refit: "surgery.Refit | str | bool | None" = True,
         *,
+        tune: "tuning.Tune | bool" = False,
         progress: Progress | bool | None = None,
     ) -> Model:
         """The smaller model: a new one, the original is untouched.
@@ -174,13 +176,17 @@ class Plan(AnyPlan[Model]):
         Args:
             refit: True as planned, False to leave the weights that stay as they are, or a mode or a
                 `mipp.Refit` record.
-            progress: as in `mipp.plan`; the only stage is ``refit`` (layers).
+            tune: True, or a `mipp.Tune` record, to tune the small model on the calibration examples
+                afterwards, without labels; `mipp.tune` says how, and what came of it.
+            progress: as in `mipp.plan`; stages are ``refit`` (layers) and ``tune`` (steps).
 
         Raises:
-            InputError: a plan without its model, or of another one; a refit without batches.
+            InputError: a plan without its model, or of another one; a refit or tuning without
+                batches.
             SurgeryError: the model cannot be copied, or refitted weights are not finite.
+            MippError: as `mipp.tune` does.
         """
-        model = self._model()
+        model, settings = self._model(), tuning.read_tune(tune)
         small = surgery.apply_plan(model, self.record)
         self._note(model, small)
         if self.record.unsure:
@@ -203,7 +209,20 @@ class Plan(AnyPlan[Model]):
                     self._seed(), after_fit, notes, self._memory(),
                 )  # fmt: skip
                 report("refit", n_layers, n_layers)
+        if settings is not None:
+            self._tune(small, settings, self._hold(small), progress)
         return small
+
+    def _hold(self, small: nn.Module) -> AnyStep | None:
+        """A step that keeps units at zero that stay for their shape alone."""
+        if not self.record.zeroed:
+            return None
+
+        def step(optimizer: torch.optim.Optimizer) -> None:
+            optimizer.step()
+            surgery.zero_placeholders(small, self.record)
+
+        return step
 
     @gradients_enabled()
     def mask(self) -> Model:

@@ -8,10 +8,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from mipp import graph, processes, retrain, statistics, surgery, weights
+from mipp import graph, processes, retrain, statistics, surgery, tuning, weights
 from mipp.checks import checked
 from mipp.errors import InputError
-from mipp.options import Progress
+from mipp.options import Outputs, Progress
 from mipp.planning.any_plan import AnyPlan, Model, read_batches_of
 from mipp.planning.option_values import check_weight_refit, read_refit, recorded_refit
 from mipp.planning.plan_figures import weight_metrics
@@ -39,6 +39,7 @@ class WeightPlan(AnyPlan[Model]):
         refit: how the remaining weights take over; None for not at all.
         own: weights that the method itself gives, by parameter.
         seconds: how long it took to ``capture`` (passes through the model) and ``plan`` (the rest).
+        outputs: as in `mipp.WeightOptions`.
 
     Examples:
         >>> import torch
@@ -59,6 +60,7 @@ class WeightPlan(AnyPlan[Model]):
     refit: "surgery.Refit | Literal['own'] | None" = None
     own: Mapping[str, Tensor] | None = None
     seconds: Mapping[str, float] | None = None
+    outputs: Outputs | None = None
     _masks: dict[str, Tensor] = field(default_factory=dict, init=False, repr=False)
     _page = staticmethod(weights_page)
     _notebook = staticmethod(weights_notebook)
@@ -123,6 +125,7 @@ class WeightPlan(AnyPlan[Model]):
         self,
         refit: "surgery.Refit | str | bool | None" = True,
         *,
+        tune: "tuning.Tune | bool" = False,
         progress: Progress | bool | None = None,
     ) -> Model:
         """A copy with the zeros, an ordinary module; the original is untouched.
@@ -133,22 +136,26 @@ class WeightPlan(AnyPlan[Model]):
         Args:
             refit: True as planned, False to leave the weights that stay as they are, ``"own"`` for
                 the weights that the method gives, or a mode or `mipp.Refit` record.
-            progress: as in `mipp.plan`; the only stage is ``refit`` (layers).
+            tune: True, or a `mipp.Tune` record, to tune the copy on the calibration examples
+                afterwards, without labels and with the zeros held; see `mipp.tune`.
+            progress: as in `mipp.plan`; stages are ``refit`` (layers) and ``tune`` (steps).
 
         Raises:
-            InputError: a plan without its model, or of another one; a refit without batches.
+            InputError: a plan without its model, or of another one; a refit or tuning without
+                batches.
             SurgeryError: the model cannot be copied, or refitted weights are not finite.
+            MippError: as `mipp.tune` does.
         """
         model = self._model()
         check_fingerprint(model, self.record.fingerprint)
+        settings = tuning.read_tune(tune)
         config: surgery.Refit | Literal["own"] | None
         config = self.refit if refit is True else "own" if refit == "own" else read_refit(refit)
         check_weight_refit(config)
         if config == "own":
             copied = apply_masks(model, self.masks, self._own())
-            self._note(model, copied)
-            return copied
-        copied = apply_masks(model, self.masks)
+        else:
+            copied = apply_masks(model, self.masks)
         self._note(model, copied)
         if isinstance(config, surgery.Refit) and self.after.weights < self.before.weights:
             self._check_batches()
@@ -162,6 +169,8 @@ class WeightPlan(AnyPlan[Model]):
                     self._seed(), self._memory(),
                     advance=lambda: report("refit", next(fitted), len(mine)),
                 )  # fmt: skip
+        if settings is not None:
+            self._tune(copied, settings, self.hold(copied), progress)
         return copied
 
     def mask(self) -> Model:

@@ -34,8 +34,8 @@ class Recipe:
         label_smoothing: share of the target that is spread over all classes, 0 to 1.
         precision: of convolutions and matrix products (autocast); weights, loss and momentum are
             always float32. ``auto`` is bfloat16 where the device computes it fast (GPUs from Ampere
-            on, CPUs with AMX) and float32 elsewhere; `History.numerics` says which it was. All
-            built-in networks but the smallest have it.
+            on, CPUs with AMX, some with AVX512-BF16) and float32 elsewhere; `History.numerics` says
+            which it was. All built-in networks but the smallest have it.
         channels_last: memory layout during training; ``auto`` is the faster one for convolutions on
             that device. All built-in networks but the smallest have it; models that reshape with
             ``view`` may need False.

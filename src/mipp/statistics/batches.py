@@ -58,6 +58,18 @@ class Batch:
 
         return self._mapped(cut)
 
+    def at(self, examples: Tensor) -> "Batch":
+        """The examples of these numbers; all of them where the batch is not divisible."""
+        if not self.divisible:
+            return self
+        size = len(self)
+
+        def pick(leaf: Any) -> Any:
+            batched = isinstance(leaf, Tensor) and leaf.dim() > 0 and leaf.shape[0] == size
+            return leaf[examples.to(leaf.device)] if batched else leaf
+
+        return self._mapped(pick)
+
     def parts(self, size: int) -> list["Batch"]:
         """Batches of at most ``size`` examples; the whole one where it is not divisible."""
         if not self.divisible:

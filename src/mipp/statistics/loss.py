@@ -141,7 +141,7 @@ def sampled_loss(loss: Loss, output: Any, batch: Batch, generator: torch.Generat
     found = class_scores(output, batch.target)
     assert found is not None, "settle() has found class scores in the first batch"
     logits = found[0].float().movedim(found[1], -1)
-    counts = _counts(batch, logits.shape[:-1])
+    counts = counting(batch, logits.shape[:-1])
     logits = logits.flatten(0, -2) if counts is None else logits[counts.to(logits.device)]
     if len(logits) == 0:  # no example of this batch counts
         return found[0].sum() * 0
@@ -192,8 +192,13 @@ def called(loss: Callable[[Any, Any], Tensor], output: Any, target: Any) -> Tens
     return given
 
 
-def _counts(batch: Batch, shape: torch.Size) -> Tensor | None:
-    """Where the loss counts: not at targets of -100, and not at padding; None for everywhere."""
+def counting(batch: Batch, shape: torch.Size) -> Tensor | None:
+    """Where a loss counts: not at targets of -100, and not at padding; None for everywhere.
+
+    Args:
+        batch: what the model was called with.
+        shape: of the places that may count, ``(batch, ...)``; a mask of another shape says nothing.
+    """
     target = batch.target
     if isinstance(target, Tensor) and target.shape == shape and not target.is_floating_point():
         return target != IGNORED if bool((target == IGNORED).any()) else None

@@ -1,4 +1,4 @@
-"""Accuracy at once against the MACs that are left, as a static SVG for light and dark pages."""
+"""Accuracy against the MACs or the time that is left, as a static SVG for light and dark pages."""
 
 from collections.abc import Mapping, Sequence
 from html import escape
@@ -7,7 +7,7 @@ from statistics import mean, stdev
 from lab.experiments.synthetic_picture import spaced
 
 Curve = Mapping[float, Sequence[float]]
-"""Share of MACs -> accuracy of each network."""
+"""Share that is left -> accuracy of each network."""
 
 WIDTH, HEIGHT = 640, 340
 LEFT, RIGHT, TOP, BOTTOM = 56, 120, 40, 52
@@ -26,13 +26,22 @@ text { font: 13px system-ui, sans-serif; fill: #24292f; }
 """
 
 
-def draw(title: str, curves: Mapping[str, Curve], whole: float) -> str:
+def draw(
+    title: str,
+    curves: Mapping[str, Curve],
+    whole: float,
+    *,
+    left: str = "multiply-accumulates that are left",
+    ticks: Sequence[float] | None = None,
+) -> str:
     """The picture.
 
     Args:
         title: Above it.
         curves: Name -> curve, the most important first, at most four.
         whole: Accuracy of the networks before pruning.
+        left: What the shares are of, below the axis.
+        ticks: Shares that the axis names; None for those of the points.
     """
     right, bottom = WIDTH - RIGHT, HEIGHT - BOTTOM
     shares = sorted({share for curve in curves.values() for share in curve})
@@ -57,7 +66,7 @@ def draw(title: str, curves: Mapping[str, Curve], whole: float) -> str:
         kind = "axis" if tenth == round(10 * floor) else "grid"
         out.append(f'<line class="{kind}" x1="{LEFT}" y1="{y:.1f}" x2="{right}" y2="{y:.1f}"/>')
         out.append(f'<text x="{LEFT - 8}" y="{y + 4:.1f}" text-anchor="end">{10 * tenth}</text>')
-    for share in (*shares, 1.0):
+    for share in (*(shares if ticks is None else ticks), 1.0):
         x = across(share)
         out.append(
             f'<line class="axis" x1="{x:.1f}" y1="{bottom}" x2="{x:.1f}" y2="{bottom + 5}"/>'
@@ -67,19 +76,19 @@ def draw(title: str, curves: Mapping[str, Curve], whole: float) -> str:
         )
     out.append(
         f'<text x="{(LEFT + right) / 2:.0f}" y="{HEIGHT - 12}" text-anchor="middle">'
-        "multiply-accumulates that are left</text>"
+        f"{escape(left)}</text>"
     )
     out.append(
         f'<text transform="translate(16 {(TOP + bottom) / 2:.0f}) rotate(-90)" '
         'text-anchor="middle">test accuracy (%)</text>'
     )
     names = list(curves)
-    # names stand beside the points at the largest share below the whole net
-    heights = spaced([up(mean(curves[n][shares[-1]])) for n in names], NAME_GAP, TOP, bottom)
+    # names stand beside the points at the curve's largest share
+    ends = [up(mean(curves[name][max(curves[name])])) for name in names]
+    heights = spaced(ends, NAME_GAP, TOP, bottom)
     for number, (name, height) in enumerate(zip(names, heights, strict=True)):
         points = [(across(1.0), up(whole))]
-        for share in reversed(shares):
-            found = curves[name][share]
+        for share, found in sorted(curves[name].items(), reverse=True):
             x, y, spread = across(share), up(mean(found)), stdev(found) if len(found) > 1 else 0.0
             points.append((x, y))
             top, foot = up(mean(found) + spread), up(mean(found) - spread)

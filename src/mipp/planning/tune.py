@@ -1,0 +1,116 @@
+"""Tuning a pruned model on the calibration examples: the public call, and that of plans."""
+
+import math
+import warnings
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from torch import nn
+
+from mipp import graph, processes, statistics, tuning
+from mipp.errors import CalibrationWarning
+from mipp.options import Outputs, Progress
+from mipp.planning.model_outputs import answering, read_outputs
+from mipp.planning.option_values import read_memory
+from mipp.problem import calibration
+from mipp.progress import following
+from mipp.prunable import example
+from mipp.retrain import AnyStep
+from mipp.tracing.guards import check_ordinary, gradients_enabled
+
+
+@processes.raises_on_all_ranks
+@gradients_enabled()
+def tune(
+    small: nn.Module,
+    whole: nn.Module,
+    batches: Iterable[Any],
+    settings: "tuning.Tune | bool" = True,
+    *,
+    samples: int | None = 5120,
+    outputs: Outputs | None = None,
+    memory: int | str = 4 * 2**30,
+    step: AnyStep | None = None,
+    seed: int = 0,
+    progress: Progress | bool | None = None,
+) -> "tuning.Tuned":
+    """Tunes a pruned model on calibration examples, in place and without labels.
+
+    The small model learns to give what the whole one gives. Some examples are held out: the weights
+    that come closest to the whole model on them are kept. Where no pass comes closer than the
+    weights were before, these are put back, with a warning. Both models run in evaluation mode, so
+    that statistics of BatchNorm stay as they are and nothing is dropped out; modes and random
+    generators are restored. An error or Ctrl-C leaves the small model with the best weights so far.
+
+    Args:
+        small: what `Plan.apply` returned. Parameters that require no gradient stay as they are,
+            unless none does.
+        whole: the model that it was pruned from; it is left as it was.
+        batches: as in `mipp.plan`, usually the same. Targets are not used, except that places with
+            target -100 do not count; nor does padding, by ``attention_mask``. Under
+            ``torch.distributed`` each process gives its own, gradients are those of all examples,
+            and all processes have to call this.
+        settings: how to tune; True for the defaults.
+        samples: examples that are read at most; None for all.
+        outputs: as in `mipp.Options`: picks what has to stay as it is.
+        memory: bytes, or text such as ``"4GiB"``; a quarter of it may hold answers of the whole
+            model, which are computed in every pass where they need more.
+        step: in place of ``optimizer.step()``, which it calls itself, such as `WeightPlan.hold`
+            and `mipp.retrain.hold_zeros` make it, to keep zeros.
+        seed: of what is held out, of the order of the examples, and of augmentation.
+        progress: as in `mipp.plan`; the only stage is ``tune`` (steps).
+
+    Raises:
+        InputError: models whose outputs differ in shape, that share parameters or give no
+            gradient; fewer than two examples.
+        CalibrationError: batches that cannot be used, or outputs that are not finite.
+        TrainingError: a loss that is not finite.
+
+    Examples:
+        >>> import torch
+        >>> import mipp
+        >>> _ = torch.manual_seed(0)
+        >>> net = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
+        >>> batches = [torch.randn(64, 4)]
+        >>> small = mipp.prune(net, batches, "units=50%")
+        >>> tuned = mipp.tune(small, net, batches, mipp.Tune(passes=4), progress=False)
+        >>> tuned.after < tuned.before, len(tuned.passes), tuned.examples
+        (True, 4, (56, 8))
+    """
+    read_outputs(outputs)
+    small, whole = graph.unwrap(small), graph.unwrap(whole)
+    check_ordinary(small)
+    data = calibration(whole, batches, samples)
+    chosen = tuning.read_tune(settings) or tuning.Tune()
+    return tune_read(small, whole, data, chosen, outputs, read_memory(memory), step, seed, progress)
+
+
+def tune_read(
+    small: nn.Module,
+    whole: nn.Module,
+    data: Sequence[statistics.Batch],
+    settings: "tuning.Tune",
+    outputs: Outputs | None = None,
+    memory: float = math.inf,
+    step: AnyStep | None = None,
+    seed: int = 0,
+    progress: Progress | bool | None = None,
+) -> "tuning.Tuned":
+    """`tune` with batches that were read."""
+    own, teacher = (answering(model, outputs, example(model, data)) for model in (small, whole))
+    with following(progress) as report, processes.together(whole):
+        processes.same_model(small)
+        done = tuning.tune(
+            own, teacher, data, settings, seed=seed, memory=memory, step=step, report=report
+        )
+        report.line(str(done))
+    if not done.better:
+        warnings.warn(
+            f"Tuning changed nothing: {len(done.passes)} passes came no closer to the whole model "
+            f"than {done.before:.3g} {done.unit} on {done.examples[1]} held-out examples, and the "
+            "weights from before were put back. Give more calibration examples, or a lower "
+            f"learning rate than {settings.learning_rate:g}: mipp.Tune(learning_rate=...).",
+            CalibrationWarning,
+            stacklevel=4,
+        )
+    return done

@@ -1,0 +1,266 @@
+"""Training on the answers of the whole model, and the decision which weights to keep."""
+
+import math
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+
+import torch
+from torch import Tensor, nn
+
+from mipp import processes
+from mipp.errors import InputError, TrainingError
+from mipp.options import Progress
+from mipp.retrain import AnyStep
+from mipp.retrain.numerics import numerics_for
+from mipp.statistics import Batch, blaming
+from mipp.statistics.loss import answer_tensors
+from mipp.tracing.guards import as_it_was, gradients_enabled, mixed_seed, seed_generators
+from mipp.tuning.examples import Examples, Parts, augmented
+from mipp.tuning.optimizer import MasterAdamW
+from mipp.tuning.settings import Stopped, Tune, Tuned, TunePass
+from mipp.tuning.teacher import Teacher
+
+WARMUP = 0.1
+"""Share of the steps in which the learning rate rises."""
+
+
+def tune(
+    small: nn.Module,
+    whole: nn.Module,
+    batches: Sequence[Batch],
+    settings: Tune,
+    *,
+    seed: int = 0,
+    memory: float = math.inf,
+    step: AnyStep | None = None,
+    report: Progress = lambda *_: None,
+) -> Tuned:
+    """Tunes ``small``, in place; what goes wrong leaves it with the best weights so far.
+
+    Args:
+        small: the pruned model.
+        whole: the model that it was pruned from; is left as it is.
+        batches: calibration batches, with which the model can be called.
+        settings: how to tune.
+        seed: of what is held out, of the order, and of augmentation.
+        memory: bytes; a quarter of it may hold answers of the whole model.
+        step: in place of ``optimizer.step()``, which it calls itself.
+        report: called as ``report("tune", steps, total)``.
+
+    Raises:
+        InputError: models whose outputs cannot be compared; too few examples.
+        CalibrationError: outputs of the whole model that are not finite.
+        TrainingError: outputs of the small model that are not.
+    """
+    started = time.perf_counter()
+    _check_apart(small, whole)
+    examples = Examples.of(batches, settings.held_out, settings.batch_size, mixed_seed(seed, 0))
+    with ExitStack() as stack:
+        stack.enter_context(gradients_enabled())
+        stack.enter_context(as_it_was(small, whole))
+        for parameter in whole.parameters():
+            parameter.requires_grad_(False)
+        run = _Run(small, whole, examples, settings, seed, memory, step, report, started)
+        stack.callback(run.put_back_best)
+        stopped = run.all_passes()
+    trained, held_out = (processes.total("the examples", n) for n in examples.counts())
+    return Tuned(
+        before=run.before,
+        after=run.best,
+        unit=run.teacher.unit,
+        passes=tuple(run.passes),
+        kept=run.kept,
+        stopped=stopped,
+        examples=(trained, held_out),
+        seconds=time.perf_counter() - started,
+    )
+
+
+class _Run:
+    """The state of one tuning."""
+
+    def __init__(
+        self,
+        small: nn.Module,
+        whole: nn.Module,
+        examples: Examples,
+        settings: Tune,
+        seed: int,
+        memory: float,
+        step: AnyStep | None,
+        report: Progress,
+        started: float,
+    ) -> None:
+        self.small, self.examples, self.settings = small, examples, settings
+        self.seed, self.take_step, self.report, self.started = seed, step, report, started
+        self.parameters = _trained(small)
+        self.device = self.parameters[0].device
+        numerics = numerics_for(self.device, settings.precision, channels_last=False)
+        self.bfloat16 = numerics.precision == "bfloat16"
+        self.teacher = Teacher(whole, examples, settings, memory / 4, self.device)
+        self.optimizer = MasterAdamW(self.parameters, settings.learning_rate)
+        self.passes: list[TunePass] = []
+        self.kept = 0
+        self.weights = [p.detach().clone() for p in self.parameters]
+        self.before = self.best = self.held_out()
+        if not math.isfinite(self.before):
+            raise TrainingError(
+                f"the small model is {self.before} away from the whole one; expected a finite "
+                "number. Its outputs are not finite: refit it, or prune less."
+            )
+        own = math.ceil(sum(len(t) for _, t in examples.trained) / examples.batch_size)
+        self.steps_per_pass = processes.largest("the steps of a pass", own)
+
+    def all_passes(self) -> Stopped:
+        """Trains until there are no more passes, no patience or no time; says which."""
+        settings = self.settings
+        for number in range(settings.passes):
+            begun = time.perf_counter()
+            seed_generators(self.device, self.seed, number + 1)
+            train, rate, in_time = self._one_pass(number)
+            away = self.held_out()
+            seconds = time.perf_counter() - begun
+            self.passes.append(TunePass(rate, train, away, seconds))
+            if away < self.best:
+                self.best, self.kept = away, number + 1
+                self.weights = [p.detach().clone() for p in self.parameters]
+            if not in_time:
+                return "minutes"
+            if settings.patience is not None and number + 1 - self.kept >= settings.patience:
+                return "patience"
+        return "passes"
+
+    def _one_pass(self, number: int) -> tuple[float, float, bool]:
+        """Mean loss, last learning rate, and whether there is time left."""
+        total, count, rate, in_time = 0.0, 0.0, 0.0, True
+        mine = self.examples.steps()
+        for at in range(self.steps_per_pass):
+            spent = self._spent()
+            done = (number * self.steps_per_pass + at) / (
+                self.settings.passes * self.steps_per_pass
+            )
+            rate = self.settings.learning_rate * _schedule(max(done, spent))
+            for group in self.optimizer.param_groups:
+                group["lr"] = rate
+            loss, n = self._step(mine[at] if at < len(mine) else None)
+            total, count = total + loss * n, count + n
+            self.report(
+                "tune", number * self.steps_per_pass + at + 1,
+                self.settings.passes * self.steps_per_pass,
+            )  # fmt: skip
+            if self._spent() >= 1:
+                in_time = False
+                break
+        return total / max(count, 1), rate, in_time
+
+    def _spent(self) -> float:
+        """Share of the time that is gone, the same on all ranks; 0 without a limit."""
+        if self.settings.minutes is None:
+            return 0.0
+        elapsed = time.perf_counter() - self.started
+        thousandths = int(1000 * elapsed / (60 * self.settings.minutes))
+        return processes.largest("the time that is gone", thousandths) / 1000
+
+    def _step(self, parts: Parts | None) -> tuple[float, float]:
+        """One step on the examples of all ranks; mean loss and number of places that count."""
+        self.optimizer.zero_grad()
+        sums = counts = torch.zeros(len(self.teacher.scales), device=self.device)
+        if parts is not None:
+            batch = self.examples.batch(parts).to(self.device)
+            augment = self.settings.augment
+            if augment is not None:
+                batch = augmented(batch, augment)
+            answers = self.teacher.answers(parts, batch, changed=augment is not None)
+            with (
+                blaming(None),
+                torch.autocast(self.device.type, torch.bfloat16, enabled=self.bfloat16),
+            ):
+                found = answer_tensors(self.small(*batch.args, **batch.kwargs))
+            sums, counts = self.teacher.apart(found, answers, batch, self.settings.temperature)
+        counts = counts.clone()
+        processes.all_reduce("the places that count", counts)
+        loss = (sums / counts.clamp(min=1)).mean()
+        if parts is not None:
+            _check_gradient(loss)
+            loss.backward()
+        value = loss.detach().reshape(1).clone()
+        self._reduce(value)
+        if not math.isfinite(float(value)):
+            raise TrainingError(
+                f"the loss of tuning is {float(value)} in pass {len(self.passes) + 1}; expected a "
+                f"finite number. Lower learning_rate={self.settings.learning_rate} of mipp.Tune, "
+                "or use precision='float32'."
+            )
+        if self.take_step is None:
+            self.optimizer.step()
+        else:
+            self.take_step(self.optimizer)
+        return float(value), float(counts.mean())
+
+    def _reduce(self, value: Tensor) -> None:
+        """Sums loss and gradients over the ranks."""
+        if processes.rank_and_size()[1] == 1:
+            return
+        for p in self.parameters:
+            if p.grad is None:
+                p.grad = torch.zeros_like(p)
+        gradients = [p.grad for p in self.parameters if p.grad is not None]
+        processes.all_reduce("a step of tuning", value, *gradients)
+
+    def held_out(self) -> float:
+        """Divergence on the held-out examples of all ranks, in the model's own precision."""
+        n = len(self.teacher.scales)
+        sums, counts = (torch.zeros(n, dtype=torch.float64, device=self.device) for _ in range(2))
+        with torch.no_grad():
+            for parts in self.examples.pieces(self.examples.held_out):
+                batch = self.examples.batch(parts).to(self.device)
+                with blaming(None):
+                    found = answer_tensors(self.small(*batch.args, **batch.kwargs))
+                some = self.teacher.apart(found, self.teacher.answers(parts, batch), batch, 1.0)
+                sums, counts = sums + some[0].double(), counts + some[1].double()
+        processes.all_reduce("the held-out examples", sums, counts)
+        return float((sums / counts.clamp(min=1)).mean())
+
+    def put_back_best(self) -> None:
+        """The small model gets the best weights so far."""
+        with torch.no_grad():
+            for parameter, weights in zip(self.parameters, self.weights, strict=True):
+                parameter.copy_(weights)
+                parameter.grad = None
+
+
+def _schedule(done: float) -> float:
+    """Share of the highest learning rate after this share of the tuning."""
+    if done < WARMUP:
+        return 0.1 + 0.9 * done / WARMUP
+    return (1 + math.cos(math.pi * min((done - WARMUP) / (1 - WARMUP), 1.0))) / 2
+
+
+def _trained(small: nn.Module) -> list[nn.Parameter]:
+    """Parameters that gradients are wanted of; all where there are none."""
+    floating = [p for p in small.parameters() if p.is_floating_point()]
+    chosen = [p for p in floating if p.requires_grad] or floating
+    if not chosen:
+        raise InputError("a small model without parameters was given; there is nothing to tune.")
+    for parameter in chosen:
+        parameter.requires_grad_(True)
+    return chosen
+
+
+def _check_apart(small: nn.Module, whole: nn.Module) -> None:
+    mine = {id(p) for p in small.parameters()}
+    if small is whole or any(id(p) in mine for p in whole.parameters()):
+        raise InputError(
+            "the small model shares parameters with the whole one; expected two models, of which "
+            "the whole one keeps its weights. Give what plan.apply() returned, and the model that "
+            "was planned for."
+        )
+
+
+def _check_gradient(loss: Tensor) -> None:
+    if not loss.requires_grad:
+        raise InputError(
+            "No gradient leads from the small model's outputs to its weights; one was expected, to "
+            "tune them. Take torch.no_grad, detach and argmax out of forward, or leave tuning out."
+        )
