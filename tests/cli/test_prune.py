@@ -43,7 +43,7 @@ def test_json_is_one_object_and_nothing_else(mipp, small_cnn, weights, tmp_path)
     assert found.keys() == {
         "accuracy", "macs", "params", "units", "latency_ms", "seconds", "groups", "refused", "seed",
         "model", "weights", "data", "method", "budget", "granularity", "out", "plan", "report",
-        "versions", "notes", "metric", "task",
+        "versions", "notes", "metric", "task", "tuning",
     }  # fmt: skip
     said = ("model", "data", "method", "budget", "granularity", "out", "report")
     assert [found[name] for name in said] == [
@@ -53,7 +53,7 @@ def test_json_is_one_object_and_nothing_else(mipp, small_cnn, weights, tmp_path)
         "mipp": library.__version__, "torch": torch.__version__,
         "python": platform.python_version(),
     }  # fmt: skip
-    assert found["accuracy"].keys() == PAIR | {"retrained"}
+    assert found["accuracy"].keys() == PAIR | {"tuned", "retrained"}
     assert found["accuracy"]["retrained"] is None
     assert all(0 <= found["accuracy"][when] <= 1 for when in PAIR)
     for name in ("macs", "params", "units", "latency_ms"):

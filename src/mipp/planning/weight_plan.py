@@ -170,7 +170,7 @@ class WeightPlan(AnyPlan[Model]):
                     advance=lambda: report("refit", next(fitted), len(mine)),
                 )  # fmt: skip
         if settings is not None:
-            self._tune(copied, settings, self.hold(copied), progress)
+            self.tune(copied, settings, progress=progress)
         return copied
 
     def mask(self) -> Model:
@@ -189,6 +189,9 @@ class WeightPlan(AnyPlan[Model]):
             model: what `apply` returned.
         """
         return retrain.hold_masks(graph.unwrap(model), self.masks)
+
+    def _step(self, small: nn.Module) -> retrain.AnyStep | None:
+        return self.hold(small)
 
     def keep(self, name: str) -> BoolArray:
         """Which entries of a parameter stay, in its shape."""
