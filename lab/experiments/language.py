@@ -44,6 +44,12 @@ THRICE = ("mipp", "l2", "flap", "obs", "mipp, uniform")
 """Contenders with as many draws of the calibration examples as there are seeds; others have one."""
 
 
+TUNED, TUNED_SHARES = ("mipp", "l2", "flap"), ("25%", "50%")
+"""Contenders and shares that are tuned, too, with one draw."""
+TUNE = mipp.Tune(passes=5, batch_size=8)
+"""How: few passes of small batches, as there are few examples and each has many tokens."""
+
+
 def timed(work: Callable[[], Any]) -> tuple[Any, float]:
     """What it gives, and processor seconds."""
     started = time.process_time()
@@ -84,6 +90,27 @@ def pruned(name: str, method: str, seed: int) -> dict[str, Any]:
     return found
 
 
+def tuned(name: str, method: str, seed: int) -> dict[str, Any]:
+    """After the refit, tuned on the calibration examples, without labels."""
+    it, options = subject(name), CONTENDERS[method]
+    data, budgets = it.calibration(seed), [budget_of(removed) for removed in TUNED_SHARES]
+    found: dict[str, Any] = {}
+    for removed, plan in zip(
+        TUNED_SHARES, mipp.plans(it.model, data, budgets, seed=seed, **options), strict=True
+    ):
+        small = plan.apply(refit=True)
+        before = it.quality(small)
+        done, seconds = timed(partial(plan.tune, small, TUNE))
+        found[removed] = {
+            "refit": before,
+            "tuned": it.quality(small),
+            "tune_seconds": seconds,
+            "passes": len(done.passes),
+            "kept": done.kept,
+        }
+    return found
+
+
 def tables(rows: Rows) -> Iterator[TextTable | str]:
     """For each net the whole net, a table of methods, and one of blocks."""
     for name in NAMES:
@@ -98,6 +125,7 @@ def tables(rows: Rows) -> Iterator[TextTable | str]:
             f"guessing by frequency {whole[0]['guess']:.3f} nats"
         )
         yield from _pruned_tables(name, nats, [row for row in here if row["work"] == "pruned"])
+        yield from _tuned_tables(name, [row for row in here if row["work"] == "tuned"])
         yield from language_depth.tables(name, [r for r in here if r["work"] == "depth"])
 
 
@@ -120,6 +148,22 @@ def _pruned_tables(name: str, nats: float, rows: Rows) -> Iterator[TextTable]:
             yield TextTable(f"{name}: {title} (nats a token)", header, lines)
 
 
+def _tuned_tables(name: str, rows: Rows) -> Iterator[TextTable]:
+    lines = []
+    for row in rows:
+        cells = [
+            f"{row[removed][how]['divergence']:.4f}"
+            for removed in TUNED_SHARES
+            for how in ("refit", "tuned")
+        ]
+        seconds = f"{row[TUNED_SHARES[-1]]['tune_seconds']:.0f}"
+        lines.append([row["method"], *cells, seconds])
+    if lines:
+        header = ["method", *(f"{p}, {how}" for p in TUNED_SHARES for how in ("refit", "tuned"))]
+        title = f"{name}: divergence from the whole net, tuned (nats a token)"
+        yield TextTable(title, [*header, "seconds to tune"], lines)
+
+
 def items(settings: Settings) -> Iterator[Key]:
     """What tells most comes first."""
     for net in NAMES:
@@ -130,6 +174,8 @@ def items(settings: Settings) -> Iterator[Key]:
                 if seed == 0 or method in THRICE:
                     yield {"work": "pruned", "net": net, "method": method, "seed": seed}
             yield {"work": "depth", "net": net, "seed": seed}
+            for method in TUNED if seed == 0 else ():
+                yield {"work": "tuned", "net": net, "method": method, "seed": seed}
 
 
 def measure(key: Key, _settings: Settings) -> dict[str, Any]:
@@ -138,7 +184,8 @@ def measure(key: Key, _settings: Settings) -> dict[str, Any]:
         return unpruned(key["net"])
     if key["work"] == "depth":
         return language_depth.measured(subject(key["net"]), key["seed"])
-    return pruned(key["net"], key["method"], key["seed"])
+    work = tuned if key["work"] == "tuned" else pruned
+    return work(key["net"], key["method"], key["seed"])
 
 
 EXPERIMENT = Experiment(
