@@ -14,8 +14,11 @@ Examples = list[dict[str, Tensor]]
 """Batches that a causal language model of transformers takes, with labels."""
 IGLM_S, IGLM, LLAMA = "iglm-s", "iglm", "llama"
 NAMES = (IGLM_S, LLAMA, IGLM)
-N_CALIBRATION, N_TEST, BATCH = 128, 64, 16
-"""Examples: antibody chains, or windows of text."""
+N_CALIBRATION = {IGLM_S: 128, IGLM: 128, LLAMA: 64}
+"""Antibody chains, or windows of text, which have twice as many tokens."""
+N_TEST = {IGLM_S: 64, IGLM: 64, LLAMA: 32}
+"""The same, of the test."""
+BATCH = 16
 
 
 @dataclass(frozen=True)
@@ -46,13 +49,14 @@ class Subject:
         return quality(model, self.test, self.answers)
 
     def calibration(self, seed: int) -> Examples:
-        """`N_CALIBRATION` examples of one draw, from the text that is not tested on."""
+        """Examples of one draw, from the text that is not tested on."""
+        number = N_CALIBRATION[self.name]
         if self.name == LLAMA:
             tokens = language_llama.trained().train
             length = language_llama.LENGTH
-            return of_windows(language_text.drawn(tokens, length, N_CALIBRATION, seed))
+            return of_windows(language_text.drawn(tokens, length, number, seed))
         rest, _ = chains()
-        picked = random.Random(seed).sample(rest, N_CALIBRATION)  # noqa: S311 - no secret
+        picked = random.Random(seed).sample(rest, number)  # noqa: S311 - no secret
         return language_iglm.batches(picked, BATCH)
 
 
@@ -63,18 +67,18 @@ def subject(name: str) -> Subject:
         trained = language_llama.trained()
         windows = language_text.windows(trained.test, language_llama.LENGTH)
         # from all over the modules held out
-        chosen = windows[torch.arange(N_TEST) * len(windows) // N_TEST]
+        number = N_TEST[name]
+        chosen = windows[torch.arange(number) * len(windows) // number]
         facts = {**trained.log, "bytes a token": f"{trained.test_bytes / len(trained.test):.3f}"}
         return Subject.of(name, trained.model, of_windows(chosen), facts)
-    test = language_iglm.batches(chains()[1], BATCH)
+    test = language_iglm.batches(chains()[1][: N_TEST[name]], BATCH)
     return Subject.of(name, language_iglm.pretrained(name), test, {})
 
 
 @cache
 def chains() -> tuple[list[str], list[str]]:
     """Antibodies for calibration, and those of other clones for the test."""
-    rest, test = antiberty.split(2 * N_TEST)
-    return rest, test[:N_TEST]
+    return antiberty.split(128)
 
 
 def of_windows(tokens: Tensor) -> Examples:
