@@ -4,8 +4,7 @@ AntiBERTy (Ruffolo, Gray and Sulam 2021, arXiv 2112.07782; MIT licence) is a BER
 wide, 8 heads and 2048 neurons each, trained to fill in masked residues of 558 million antibody
 sequences. The wheel ``antiberty`` 0.1.3 holds its weights. The wheel ``abstar`` 0.8.0 (MIT licence)
 holds antibodies of people as test data: a thousand heavy chains read by a 454 sequencer, and the
-heavy chains of two hundred antibodies against HIV. Both are fetched by pip on first use (98 MB),
-checked against the hashes below and kept in the cache; nothing of them is installed or executed.
+heavy chains of two hundred antibodies against HIV. `lab.wheels` fetches both on first use (98 MB).
 
 Whether these chains, or some like them, are among the 558 million is not known: what is measured is
 how much of the net's quality pruning leaves, not the quality.
@@ -15,25 +14,14 @@ import itertools
 import json
 import random
 import re
-import subprocess
-import sys
-import tempfile
 import zipfile
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-import pooch
 import torch
 from torch import Tensor, nn
 
-from lab import parents
-
-WHEELS = {
-    "antiberty": ("0.1.3", "30d910992b190013871bac49cdc032e01a19339f7d2b958ab99b0eb44638352a"),
-    "abstar": ("0.8.0", "c3c25dd4c0ebcd8173fdd4737539957dfd2f5ca25a0a71cc7a1f2643cdb898f4"),
-}
-"""Version and sha256 of each wheel."""
+from lab.wheels import wheel
 
 WEIGHTS = "antiberty/trained_models/AntiBERTy_md_smooth"
 CHAINS = ("abstar/test_data/test_1k.fasta", "abstar/test_data/test_hiv_bnab_hcs.fasta")
@@ -57,24 +45,6 @@ _CODONS = {
 }
 # the end of the variable domain: ...Y Y C, the third loop, W G x G x x V T V S S
 _END = re.compile(r"[YFHS][YFHSCW]C([A-Z]{3,36})W[A-Z]{2}G[A-Z]{2}V[A-Z]{2}S[A-Z]")
-
-
-def wheel(name: str) -> Path:
-    """The wheel of that package in the cache, fetched by pip if need be, with the right hash."""
-    version, sha256 = WHEELS[name]
-    folder = parents.cache().parent / "wheels"
-    path = folder / f"{name}-{version}-py3-none-any.whl"
-    if not path.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory() as scratch:
-            wanted = Path(scratch) / "wanted.txt"
-            wanted.write_text(f"{name}=={version} --hash=sha256:{sha256}\n")
-            pip = [sys.executable, "-m", "pip", "download", "--no-deps", "--require-hashes"]
-            command = [*pip, "--only-binary", ":all:", "-q", "-d", str(folder), "-r", str(wanted)]
-            subprocess.run(command, check=True)  # noqa: S603 - pip, with nothing from outside
-    if pooch.file_hash(str(path)) != sha256:
-        raise SystemExit(f"{path} is not the file that was published. Delete it and try again.")
-    return path
 
 
 def pretrained() -> nn.Module:
