@@ -116,26 +116,27 @@ def tables(rows: Rows) -> Iterator[TextTable | str]:
     """For each net the whole net, a table of methods, and one of blocks."""
     for name in NAMES:
         here = [row for row in rows if row["net"] == name]
-        whole = [row for row in here if row["work"] == "unpruned"]
-        if not whole:
-            continue
-        nats = whole[0]["quality"]["nats"]
-        yield (
-            f"{name}: {whole[0]['parameters'] / 1e6:.2f} million parameters, {nats:.3f} nats "
-            f"(perplexity {math.exp(nats):.2f}), {100 * whole[0]['quality']['accuracy']:.1f} %; "
-            f"guessing by frequency {whole[0]['guess']:.3f} nats"
-        )
+        nats = None
+        for row in here:
+            if row["work"] == "unpruned":
+                nats = row["quality"]["nats"]
+                yield (
+                    f"{name}: {row['parameters'] / 1e6:.2f} million parameters, {nats:.3f} nats "
+                    f"(perplexity {math.exp(nats):.2f}), {100 * row['quality']['accuracy']:.1f} %; "
+                    f"guessing by frequency {row['guess']:.3f} nats"
+                )
         yield from _pruned_tables(name, nats, [row for row in here if row["work"] == "pruned"])
         yield from _tuned_tables(name, [row for row in here if row["work"] == "tuned"])
         yield from language_depth.tables(name, [r for r in here if r["work"] == "depth"])
 
 
-def _pruned_tables(name: str, nats: float, rows: Rows) -> Iterator[TextTable]:
-    kinds = (
+def _pruned_tables(name: str, nats: float | None, rows: Rows) -> Iterator[TextTable]:
+    kinds = [
         ("refit", "divergence", 0.0, "divergence from the whole net, with the refit"),
         ("none", "divergence", 0.0, "divergence, without"),
-        ("refit", "nats", nats, "nats more than the whole net, with the refit"),
-    )
+    ]
+    if nats is not None:
+        kinds.append(("refit", "nats", nats, "nats more than the whole net, with the refit"))
     for how, measure, less, title in kinds:
         lines = []
         for method in CONTENDERS:

@@ -243,3 +243,12 @@ def test_one_net_is_measured_and_shown(monkeypatch):
     assert "perplexity" in heading
     assert [len(table.rows) for table in tables] == [1, 1, 1, 1, 2]
     assert tuple(tables[0].columns[2:6]) == language.REMOVED
+
+
+def test_a_net_without_the_record_of_the_whole_one_still_has_tables():
+    quality = {"divergence": 0.1, "nats": 1.0}
+    shares = {share: {"refit": quality, "none": quality} for share in language.REMOVED}
+    row = {"net": "llama", "work": "pruned", "method": "mipp", "plan_seconds": 1.0, **shares}
+    titles = [table.title for table in language.tables([row])]
+    assert len(titles) == 2
+    assert all("divergence" in title for title in titles)
