@@ -73,31 +73,23 @@ whole = yolo.model
 print(f"mAP50 {quality(yolo):.1f} %")
 
 # %% [markdown]
-# ## What matters of the outputs?
+# ## Plan
 #
 # A plan measures what the outputs depend on. A YOLO in evaluation mode returns its predictions and
-# the feature maps that they come from; `prunable.predictions` picks the first. In them a box is in
-# pixels and a class is a probability. An error of one is little in the one, and as much as can be
-# in the other. The function below puts both on a scale of their own: boxes in eighths of the
-# image, classes as logits.
-
+# the feature maps that they come from; `prunable.predictions` picks the first. It also puts them on
+# scales on which an error of one is as bad: boxes in tenths of their size, classes by how well
+# their probability is told from others.
 
 # %%
-def scaled(output):
-    found = prunable.predictions(output)
-    return torch.cat([found[:, :4] / 8, torch.logit(found[:, 4:], 1e-4)], 1)
-
-
 images = prunable.calibration_images(yolo, "shapes.yaml", samples=640, imgsz=64)
 plans = {
-    "mipp, predictions": mipp.plan(whole, images, "macs=50%", outputs=prunable.predictions),
-    "mipp, scaled": mipp.plan(whole, images, "macs=50%", outputs=scaled),
+    "mipp": mipp.plan(whole, images, "macs=50%", outputs=prunable.predictions),
     "l2": mipp.plan(whole, images, "macs=50%", outputs=prunable.predictions, method="l2"),
 }
 before = plans["l2"].before
-print(f"whole             {before.macs / 1e6:.1f} M MACs, {before.params:,} parameters")
+print(f"whole {before.macs / 1e6:.1f} M MACs, {before.params:,} parameters")
 for name, plan in plans.items():
-    print(f"{name:17} {plan.after.macs / 1e6:.1f} M MACs, {plan.after.params:,} parameters")
+    print(f"{name:5} {plan.after.macs / 1e6:.1f} M MACs, {plan.after.params:,} parameters")
 print("stays:", *(refusal.name for refusal in plans["l2"].refused))
 
 # %% [markdown]
@@ -106,7 +98,7 @@ print("stays:", *(refusal.name for refusal in plans["l2"].refused))
 
 # %%
 _, axes = plt.subplots()
-for (name, plan), color in zip(plans.items(), ("#9fa8da", "#3f51b5", "#e08a3c"), strict=True):
+for (name, plan), color in zip(plans.items(), ("#3f51b5", "#e08a3c"), strict=True):
     stages = {}
     for row in reversed(plan.summary):
         _, stage, part = row.name.split(".")[:3]
@@ -127,19 +119,16 @@ axes.legend(frameon=False)
 
 # %%
 small = {}
-print("mAP50, %            at once   trained on")
+print("mAP50, %  at once  trained on")
 for name, plan in plans.items():
     small[name] = YOLO("yolov8n.yaml")
     small[name].model = plan.apply()
     at_once = quality(small[name])
     trainer = prunable.trainer(small[name])
     small[name].train(trainer=trainer, epochs=2, optimizer="AdamW", lr0=5e-4, mosaic=0, **settings)
-    print(f"{name:17} {at_once:9.1f} {quality(small[name]):12.1f}")
+    print(f"{name:8} {at_once:8.1f} {quality(small[name]):11.1f}")
 
 # %% [markdown]
-# With the predictions as they are, almost nothing of the class branch (`22 cv3`) stays, and the
-# detector is lost. With both on a scale of their own it works.
-#
 # Pruned detectors that are better than the whole one are a sign that it was trained too briefly,
 # and no merit of pruning: a refit fits the norms again, too. This is one network and 64 validation
 # images of drawn shapes. It shows the way, not how much your detector will lose.
@@ -147,7 +136,7 @@ for name, plan in plans.items():
 # ## Save, load, predict
 
 # %%
-prunable.save(small["mipp, scaled"], "small.safetensors")
+prunable.save(small["mipp"], "small.safetensors")
 same = prunable.load("small.safetensors")
 picture = cv2.imread("shapes/val/images/0.png")
 result = same.predict(picture, imgsz=64, verbose=False)[0]

@@ -35,6 +35,12 @@ from mipp.tracing.forwards import pruned_forward
 
 KEY = "ultralytics"
 """Key under which the files of `save` have what builds the model."""
+BOX_ERROR = 0.1
+"""Share of a box's size by which it may be wrong at the price of an error of one."""
+_LEAST = 1e-7
+"""Smallest probability, and how far below 1 the largest is: asin has no finite slope there."""
+_BOX_CHANNELS = 64
+"""Channels for a box in the maps of versions before 8.4: four sides, 16 numbers each."""
 _ACTIVATION = re.compile(r"(torch\.)?nn\.\w+\([\w\s=.,+-]*\)")
 """What ultralytics may evaluate: the call of a layer, with numbers as arguments."""
 
@@ -42,13 +48,75 @@ _ACTIVATION = re.compile(r"(torch\.)?nn\.\w+\([\w\s=.,+-]*\)")
 def predictions(output: Any) -> Any:
     """What a model of ultralytics predicts in evaluation mode, for ``outputs=`` of `mipp.plan`.
 
-    Beside its predictions it returns the feature maps that they come from, which are free to get
-    narrower.
+    To a plan, an error of one is as bad in one output as in another, so they come on such scales.
+    A class's probability p becomes 2 asin(sqrt(p)), in which its Fisher information is 1. Centres
+    and sides of boxes, and keypoints, are in tenths of the box's size, and angles in tenths of a
+    radian. These and the coefficients of masks count as much as the root of the largest probability
+    there: where nothing is found, boxes mean nothing.
+
+    The feature maps that a model returns beside its predictions are free to get narrower.
 
     Args:
-        output: what the model returned: ``(predictions, the rest)``, or the predictions alone.
+        output: what the model returned for a batch in evaluation mode.
+
+    Returns:
+        A dict of tensors for detection, segmentation, poses and oriented boxes; the logits of a
+        classifier.
+
+    Raises:
+        InputError: what no detector or classifier of ultralytics returns, such as in training mode.
     """
-    return output[0] if isinstance(output, tuple | list) else output
+    if isinstance(output, Tensor):
+        return output
+    if not (isinstance(output, tuple | list) and len(output) == 2):
+        raise InputError(
+            f"{type(output).__name__} was given as the output of a model of ultralytics; expected "
+            "predictions and what they come from, as models return in evaluation mode. Call "
+            "model.eval(), or write a function of your own for outputs=."
+        )
+    first, rest = output
+    if isinstance(first, Tensor) and isinstance(rest, Tensor) and first.dim() == 2:
+        return rest  # of a classifier: probabilities, logits
+    tensors = [first] if isinstance(first, Tensor) else [t for t in first if isinstance(t, Tensor)]
+    found, masks = tensors[0], tensors[1:]
+    if not masks and isinstance(rest, tuple | list) and isinstance(rest[-1], Tensor):
+        masks = [t for t in rest[-1:] if t.dim() == 4 and isinstance(rest[0], list)]
+    n_classes = _n_classes(rest)
+    boxes, classes, more = found.split([4, n_classes, found.shape[1] - 4 - n_classes], 1)
+    sure = classes.detach().amax(1, keepdim=True).clamp(0, 1).sqrt()
+    size = boxes[:, 2:4].detach().clamp_min(1)
+    made = {
+        "boxes": sure * boxes / torch.cat([size, size], 1) / BOX_ERROR,
+        "classes": 2 * classes.clamp(_LEAST, 1 - _LEAST).sqrt().asin(),
+    }
+    if masks:
+        made |= {"coefficients": sure * more, "masks": masks[0]}
+    elif more.shape[1] == 1:
+        made["angles"] = sure * more / BOX_ERROR
+    elif more.shape[1] > 1:
+        made["keypoints"] = sure * more / size.prod(1, keepdim=True).sqrt() / BOX_ERROR
+    return made
+
+
+def _n_classes(rest: Any) -> int:
+    """Number of classes, from what a model returns beside its predictions.
+
+    Raises:
+        InputError: it is not there.
+    """
+    if isinstance(rest, Mapping):
+        scores = rest.get("one2one", rest).get("scores")
+        if isinstance(scores, Tensor):
+            return int(scores.shape[1])
+    while isinstance(rest, tuple | list) and rest:  # before version 8.4: maps of boxes and classes
+        rest = rest[0]
+    if isinstance(rest, Tensor) and rest.dim() == 4 and rest.shape[1] > _BOX_CHANNELS:
+        return int(rest.shape[1]) - _BOX_CHANNELS
+    raise InputError(
+        "this model of ultralytics returns no class scores beside its predictions, so that "
+        "mipp.integrations.ultralytics.predictions does not know what they are. Write a function "
+        "for outputs= that returns boxes and classes on scales on which an error of one is as bad."
+    )
 
 
 def calibration_images(

@@ -74,7 +74,7 @@ def shapes(module):
 
 def answers(yolo, images):
     with torch.no_grad():
-        return prunable.predictions(yolo.model.eval()(images))
+        return yolo.model.eval()(images)[0]
 
 
 @pytest.mark.slow
@@ -242,3 +242,59 @@ def test_a_file_of_another_model(tmp_path):
     mipp.save(torch.nn.Linear(2, 2), tmp_path / "other.safetensors")
     with pytest.raises(mipp.errors.FileError, match=r"was not written by mipp.integrations.ultra"):
         prunable.load(tmp_path / "other.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("name", "more"),
+    [
+        ("yolov8n.yaml", set()),
+        ("yolo11n-seg.yaml", {"coefficients", "masks"}),
+        ("yolov8n-pose.yaml", {"keypoints"}),
+        ("yolov8n-obb.yaml", {"angles"}),
+        ("yolov10n.yaml", set()),
+    ],
+)
+def test_predictions_are_on_scales_on_which_errors_are_as_bad(name, more):
+    from ultralytics import YOLO
+
+    torch.manual_seed(0)
+    model = YOLO(name).model.eval()
+    with torch.no_grad():
+        output = model(torch.rand(2, 3, 64, 64))
+    raw = output[0] if isinstance(output[0], torch.Tensor) else output[0][0]
+    found = prunable.predictions(output)
+    assert set(found) == {"boxes", "classes"} | more
+    n_classes = 1 if "pose" in name else 80
+    probabilities = raw[:, 4 : 4 + n_classes]
+    torch.testing.assert_close((found["classes"] / 2).sin() ** 2, probabilities)
+    sure = probabilities.amax(1, keepdim=True).sqrt()
+    # a box as wide as it is has ten tenths of its size, where something is surely found
+    sides = found["boxes"][:, 2:] / sure
+    wide = raw[:, 2:4] >= 1
+    torch.testing.assert_close(sides[wide], torch.full_like(sides[wide], 10.0))
+
+
+def test_a_classifier_predicts_logits():
+    from ultralytics import YOLO
+
+    torch.manual_seed(0)
+    model = YOLO("yolov8n-cls.yaml").model.eval()
+    with torch.no_grad():
+        probabilities, logits = model(torch.rand(2, 3, 64, 64))
+    assert prunable.predictions((probabilities, logits)) is logits
+    torch.testing.assert_close(logits.softmax(1), probabilities)
+
+
+def test_maps_of_older_versions_tell_the_number_of_classes():
+    y, maps = torch.rand(2, 4 + 3, 84), [torch.rand(2, 64 + 3, 8, 8)]
+    assert prunable.predictions((y, maps))["classes"].shape == (2, 3, 84)
+    y, masks = torch.rand(2, 4 + 3 + 32, 84), torch.rand(2, 32, 16, 16)
+    found = prunable.predictions((y, (maps, torch.rand(2, 32, 84), masks)))
+    assert found["coefficients"].shape == (2, 32, 84)
+    assert found["masks"] is masks
+
+
+@pytest.mark.parametrize("output", [{"boxes": 1}, (torch.rand(2, 7, 84), {"feats": []})])
+def test_other_outputs_are_refused(output):
+    with pytest.raises(mipp.errors.InputError, match=r"function .*for outputs="):
+        prunable.predictions(output)
