@@ -19,7 +19,7 @@ from mipp.cli.output import Guard, Output
 from mipp.errors import BudgetError
 from mipp.options import Options, WeightOptions
 from mipp.planning.budget_values import wanted_budget, weight_budget
-from mipp.planning.option_values import read_options
+from mipp.planning.granularity import read_options
 from mipp.retrain import Recipe
 
 

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-import torch
 from torch import nn
 
 from mipp.surgery import recorded_sizes
+from mipp.surgery.block_configs import built
 from mipp.surgery.tensors import named_tensors
 from mipp.surgery.unread import names_read
 from mipp.tracing.size_attributes import integers, is_count
@@ -120,16 +120,6 @@ def follow(small: nn.Module, config: Any) -> Followed:
 
 def _without(found: Differences, places: Set[Place]) -> Differences:
     return {place: both for place, both in found.items() if place not in places}
-
-
-def built(kind: type[nn.Module], config: Any) -> nn.Module:
-    """A model of the class without values, its shapes and numbers, from the config as it is read.
-
-    Reading it checks it, too.
-    """
-    read = type(config).from_dict(config.to_dict())
-    with torch.device("meta"):
-        return kind(read)
 
 
 def differences(small: nn.Module, whole: nn.Module) -> Differences:
