@@ -12,6 +12,7 @@ from mipp.cli.looks import SHRANK, WORSE
 from mipp.cli.metrics import Metric
 from mipp.cli.output import Output
 
+AnyPlan = planning.Plan[Any] | planning.WeightPlan[Any] | planning.BlockPlan[Any]
 WARNED = {"too few examples": "fewer rows than features", "not changed": "left as it is"}
 """Start of a note -> words of the warning that says the same."""
 
@@ -21,7 +22,7 @@ class Outcome:
     """A pruned model in numbers: before and after.
 
     Attributes:
-        plan: of units, or of single weights.
+        plan: of units, blocks or single weights.
         others: plans for other budgets, from the same measurement.
         metric: by which the models were measured; None if by none.
         scores: of the metric, before and after; None without a metric.
@@ -34,7 +35,7 @@ class Outcome:
         warnings: that came while all this was done.
     """
 
-    plan: planning.Plan[Any] | planning.WeightPlan[Any]
+    plan: AnyPlan
     metric: Metric | None
     scores: tuple[float, float] | None
     retrained: float | None
@@ -42,7 +43,7 @@ class Outcome:
     threads: int
     apply_seconds: float
     seed: int
-    others: Sequence[planning.Plan[Any] | planning.WeightPlan[Any]] = ()
+    others: Sequence[AnyPlan] = ()
     warnings: Sequence[str] = ()
 
     def show(self, output: Output) -> None:
@@ -50,17 +51,18 @@ class Outcome:
         plan = self.plan
         if isinstance(plan, planning.Plan):
             output.show(text_tables.groups_after(plan.summary))
+        elif isinstance(plan, planning.BlockPlan):
+            output.show(text_tables.blocks_after(plan.summary))
         else:
             output.show(text_tables.layers_after(plan.summary))
         if plan.refused:
-            what = "units" if isinstance(plan, planning.Plan) else "weights"
-            output.show(text_tables.refusals(plan.refused, what))
+            output.show(text_tables.refusals(plan.refused, _rows(plan)[0]))
         if isinstance(plan, planning.Plan):
             for name, difference in plan.record.inexact.items():
                 output.note(
                     f"not exact: {name}, norms see fewer units: outputs move {difference:.2%}"
                 )
-        if plan.collapsed:
+        if not isinstance(plan, planning.BlockPlan) and plan.collapsed:
             output.note(f"nothing is left of {', '.join(plan.collapsed)}")
         for note in (*self.warnings, *plan.record.notes()):
             if not self._warned_of(note):
@@ -114,6 +116,8 @@ class Outcome:
         made: dict[str, Any] = {}
         if isinstance(plan, planning.WeightPlan):
             made["granularity"] = plan.record.granularity
+        if isinstance(plan, planning.BlockPlan):
+            made["nats_lost"] = plan.record.nats
         scores = None
         if self.metric is not None and self.scores is not None:
             scores = _pair(*self.scores) | {"retrained": self.retrained}
@@ -146,6 +150,12 @@ class Outcome:
                 ("params", "parameters", plan.before.params, plan.after.params),
                 ("units", "units", plan.before.units, plan.after.units),
             ]
+        if isinstance(plan, planning.BlockPlan):
+            return [
+                ("macs", "MACs", plan.before.macs, plan.after.macs),
+                ("params", "parameters", plan.before.params, plan.after.params),
+                ("units", "blocks", plan.before.units, plan.after.units),
+            ]
         return [
             ("weights", "weights that are not zero", plan.before.weights, plan.after.weights),
             ("params", "parameters without zeros", plan.before.params, plan.after.params),
@@ -169,9 +179,9 @@ class Outcome:
 
 
 def _rows(
-    plan: planning.Plan[Any] | planning.WeightPlan[Any],
+    plan: AnyPlan,
 ) -> tuple[str, dict[str, list[dict[str, Any]]]]:
-    """The word for what is removed, and a row for each group or layer."""
+    """The word for what is removed, and a row for each group, block or layer."""
     if isinstance(plan, planning.Plan):
         groups = [
             {
@@ -185,6 +195,20 @@ def _rows(
             for row in plan.summary
         ]
         return "units", {"groups": groups}
+    if isinstance(plan, planning.BlockPlan):
+        blocks = [
+            {
+                "name": row.name,
+                "class": row.kind,
+                "removed": row.removed or None,
+                "nats_alone": row.nats_alone,
+                "nats_then": row.nats_then if row.removed else None,
+                "macs": row.macs,
+                "params": row.params,
+            }
+            for row in plan.summary
+        ]
+        return "blocks", {"blocks": blocks}
     layers = [
         {
             "name": row.name,

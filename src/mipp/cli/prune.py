@@ -42,9 +42,10 @@ def prune(
         Granularity,
         typer.Option(
             metavar="WHAT", rich_help_panel=names.PLANNING,
-            help="What is removed: unit (filters, neurons, heads: a smaller model); weight (single "
-            "weights become zero, --budget params= or information=); 2:4 or 4:8 (2 of 4, or 4 of "
-            "8, neighbouring inputs stay; no budget).",
+            help="What is removed: unit (filters, neurons, heads: a smaller model); block (whole "
+            "residual blocks, layers of a transformer: a shallower model); weight (single weights "
+            "become zero, --budget params= or information=); 2:4 or 4:8 (2 of 4, or 4 of 8, "
+            "neighbouring inputs stay; no budget).",
         ),
     ] = "unit",
     width: arg.Width = None,
@@ -113,8 +114,8 @@ def prune(
         Path | None,
         typer.Option(
             metavar="FILE", rich_help_panel=_OUTPUT,
-            help="Write the plan to this .json file, for mipp.Plan.from_json or "
-            "mipp.WeightPlan.from_json.",
+            help="Write the plan to this .json file, for mipp.Plan.from_json, "
+            "mipp.BlockPlan.from_json or mipp.WeightPlan.from_json.",
         ),
     ] = None,
     report: Annotated[
@@ -248,7 +249,7 @@ def _say_where(output: Output, files: dict[str, Path | None]) -> None:
 
 
 def _check_says_how_much(granularity: str, *given: object) -> None:
-    if granularity in ("unit", "weight") and all(value is None for value in given):
+    if granularity in ("unit", "block", "weight") and all(value is None for value in given):
         raise typer.BadParameter(
             "say how much may be left (--budget macs=50%; of single weights --budget params=10%), "
             "or when to stop (--confidence 0.95 or --preset paper).",
@@ -268,7 +269,7 @@ def _check_agree(
 def _check_preset(preset: str | None, granularity: str) -> None:
     if preset is not None and granularity != "unit":
         raise InputError(
-            f"--preset {preset} was given with a --granularity of single weights; it is for units. "
+            f"--preset {preset} was given with --granularity {granularity}; it is for units. "
             "Leave one of the two out."
         )
 

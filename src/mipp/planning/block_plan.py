@@ -252,9 +252,7 @@ def block_plans(
     names = [block.name for block in found.blocks]
     for pattern in options.protect:
         if not any(named(name, [pattern]) for name in (*names, *(r.name for r in found.refused))):
-            raise InputError(
-                f"protect={pattern!r} names no block. Blocks: {', '.join(names)}."
-            )
+            raise InputError(f"protect={pattern!r} names no block. Blocks: {', '.join(names)}.")
     protected = [name for name in names if named(name, options.protect)]
     search = Search(own, found, batches, options, progress, protected)
     for budget in budgets:

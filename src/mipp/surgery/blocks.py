@@ -1,14 +1,16 @@
 """Models without whole blocks: taking them out, and the record of which are gone.
 
-A block that stands in an `nn.ModuleList` or `nn.Sequential` is taken out of it. Those behind it move
-up, unless their names are no numbers; indices of layers that they hold (``layer_idx``, for caches)
-and numbers and lists of configs that count them follow. Any other block becomes an `nn.Identity`.
+A block that stands in an `nn.ModuleList` or `nn.Sequential` is taken out of it. Those behind it
+move up, unless their names are no numbers; indices of layers that they hold (``layer_idx``, for
+caches), and numbers and lists of configs that count them, follow. Any other block becomes an
+`nn.Identity`.
 
 Everything is said by names in the full-size model, from which all blocks are taken at once. Units
 that were pruned, before or after, are named as in the model that has lost the blocks.
 """
 
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeVar
@@ -300,13 +302,11 @@ def _lowered(blocks: Sequence[RemovedBlock], path: str) -> Iterator[RemovedBlock
         if block.name.startswith(f"{path}."):
             inside = (place.removeprefix(path).lstrip(".") for place in block.counted
                       if _under(place.partition(":")[0], path))  # fmt: skip
-            yield replace(
-                block, name=block.name.removeprefix(f"{path}."), counted=tuple(inside)
-            )
+            yield replace(block, name=block.name.removeprefix(f"{path}."), counted=tuple(inside))
 
 
 def fit_blocks(model: Module, blocks: Sequence[RemovedBlock]) -> Module:
-    """The model without the blocks: itself where they are gone, else a copy that shares its tensors.
+    """The model without the blocks: itself if they are gone, else a copy that shares its tensors.
 
     Raises:
         InputError: The model has neither all of them nor none.
@@ -319,16 +319,14 @@ def fit_blocks(model: Module, blocks: Sequence[RemovedBlock]) -> Module:
 def _is_short(model: nn.Module, blocks: Sequence[RemovedBlock]) -> bool:
     """Whether a model has been built without the blocks, as from a config that counts fewer."""
     modules = dict(model.named_modules(remove_duplicate=False))
-    for block in blocks:
-        path = new_name(block.container, blocks) or block.container
-        container = modules.get(path)
+    gone = Counter(block.container for block in blocks if block.leaves != "identity")
+
+    def short(block: RemovedBlock) -> bool:
+        path = new_name(block.container, blocks)
+        container = modules.get(block.container if path is None else path)
         if block.leaves == "identity":
-            if not isinstance(modules.get(block.name), nn.Identity):
-                return False
-        elif not isinstance(container, nn.ModuleList | nn.Sequential):
-            return False
-        elif len(container) != block.siblings - sum(
-            b.container == block.container and b.leaves != "identity" for b in blocks
-        ):
-            return False
-    return True
+            return isinstance(getattr(container, block.name.rpartition(".")[2], None), nn.Identity)
+        left = block.siblings - gone[block.container]
+        return isinstance(container, nn.ModuleList | nn.Sequential) and len(container) == left
+
+    return all(short(block) for block in blocks)

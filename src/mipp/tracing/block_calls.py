@@ -31,7 +31,7 @@ def _grouped_flops(rows: Any, weights: Any, *_: Any, **__: Any) -> int:
 
 
 def _lstm_flops(steps: Any, of_inputs: Any, of_state: Any, *_: Any, **__: Any) -> int:
-    """Of a recurrent layer, from the shapes of its input (steps, examples, features) and weights."""
+    """Of a recurrent layer; the first shape is (steps, examples, features)."""
     return int(2 * math.prod(steps[:2]) * (math.prod(of_inputs) + math.prod(of_state)))
 
 

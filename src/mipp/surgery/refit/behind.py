@@ -47,9 +47,7 @@ def refit_behind(
     """
     fitted = [] if config.mode == "norm" else list(layers)
     closed = config.mode == "closed"
-    walked = [
-        _walked(original, consumer, index, closed) for index, consumer in enumerate(fitted)
-    ]
+    walked = [_walked(original, consumer, index, closed) for index, consumer in enumerate(fitted)]
     n_samples = processes.total("the number of examples", sum(piece.size for piece in pieces))
 
     def visit(reached: Reached) -> None:
@@ -71,7 +69,7 @@ def refit_behind(
     )
 
 
-def _walked(model: nn.Module, consumer: Consumer, index: int, closed: bool) -> WalkedLayer:  # noqa: FBT001
+def _walked(model: nn.Module, consumer: Consumer, index: int, closed: bool) -> WalkedLayer:
     weight = model.get_parameter(consumer.weight)
     # kernel cells of a transposed convolution belong to its outputs
     transposed = consumer.kind == "conv_transpose"
