@@ -154,8 +154,9 @@ def _found(model: nn.Module, calls: Mapping[str, ModuleCall]) -> list[str]:
         for name in names:
             container = name.rpartition(".")[0]
             # what lies in another child of a list of blocks is a part of something like a block
-            parts = any(container.startswith(f"{n.rpartition('.')[0]}.") for n in chosen)
-            covered = any(n.startswith(f"{name}.") for n in chosen)
+            lists = [n.rpartition(".")[0] for n in chosen]
+            parts = any(container.startswith(f"{path}.") for path in lists if path)
+            covered = any(name.startswith(f"{n}.") or n.startswith(f"{name}.") for n in chosen)
             if not parts and not covered and not stacks(name, among):
                 chosen.append(name)
     return [name for name in fit if name in chosen]

@@ -122,10 +122,14 @@ def take_out(model: nn.Module, blocks: Sequence[RemovedBlock]) -> None:
     # inner lists first, while the names of the outer ones are as they were
     for path in sorted(_lists(blocks), key=lambda p: -p.count(".")):
         _shorten(model.get_submodule(path), [b for b in blocks if b.container == path])
-    moved = [replace(b, name=original_name(b.name, before)) for b in blocks]
     lengths = {b.container: b.siblings for b in before if b.siblings}
-    both = sorted([*before, *(replace(b, siblings=lengths.get(b.container, b.siblings))
-                              for b in moved)])  # fmt: skip
+
+    def in_full(block: RemovedBlock) -> RemovedBlock:
+        name = original_name(block.name, before)
+        siblings = lengths.get(name.rpartition(".")[0], block.siblings)
+        return replace(block, name=name, siblings=siblings)
+
+    both = sorted([*before, *map(in_full, blocks)])
     if axes or sizes:
         named = [(axis, new_name(axis.tensor, blocks)) for axis in axes]
         counted = [(size, new_name(size.module, blocks)) for size in sizes]
