@@ -122,7 +122,7 @@ def test_protected_blocks_stay():
     net = with_identities((1,))
     plan = planned(net, "units=75%", protect="1.layers.1")
     assert "1.layers.1" not in plan.removed
-    with pytest.raises(errors.InputError, match="protect='layers.9' names no block"):
+    with pytest.raises(errors.InputError, match=r"protect='layers\.9' names no block"):
         planned(net, protect="layers.9")
 
 

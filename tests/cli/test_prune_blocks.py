@@ -6,12 +6,8 @@ QUICK = ("--samples", "64", "--score-samples", "32")
 
 
 def test_blocks_are_in_the_json_the_plan_and_the_file(mipp, tmp_path):
-    images = tmp_path / "images.npy"
-    import numpy as np
-
-    np.save(images, np.random.default_rng(0).normal(size=(64, 3, 32, 32)).astype("float32"))
     path, plan, page = (tmp_path / n for n in ("small.safetensors", "plan.json", "plan.html"))
-    given = ("prune", "--model", "resnet20", "--width", "0.25", "--data", images, *QUICK,
+    given = ("prune", "--model", "resnet20", "--width", "0.25", "--data", "digits", *QUICK,
              "--granularity", "block", "--budget", "units=60%", "--refit", "none")  # fmt: skip
     done = mipp(*given, "--protect", "layer1.0", "--out", path, "--plan", plan, "--report", page,
                 "--json")  # fmt: skip

@@ -65,7 +65,7 @@ def batch_for(model):
     return {"input_ids": ids()}
 
 
-MODELS = [gpt2, bert, llama, gemma3, bart, swin]
+MODELS = [gpt2, bert, llama, gemma3, bart]
 
 
 def pruned(make, **options):
@@ -120,6 +120,23 @@ def test_kinds_of_layers_follow_those_that_stay():
     assert [layer.self_attn.layer_idx for layer in small.model.layers] == list(range(5))
 
 
+def test_what_follows_from_the_place_of_a_layer_no_config_can_say(tmp_path):
+    """Every second layer of Swin shifts its windows; without one the next would not."""
+    model, batch, _ = pruned(swin, score_samples=4)
+    last = "swin.encoder.layers.1.blocks."
+    plan = mipp.plan(
+        model, [batch], "units=5", granularity="block", refit=None,
+        blocks=["swin.encoder.layers.0.blocks.*", f"{last}*"],
+        protect=[f"{last}{n}" for n in (1, 2, 3)] + ["swin.encoder.layers.0"],
+    )  # fmt: skip
+    small = plan.apply()
+    with pytest.raises(mipp.errors.InputError, match=r"shift_size is 2, and 0 by the config"):
+        save_pretrained(small, tmp_path)
+    mipp.save(small, tmp_path / "small.safetensors")
+    again = mipp.load(model, tmp_path / "small.safetensors")
+    torch.testing.assert_close(again(**batch).logits, small(**batch).logits)
+
+
 def test_what_t5_computes_in_its_first_layers_for_all_others_stays():
     config = transformers.T5Config(
         vocab_size=30, d_model=16, d_kv=4, d_ff=20, num_layers=3, num_heads=4, pad_token_id=0,
@@ -135,7 +152,7 @@ def test_what_t5_computes_in_its_first_layers_for_all_others_stays():
 
 
 def test_widths_and_blocks_go_into_one_folder(tmp_path):
-    model, batch, plan = pruned(llama, score_samples=8)
+    _, batch, plan = pruned(llama, score_samples=8)
     small = plan.apply(refit=False)
     both = mipp.prune(small, [batch], {"*mlp*": "units=50%"}, method="l2", allocation="kinds",
                       refit=False)  # fmt: skip
