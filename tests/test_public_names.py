@@ -12,12 +12,12 @@ from mipp._api import MOVED
 
 NAMES = {
     # the way to a smaller model
-    "plan", "plans", "prune", "Plan", "BlockPlan", "WeightPlan", "Options",
-    "BlockOptions", "WeightOptions", "save", "load",
-    "original_indices", "inspect_file", "FileInfo",
+    "plan", "plans", "prune", "tune", "Plan", "BlockPlan", "WeightPlan", "Options",
+    "BlockOptions", "WeightOptions", "Tuned",
+    "save", "load", "original_indices", "inspect_file", "FileInfo",
     # what options hold
     "Budget", "CaptureConfig", "Confidence", "Gaussian", "Latency", "Masked", "Mlp", "Refit",
-    "Share", "Training",
+    "Share", "Training", "Tune",
     # information on its own
     "FeatureSelection", "FeatureSelector", "KeptInformation", "information_kept",
     "mutual_information", "select_features", "terc",

@@ -10,7 +10,7 @@ NAMES = (
     "activations", "authors", "choices", "confidence", "depth", "discovery_cost", "few_examples",
     "frontier", "full_width", "hubs", "information", "kept_information", "large", "latency",
     "methods", "nats", "packages", "pixels", "precision", "quality", "segmentation", "settle",
-    "speed", "speed_counted", "synthetic", "transformer", "unit_order", "unstructured",
+    "speed", "speed_counted", "synthetic", "transformer", "tuning", "unit_order", "unstructured",
     "weights", "weights_large",
 )  # fmt: skip
 """Modules that are experiments; the others here are parts of one."""

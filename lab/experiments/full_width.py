@@ -6,8 +6,8 @@
 
 One parent a net. Parts, each with its own items:
 
-``at once``    accuracy at every budget of the net, refitted and bare, of every method; widths; and
-               how much of the information the choice keeps, measured on other images.
+``at once``    accuracy at every budget of the net, refitted and (draw 0) bare, of every method;
+               widths; and how much information the choice keeps, measured on other images.
 ``channels``   ResNet-18 with the same share of every layer gone, as others publish it.
 ``tuned``      `mipp.tune` on the same calibration images, without labels.
 ``retrained``  a sixth of the parent's epochs, the same for all; what is changed is the variant.
@@ -68,9 +68,11 @@ def measure(key: Key, _settings: Settings) -> dict[str, Any]:
     return PARTS[key["part"]](key)
 
 
-def accuracies(net: WideNet, model: nn.Module) -> dict[str, float]:
-    """On the test split, and on images of the training split that no net has learned from."""
-    splits = {"test": wide_nets.test_batches(net), "validation": wide_nets.validation_batches(net)}
+def accuracies(net: WideNet, model: nn.Module, *, validation: bool = False) -> dict[str, float]:
+    """On the test split, and on the part for validation where wanted."""
+    splits = {"test": wide_nets.test_batches(net)}
+    if validation:
+        splits["validation"] = wide_nets.validation_batches(net)
     return {
         name: retrain.evaluate(model, images, channels_last="auto").accuracy
         for name, images in splits.items()
@@ -90,10 +92,11 @@ def _at_once(key: Key) -> dict[str, Any]:
     for (budget, plan), layers in zip(made.plans.items(), kept, strict=True):
         found[budget] = figures(plan) | {
             "refit": accuracies(made.net, plan.apply(progress=False)),
-            "bare": accuracies(made.net, plan.apply(refit=False)),
             "kept": sum(layer.share for layer in layers) / len(layers),
             "nats_lost": sum(layer.before - layer.after for layer in layers),
         }
+        if key["draw"] == 0:
+            found[budget]["bare"] = accuracies(made.net, plan.apply(refit=False))
     return found
 
 
@@ -113,7 +116,7 @@ def _channels(key: Key) -> dict[str, Any]:
 def _tuned(key: Key) -> dict[str, Any]:
     made = planned(key["net"].partition("/")[0], key["method"], key["samples"], key["draw"])
     small = made.plans[key["budget"]].apply(progress=False)
-    before = accuracies(made.net, small)
+    before = accuracies(made.net, small, validation=True)
     done = mipp.tune(
         small,
         made.model,
@@ -124,7 +127,7 @@ def _tuned(key: Key) -> dict[str, Any]:
     )
     return {
         "refit": before,
-        "tuned": accuracies(made.net, small),
+        "tuned": accuracies(made.net, small, validation=True),
         "divergence": [done.before, done.after],
         "passes": len(done.passes),
         "seconds": round(done.seconds, 1),
@@ -134,13 +137,13 @@ def _tuned(key: Key) -> dict[str, Any]:
 def _retrained(key: Key) -> dict[str, Any]:
     made = planned(key["net"].partition("/")[0], key["method"], key["samples"], key["draw"])
     small, about = retrained(made, key["budget"], key["variant"], key["draw"])
-    return about | accuracies(made.net, small)
+    return about | accuracies(made.net, small, validation=True)
 
 
 def _scratch(key: Key) -> dict[str, Any]:
     made = planned(key["net"].partition("/")[0], "mipp", key["samples"], key["draw"])
     small, about = scratch(made, key["budget"], key["training"], key["draw"])
-    return about | accuracies(made.net, small)
+    return about | accuracies(made.net, small, validation=True)
 
 
 PARTS: dict[str, Callable[[Key], dict[str, Any]]] = {

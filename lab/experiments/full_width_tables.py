@@ -87,7 +87,8 @@ def _at_once(name: str, rows: Rows) -> Iterator[TextTable]:
     lines = []
     for kind, word in (("refit", ""), ("bare", ", no refit")):
         for method in METHODS:
-            mine = [row for row in rows if row["method"] == method]
+            first = BUDGETS[name][0]
+            mine = [r for r in rows if r["method"] == method and kind in r[first]]
             if mine:
                 reached = [spread(row[b][kind][SPLIT] for row in mine) for b in BUDGETS[name]]
                 lines.append([method + word, str(len(mine)), *reached])
@@ -154,8 +155,9 @@ def _correlations(rows: Rows, retrained: Rows) -> Iterator[TextTable]:
             cells = []
             for budget in BUDGETS[name]:
                 for kind in ("refit", "bare"):
-                    kept = [sign * row[budget][measure] for row in here]
-                    reached = [row[budget][kind][SPLIT] for row in here]
+                    there = [row for row in here if kind in row[budget]]
+                    kept = [sign * row[budget][measure] for row in there]
+                    reached = [row[budget][kind][SPLIT] for row in there]
                     cells.append((kind, correlation(kept, reached)))
             found = [
                 spread((c for k, c in cells if k == kind and c is not None), 1, 2)

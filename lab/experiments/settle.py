@@ -96,7 +96,7 @@ TESTED = (BEFORE, "as before", "after")
 
 
 @lru_cache(maxsize=2)
-def _parts(name: str) -> tuple[Dataset, Dataset]:
+def parts(name: str) -> tuple[Dataset, Dataset]:
     """The training split in two: what may be calibrated on, and what accuracy is measured on."""
     whole = data.load(name, "train")
     order = balanced_indices(whole.labels, whole.num_classes, len(whole), seed=2026)
@@ -108,7 +108,7 @@ def _planned(
 ) -> tuple[list[Plan[Any]], float]:
     """Plans, one for each budget from one measurement, and the processor's seconds."""
     given = dict(options)
-    rest, _ = _parts(NETS[name].data)
+    rest, _ = parts(NETS[name].data)
     batches = data.calibration(rest, samples, given.pop("batch", 256), seed)
     model = parent(NETS[name], seed)
     drawn = seed + given.pop("seed", 0)
@@ -129,7 +129,7 @@ def measure(key: Key, _settings: Settings) -> dict[str, Any]:
             "version, or choose others with --only."
         )
     plans, planned = _planned(name, seed, key["samples"], VARIANTS[variant])
-    _, held_out = _parts(net.data)
+    _, held_out = parts(net.data)
     splits = {"validation": data.Batches(held_out, 1000)}
     found: dict[str, Any] = {"seconds_plan": round(planned, 2)}
     if variant in TESTED:

@@ -43,7 +43,7 @@ def test_json_is_one_object_and_nothing_else(mipp, small_cnn, weights, tmp_path)
     assert found.keys() == {
         "accuracy", "macs", "params", "units", "latency_ms", "seconds", "groups", "refused", "seed",
         "model", "weights", "data", "method", "budget", "granularity", "out", "plan", "report",
-        "versions", "notes", "metric", "task",
+        "versions", "notes", "metric", "task", "tuning",
     }  # fmt: skip
     said = ("model", "data", "method", "budget", "granularity", "out", "report")
     assert [found[name] for name in said] == [
@@ -53,7 +53,7 @@ def test_json_is_one_object_and_nothing_else(mipp, small_cnn, weights, tmp_path)
         "mipp": library.__version__, "torch": torch.__version__,
         "python": platform.python_version(),
     }  # fmt: skip
-    assert found["accuracy"].keys() == PAIR | {"retrained"}
+    assert found["accuracy"].keys() == PAIR | {"tuned", "retrained"}
     assert found["accuracy"]["retrained"] is None
     assert all(0 <= found["accuracy"][when] <= 1 for when in PAIR)
     for name in ("macs", "params", "units", "latency_ms"):
@@ -118,6 +118,31 @@ def test_retraining_is_in_the_json_and_in_the_file(mipp, small_cnn, weights, tmp
     assert accuracy["retrained"] is not None
     again = mipp("eval", *small_cnn, "--weights", small, "--json").json
     assert again["accuracy"] == accuracy["retrained"]
+
+
+def test_tuning_is_in_the_table_the_json_the_page_and_the_file(mipp, small_cnn, weights, tmp_path):
+    small, page = tmp_path / "small.safetensors", tmp_path / "plan.html"
+    done = mipp(
+        "prune", *small_cnn, "--weights", weights, "--budget", "macs=20%", *QUICK,
+        "--tune", "--tune-minutes", "2", "--out", small, "--report", page, "--json",
+    )  # fmt: skip
+    assert done.code == 0, done.err
+    accuracy, tuning = done.json["accuracy"], done.json["tuning"]
+    assert tuning["after"] < tuning["before"]
+    assert tuning["unit"] == "nats"
+    assert tuning["passes"] == 20
+    assert tuning["examples"] == {"trained": 224, "held_out": 32}
+    assert accuracy["tuned"] != accuracy["after"]
+    assert accuracy["retrained"] is None
+    assert done.json["seconds"]["tune"] > 0
+    again = mipp("eval", *small_cnn, "--weights", small, "--json").json
+    assert again["accuracy"] == accuracy["tuned"]
+    for text in ("nats from the unpruned model", "20 passes", "accuracy, tuned"):
+        assert text in done.err
+    assert all(len(line) <= 80 for line in done.err.splitlines() if "unpruned model" in line)
+    written = page.read_text()
+    assert "accuracy, tuned" in written
+    assert "nats from the whole model on 32 held-out examples" in written
 
 
 def test_options_reach_the_plan(mipp, small_cnn, weights, tmp_path):
@@ -236,6 +261,8 @@ def test_a_pruned_model_can_be_pruned_again(mipp, small_cnn, weights, tmp_path):
         (("--budget", "macs=50%", "--refit", "norm", "--no-refit"), "give one of them"),
         (("--budget", "macs=50%", "--protect", "conv9"), "names no group"),
         (("--budget", "macs=50%", "--distill", "0.5"), "need --retrain"),
+        (("--budget", "macs=50%", "--tune-minutes", "1"), "need --tune."),
+        (("--budget", "macs=50%", "--tune", "--tune-minutes", "0"), "minutes=0.0; expected"),
         (("--budget", "macs=50%", "--rounds", "0"), "expected a whole number, at least 1"),
         (("--budget", "macs=50%", "--train-epochs", "2"), "2 needs --method dhspg or imp or oto"),
         (("--budget", "macs=50%", "--retrain", "1", "--retrain-lr", "-1"), "above 0"),

@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mipp import planning, report
+from mipp import planning, report, tuning
 from mipp.cli import text_tables
 from mipp.cli.looks import SHRANK, WORSE
 from mipp.cli.metrics import Metric
 from mipp.cli.output import Output
+from mipp.progress import in_words
 
 AnyPlan = planning.Plan[Any] | planning.WeightPlan[Any] | planning.BlockPlan[Any]
 WARNED = {"too few examples": "fewer rows than features", "not changed": "left as it is"}
@@ -26,6 +27,7 @@ class Outcome:
         others: plans for other budgets, from the same measurement.
         metric: by which the models were measured; None if by none.
         scores: of the metric, before and after; None without a metric.
+        tuned: what came of tuning, None without; ``tuned_score`` is the score after it.
         retrained: score after retraining, None without.
         latency_ms: milliseconds for one example on the CPU, before and after; None where the
             model has zeros, which save no time by themselves.
@@ -43,6 +45,8 @@ class Outcome:
     threads: int
     apply_seconds: float
     seed: int
+    tuned: tuning.Tuned | None = None
+    tuned_score: float | None = None
     others: Sequence[AnyPlan] = ()
     warnings: Sequence[str] = ()
 
@@ -86,11 +90,24 @@ class Outcome:
             speed = f"{first / second:.2f}x as fast"
             style = SHRANK if second < 0.95 * first else ""
             rows.append((words, f"{first:.3f}", f"{second:.3f}", speed, style))
+        if self.tuned is not None:
+            nats = self.tuned.unit == "nats"
+            words = "nats from the unpruned model" if nats else "error, of the variance"
+            apart = f"{self.tuned.before:.3g}", f"{self.tuned.after:.3g}"
+            rows.append((words, *apart, self._tuning(), ""))
         output.show(text_tables.totals([*rows, *self._measured()]))
+
+    def _tuning(self) -> str:
+        """How long it was tuned, and whether that helped."""
+        assert self.tuned is not None
+        n = len(self.tuned.passes)
+        spent = f"{n} pass{'es' * (n != 1)}, {in_words(self.tuned.seconds)}"
+        return spent if self.tuned.better else f"no better in {spent}"
 
     def measured(self, data: str) -> report.Measured:
         """What a report shows beside the plan. ``data``: what the metric was measured on."""
-        where, known = "", [*(self.scores or ()), *filter(None, [self.retrained])]
+        after = [s for s in (self.tuned_score, self.retrained) if s is not None]
+        where, known = "", [*(self.scores or ()), *after]
         if self.metric is not None:
             where = f"{self.metric.name} on the test split of {data}; "
         if self.latency_ms is not None:
@@ -101,6 +118,8 @@ class Outcome:
             other = self.metric.name, tuple(known)
         return report.Measured(
             accuracy=self.scores if shares else None,
+            tuned=self.tuned_score if shares else None,
+            tuning=None if self.tuned is None else str(self.tuned),
             retrained=self.retrained if shares else None,
             other=other,
             latency_ms=self.latency_ms,
@@ -120,7 +139,8 @@ class Outcome:
             made["nats_lost"] = plan.record.nats
         scores = None
         if self.metric is not None and self.scores is not None:
-            scores = _pair(*self.scores) | {"retrained": self.retrained}
+            after = {"tuned": self.tuned_score, "retrained": self.retrained}
+            scores = _pair(*self.scores) | after
             made["metric"] = {"name": self.metric.name, **scores}
         made["accuracy"] = scores if self.metric and self.metric.name == "accuracy" else None
         made |= {key: _pair(before, after) for key, _, before, after in self._counts()}
@@ -130,8 +150,10 @@ class Outcome:
             "capture": seconds.get("capture"),
             "plan": seconds.get("plan"),
             "apply": self.apply_seconds,
+            **({} if self.tuned is None else {"tune": self.tuned.seconds}),
             **trained,
         }
+        made["tuning"] = None if self.tuned is None else _tuning_content(self.tuned)
         what, rows = _rows(plan)
         return made | rows | {
             "refused": [
@@ -167,6 +189,8 @@ class Outcome:
             return []
         metric, (before, after) = self.metric, self.scores
         found = [(metric.name, metric.text(before), after)]
+        if self.tuned_score is not None:
+            found.append((f"{metric.name}, tuned", "", self.tuned_score))
         if self.retrained is not None:
             found.append((f"{metric.name}, retrained", "", self.retrained))
         return [
@@ -219,6 +243,18 @@ def _rows(
         for row in plan.summary
     ]
     return "weights", {"layers": layers}
+
+
+def _tuning_content(tuned: tuning.Tuned) -> dict[str, Any]:
+    """What came of tuning, as ``--json`` has it."""
+    trained, held_out = tuned.examples
+    return _pair(tuned.before, tuned.after) | {
+        "unit": tuned.unit,
+        "passes": len(tuned.passes),
+        "kept": tuned.kept,
+        "stopped": tuned.stopped,
+        "examples": {"trained": trained, "held_out": held_out},
+    }
 
 
 def _pair(before: float | int, after: float | int) -> dict[str, float | int]:

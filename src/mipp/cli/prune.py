@@ -17,12 +17,12 @@ from mipp.options import Granularity
 if TYPE_CHECKING:
     from torch import nn
 
-    from mipp import retrain
+    from mipp import retrain, tuning
     from mipp.cli.model_names import Network
     from mipp.cli.opening import Subject
     from mipp.cli.outcome import Outcome
 
-_RETRAINING, _OUTPUT = "Retraining", "Output"
+_TUNING, _RETRAINING, _OUTPUT = "Tuning", "Retraining", "Output"
 
 
 @with_plan_options(after="granularity")
@@ -80,6 +80,30 @@ def prune(
             show_default="as the network's recipe",
             help="Epochs of one training, for methods that train: "
             f"{', '.join(names.TRAINING_METHODS)}.",
+        ),
+    ] = None,
+    tune: Annotated[
+        bool,
+        typer.Option(
+            "--tune", rich_help_panel=_TUNING,
+            help="Train the pruned model on the calibration examples to give what the unpruned "
+            "one gives. Needs no labels; held-out examples decide when to stop, and whether "
+            "anything is changed.",
+        ),
+    ] = False,
+    tune_minutes: Annotated[
+        float | None,
+        typer.Option(
+            metavar="MINUTES", rich_help_panel=_TUNING, show_default="no limit",
+            help="Limit of the time of --tune.",
+        ),
+    ] = None,
+    tune_augment: Annotated[
+        Literal["flip-shift"] | None,
+        typer.Option(
+            metavar="HOW", rich_help_panel=_TUNING, show_default="inputs as they are",
+            help="Change the inputs of --tune in every pass. flip-shift: images, mirrored and "
+            "shifted; not for digits and text, which mirrored images no longer show.",
         ),
     ] = None,
     retraining: Annotated[
@@ -150,6 +174,7 @@ def prune(
         _check_says_how_much(granularity, budget, options["confidence"], preset)
         output = open_output(json)
         _check_agree(options["refit"], no_refit, retraining, retrain_lr, distill)
+        tune_by = _tuning(tune_minutes, tune_augment, wanted=tune)
         _check_preset(preset, granularity)
         given = _read_options(options, no_refit)
         read_outputs(given.get("outputs"))
@@ -164,8 +189,9 @@ def prune(
         wanted = None if budget is None else selection.parse_budget(budget)
         training = train_by if granularity == "unit" else None
         work = Task(
-            wanted, given, retrain_by, seed, training, granularity, frontier=report is not None
-        )
+            wanted, given, retrain_by, seed, training, granularity,
+            frontier=report is not None, tune=tune_by,
+        )  # fmt: skip
         check_weights(weights)
         check_target(out, "--out", suffix=".safetensors", source=weights, force=force)
         check_target(plan, "--plan", suffix=".json", force=force)
@@ -264,6 +290,17 @@ def _check_agree(
         raise InputError(f"--refit {refit} and --no-refit were both given; give one of them.")
     if (retrain_lr is not None or distill) and not retraining:
         raise InputError("--retrain-lr and --distill need --retrain EPOCHS.")
+
+
+def _tuning(
+    minutes: float | None, augment: 'Literal["flip-shift"] | None', *, wanted: bool
+) -> "tuning.Tune | None":
+    """How to tune; None for not at all."""
+    from mipp import tuning
+
+    if not wanted and (minutes is not None or augment is not None):
+        raise InputError("--tune-minutes and --tune-augment need --tune.")
+    return tuning.Tune(minutes=minutes, augment=augment) if wanted else None
 
 
 def _check_preset(preset: str | None, granularity: str) -> None:

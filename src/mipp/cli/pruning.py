@@ -22,6 +22,7 @@ from mipp.planning.block_options import block_budget
 from mipp.planning.budget_values import wanted_budget, weight_budget
 from mipp.planning.granularity import read_options
 from mipp.retrain import Recipe
+from mipp.tuning import Tune
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,7 @@ class Task:
         train: the recipe of methods that train, None for the others.
         granularity: of `mipp.plan`.
         frontier: whether to plan for other budgets, too, where one measurement serves them all.
+        tune: how the pruned model is tuned on the calibration examples; None for not at all.
     """
 
     budget: selection.Budget | None
@@ -45,6 +47,7 @@ class Task:
     train: Recipe | None = None
     granularity: str = "unit"
     frontier: bool = False
+    tune: Tune | None = None
 
     def __post_init__(self) -> None:
         """Options that do not fit are reported now, before data are read."""
@@ -99,7 +102,11 @@ def _run(
     with output.followed() as progress:
         small = plan.apply(progress=progress)
     seconds = time.perf_counter() - start
-    after, retrained = score(small), None
+    after, retrained, tuned, tuned_score = score(small), None, None, None
+    if task.tune is not None:
+        with output.followed() as progress:
+            tuned = plan.tune(small, task.tune, progress=progress)
+        tuned_score = score(small)
     if task.retrain is not None:
         with output.followed() as progress:
             retrain.train(
@@ -122,6 +129,8 @@ def _run(
         others=others,
         metric=metric,
         scores=None if before is None or after is None else (before, after),
+        tuned=tuned,
+        tuned_score=tuned_score,
         retrained=retrained,
         latency_ms=times,
         threads=torch.get_num_threads(),

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 from torch import nn
 
-from mipp import statistics, tuning
+from mipp import graph, statistics, tuning
 from mipp.checks import checked
 from mipp.errors import InputError
 from mipp.options import Outputs, Progress
@@ -123,14 +123,37 @@ class AnyPlan(Generic[Model]):
                 "apply(refit=False)."
             )
 
-    def _tune(
+    def tune(
         self,
         small: nn.Module,
-        settings: tuning.Tune,
-        step: AnyStep | None,
-        progress: Progress | bool | None,
-    ) -> None:
-        """Tunes the small model."""
+        settings: tuning.Tune | bool = True,
+        *,
+        progress: Progress | bool | None = None,
+    ) -> tuning.Tuned:
+        """Tunes what `apply` returned, in place, on the model and the batches of the plan.
+
+        This is what ``apply(tune=...)`` does, too; here you get what came of it. See `mipp.tune`.
+
+        Args:
+            small: what `apply` returned.
+            settings: how to tune; True for the defaults.
+            progress: as in `mipp.plan`; the only stage is ``tune`` (steps).
+
+        Raises:
+            InputError: a plan without its model, or without batches.
+            MippError: as `mipp.tune` does.
+
+        Examples:
+            >>> import torch
+            >>> import mipp
+            >>> _ = torch.manual_seed(0)
+            >>> net = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Linear(8, 2))
+            >>> plan = mipp.plan(net, [torch.randn(64, 4)], "units=50%")
+            >>> small = plan.apply(refit=False)
+            >>> plan.tune(small, mipp.Tune(passes=2)).better
+            True
+        """
+        small = graph.unwrap(small)
         if not self.batches:
             raise InputError(
                 "Tuning needs calibration batches, and this plan has none. Read it with "
@@ -142,10 +165,14 @@ class AnyPlan(Generic[Model]):
                 f"the plan was made for the outputs that {recorded} picks, and is read without it. "
                 "Apply it without tune=, and call mipp.tune(small, model, batches, outputs=...)."
             )
-        tune_read(
-            small, self._model(), self.batches, settings, self.outputs, self._memory(), step,
-            self._seed(), progress,
+        return tune_read(
+            small, self._model(), self.batches, tuning.read_tune(settings) or tuning.Tune(),
+            self.outputs, self._memory(), self._step(small), self._seed(), progress,
         )  # fmt: skip
+
+    def _step(self, small: nn.Module) -> AnyStep | None:
+        """In place of ``optimizer.step()``, to keep what has to be zero; None for nothing."""
+        raise NotImplementedError
 
     def _note(self, model: nn.Module, small: nn.Module) -> None:
         """Notes this plan on the small model, after those that the model has."""

@@ -210,10 +210,10 @@ class Plan(AnyPlan[Model]):
                 )  # fmt: skip
                 report("refit", n_layers, n_layers)
         if settings is not None:
-            self._tune(small, settings, self._hold(small), progress)
+            self.tune(small, settings, progress=progress)
         return small
 
-    def _hold(self, small: nn.Module) -> AnyStep | None:
+    def _step(self, small: nn.Module) -> AnyStep | None:
         """A step that keeps units at zero that stay for their shape alone."""
         if not self.record.zeroed:
             return None

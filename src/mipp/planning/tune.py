@@ -72,7 +72,7 @@ def tune(
         >>> _ = torch.manual_seed(0)
         >>> net = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
         >>> batches = [torch.randn(64, 4)]
-        >>> small = mipp.prune(net, batches, "units=50%")
+        >>> small = mipp.plan(net, batches, "units=50%").apply(refit=False)
         >>> tuned = mipp.tune(small, net, batches, mipp.Tune(passes=4), progress=False)
         >>> tuned.after < tuned.before, len(tuned.passes), tuned.examples
         (True, 4, (56, 8))
@@ -111,6 +111,6 @@ def tune_read(
             "weights from before were put back. Give more calibration examples, or a lower "
             f"learning rate than {settings.learning_rate:g}: mipp.Tune(learning_rate=...).",
             CalibrationWarning,
-            stacklevel=4,
+            stacklevel=5,
         )
     return done

@@ -137,7 +137,7 @@ class WeightPlan(AnyPlan[Model]):
             refit: True as planned, False to leave the weights that stay as they are, ``"own"`` for
                 the weights that the method gives, or a mode or `mipp.Refit` record.
             tune: True, or a `mipp.Tune` record, to tune the copy on the calibration examples
-                afterwards, without labels and with the zeros held; see `mipp.tune`.
+                afterwards, without labels; zeros stay zero. See `mipp.tune`.
             progress: as in `mipp.plan`; stages are ``refit`` (layers) and ``tune`` (steps).
 
         Raises:
@@ -170,7 +170,7 @@ class WeightPlan(AnyPlan[Model]):
                     advance=lambda: report("refit", next(fitted), len(mine)),
                 )  # fmt: skip
         if settings is not None:
-            self._tune(copied, settings, self.hold(copied), progress)
+            self.tune(copied, settings, progress=progress)
         return copied
 
     def mask(self) -> Model:
@@ -189,6 +189,9 @@ class WeightPlan(AnyPlan[Model]):
             model: what `apply` returned.
         """
         return retrain.hold_masks(graph.unwrap(model), self.masks)
+
+    def _step(self, small: nn.Module) -> retrain.AnyStep | None:
+        return self.hold(small)
 
     def keep(self, name: str) -> BoolArray:
         """Which entries of a parameter stay, in its shape."""

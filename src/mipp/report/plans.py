@@ -31,15 +31,19 @@ class Measured:
 
     Attributes:
         accuracy: share of correct answers, of the full model and of the pruned one.
+        tuned: accuracy of the pruned model after tuning.
+        tuning: what came of tuning, in words.
         retrained: accuracy of the pruned model after retraining.
         latency_ms: milliseconds for one example, before and after.
         command: what was run.
         data: what it was measured on.
         other: name of another metric, and its values before, after, and where there was any after
-            retraining.
+            tuning and after retraining.
     """
 
     accuracy: tuple[float, float] | None = None
+    tuned: float | None = None
+    tuning: str | None = None
     retrained: float | None = None
     latency_ms: tuple[float, float] | None = None
     command: str = ""
@@ -134,11 +138,15 @@ def outcome_facts(
     if measured.accuracy is not None:
         before, after = measured.accuracy
         shown.append(("accuracy", f"{_percent(before)} → {_percent(after)}"))
+    if measured.tuned is not None:
+        shown.append(("accuracy, tuned", _percent(measured.tuned)))
     if measured.retrained is not None:
         shown.append(("accuracy, retrained", _percent(measured.retrained)))
     if measured.other is not None:
         name, values = measured.other
         shown.append((name, " → ".join(f"{value:.4g}" for value in values)))
+    if measured.tuning is not None:
+        shown.append(("tuning", measured.tuning))
     if measured.latency_ms is not None:
         before, after = measured.latency_ms
         shown.append(("ms for one example", f"{before:.3g} → {after:.3g}"))

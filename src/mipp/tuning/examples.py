@@ -73,6 +73,12 @@ class Examples:
         )
         return trained, held_out
 
+    def n_steps(self) -> int:
+        """How many steps a pass has; a batch that cannot be divided has one of its own."""
+        divisible = sum(len(t) for n, t in self.trained if self.batches[n].divisible)
+        whole = sum(not self.batches[n].divisible for n, _ in self.trained)
+        return whole + -(-divisible // self.batch_size)
+
     def steps(self) -> list[Parts]:
         """The examples of each step of a pass, drawn from torch's global generator."""
         whole = [[part] for part in self.trained if not self.batches[part[0]].divisible]

@@ -8,7 +8,7 @@ from contextlib import ExitStack
 import torch
 from torch import Tensor, nn
 
-from mipp import processes
+from mipp import processes, surgery
 from mipp.errors import InputError, TrainingError
 from mipp.options import Progress
 from mipp.retrain import AnyStep
@@ -16,6 +16,7 @@ from mipp.retrain.numerics import numerics_for
 from mipp.statistics import Batch, blaming
 from mipp.statistics.loss import answer_tensors
 from mipp.tracing.guards import as_it_was, gradients_enabled, mixed_seed, seed_generators
+from mipp.tracing.guards import channels_last as laid_out
 from mipp.tuning.examples import Examples, Parts, augmented
 from mipp.tuning.optimizer import MasterAdamW
 from mipp.tuning.settings import Stopped, Tune, Tuned, TunePass
@@ -59,6 +60,9 @@ def tune(
     with ExitStack() as stack:
         stack.enter_context(gradients_enabled())
         stack.enter_context(as_it_was(small, whole))
+        last = _lies_channels_last(small, whole, batches[0], settings)
+        for model in (small, whole):
+            stack.enter_context(laid_out(model, enabled=last))
         for parameter in whole.parameters():
             parameter.requires_grad_(False)
         run = _Run(small, whole, examples, settings, seed, memory, step, report, started)
@@ -109,8 +113,7 @@ class _Run:
                 f"the small model is {self.before} away from the whole one; expected a finite "
                 "number. Its outputs are not finite: refit it, or prune less."
             )
-        own = math.ceil(sum(len(t) for _, t in examples.trained) / examples.batch_size)
-        self.steps_per_pass = processes.largest("the steps of a pass", own)
+        self.steps_per_pass = processes.largest("the steps of a pass", examples.n_steps())
 
     def all_passes(self) -> Stopped:
         """Trains until there are no more passes, no patience or no time; says which."""
@@ -246,6 +249,20 @@ def _trained(small: nn.Module) -> list[nn.Parameter]:
     for parameter in chosen:
         parameter.requires_grad_(True)
     return chosen
+
+
+def _lies_channels_last(small: nn.Module, whole: nn.Module, batch: Batch, settings: Tune) -> bool:
+    """Whether filters lie channels-last: where that is faster, and both models run with it."""
+    device = next((p.device for p in whole.parameters()), torch.device("cpu"))
+    faster = numerics_for(device, settings.precision, "auto").channels_last
+    if not faster or not any(p.dim() == 4 for p in whole.parameters()):
+        return False
+    for model in (small, whole):
+        some = batch.part(0, 2).to(next((p.device for p in model.parameters()), device))
+        with laid_out(model, enabled=True):
+            if surgery.failure(model, some.args, some.kwargs):  # `view` wants them contiguous
+                return False
+    return True
 
 
 def _check_apart(small: nn.Module, whole: nn.Module) -> None:

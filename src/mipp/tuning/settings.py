@@ -32,10 +32,11 @@ class Tune:
         minutes: limit of the time. The learning rate falls faster where the passes would take
             longer. The same call may then give other weights. None for no limit.
         learning_rate: the highest, reached after a tenth of the steps.
-        batch_size: examples of a step, drawn anew in every pass. None: batches as they are given.
+        batch_size: examples of a step, drawn again in every pass. None: batches as they are given.
         held_out: share of the examples that are not trained on and decide, above 0 and below 1.
         patience: passes in a row without a lower divergence on the held-out examples, after which
-            tuning ends. None for none.
+            tuning ends. None for none, since the last passes, in which the learning rate is low,
+            are mostly the best.
         augment: changes the inputs of every step. ``flip-shift`` mirrors half of the images
             left-right and shifts them by up to an eighth of their sides; or a function that takes
             the first floating-point input, of shape ``(n, ...)``, and returns another of this
@@ -61,7 +62,7 @@ class Tune:
     learning_rate: float = 1e-3
     batch_size: int | None = 64
     held_out: float = 0.125
-    patience: int | None = 5
+    patience: int | None = None
     augment: Augment | None = None
     temperature: float = 2.0
     loss: Literal["auto", "categorical", "gaussian"] = "auto"
