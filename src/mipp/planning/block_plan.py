@@ -170,8 +170,11 @@ class BlockPlan(AnyPlan[Model]):
         surgery.take_out(small, gone)
         self._note(model, small)
         if settings is not None:
-            self._tune(small, settings, None, progress)
+            self.tune(small, settings, progress=progress)
         return small
+
+    def _step(self, small: nn.Module) -> None:  # noqa: ARG002 - nothing has to be held
+        return None
 
     def _fit(
         self, small: nn.Module, model: nn.Module, config: surgery.Refit, report: Progress
