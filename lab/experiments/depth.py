@@ -11,6 +11,7 @@ images is measured in turns with the whole net, one thread, as in `latency`.
 """
 
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -20,82 +21,100 @@ from torch import nn
 import mipp
 from lab import wide_nets
 from lab.experiment import Experiment, Key, Rows, Settings
-from lab.experiments.full_width import accuracies
 from lab.experiments.latency import processor_time
 from lab.tables import TextTable, spread
 from lab.wide_nets import NETS
-from mipp import latency
+from mipp import latency, retrain
+from mipp.options import Order
 
 BUDGETS = ("macs=77%", "macs=54%")
 METHODS = ("blocks", "blocks, ordered", "units", "blocks, then units")
 DRAWS = 3
 BATCH = 32
-SECONDS = 4.0
+SECONDS = 2.0
 
 
 def measure(key: Key, settings: Settings) -> dict[str, Any]:
     """Accuracy of one method at one budget, and its time."""
     net = NETS[key["net"].partition("/")[0]]
-    model = wide_nets.parent(net, 0, progress=False)
-    images = [x for x, _ in wide_nets.calibration(net, settings["samples"], key["draw"])]
-    plans = _plans(model, images, key)
+    draw, samples = key["draw"], settings["samples"]
+    model, images = _model(), _images(samples, draw)
+    plan, gone, nats = _plan(key["method"], key["budget"], samples, draw)
+    whole = _blocks(samples, draw, "greedy")[BUDGETS[0]].before
     found: dict[str, Any] = {
-        "macs": plans[-1].after.macs / plans[0].before.macs,
-        "params": plans[-1].after.params / plans[0].before.params,
-        "gone": [
-            name for plan in plans if isinstance(plan, mipp.BlockPlan) for name in plan.removed
-        ],
+        "macs": plan.after.macs / whole.macs,
+        "params": plan.after.params / whole.params,
+        "gone": list(gone),
+        "nats": nats,
     }
+    small = plan.apply(progress=False)
     if key["part"] == "tuned":
-        small = plans[-1].apply(progress=False)
         done = mipp.tune(
-            small, model, images, mipp.Tune(augment="flip-shift"), seed=key["draw"], progress=False
+            small, model, images, mipp.Tune(augment="flip-shift"), seed=draw, progress=False
         )
         return found | {
-            "tuned": accuracies(net, small),
+            "tuned": accuracy(net, small),
             "divergence": [done.before, done.after],
             "passes": len(done.passes),
             "seconds": round(done.seconds, 1),
         }
-    small = plans[-1].apply(progress=False)
     ratio, scatter = time_share(model, small, images[0][:BATCH])
     return found | {
-        "unpruned": accuracies(net, model),
-        "refit": accuracies(net, small),
-        "bare": accuracies(net, _bare(plans)),
+        "unpruned": _unpruned(),
+        "refit": accuracy(net, small),
+        "bare": accuracy(net, plan.apply(refit=False)),
         "time": ratio,
         "time_scatter": scatter,
-        "nats": [plan.record.nats for plan in plans if isinstance(plan, mipp.BlockPlan)],
     }
 
 
-def _plans(
-    model: nn.Module, images: list[torch.Tensor], key: Key
-) -> list["mipp.BlockPlan[nn.Module] | mipp.Plan[nn.Module]"]:
-    """One plan, or two that are applied one after the other."""
-    draw, method, budget = key["draw"], key["method"], key["budget"]
+def accuracy(net: wide_nets.WideNet, model: nn.Module) -> float:
+    """Of the test split."""
+    images = wide_nets.test_batches(net)
+    return retrain.evaluate(model, images, channels_last="auto").accuracy
 
-    def of_blocks(budget: str, **options: Any) -> "mipp.BlockPlan[nn.Module]":
-        return mipp.plan(
-            model, images, budget, granularity="block", seed=draw, progress=False, **options
-        )
 
-    if method == "blocks, ordered":
-        return [of_blocks(budget, order="ordered")]
-    blocks = of_blocks(BUDGETS[0] if method == "blocks, then units" else budget)
-    if method == "blocks":
-        return [blocks]
+@lru_cache(maxsize=1)
+def _model() -> nn.Module:
+    return wide_nets.parent(NETS["resnet20"], 0, progress=False)
+
+
+@lru_cache(maxsize=1)
+def _unpruned() -> float:
+    return accuracy(NETS["resnet20"], _model())
+
+
+@lru_cache(maxsize=1)
+def _images(samples: int, draw: int) -> list[torch.Tensor]:
+    return [x for x, _ in wide_nets.calibration(NETS["resnet20"], samples, draw)]
+
+
+@lru_cache(maxsize=2)
+def _blocks(samples: int, draw: int, order: Order) -> dict[str, "mipp.BlockPlan[nn.Module]"]:
+    """The plan of blocks for each budget."""
+    made = mipp.plans(
+        _model(), _images(samples, draw), BUDGETS, granularity="block", order=order, seed=draw,
+        progress=False,
+    )  # fmt: skip
+    return dict(zip(BUDGETS, made, strict=True))
+
+
+def _plan(
+    method: str, budget: str, samples: int, draw: int
+) -> tuple["mipp.BlockPlan[nn.Module] | mipp.Plan[nn.Module]", tuple[str, ...], float | None]:
+    """The plan, the blocks that are gone by it, and the nats that these cost."""
+    images = _images(samples, draw)
+    blocks = _blocks(samples, draw, "ordered" if method == "blocks, ordered" else "greedy")
+    left = f"macs={blocks[budget].after.macs}"
     if method == "units":
-        same = f"macs={blocks.after.macs}"
-        return [mipp.plan(model, images, same, seed=draw, progress=False)]
-    thin = blocks.apply(progress=False)
-    left = of_blocks(budget).after.macs
-    return [blocks, mipp.plan(thin, images, f"macs={left}", seed=draw, progress=False)]
-
-
-def _bare(plans: list["mipp.BlockPlan[nn.Module] | mipp.Plan[nn.Module]"]) -> nn.Module:
-    """The last plan without a refit of its own."""
-    return plans[-1].apply(refit=False)
+        return mipp.plan(_model(), images, left, seed=draw, progress=False), (), None
+    if method == "blocks, then units":
+        first = blocks[BUDGETS[0]]
+        thin = first.apply(progress=False)
+        second = mipp.plan(thin, images, left, seed=draw, progress=False)
+        return second, first.removed, first.record.nats
+    plan = blocks[budget]
+    return plan, plan.removed, plan.record.nats
 
 
 def time_share(model: nn.Module, small: nn.Module, x: torch.Tensor) -> tuple[float, float]:
@@ -121,9 +140,9 @@ def tables(rows: Rows) -> list[TextTable]:
                     spread(r["macs"] for r in mine),
                     spread(r["params"] for r in mine),
                     spread((r["time"] for r in once), digits=0),
-                    spread(r["bare"]["test"] for r in once),
-                    spread(r["refit"]["test"] for r in once),
-                    spread(r["tuned"]["test"] for r in tuned),
+                    spread(r["bare"] for r in once),
+                    spread(r["refit"] for r in once),
+                    spread(r["tuned"] for r in tuned),
                     str(max(len(once), len(tuned))),
                 ]
             )
