@@ -22,6 +22,8 @@ transformer) or single weights. Of single weights either any, or so many that tw
 four (eight) neighbouring inputs of an output stay.
 """
 
+WeightGranularity = Literal["weight", "2:4", "4:8"]
+
 Order = Literal["greedy", "ordered"]
 """``greedy``: all remaining units are scored again at every step; the least informative one goes.
 ``ordered``: one pass, least informative on its own first (the paper's MI ordering)."""
@@ -239,7 +241,7 @@ class WeightOptions(_Measured):
         Pattern(most=2, run=4)
     """
 
-    granularity: Granularity = option("What is removed: `weight`, `2:4` or `4:8`.", "weight")
+    granularity: WeightGranularity = option("What is removed: `weight`, `2:4` or `4:8`.", "weight")
     method: "methods.Method | methods.Layerwise" = option(
         "How weights are chosen: `mipp`, `wanda`, `sparsegpt` or a method that scores single "
         "weights (`l2`, `snip`, `grasp`, `synflow`, ...), by name or as a record.",
@@ -285,7 +287,7 @@ class BlockOptions(_Common):
         'greedy'
     """
 
-    granularity: Granularity = option("What is removed: `block`.", "block")
+    granularity: Literal["block"] = option("What is removed: `block`.", "block")
     blocks: tuple[str, ...] = option(
         "Names of the modules that are blocks, such as `encoder.layer.*`; `*` and `?` match. None: "
         "they are found, as the outermost modules in lists that add their input to their output, "

@@ -146,12 +146,15 @@ def unlike_blocks(small: nn.Module, config: Any, known: Set[Place]) -> Iterator[
         twin = modules.get(path)
         if twin is None or not path or type(module).__module__.startswith("torch.nn."):
             continue
+        read = names_read(type(module)) | PASSED_ON  # type: ignore[arg-type] # as above
         for name, value in vars(module).items():
-            plain = type(value) in (bool, int, float, str) and name != "training"
-            if plain and not name.startswith("_") and (path, name) not in known:
-                other = vars(twin).get(name, value)
-                if other != value:
-                    yield f"{path}.{name} is {value!r}, and {other!r} by the config"
+            other = vars(twin).get(name, value)
+            if name not in read or (path, name) in known or other == value:
+                continue
+            # a width that no pass has read is left as it was in the pruned model
+            widths = type(value) is int and is_count(name) and value > 0 and other > 0
+            if type(value) in (bool, int, float, str) and not widths and name != "training":
+                yield f"{path}.{name} is {value!r}, and {other!r} by the config"
 
 
 def differences(small: nn.Module, whole: nn.Module) -> Differences:

@@ -90,10 +90,12 @@ def test_the_folder_is_an_ordinary_checkpoint_of_the_same_model(make, tmp_path):
         torch.testing.assert_close(again(**batch).logits, expected)
         torch.testing.assert_close(from_pretrained(tmp_path)(**batch).logits, expected)
     mipp.save(small, tmp_path / "small.safetensors")
+    loaded = [mipp.load(model, tmp_path / "small.safetensors")]
+    if make is not gemma3:  # whose config makes no tables for a kind of layer that is gone
+        loaded.append(mipp.load(tmp_path / "small.safetensors"))
     with torch.no_grad():
-        for loaded in (mipp.load(tmp_path / "small.safetensors"),
-                       mipp.load(model, tmp_path / "small.safetensors")):  # fmt: skip
-            torch.testing.assert_close(loaded.eval()(**batch).logits, expected)
+        for one in loaded:
+            torch.testing.assert_close(one.eval()(**batch).logits, expected)
 
 
 @pytest.mark.parametrize("make", [gpt2, llama, gemma3, bart])
