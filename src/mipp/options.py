@@ -295,7 +295,7 @@ class BlockOptions(_Common):
         (),
     )
     order: Order = option(
-        "`greedy` (all blocks that are left are tried again after each removal) or `ordered` "
+        "Removal: `greedy` (all blocks that are left are tried again after each) or `ordered` "
         "(each is tried once, alone).",
         "greedy",
     )
