@@ -1,6 +1,6 @@
 """What Griffe, which reads the code for the API pages, cannot see by itself.
 
-`mipp.plan` is a function beside a module of the same name. The docstrings of the two records of
+`mipp.plan` is a function beside a module of the same name. The docstrings of the records of
 options are put together when they are imported, and their defaults stand inside of calls.
 """
 
@@ -35,12 +35,12 @@ class Names(Extension):
         assert self._function is not None, f"{HIDDEN} was not found"
         for module in (pkg["_api"], pkg):  # the latter becomes its parent
             module.set_member("plan", self._function)
-        for record in (options.Options, options.WeightOptions):
+        for record in (options.Options, options.WeightOptions, options.BlockOptions):
             known = pkg[f"options.{record.__name__}"]
             known.docstring.value = inspect.getdoc(record)
             known.docstring.__dict__.pop("parsed", None)
             for one in fields(record):
-                for owner in (known, pkg["options._Common"]):
+                for owner in (known, pkg["options._Measured"], pkg["options._Common"]):
                     if one.name in owner.members:
                         owner.members[one.name].value = default(one)
 

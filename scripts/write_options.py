@@ -1,13 +1,13 @@
-"""Writes the tables of docs/reference/options.md from the fields of the two records of options."""
+"""Writes the tables of docs/reference/options.md from the fields of the records of options."""
 
 from dataclasses import MISSING, Field, fields
 from pathlib import Path
 from typing import Any
 
-from mipp.options import Options, WeightOptions, help_of
+from mipp.options import BlockOptions, Options, WeightOptions, help_of
 
 PAGE = Path(__file__).parents[1] / "docs" / "reference" / "options.md"
-RECORDS = {"units": Options, "weights": WeightOptions}
+RECORDS = {"units": Options, "blocks": BlockOptions, "weights": WeightOptions}
 
 
 def rows(record: type) -> list[str]:

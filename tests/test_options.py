@@ -13,11 +13,21 @@ import pytest
 import mipp
 from mipp import options
 from mipp.checks import fits
-from mipp.options import Options, UnitKeywords, WeightKeywords, WeightOptions, types_of
+from mipp.options import (
+    BlockKeywords,
+    BlockOptions,
+    Options,
+    UnitKeywords,
+    WeightKeywords,
+    WeightOptions,
+    types_of,
+)
 from mipp.planning.plan_record import to_dict
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "write_options.py"
-RECORDS = [(Options, UnitKeywords), (WeightOptions, WeightKeywords)]
+RECORDS = [
+    (Options, UnitKeywords), (WeightOptions, WeightKeywords), (BlockOptions, BlockKeywords)
+]  # fmt: skip
 
 
 def keywords_of(kind):
@@ -34,14 +44,14 @@ def words_of(hint):
     return {hint} if isinstance(hint, str) else {word for one in inner for word in words_of(one)}
 
 
-@pytest.mark.parametrize(("record", "keywords"), RECORDS, ids=["units", "weights"])
+@pytest.mark.parametrize(("record", "keywords"), RECORDS, ids=["units", "weights", "blocks"])
 def test_the_keywords_that_are_type_checked_are_the_options(record, keywords):
     short = {"noise", "confidence"} if record is Options else set()
     known = {one.name for one in fields(record)} - {"granularity"} | short
     assert set(keywords_of(keywords)) == known
 
 
-@pytest.mark.parametrize(("record", "keywords"), RECORDS, ids=["units", "weights"])
+@pytest.mark.parametrize(("record", "keywords"), RECORDS, ids=["units", "weights", "blocks"])
 def test_every_default_may_be_written_as_a_keyword(record, keywords):
     hints = keywords_of(keywords)
     for one in fields(record):
@@ -55,11 +65,11 @@ def test_the_signatures_of_plan_and_plans_name_the_keywords():
     for node in ast.walk(tree):
         if isinstance(node, ast.FunctionDef) and node.name in ("plan", "plans"):
             taken.setdefault(node.name, []).append(ast.unparse(node.args.kwarg.annotation))
-    each = ["Unpack[UnitKeywords]", "Unpack[WeightKeywords]", "Any"]
+    each = ["Unpack[UnitKeywords]", "Unpack[WeightKeywords]", "Unpack[BlockKeywords]", "Any"]
     assert taken == {"plan": each, "plans": each}
 
 
-@pytest.mark.parametrize("record", [Options, WeightOptions])
+@pytest.mark.parametrize("record", [Options, WeightOptions, BlockOptions])
 def test_each_has_a_line_of_help_that_names_its_choices_and_is_in_the_docstring(record):
     for one in fields(record):
         line = options.help_of(record, one.name)

@@ -12,7 +12,8 @@ from mipp._api import MOVED
 
 NAMES = {
     # the way to a smaller model
-    "plan", "plans", "prune", "tune", "Plan", "WeightPlan", "Options", "WeightOptions", "Tuned",
+    "plan", "plans", "prune", "tune", "Plan", "BlockPlan", "WeightPlan", "Options",
+    "BlockOptions", "WeightOptions", "Tuned",
     "save", "load", "original_indices", "inspect_file", "FileInfo",
     # what options hold
     "Budget", "CaptureConfig", "Confidence", "Gaussian", "Latency", "Masked", "Mlp", "Refit",

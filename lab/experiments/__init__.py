@@ -7,7 +7,7 @@ from lab.experiment import Experiment
 from mipp.errors import InputError
 
 NAMES = (
-    "activations", "authors", "choices", "confidence", "discovery_cost", "few_examples",
+    "activations", "authors", "choices", "confidence", "depth", "discovery_cost", "few_examples",
     "frontier", "full_width", "hubs", "information", "kept_information", "language", "large",
     "latency", "methods", "nats", "packages", "pixels", "precision", "quality", "segmentation",
     "settle", "speed", "speed_counted", "synthetic", "transformer", "tuning", "unit_order",

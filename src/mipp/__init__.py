@@ -5,8 +5,9 @@ plan = mipp.plan(model, batches, budget="macs=50%")  # nothing is changed yet
 small = plan.apply()  # a new, smaller nn.Module
 ```
 
-Start with `plan`; its settings are the fields of `Options`, or, for single weights
-(``granularity="weight"``), of `WeightOptions`. What is raised on purpose is a `MippError`.
+Start with `plan`; its settings are the fields of `Options`, for blocks (``granularity="block"``) of
+`BlockOptions`, for single weights
+(``granularity="weight"``) of `WeightOptions`. What is raised on purpose is a `MippError`.
 """
 
 from importlib import import_module

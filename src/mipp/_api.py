@@ -10,6 +10,8 @@ from mipp.latency import Latency
 from mipp.methods import Training
 from mipp.options import import_types
 from mipp.planning import (
+    BlockOptions,
+    BlockPlan,
     KeptInformation,
     Options,
     Plan,
@@ -33,6 +35,8 @@ if TYPE_CHECKING:
 import_types()  # annotations of the options can be read from now on
 
 __all__ = [
+    "BlockOptions",
+    "BlockPlan",
     "Budget",
     "CaptureConfig",
     "Confidence",

@@ -1,8 +1,8 @@
 """All settings of a plan: each has a type, a default and one line of help.
 
-The docstrings of `Options` and `WeightOptions`, the help of the command line and the record of a
-plan are made from these fields. Importing this module imports no torch; the types of the fields are
-imported with the first record that is made.
+The docstrings of the records of options, the help of the command line and the record of a plan are
+made from these fields. Importing this module imports no torch; the types of the fields are imported
+with the first record that is made.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -16,10 +16,13 @@ if TYPE_CHECKING:
 
 Target = Literal["activations", "outputs", "labels"]
 
-Granularity = Literal["unit", "weight", "2:4", "4:8"]
-"""What is removed as a whole: units (filters, neurons, heads) or single weights. Of single weights
-either any, or so many that two (four) of every four (eight) neighbouring inputs of an output stay.
+Granularity = Literal["unit", "block", "weight", "2:4", "4:8"]
+"""What is removed as a whole: units (filters, neurons, heads), blocks (residual blocks, layers of a
+transformer) or single weights. Of single weights either any, or so many that two (four) of every
+four (eight) neighbouring inputs of an output stay.
 """
+
+WeightGranularity = Literal["weight", "2:4", "4:8"]
 
 Order = Literal["greedy", "ordered"]
 """``greedy``: all remaining units are scored again at every step; the least informative one goes.
@@ -69,7 +72,7 @@ def import_types() -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class _Common:
-    """Options that plans of units and of single weights share."""
+    """Options that all plans share."""
 
     loss: "statistics.Loss | str" = option(
         "The loss whose Fisher information sets the noise: `categorical`, `gaussian`, `auto` (one "
@@ -82,9 +85,6 @@ class _Common:
         "Names of groups, layers or modules that stay whole; `*` and `?` match.", ()
     )
     samples: int | None = option("Calibration examples that are used at most; None for all.", 5120)
-    calibration: "statistics.CaptureConfig" = option(
-        "How many rows are measured.", make=_record("mipp.statistics", "CaptureConfig")
-    )
     memory: int = option(
         "Bytes (or text such as `4GiB`) that second moments may take. If they need more, layers "
         "are measured one after the other. It bounds a refit, too: outputs of the original take at "
@@ -113,7 +113,16 @@ class _Common:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(_Common):
+class _Measured(_Common):
+    """Options that plans of units and of single weights share."""
+
+    calibration: "statistics.CaptureConfig" = option(
+        "How many rows are measured.", make=_record("mipp.statistics", "CaptureConfig")
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(_Measured):
     """Settings of `mipp.plan`, each also a keyword of it.
 
     Examples:
@@ -224,7 +233,7 @@ class Options(_Common):
 
 
 @dataclass(frozen=True, kw_only=True)
-class WeightOptions(_Common):
+class WeightOptions(_Measured):
     """Settings of `mipp.plan` with ``granularity="weight"``, ``"2:4"`` or ``"4:8"``.
 
     Examples:
@@ -233,7 +242,7 @@ class WeightOptions(_Common):
         Pattern(most=2, run=4)
     """
 
-    granularity: Granularity = option("What is removed: `weight`, `2:4` or `4:8`.", "weight")
+    granularity: WeightGranularity = option("What is removed: `weight`, `2:4` or `4:8`.", "weight")
     method: "methods.Method | methods.Layerwise" = option(
         "How weights are chosen: `mipp`, `wanda`, `sparsegpt` or a method that scores single "
         "weights (`l2`, `snip`, `grasp`, `synflow`, ...), by name or as a record.",
@@ -269,6 +278,43 @@ class WeightOptions(_Common):
         return self.allocation or self.method.weight_allocation
 
 
+@dataclass(frozen=True, kw_only=True)
+class BlockOptions(_Common):
+    """Settings of `mipp.plan` with ``granularity="block"``.
+
+    Examples:
+        >>> from mipp.options import BlockOptions
+        >>> BlockOptions(blocks=("encoder.layer.*",)).order
+        'greedy'
+    """
+
+    granularity: Literal["block"] = option("What is removed: `block`.", "block")
+    blocks: tuple[str, ...] = option(
+        "Names of the modules that are blocks, such as `encoder.layer.*`; `*` and `?` match. None: "
+        "they are found, as the outermost modules in lists that add their input to their output, "
+        "and others there that give the shape that they take.",
+        (),
+    )
+    order: Order = option(
+        "Removal: `greedy` (all blocks that are left are tried again after each) or `ordered` "
+        "(each is tried once, alone).",
+        "greedy",
+    )
+    score_samples: int = option(
+        "Examples, of those in `samples`, on which the model runs without a block to see what is "
+        "lost.",
+        512,
+    )
+    refit: "surgery.Refit | None" = option(
+        "How the layers behind a removed block are fitted to what they get now: a record, or the "
+        "name of a mode. None or False leaves them unchanged.",
+        make=_record("mipp.surgery", "Refit"),
+    )
+    latency: "latency.Latency" = option(
+        "How a budget of latency is measured.", make=_record("mipp.latency", "Latency")
+    )
+
+
 def types_of(record: type) -> dict[str, Any]:
     """The type of each field."""
     import_types()
@@ -292,13 +338,13 @@ def _document(record: type) -> None:
 
 _document(Options)
 _document(WeightOptions)
+_document(BlockOptions)
 
 
 class _CommonKeywords(TypedDict, total=False):
     loss: "statistics.Loss | str"
     protect: str | Iterable[str] | None
     samples: int | None
-    calibration: "statistics.CaptureConfig"
     memory: int | str
     outputs: Outputs | None
     seed: int
@@ -307,6 +353,7 @@ class _CommonKeywords(TypedDict, total=False):
 class UnitKeywords(_CommonKeywords, total=False):
     """The keywords of `mipp.plan` for units, as users may write them."""
 
+    calibration: "statistics.CaptureConfig"
     method: "str | methods.Method"
     training: "methods.Training | None"
     estimator: "str | information.Estimator"
@@ -332,8 +379,19 @@ class UnitKeywords(_CommonKeywords, total=False):
 class WeightKeywords(_CommonKeywords, total=False):
     """The keywords of `mipp.plan` for single weights, as users may write them."""
 
+    calibration: "statistics.CaptureConfig"
     method: "str | methods.Method | methods.Layerwise"
     noise: float | int | str
     ridge: float | int
     allocation: WeightAllocation | None
     refit: "surgery.Refit | str | bool | None"
+
+
+class BlockKeywords(_CommonKeywords, total=False):
+    """The keywords of `mipp.plan` for blocks, as users may write them."""
+
+    blocks: str | Iterable[str] | None
+    order: Order
+    score_samples: int
+    refit: "surgery.Refit | str | bool | None"
+    latency: "latency.Latency"

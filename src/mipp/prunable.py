@@ -199,14 +199,14 @@ def protected(traced: ChannelGraph, patterns: Sequence[str]) -> set[int]:
         group.index
         for group in traced.groups
         for name in (group.name, *(key.tensor for key in group.producers))
-        if _named(name, patterns)
+        if named(name, patterns)
     }
 
 
 def check_patterns(traced: ChannelGraph, patterns: Sequence[str]) -> None:
     """Raises `InputError` for a pattern that names no group and nothing refused either."""
     for pattern in patterns:
-        refused = any(_named(refusal.name, [pattern]) for refusal in traced.refused)
+        refused = any(named(refusal.name, [pattern]) for refusal in traced.refused)
         if not refused and not protected(traced, [pattern]):
             raise InputError(
                 f"protect={pattern!r} names no group. Groups: "
@@ -260,5 +260,6 @@ def check_widths(
             )
 
 
-def _named(name: str, patterns: Sequence[str]) -> bool:
+def named(name: str, patterns: Sequence[str]) -> bool:
+    """Whether a pattern names it, or a module above it."""
     return any(fnmatch(name, pattern) or name.startswith(pattern + ".") for pattern in patterns)

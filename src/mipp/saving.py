@@ -15,6 +15,7 @@ from mipp.checks import checked
 from mipp.errors import FileError, InputError
 from mipp.models.sources import build_source, is_known, possible_sources
 from mipp.origin import Applied, Source, source_of
+from mipp.surgery.blocks import fit_blocks, recorded_blocks
 from mipp.surgery.file_record import FileRecord, read_file
 from mipp.surgery.files import full_fingerprint, put
 from mipp.surgery.keeps import kept_of
@@ -128,6 +129,7 @@ class FileInfo:
         mipp_version: That wrote the file.
         versions: Of the packages that the model is made of.
         extra: What the writer added.
+        blocks: Paths, in the full-size model, of the blocks that were taken out.
 
     Examples:
         >>> import tempfile, mipp
@@ -149,6 +151,7 @@ class FileInfo:
     mipp_version: str
     versions: Mapping[str, str]
     extra: Mapping[str, Any]
+    blocks: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         return "\n".join(self._lines())
@@ -170,6 +173,8 @@ class FileInfo:
             )
             budget = "" if plan.budget is None else f" to {plan.budget}"
             yield f"pruned by {plan.method}{budget}: {costs}"
+        if self.blocks:
+            yield f"  without {', '.join(self.blocks)}"
         layers: dict[tuple[str, int, int], int] = {}
         for (tensor, dim), (before, after) in self.widths.items():
             if dim == 0 and tensor.endswith("weight"):
@@ -214,6 +219,7 @@ def inspect_file(path: str | Path) -> FileInfo:
         mipp_version=record.mipp_version,
         versions=record.versions,
         extra=record.extra,
+        blocks=tuple(block.name for block in record.blocks),
     )
 
 
@@ -258,7 +264,7 @@ def _builds(source: Source, model: nn.Module) -> bool:
     """Whether what the source builds, cut alike, has the same layers as the model."""
     axes, sizes = recorded_axes(model), recorded_sizes(model)
     try:
-        whole = _built_without_values(source)
+        whole = fit_blocks(_built_without_values(source), recorded_blocks(model))
         if surgery.fingerprint(surgery.state_shapes(whole)) != full_fingerprint(model):
             return False
         cut = surgery.slice_model(whole, kept_of(axes), sizes=sizes)

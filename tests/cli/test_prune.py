@@ -315,7 +315,8 @@ def test_weights_are_not_replaced_by_what_is_left_of_them(mipp, small_cnn, weigh
 
 
 def test_each_option_of_the_library_is_one_of_the_command_or_there_is_a_reason():
-    names = {one.name for one in (*fields(library.Options), *fields(library.WeightOptions))}
+    names = {one.name for one in (*fields(library.Options), *fields(library.WeightOptions),
+                                     *fields(library.BlockOptions))}  # fmt: skip
     exposed, left_out = set(plan_options.PLAN_OPTIONS), set(NOT_ON_THE_COMMAND_LINE)
     assert exposed | left_out == names | {"confidence"}
     assert not exposed & left_out

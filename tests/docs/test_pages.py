@@ -18,6 +18,7 @@ PAGES = (
     "guides/image-classifier.md",
     "guides/language-model.md",
     "guides/latency.md",
+    "guides/depth.md",
     "guides/single-weights.md",
     "guides/iterative.md",
     "guides/several-processes.md",

@@ -58,12 +58,24 @@ def options() -> None:
         feed(
             f"weights: {one.name}", lambda v, n=one.name, g=given: _used("params=50%", **g | {n: v})
         )
+    for one in fields(mipp.BlockOptions):
+        feed(
+            f"blocks: {one.name}",
+            lambda v, n=one.name: _blocks(**{"granularity": "block"} | {n: v}),
+        )
     feed("plan: budget", lambda v: mipp.plan(NET, BATCHES, v))
     feed("plan: budget of a group", lambda v: mipp.plan(NET, BATCHES, {"0": v}))
     feed("plan: model", lambda v: mipp.plan(v, BATCHES, "units=50%"))
     feed("plan: batches", lambda v: mipp.plan(NET, v, "units=50%"))
     feed("plan: progress", lambda v: mipp.plan(NET, BATCHES, "units=50%", progress=v))
     feed("plans: budgets", lambda v: mipp.plans(NET, BATCHES, v))
+
+
+def _blocks(**given: Any) -> None:
+    net = nn.Sequential(nn.Linear(4, 6), *(nn.Sequential(nn.Linear(6, 6), nn.ReLU()) for _ in "ab"))
+    plan = mipp.plan(net, BATCHES, "units=50%", **given)
+    str(plan)
+    plan.to_json()
 
 
 def _used(budget: str, **given: Any) -> None:

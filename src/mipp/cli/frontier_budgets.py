@@ -7,7 +7,7 @@ import numpy as np
 from torch import nn
 
 from mipp import graph, planning
-from mipp.options import Options, WeightOptions
+from mipp.options import BlockOptions, Options, WeightOptions
 from mipp.prunable import protected
 from mipp.records import ChannelGraph
 from mipp.selection import Budget
@@ -18,7 +18,10 @@ ROOM = 1.05
 
 
 def other_budgets(
-    budget: Budget, options: Options | WeightOptions, model: nn.Module, batches: Iterable[Any]
+    budget: Budget,
+    options: Options | WeightOptions | BlockOptions,
+    model: nn.Module,
+    batches: Iterable[Any],
 ) -> list[Budget]:
     """Shares of the same resource, as far down as the model can get.
 

@@ -13,6 +13,7 @@ from mipp.cli.metrics import Metric
 from mipp.cli.output import Output
 from mipp.progress import in_words
 
+AnyPlan = planning.Plan[Any] | planning.WeightPlan[Any] | planning.BlockPlan[Any]
 WARNED = {"too few examples": "fewer rows than features", "not changed": "left as it is"}
 """Start of a note -> words of the warning that says the same."""
 
@@ -22,7 +23,7 @@ class Outcome:
     """A pruned model in numbers: before and after.
 
     Attributes:
-        plan: of units, or of single weights.
+        plan: of units, blocks or single weights.
         others: plans for other budgets, from the same measurement.
         metric: by which the models were measured; None if by none.
         scores: of the metric, before and after; None without a metric.
@@ -36,7 +37,7 @@ class Outcome:
         warnings: that came while all this was done.
     """
 
-    plan: planning.Plan[Any] | planning.WeightPlan[Any]
+    plan: AnyPlan
     metric: Metric | None
     scores: tuple[float, float] | None
     retrained: float | None
@@ -46,7 +47,7 @@ class Outcome:
     seed: int
     tuned: tuning.Tuned | None = None
     tuned_score: float | None = None
-    others: Sequence[planning.Plan[Any] | planning.WeightPlan[Any]] = ()
+    others: Sequence[AnyPlan] = ()
     warnings: Sequence[str] = ()
 
     def show(self, output: Output) -> None:
@@ -54,17 +55,18 @@ class Outcome:
         plan = self.plan
         if isinstance(plan, planning.Plan):
             output.show(text_tables.groups_after(plan.summary))
+        elif isinstance(plan, planning.BlockPlan):
+            output.show(text_tables.blocks_after(plan.summary))
         else:
             output.show(text_tables.layers_after(plan.summary))
         if plan.refused:
-            what = "units" if isinstance(plan, planning.Plan) else "weights"
-            output.show(text_tables.refusals(plan.refused, what))
+            output.show(text_tables.refusals(plan.refused, _rows(plan)[0]))
         if isinstance(plan, planning.Plan):
             for name, difference in plan.record.inexact.items():
                 output.note(
                     f"not exact: {name}, norms see fewer units: outputs move {difference:.2%}"
                 )
-        if plan.collapsed:
+        if not isinstance(plan, planning.BlockPlan) and plan.collapsed:
             output.note(f"nothing is left of {', '.join(plan.collapsed)}")
         for note in (*self.warnings, *plan.record.notes()):
             if not self._warned_of(note):
@@ -133,6 +135,8 @@ class Outcome:
         made: dict[str, Any] = {}
         if isinstance(plan, planning.WeightPlan):
             made["granularity"] = plan.record.granularity
+        if isinstance(plan, planning.BlockPlan):
+            made["nats_lost"] = plan.record.nats
         scores = None
         if self.metric is not None and self.scores is not None:
             after = {"tuned": self.tuned_score, "retrained": self.retrained}
@@ -168,6 +172,12 @@ class Outcome:
                 ("params", "parameters", plan.before.params, plan.after.params),
                 ("units", "units", plan.before.units, plan.after.units),
             ]
+        if isinstance(plan, planning.BlockPlan):
+            return [
+                ("macs", "MACs", plan.before.macs, plan.after.macs),
+                ("params", "parameters", plan.before.params, plan.after.params),
+                ("units", "blocks", plan.before.units, plan.after.units),
+            ]
         return [
             ("weights", "weights that are not zero", plan.before.weights, plan.after.weights),
             ("params", "parameters without zeros", plan.before.params, plan.after.params),
@@ -193,9 +203,9 @@ class Outcome:
 
 
 def _rows(
-    plan: planning.Plan[Any] | planning.WeightPlan[Any],
+    plan: AnyPlan,
 ) -> tuple[str, dict[str, list[dict[str, Any]]]]:
-    """The word for what is removed, and a row for each group or layer."""
+    """The word for what is removed, and a row for each group, block or layer."""
     if isinstance(plan, planning.Plan):
         groups = [
             {
@@ -209,6 +219,20 @@ def _rows(
             for row in plan.summary
         ]
         return "units", {"groups": groups}
+    if isinstance(plan, planning.BlockPlan):
+        blocks = [
+            {
+                "name": row.name,
+                "class": row.kind,
+                "removed": row.removed or None,
+                "nats_alone": row.nats_alone,
+                "nats_then": row.nats_then if row.removed else None,
+                "macs": row.macs,
+                "params": row.params,
+            }
+            for row in plan.summary
+        ]
+        return "blocks", {"blocks": blocks}
     layers = [
         {
             "name": row.name,

@@ -10,7 +10,7 @@ import typer
 from typer.models import OptionInfo
 
 from mipp.cli.names import DATA_PANEL, ESTIMATORS, METHODS, PLANNING, WEIGHT_METHODS, one_of
-from mipp.options import Options, WeightOptions, help_of
+from mipp.options import BlockOptions, Options, WeightOptions, help_of
 
 
 @dataclass(frozen=True)
@@ -74,6 +74,12 @@ PLAN_OPTIONS: Mapping[str, PlanOption] = {
         "the source of --method does.",
     ),
     "protect": PlanOption("NAME", more="Can be given several times."),
+    "blocks": PlanOption(
+        "NAME",
+        help="With --granularity block, names of the modules that are blocks, such as "
+        "'encoder.layer.*'. Can be given several times.",
+        default="found",
+    ),
     "min_units": PlanOption(),
     "round_to": PlanOption(),
     "memory": PlanOption(kind=str),
@@ -84,15 +90,19 @@ PLAN_OPTIONS: Mapping[str, PlanOption] = {
     ),
     "resume": PlanOption("FOLDER", default="no state is kept"),
     "samples": PlanOption(least=1, panel=DATA_PANEL),
+    "score_samples": PlanOption(least=1, panel=DATA_PANEL, more="For blocks only."),
     "head_dims": PlanOption(panel=None),
     "residual": PlanOption(panel=None),
 }
-"""Fields of `Options` and `WeightOptions`, and ``confidence``, which is short for a ``stop``.
+"""Fields of the records of options, and ``confidence``, which is short for a ``stop``.
 
 `tests/cli/test_prune.py` has the fields that are not here, and why.
 """
 
 
+_RECORDS: dict[type, Mapping[str, Field[Any]]] = {
+    record: record.__dataclass_fields__ for record in (Options, WeightOptions, BlockOptions)
+}
 _KINDS: dict[Any, Any] = {
     bool: bool,
     int: int,
@@ -147,9 +157,8 @@ def with_plan_options(after: str) -> Callable[[Callable[..., None]], Callable[..
 
 
 def _fields(name: str) -> list[Field[Any]]:
-    """Those of this name, of plans of units and of single weights."""
-    records = (Options.__dataclass_fields__, WeightOptions.__dataclass_fields__)
-    return [fields[name] for fields in records if name in fields]
+    """Those of this name, of all kinds of plans."""
+    return [fields[name] for fields in _RECORDS.values() if name in fields]
 
 
 def _kind(name: str) -> Any:
@@ -184,5 +193,5 @@ def _default(name: str) -> str | bool:
 
 def _line(name: str) -> str:
     """The schema's line of help without marks of code, and without what None means in Python."""
-    record = Options if name in Options.__dataclass_fields__ else WeightOptions
+    record = next(record for record, known in _RECORDS.items() if name in known)
     return re.sub(r"[;.] None\b[^.]*", "", help_of(record, name).replace("`", ""))

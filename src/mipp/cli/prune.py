@@ -43,6 +43,7 @@ def prune(
         typer.Option(
             metavar="WHAT", rich_help_panel=names.PLANNING,
             help="What is removed. Whole units: unit (filters, neurons, heads: a smaller model). "
+            "Whole blocks: block (residual blocks, layers of a transformer: a shallower model). "
             "Single weights, which become zero: weight (--budget params= or information=). In a "
             "pattern: 2:4 or 4:8 (2 of 4, or 4 of 8, neighbouring inputs stay; no budget).",
         ),
@@ -137,8 +138,8 @@ def prune(
         Path | None,
         typer.Option(
             metavar="FILE", rich_help_panel=_OUTPUT,
-            help="Write the plan to this .json file, for mipp.Plan.from_json or "
-            "mipp.WeightPlan.from_json.",
+            help="Write the plan to this .json file, for mipp.Plan.from_json, "
+            "mipp.BlockPlan.from_json or mipp.WeightPlan.from_json.",
         ),
     ] = None,
     report: Annotated[
@@ -274,7 +275,7 @@ def _say_where(output: Output, files: dict[str, Path | None]) -> None:
 
 
 def _check_says_how_much(granularity: str, *given: object) -> None:
-    if granularity in ("unit", "weight") and all(value is None for value in given):
+    if granularity in ("unit", "block", "weight") and all(value is None for value in given):
         raise typer.BadParameter(
             "say how much may be left (--budget macs=50%; of single weights --budget params=10%), "
             "or when to stop (--confidence 0.95 or --preset paper).",
@@ -305,7 +306,7 @@ def _tuning(
 def _check_preset(preset: str | None, granularity: str) -> None:
     if preset is not None and granularity != "unit":
         raise InputError(
-            f"--preset {preset} was given with a --granularity of single weights; it is for units. "
+            f"--preset {preset} was given with --granularity {granularity}; it is for units. "
             "Leave one of the two out."
         )
 

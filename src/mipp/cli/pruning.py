@@ -14,12 +14,13 @@ from mipp.cli.frontier_budgets import other_budgets
 from mipp.cli.measuring import latency_ms
 from mipp.cli.names import FINE_TUNING
 from mipp.cli.opening import Subject
-from mipp.cli.outcome import Outcome
+from mipp.cli.outcome import AnyPlan, Outcome
 from mipp.cli.output import Guard, Output
 from mipp.errors import BudgetError
-from mipp.options import Options, WeightOptions
+from mipp.options import BlockOptions, Options, WeightOptions
+from mipp.planning.block_options import block_budget
 from mipp.planning.budget_values import wanted_budget, weight_budget
-from mipp.planning.option_values import read_options
+from mipp.planning.granularity import read_options
 from mipp.retrain import Recipe
 from mipp.tuning import Tune
 
@@ -53,10 +54,12 @@ class Task:
         options = self.read()
         if isinstance(options, WeightOptions):
             weight_budget(self.budget, options)
+        elif isinstance(options, BlockOptions):
+            block_budget(self.budget)
         else:
             wanted_budget(self.budget, options)
 
-    def read(self) -> Options | WeightOptions:
+    def read(self) -> Options | WeightOptions | BlockOptions:
         """The options as a record."""
         return read_options(self.granularity, self.with_training(()))
 
@@ -94,7 +97,7 @@ def _run(
     )  # fmt: skip
     with output.followed() as progress, guard.arguments():
         plan, *others = _plans(task, model, batches, progress, options)
-    of_units = isinstance(plan, planning.Plan)
+    smaller = not isinstance(plan, planning.WeightPlan)
     start = time.perf_counter()
     with output.followed() as progress:
         small = plan.apply(progress=progress)
@@ -111,13 +114,13 @@ def _run(
                 source.train(task.retrain.batch_size, task.seed, task.retrain.augment),
                 task.retrain,
                 teacher=network.classifier(model) if task.retrain.distill_weight else None,
-                step=None if isinstance(plan, planning.Plan) else plan.hold(small),
+                step=plan.hold(small) if isinstance(plan, planning.WeightPlan) else None,
                 seed=task.seed,
                 progress=progress,
             )
         retrained = score(small)
     times = None
-    if of_units:
+    if smaller:
         # no spinner, which would run in a thread of its own beside what is measured
         first, second = latency_ms([model, small], source.test())
         times = (first, second)
@@ -143,7 +146,7 @@ def _plans(
     batches: Iterable[Any],
     progress: bool | None,
     options: Mapping[str, Any],
-) -> list[planning.Plan[Any] | planning.WeightPlan[Any]]:
+) -> list[AnyPlan]:
     """The plan, and those of other budgets where the report shows them."""
     given: dict[str, Any] = {
         "granularity": task.granularity, "progress": progress, "seed": task.seed, **options

@@ -7,11 +7,12 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from mipp.cli.looks import HELPS, REFUSED, Names, change, kept, near_path
+from mipp.cli.looks import HELPS, REFUSED, SHRANK, Names, change, kept, near_path
 from mipp.methods import Facts
 from mipp.records import ChannelGraph, Cost, Group, GroupSummary, Refusal
 from mipp.refusals import by_reason
 from mipp.report.tables import short
+from mipp.surgery.block_record import BlockSummary
 from mipp.surgery.mask_record import LayerSummary
 
 
@@ -49,6 +50,26 @@ def layers_after(summary: Sequence[LayerSummary]) -> Table:
         )
     what = "information: share of the nats that is kept, output by output. " if nats else ""
     table.caption = f"{what}empty: outputs that read nothing any more."
+    return table
+
+
+def blocks_after(summary: Sequence[BlockSummary]) -> Table:
+    """What a plan does to each block: its place in the order of removal, and what is lost."""
+    names = ("taken out", "nats alone", "nats by then", "MACs", "params")
+    table = new_table("block", **dict.fromkeys(names, "right"))
+    for row in summary:
+        table.add_row(
+            Names((row.name,)),
+            Text(f"{row.removed}.", style=SHRANK) if row.removed else "stays",
+            short(row.nats_alone, 4),
+            short(row.nats_then, 4) if row.removed else "",
+            short(row.macs),
+            short(row.params),
+        )
+    table.caption = (
+        "nats: divergence of the predictions from those of the whole model before anything is "
+        "fitted; with this block gone alone, and with all that were taken out by then."
+    )
     return table
 
 
@@ -106,7 +127,7 @@ def refusals(refused: Sequence[Refusal], what: str = "units") -> Table:
 
     Args:
         refused: as in a plan.
-        what: units or weights.
+        what: units, blocks or weights.
     """
     table = new_table("not pruned", **{what: "right"}, why="left")
     for same in by_reason(refused):

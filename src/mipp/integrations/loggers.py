@@ -16,7 +16,7 @@ from importlib import import_module
 from typing import Any, final
 
 from mipp.errors import InputError
-from mipp.planning import Plan, WeightPlan
+from mipp.planning import BlockPlan, Plan, WeightPlan
 from mipp.retrain import EpochRecord
 
 PLAN, TEXT = "plan", "plan.txt"
@@ -33,7 +33,7 @@ class Sink(ABC):
 
     prefix: str
 
-    def log_plan(self, plan: "Plan[Any] | WeightPlan[Any]", step: int = 0) -> None:
+    def log_plan(self, plan: "Plan[Any] | WeightPlan[Any] | BlockPlan[Any]", step: int = 0) -> None:
         """Logs ``plan.metrics()`` and the printed plan, under ``plan``.
 
         Args:

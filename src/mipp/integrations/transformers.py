@@ -20,9 +20,9 @@ from torch import nn
 
 from mipp.checks import checked
 from mipp.errors import FileError, InputError, SurgeryError
-from mipp.integrations.transformers_config import Change, Followed, follow
+from mipp.integrations.transformers_config import Change, Followed, follow, unlike_blocks
 from mipp.integrations.transformers_record import FILE, cut_class, read_record, record_of
-from mipp.surgery import installed_version
+from mipp.surgery import installed_version, recorded_blocks
 from mipp.surgery.file_record import ADVICE
 from mipp.surgery.kept_record import recorded_axes
 from mipp.tracing.guards import unwrap
@@ -77,7 +77,8 @@ def save_pretrained(
         **options: Of the model's ``save_pretrained``, such as ``max_shard_size``.
 
     Raises:
-        InputError: It is no model of transformers, or an adapter is inside.
+        InputError: It is no model of transformers, or an adapter is inside; or layers are gone
+            in a way that no config of the class can say.
         FileError: The folder cannot be written.
 
     Warns:
@@ -101,6 +102,7 @@ def save_pretrained(
     followed = follow(own, own.config)
     why = "" if not followed.differences else _why(followed, own)
     record = record_of(own, followed)
+    _check_blocks(own, followed)
     config = followed.config
     if why:
         config.mipp = {"load_with": f"{__name__}.from_pretrained", "version": installed_version()}
@@ -209,6 +211,19 @@ def _checked_model(model: nn.Module) -> Any:
             "take what builds the model."
         )
     return found
+
+
+def _check_blocks(model: nn.Module, followed: Followed) -> None:
+    """Raises `InputError` where layers are others than a config with fewer of them builds."""
+    if not recorded_blocks(model):
+        return
+    unlike = list(unlike_blocks(model, followed.config, followed.differences.keys()))
+    if unlike:
+        raise InputError(
+            f"layers of this {type(model).__name__} are gone, and the others are not those that a "
+            f"config with fewer builds: {_some(unlike)}. Use mipp.save and mipp.load; or take "
+            "layers out in pairs, with protect= for the others."
+        )
 
 
 def _why(followed: Followed, model: nn.Module) -> str:

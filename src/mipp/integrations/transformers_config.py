@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-import torch
 from torch import nn
 
-from mipp.surgery import recorded_sizes
+from mipp.surgery import recorded_blocks, recorded_sizes
+from mipp.surgery.block_configs import built
 from mipp.surgery.tensors import named_tensors
 from mipp.surgery.unread import names_read
 from mipp.tracing.size_attributes import integers, is_count
@@ -92,6 +92,13 @@ def follow(small: nn.Module, config: Any) -> Followed:
         for (owner, place), (before, after) in left.items()
         if isinstance(place, str) and not (type(after) is int and 0 < after < before)
     }
+    # a buffer of a kind of layer that is gone, which nothing reads any more
+    state = small.state_dict() if recorded_blocks(small) else None
+    by_hand |= {
+        (owner, place)
+        for (owner, place), (before, _) in left.items()
+        if state is not None and before is None and owner not in state
+    }
     left = _without(left, by_hand)
     for number in range(1, MOST_AT_ONCE + 1):
         progress = bool(left)
@@ -122,14 +129,32 @@ def _without(found: Differences, places: Set[Place]) -> Differences:
     return {place: both for place, both in found.items() if place not in places}
 
 
-def built(kind: type[nn.Module], config: Any) -> nn.Module:
-    """A model of the class without values, its shapes and numbers, from the config as it is read.
+def unlike_blocks(small: nn.Module, config: Any, known: Set[Place]) -> Iterator[str]:
+    """Attributes of layers that are not those of the model that the config builds, in words.
 
-    Reading it checks it, too.
+    What a layer holds may follow from its place in the list, such as whether its windows are
+    shifted, so that another one comes out where one before it is gone.
+
+    Args:
+        small: A model that lost blocks.
+        config: That follows it.
+        known: Places whose difference is known.
     """
-    read = type(config).from_dict(config.to_dict())
-    with torch.device("meta"):
-        return kind(read)
+    modules = dict(built(type(small), config).named_modules(remove_duplicate=False))
+    known = known | {(size.module, size.name) for size in recorded_sizes(small)}
+    for path, module in small.named_modules(remove_duplicate=False):
+        twin = modules.get(path)
+        if twin is None or not path or type(module).__module__.startswith("torch.nn."):
+            continue
+        read = names_read(type(module)) | PASSED_ON  # type: ignore[arg-type] # as above
+        for name, value in vars(module).items():
+            other = vars(twin).get(name, value)
+            if name not in read or (path, name) in known or other == value:
+                continue
+            # a width that no pass has read is left as it was in the pruned model
+            widths = type(value) is int and is_count(name) and value > 0 and other > 0
+            if type(value) in (bool, int, float, str) and not widths and name != "training":
+                yield f"{path}.{name} is {value!r}, and {other!r} by the config"
 
 
 def differences(small: nn.Module, whole: nn.Module) -> Differences:

@@ -14,6 +14,7 @@ from mipp.integrations.transformers_config import Followed
 from mipp.origin import Applied, Source, note_plans, note_source, plans_of, source_of
 from mipp.records import AxisKey
 from mipp.surgery import installed_version, recorded_sizes, slice_model
+from mipp.surgery.blocks import RemovedBlock, note_blocks, recorded_blocks
 from mipp.surgery.file_record import ADVICE
 from mipp.surgery.keeps import AttributeKeep, AxisKeep
 from mipp.surgery.kept_record import recorded_axes, write_record
@@ -39,6 +40,7 @@ class FolderRecord:
         numbers: Path of a module -> its numbers that the config does not say.
         plans: That were applied, one after the other.
         whole: The config of the full-size model.
+        blocks: That were taken out of it.
     """
 
     format: int
@@ -50,10 +52,12 @@ class FolderRecord:
     numbers: Mapping[str, Mapping[str, int]]
     plans: tuple[Applied, ...] = ()
     whole: Mapping[str, Any] = field(default_factory=dict)
+    blocks: tuple[RemovedBlock, ...] = ()
 
     def note_on(self, model: nn.Module) -> None:
         """Notes on a model that was read what the one that was written had noted."""
         write_record(model, self.axes, self.sizes)
+        note_blocks(model, self.blocks)
         note_plans(model, self.plans)
         if self.whole:
             note_source(model, Source(f"hf:{self.model}", {"config": self.whole}))
@@ -75,7 +79,8 @@ def record_of(model: nn.Module, followed: Followed) -> FolderRecord:
             raise InputError(
                 f"{owner!r} is {'new' if before is None else 'absent'} in this {kind}, compared "
                 "with what its config builds. Put experts that were taken apart together with "
-                "mipp.prepare.restacked; for other models use mipp.save and mipp.load."
+                "mipp.prepare.restacked; for other models, such as those whose config cannot say "
+                "which blocks are gone, use mipp.save and mipp.load."
             )
         elif owner in state:
             shapes[owner] = tuple(state[owner].shape)
@@ -95,6 +100,7 @@ def record_of(model: nn.Module, followed: Followed) -> FolderRecord:
         numbers,
         plans_of(model),
         _whole_config(model),
+        recorded_blocks(model),
     )
 
 

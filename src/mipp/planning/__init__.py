@@ -8,6 +8,8 @@ from torch import nn
 from mipp import graph, processes, selection, tuning
 from mipp.errors import InputError
 from mipp.options import (
+    BlockKeywords,
+    BlockOptions,
     Granularity,
     Options,
     Progress,
@@ -16,6 +18,8 @@ from mipp.options import (
     WeightOptions,
 )
 from mipp.planning.any_plan import Model
+from mipp.planning.block_options import block_budget
+from mipp.planning.block_plan import BlockPlan, block_plans
 from mipp.planning.budget_values import (
     Wanted,
     read_budgets,
@@ -23,10 +27,10 @@ from mipp.planning.budget_values import (
     weight_budget,
     weight_target,
 )
+from mipp.planning.granularity import read_options
 from mipp.planning.information_kept import KeptInformation, information_kept
 from mipp.planning.latency_budget import timed
 from mipp.planning.model_outputs import answering
-from mipp.planning.option_values import read_options
 from mipp.planning.plan import Plan
 from mipp.planning.plan_record import plan_record, to_dict, weight_record, weights_to_dict
 from mipp.planning.spending import Spending
@@ -39,6 +43,8 @@ from mipp.statistics import Batch
 from mipp.tracing.guards import check_ordinary, gradients_enabled
 
 __all__ = [
+    "BlockOptions",
+    "BlockPlan",
     "Granularity",
     "KeptInformation",
     "Options",
@@ -80,6 +86,18 @@ def plan(
 ) -> WeightPlan[Model]: ...
 
 
+@overload
+def plan(
+    model: Model,
+    batches: Iterable[Any],
+    budget: str | selection.Budget,
+    *,
+    granularity: Literal["block"],
+    progress: Progress | bool | None = None,
+    **options: Unpack[BlockKeywords],
+) -> BlockPlan[Model]: ...
+
+
 @processes.raises_on_all_ranks
 @gradients_enabled()
 def plan(
@@ -90,7 +108,7 @@ def plan(
     granularity: str = "unit",
     progress: Progress | bool | None = None,
     **options: Any,
-) -> Plan[Model] | WeightPlan[Model]:
+) -> Plan[Model] | WeightPlan[Model] | BlockPlan[Model]:
     """Decides which units of ``model`` go. Changes nothing; `Plan.apply` makes the small model.
 
     Args:
@@ -108,17 +126,19 @@ def plan(
             commas, all met. ``{"*.mlp*": "units=50%", "*attention*": "units=75%"}``: units of the
             groups that each pattern names, as ``protect`` does, apart from each other; the rest
             stays whole. Can be left out with ``stop=`` or ``widths=``, which then say how much
-            goes. For single weights ``params=`` (those that are not zero) or ``information=``;
-            none for ``"2:4"`` and ``"4:8"``.
-        granularity: ``"unit"``; ``"weight"`` for single weights, wherever they lie; ``"2:4"`` or
-            ``"4:8"`` for two (four) that stay of any four (eight) neighbouring inputs of an output.
-            The last three give a `WeightPlan`, and a model of the same size with zeros.
+            goes. For blocks ``macs=``, ``params=``, ``latency=`` or ``units=`` (blocks). For
+            single weights ``params=`` (those that are not zero) or ``information=``; none for
+            ``"2:4"`` and ``"4:8"``.
+        granularity: ``"unit"``; ``"block"`` for whole residual blocks and layers of transformers,
+            which gives a `BlockPlan`; ``"weight"`` for single weights, wherever they lie; ``"2:4"``
+            or ``"4:8"`` for two (four) that stay of any four (eight) neighbouring inputs of an
+            output. The last three give a `WeightPlan`, and a model of the same size with zeros.
         progress: None shows bars on terminals and in notebooks, and elsewhere logs one line a stage
             (level INFO of the logger ``mipp``). True shows bars, or lines on stderr where there
             can be none; False only logs. A function is called as ``progress(stage, done, total)``;
             stages are ``capture`` (batches), ``score`` (units) and ``train`` (steps).
-        options: the fields of `mipp.Options`, ``noise`` and ``confidence``; for single weights
-            those of `mipp.WeightOptions`.
+        options: the fields of `mipp.Options`, ``noise`` and ``confidence``; for blocks those of
+            `mipp.BlockOptions`, for single weights those of `mipp.WeightOptions`.
 
     Raises:
         CalibrationError: no batches, changing shapes, or values that are not finite.
@@ -166,6 +186,18 @@ def plans(
 ) -> list[WeightPlan[Model]]: ...
 
 
+@overload
+def plans(
+    model: Model,
+    batches: Iterable[Any],
+    budgets: Iterable[str | selection.Budget],
+    *,
+    granularity: Literal["block"],
+    progress: Progress | bool | None = None,
+    **options: Unpack[BlockKeywords],
+) -> list[BlockPlan[Model]]: ...
+
+
 @processes.raises_on_all_ranks
 @gradients_enabled()
 def plans(
@@ -176,7 +208,7 @@ def plans(
     granularity: str = "unit",
     progress: Progress | bool | None = None,
     **options: Any,
-) -> list[Plan[Model]] | list[WeightPlan[Model]]:
+) -> list[Plan[Model]] | list[WeightPlan[Model]] | list[BlockPlan[Model]]:
     """One plan for each budget, from one measurement: the whole trade-off for the time of one.
 
     Takes what `plan` takes and raises what it raises.
@@ -248,12 +280,16 @@ def _followed_plans(
     model: Model,
     batches: Iterable[Any],
     budgets: Sequence[Wanted | None],
-    options: Options | WeightOptions,
+    options: Options | WeightOptions | BlockOptions,
     report: Progress,
 ) -> list[Any]:
     """The plans, one for each budget, made while ``report`` is called."""
     clock = Clock()
     own: Model = graph.unwrap(model)  # type: ignore[assignment] # of the model, or inside
+    if isinstance(options, BlockOptions):
+        bounds = [block_budget(budget) for budget in budgets]
+        data, _ = _opened(own, batches, options)
+        return list(block_plans(own, data, options, bounds, report, clock))
     if isinstance(options, WeightOptions):
         targets = [weight_budget(budget, options) for budget in budgets]
         data, seen = _opened(own, batches, options)
@@ -271,7 +307,7 @@ def _followed_plans(
 
 
 def _opened(
-    own: nn.Module, batches: Iterable[Any], options: Options | WeightOptions
+    own: nn.Module, batches: Iterable[Any], options: Options | WeightOptions | BlockOptions
 ) -> tuple[list[Batch], nn.Module]:
     """The batches, and the model as it is measured: it returns what ``outputs=`` picks."""
     check_ordinary(own)

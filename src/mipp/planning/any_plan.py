@@ -1,4 +1,4 @@
-"""What plans of units and of single weights have in common."""
+"""What plans of units, of blocks and of single weights have in common."""
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -27,7 +27,7 @@ Model = TypeVar("Model", bound=nn.Module)
 
 
 class AnyPlan(Generic[Model]):
-    """Common base of the plans of units and of single weights."""
+    """Common base of the plans of units, of blocks and of single weights."""
 
     record: Any
     model: Model | None
@@ -56,7 +56,8 @@ class AnyPlan(Generic[Model]):
         ``macs/before``, ``macs/after`` and ``macs/left`` (a share), the same of ``params``,
         ``units`` and ``latency_ms`` (of single weights: ``weights`` and ``params``);
         ``information/left``, and for each group ``information/NAME``, where the method measures
-        nats; ``width/NAME`` and ``kept/NAME`` for each group, ``density/NAME`` for each layer.
+        nats; ``width/NAME`` and ``kept/NAME`` for each group, ``density/NAME`` for each layer. Of
+        blocks ``nats/lost``, and ``nats/NAME`` (lost with it alone) and ``kept/NAME`` for each.
         `mipp.integrations.loggers` sends them to TensorBoard, MLflow and W&B.
         """
         return self._figures(self.record)

@@ -11,23 +11,8 @@ from torch import nn
 from mipp import information, methods, selection, surgery
 from mipp.checks import shown
 from mipp.errors import FileError, InputError
-from mipp.options import Allocation, Granularity, Options, WeightOptions
+from mipp.options import Allocation, Options, WeightOptions
 from mipp.planning.model_outputs import read_outputs
-
-
-def read_options(granularity: str, given: Mapping[str, Any]) -> Options | WeightOptions:
-    """Options from the keywords of `mipp.plan`, short forms included.
-
-    Raises:
-        InputError: an unknown granularity or keyword, or a value that does not fit; the text names
-            it.
-    """
-    if granularity not in get_args(Granularity):
-        raise InputError(
-            f"granularity={granularity!r}; expected one of "
-            f"{', '.join(map(repr, get_args(Granularity)))}."
-        )
-    return unit_options(**given) if granularity == "unit" else weight_options(granularity, given)
 
 
 def unit_options(**given: Any) -> Options:
@@ -47,7 +32,7 @@ def unit_options(**given: Any) -> Options:
         )
     if given.get("widths") is not None:
         given["widths"] = read_widths(given["widths"])
-    _read_common(given)
+    read_common(given)
     allocation, known_ones = given.get("allocation"), get_args(Allocation)
     if allocation is not None and allocation not in known_ones:
         raise InputError(
@@ -71,7 +56,7 @@ def unit_options(**given: Any) -> Options:
     return Options(estimator=estimator, **given)
 
 
-def _read_common(given: dict[str, Any]) -> None:
+def read_common(given: dict[str, Any]) -> None:
     """Reads what units and single weights have in common, in place."""
     if "memory" in given:
         given["memory"] = read_memory(given["memory"])
@@ -193,8 +178,12 @@ def read_widths(widths: Any) -> dict[str, int]:
     return {name: int(width) for name, width in found.items()}
 
 
-def read_protect(protect: Any) -> tuple[str, ...]:
+def read_protect(protect: Any, option: str = "protect") -> tuple[str, ...]:
     """Names and patterns of what keeps all units, from one of them or several.
+
+    Args:
+        protect: as users write it.
+        option: its name, for the error text.
 
     Raises:
         InputError: anything that is not text; of a module it has the name to look for.
@@ -209,9 +198,9 @@ def read_protect(protect: Any) -> tuple[str, ...]:
         if not isinstance(name, str):
             what = type(name).__name__
             raise InputError(
-                f"protect= holds {shown(name)}, of type {what}; expected names of groups or "
-                "modules, such as protect=['layer1.conv2', '*attention*']. The name of a module is "
-                "the one that model.named_modules() gives it."
+                f"{option}= holds {shown(name)}, of type {what}; expected names of groups or "
+                f"modules, such as {option}=['layer1.conv2', '*attention*']. The name of a module "
+                "is the one that model.named_modules() gives it."
             )
         found.append(name)
     return tuple(found)
@@ -253,7 +242,7 @@ def weight_options(granularity: str, given: Mapping[str, Any]) -> WeightOptions:
         )
     read = dict(given)
     read["method"] = read_weight_method(read.get("method", "mipp"))
-    _read_common(read)
+    read_common(read)
     if "refit" in read and read["refit"] != "own":
         read["refit"] = read_refit(read["refit"])
     if "refit" in read and read["refit"] == "own" and read["method"].measures_information:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from mipp.errors import InputError
 from mipp.records import GroupSummary
 from mipp.surgery import PlanRecord
+from mipp.surgery.block_record import BlockRecord, BlockSummary
 from mipp.surgery.mask_record import LayerSummary, MaskRecord
 
 if TYPE_CHECKING:
@@ -43,8 +44,29 @@ def weight_metrics(record: MaskRecord) -> dict[str, float]:
     return found
 
 
-def dataframe(summary: Sequence[GroupSummary] | Sequence[LayerSummary]) -> "DataFrame":
-    """A row for each group or layer, by name.
+def block_metrics(record: BlockRecord) -> dict[str, float]:
+    """Costs and nats of a plan of blocks, as loggers take them."""
+    before, after = record.before, record.after
+    found = _costs(
+        {
+            "macs": (before.macs, after.macs),
+            "params": (before.params, after.params),
+            "units": (before.units, after.units),
+            "latency_ms": (before.latency, after.latency),
+        }
+    )
+    found["nats/lost"] = record.nats
+    for row in record.summary:
+        found[f"nats/{row.name}"] = row.nats_alone
+        found[f"kept/{row.name}"] = float(not row.removed)
+    return found
+
+
+Summary = Sequence[GroupSummary] | Sequence[LayerSummary] | Sequence[BlockSummary]
+
+
+def dataframe(summary: Summary) -> "DataFrame":
+    """A row for each group, layer or block, by name.
 
     Raises:
         InputError: pandas is not installed.

@@ -7,6 +7,7 @@ from html import escape
 from mipp.records import Refusal
 from mipp.refusals import by_reason
 from mipp.report.tables import NOTHING, short
+from mipp.surgery.block_record import BlockRecord
 from mipp.surgery.mask_record import MaskRecord
 from mipp.surgery.record import PlanRecord
 
@@ -80,6 +81,38 @@ def weights_notebook(record: MaskRecord) -> str:
     ]
     title = f"Plan of single weights ({record.granularity})"
     return _page(title, record.options, cost, head, rows, record.notes(), record.refused, "weights")
+
+
+def blocks_notebook(record: BlockRecord) -> str:
+    """Blocks, cost before and after, and refusals of a plan of blocks, as HTML.
+
+    Args:
+        record: the plan.
+    """
+    rows = [
+        [
+            escape(row.name),
+            escape(row.kind),
+            f"{row.removed}." if row.removed else "stays",
+            short(row.nats_alone, 4),
+            short(row.nats_then, 4) if row.removed else "",
+            short(row.macs),
+            short(row.params),
+        ]
+        for row in record.summary
+    ]
+    before, after = record.before, record.after
+    cost: list[tuple[str, float | int, float | int]] = [
+        ("MACs", before.macs, after.macs),
+        ("parameters", before.params, after.params),
+        ("blocks", before.units, after.units),
+    ]
+    if before.latency is not None and after.latency is not None:
+        cost.append(("ms", before.latency, after.latency))
+    head = ["block", "class", "taken out", "nats alone", "nats by then", "MACs", "params"]
+    notes = [f"lost before a refit: {record.nats:.4g} nats for each prediction", *record.notes()]
+    title = "Plan of blocks"
+    return _page(title, record.options, cost, head, rows, notes, record.refused, "blocks")
 
 
 def _page(

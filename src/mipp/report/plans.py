@@ -20,6 +20,7 @@ from mipp.report.net_picture import Picture, picture
 from mipp.report.page import Facts, Page, Section
 from mipp.report.tables import NOTHING, Cell, Row, Table, count, short
 from mipp.report.unit_curves import curves
+from mipp.surgery.block_record import BlockRecord
 from mipp.surgery.mask_record import LayerSummary, MaskRecord
 from mipp.surgery.record import PlanRecord
 
@@ -110,7 +111,7 @@ def plan_page(
 
 
 def page_of(
-    record: PlanRecord | MaskRecord,
+    record: PlanRecord | MaskRecord | BlockRecord,
     title: str,
     lead: str,
     outcome: tuple[Facts | Figure | Picture | Table, ...],
@@ -118,7 +119,7 @@ def page_of(
     refused: Section,
     made: Facts,
 ) -> str:
-    """The HTML of a plan, of units or of single weights."""
+    """The HTML of a plan, of units, blocks or single weights."""
     sections = (
         Section("Before and after", "", outcome),
         *middle,
@@ -246,7 +247,7 @@ def refusals(refused: Sequence[Refusal], corner: str, counted: str, everything: 
 
 
 def made_by(
-    record: PlanRecord | MaskRecord,
+    record: PlanRecord | MaskRecord | BlockRecord,
     seconds: Mapping[str, float] | None,
     versions: Mapping[str, str] | None,
     measured: Measured,

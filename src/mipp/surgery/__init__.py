@@ -1,6 +1,7 @@
 """Removing units from a model: slice the weights, refit the consumers, check, save and load."""
 
 from mipp.surgery.attention_scale import with_attention_scale
+from mipp.surgery.blocks import RemovedBlock, recorded_blocks, take_out, without_blocks
 from mipp.surgery.check import failure, probe, same_outputs
 from mipp.surgery.files import load, save
 from mipp.surgery.in_place import become
@@ -23,7 +24,7 @@ from mipp.surgery.refit.reached import Piece, Reached, WalkedLayer
 from mipp.surgery.refit.units import refit, rows_noted
 from mipp.surgery.refit.walk import walk
 from mipp.surgery.slice import apply_plan, slice_graph, slice_model
-from mipp.surgery.tensors import state_shapes
+from mipp.surgery.tensors import named_tensors, state_shapes
 from mipp.surgery.unread import unsure_sizes, with_unread_sizes
 from mipp.surgery.weight_files import read_weights
 
@@ -35,6 +36,7 @@ __all__ = [
     "PlanRecord",
     "Reached",
     "Refit",
+    "RemovedBlock",
     "WalkedLayer",
     "apply_plan",
     "attribute_keeps",
@@ -49,9 +51,11 @@ __all__ = [
     "kept_indices",
     "load",
     "mask_model",
+    "named_tensors",
     "original_indices",
     "probe",
     "read_weights",
+    "recorded_blocks",
     "recorded_sizes",
     "refit",
     "remap_optimizer",
@@ -62,11 +66,13 @@ __all__ = [
     "slice_graph",
     "slice_model",
     "state_shapes",
+    "take_out",
     "unsure_sizes",
     "walk",
     "with_attention_scale",
     "with_placeholders",
     "with_unread_sizes",
+    "without_blocks",
     "zero_placeholders",
     "zeroed_axes",
 ]

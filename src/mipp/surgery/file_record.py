@@ -12,6 +12,7 @@ from torch import Tensor
 
 from mipp.errors import FileError, InputError
 from mipp.origin import Applied, Source
+from mipp.surgery.blocks import RemovedBlock
 from mipp.surgery.keeps import AttributeKeep, AxisKeep
 from mipp.surgery.record import first_problem
 from mipp.surgery.weight_files import read_safetensors, unpack
@@ -20,6 +21,8 @@ FORMAT = 1
 """Version of what is written under ``mipp``."""
 PACKED = 2
 """The same of files in which tensors with many zeros are packed; others stay readable as before."""
+THINNED = 3
+"""The same of models that lost blocks, packed or not."""
 KEY = "mipp"
 ADVICE = "Restore the file from a copy, or save the model again."
 
@@ -41,6 +44,8 @@ class FileRecord:
         source: What builds the full-size model, where that is known.
         plans: That were applied, one after the other.
         versions: Of the packages that the model is made of.
+        blocks: That were taken out of the full-size model. Axes, sizes and the fingerprint count
+            in the model without them, before units were pruned.
     """
 
     format: int
@@ -55,6 +60,7 @@ class FileRecord:
     source: Source | None = None
     plans: tuple[Applied, ...] = ()
     versions: Mapping[str, str] = field(default_factory=dict)
+    blocks: tuple[RemovedBlock, ...] = ()
 
 
 def digest_of(content: Mapping[str, object], tensors: Mapping[str, Tensor]) -> str:
@@ -79,10 +85,10 @@ def read_file(path: Path) -> tuple[FileRecord, dict[str, Tensor]]:
     try:
         content = json.loads(metadata[KEY])
         written = content.get("format") if isinstance(content, dict) else None
-        if written not in (FORMAT, PACKED):
+        if written not in (FORMAT, PACKED, THINNED):
             raise FileError(
-                f"{path} has format {written!r}; this version of mipp reads format {FORMAT} and "
-                f"{PACKED}. Read it with the version that wrote it."
+                f"{path} has format {written!r}; this version of mipp reads formats {FORMAT} to "
+                f"{THINNED}. Read it with the version that wrote it."
             )
         record = TypeAdapter(FileRecord).validate_json(metadata[KEY], strict=True)
     except json.JSONDecodeError as error:

@@ -22,11 +22,13 @@ from mipp.atomic_files import replacing
 from mipp.checks import checked
 from mipp.errors import FileError, InputError, SurgeryError
 from mipp.origin import Source, note_plans, note_source, plans_of
+from mipp.surgery.blocks import fit_blocks, note_blocks, recorded_blocks
 from mipp.surgery.file_record import (
     ADVICE,
     FORMAT,
     KEY,
     PACKED,
+    THINNED,
     FileRecord,
     digest_of,
     read_file,
@@ -97,6 +99,9 @@ def save(
     stored, packed = pack(tensors)
     if packed:
         content |= {"format": PACKED, "packed": {n: list(shape) for n, shape in packed.items()}}
+    if recorded_blocks(model):
+        content["format"] = THINNED
+        content["blocks"] = [asdict(block) for block in recorded_blocks(model)]
     try:
         text = json.dumps(content | {"digest": digest_of(content, stored)}, allow_nan=False)
     except (TypeError, ValueError) as error:
@@ -135,6 +140,10 @@ def put(
 ) -> nn.Module:
     """A copy of a model with the widths and weights that `read_file` has found; see `load`."""
     state = _with_aliases(tensors, record.aliases)
+    try:
+        given = fit_blocks(given, record.blocks)
+    except InputError as error:
+        raise FileError(f"{path} does not fit {type(given).__name__}: {error}") from error
     small = _with_saved_widths(given, record, state, path)
     for name, tensor in small.state_dict(keep_vars=True).items():
         if tensor.dtype != state[name].dtype:
@@ -146,6 +155,7 @@ def put(
             raise InputError("the model is on the meta device: build it on a real one")
     small.load_state_dict(state, strict=True)
     write_record(small, record.axes, record.sizes)
+    note_blocks(small, record.blocks)
     note_plans(small, record.plans)
     if record.source is not None:
         note_source(small, record.source)
@@ -159,7 +169,7 @@ def read_record(path: str | Path) -> FileRecord:
 
 
 def full_fingerprint(model: nn.Module) -> str:
-    """That of the model before anything was removed."""
+    """That of the model before units were removed; blocks that are gone are not in it."""
     aliases = _aliases(model)
     shapes = {n: shape for n, shape in state_shapes(model).items() if n not in aliases}
     axes = recorded_axes(model)

@@ -201,7 +201,7 @@ def share(before: float, after: float) -> str:
 
 # ---- as JSON
 
-_NATS = ("nats_before", "nats_after")
+_NATS = ("nats_before", "nats_after", "nats_alone", "nats_then")
 
 
 def json_text(content: dict[str, Any], rows: str) -> str:
@@ -212,7 +212,7 @@ def json_text(content: dict[str, Any], rows: str) -> str:
         rows: What a row of the summary is about, for the error text.
     """
     for row in content["summary"]:
-        for name in _NATS:
+        for name in (name for name in _NATS if name in row):
             row[name] = None if np.isnan(row[name]) else row[name]
     try:
         return json.dumps(content | {"digest": _digest(content)}, indent=1, allow_nan=False)

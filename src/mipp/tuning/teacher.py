@@ -40,7 +40,7 @@ class Teacher:
         memory: float,
         device: torch.device,
     ) -> None:
-        self._whole, self._examples, self._device = whole, examples, device
+        self._whole, self._examples, self.device = whole, examples, device
         self._own = next((p.device for p in whole.parameters()), device)
         self._kept: dict[int, list[Tensor]] = {}
         first = examples.batches[0]
@@ -89,7 +89,7 @@ class Teacher:
         with torch.no_grad():
             moved = batch.to(self._own)
             found = answer_tensors(self._whole(*moved.args, **moved.kwargs))
-        return [tensor.detach().to(self._device) for tensor in found]
+        return [tensor.detach().to(self.device) for tensor in found]
 
     def answers(self, parts: Parts, batch: Batch, *, changed: bool = False) -> list[Tensor]:
         """What the whole model gives.
