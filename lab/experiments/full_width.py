@@ -52,13 +52,13 @@ RETRAINED = {
 RETRAINED_METHODS = ("mipp", "l2", "taylor", "random")
 VARIED = "resnet20"
 """The net whose retraining is varied, over three draws."""
-STREAMS = ("conv1", "layer*.conv2", "layer*.downsample*")
-"""Names of ResNet-18's groups that are not inside a block."""
+INSIDE = "layer*.conv1"
+"""Names of ResNet-18's groups that are inside a block."""
 CHANNELS: dict[str, dict[str, Any]] = {
     "three quarters of all channels": {"budget": "units=25%", "samples": 128},
-    "three quarters inside blocks": {"budget": "units=25%", "samples": 128, "protect": STREAMS},
+    "three quarters inside blocks": {"budget": {INSIDE: "units=25%"}, "samples": 128},
     "70 % of all channels": {"budget": "units=30%", "samples": SAMPLES},
-    "70 % inside blocks": {"budget": "units=30%", "samples": SAMPLES, "protect": STREAMS},
+    "70 % inside blocks": {"budget": {INSIDE: "units=30%"}, "samples": SAMPLES},
 }
 """The same share of every layer of ResNet-18 gone, as GRAIL and Model Folding do it."""
 
@@ -104,7 +104,7 @@ def _channels(key: Key) -> dict[str, Any]:
     net, case = NETS["resnet18"], CHANNELS[key["case"]]
     model = wide_nets.parent(net, 0, progress=False)
     batches = batches_for(net, key["method"], key["samples"], key["draw"])
-    options = METHODS[key["method"]] | {"allocation": "uniform", "protect": case.get("protect")}
+    options = METHODS[key["method"]] | {"allocation": "uniform"}
     plan = mipp.plan(model, batches, case["budget"], seed=key["draw"], progress=False, **options)
     return figures(plan) | {
         "unpruned": accuracies(net, model),
