@@ -87,7 +87,7 @@ def follow(small: nn.Module, config: Any) -> Followed:
     current = copy.deepcopy(config)
     left = differences(small, built(kind, current))
     # numbers that were set by hand are no widths; a config does not say them either
-    by_hand = {
+    by_hand: set[Place] = {
         (owner, place)
         for (owner, place), (before, after) in left.items()
         if isinstance(place, str) and not (type(after) is int and 0 < after < before)
@@ -146,7 +146,7 @@ def unlike_blocks(small: nn.Module, config: Any, known: Set[Place]) -> Iterator[
         twin = modules.get(path)
         if twin is None or not path or type(module).__module__.startswith("torch.nn."):
             continue
-        read = names_read(type(module)) | PASSED_ON  # type: ignore[arg-type] # as above
+        read = names_read(type(module)) | PASSED_ON
         for name, value in vars(module).items():
             other = vars(twin).get(name, value)
             if name not in read or (path, name) in known or other == value:
