@@ -350,7 +350,7 @@ def rewritten(path, change):
         (lambda c, t: t.pop("fc2.bias"), "is damaged: tensors are missing"),
         (lambda c, t: t.update(more=torch.zeros(2)), "is damaged: tensors are missing"),
         (lambda c, t: t.update({"fc2.bias": t["fc2.bias"].double()}), "float64 in the file"),
-        (lambda c, t: c.update(format=3), "has format 3; this version of mipp reads format 1"),
+        (lambda c, t: c.update(format=4), "has format 4; this version of mipp reads formats 1"),
         (lambda c, t: c.pop("axes"), "is damaged: axes: Field required"),
         (lambda c, t: c["axes"][0].update(kept=[0, 99]), "is damaged: axes.0"),
         (lambda c, t: c["axes"][0].update(size=99), "changed shape"),
