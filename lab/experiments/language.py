@@ -1,6 +1,6 @@
 """Causal language models: neurons and heads go, or whole blocks.
 
-    pip install 'torch-mipp[transformers]'
+    pip install -e '.[transformers]'
     python -m lab run language    # about three hours of one processor, half an hour of it training
 
 The nets are IgLM and IgLM-S, GPT-2s for antibodies (see language_iglm.py and its licence), and a

@@ -146,14 +146,14 @@ def test_a_damaged_file_is_refused(tmp_path):
         del tensors["0.weight::nonzero"]
 
     def older(_, metadata):
-        record = json.loads(metadata["mipp"]) | {"format": 3}
+        record = json.loads(metadata["mipp"]) | {"format": 4}
         metadata["mipp"] = json.dumps(record)
 
     for change, text in (
         (bit, "was changed after it was saved"),
         (cut, "was changed after it was saved"),
         (lost, "was changed after it was saved"),
-        (older, "has format 3; this version of mipp reads format 1 and 2"),
+        (older, "has format 4; this version of mipp reads formats 1"),
     ):
         mipp.save(model, path)
         rewritten(path, change)

@@ -31,24 +31,24 @@ class Measured:
 
     Attributes:
         accuracy: share of correct answers, of the full model and of the pruned one.
-        tuned: accuracy of the pruned model after tuning.
-        tuning: what came of tuning, in words.
         retrained: accuracy of the pruned model after retraining.
         latency_ms: milliseconds for one example, before and after.
         command: what was run.
         data: what it was measured on.
         other: name of another metric, and its values before, after, and where there was any after
             tuning and after retraining.
+        tuned: accuracy of the pruned model after tuning.
+        tuning: what came of tuning, in words.
     """
 
     accuracy: tuple[float, float] | None = None
-    tuned: float | None = None
-    tuning: str | None = None
     retrained: float | None = None
     latency_ms: tuple[float, float] | None = None
     command: str = ""
     data: str = ""
     other: tuple[str, tuple[float, ...]] | None = None
+    tuned: float | None = None
+    tuning: str | None = None
 
 
 def current_versions() -> dict[str, str]:

@@ -4,7 +4,7 @@ The small model learns to give what the whole one gives (distillation). Examples
 learn from decide when to stop, and whether anything is changed at all.
 """
 
-from mipp.tuning.loop import tune
+from mipp.tuning.passes import tune
 from mipp.tuning.settings import Augment, Tune, Tuned, TunePass, read_tune
 
 __all__ = ["Augment", "Tune", "TunePass", "Tuned", "read_tune", "tune"]

@@ -18,7 +18,7 @@ from mipp.statistics.loss import answer_tensors
 from mipp.tracing.guards import as_it_was, gradients_enabled, mixed_seed, seed_generators
 from mipp.tracing.guards import channels_last as laid_out
 from mipp.tuning.examples import Examples, Parts, augmented
-from mipp.tuning.optimizer import MasterAdamW
+from mipp.tuning.master_weights import MasterAdamW
 from mipp.tuning.settings import Stopped, Tune, Tuned, TunePass
 from mipp.tuning.teacher import Teacher
 
