@@ -9,6 +9,7 @@ wrong, with file and line, and exits with 1.
 
 import ast
 import importlib
+import itertools
 import os
 import re
 import subprocess
@@ -126,9 +127,11 @@ def unknown_names(words: list[str]) -> Iterator[str]:
     from lab import experiments, suite_files  # noqa: PLC0415 - which starts torch
 
     there = {*suite_files.names(), *experiments.NAMES}
-    for word in words[1:2] if words[:1] in (["run"], ["show"], ["report"]) else ():
-        if not word.startswith("-") and word.isascii() and word.islower() and "." not in word:
-            yield from () if word in there else (f"the lab has no suite or experiment {word}",)
+    named = words[1:] if words[:1] in (["run"], ["show"], ["report"]) else []
+    for word in itertools.takewhile(lambda word: not word.startswith("-"), named):
+        known = word in there or word.replace("-", "_") in there
+        if not known and word.isascii() and word.islower() and "." not in word:
+            yield f"the lab has no suite or experiment {word}"
 
 
 def command_problems(program: tuple[str, ...], words: list[str]) -> Iterator[str]:
