@@ -12,6 +12,7 @@ again after it was made.
 
 import json
 import tempfile
+import warnings
 from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
@@ -33,7 +34,7 @@ from lab.tables import TextTable
 from lab.wide_nets import NETS
 from lab.wide_plans import SHARES, batches_for, of_widths
 from mipp import latency, retrain
-from mipp.errors import BudgetError, InputError
+from mipp.errors import BudgetError, CalibrationWarning, InputError
 from mipp.export import OnnxSession, export_onnx
 
 TIMED = ("resnet20", "vgg16", "resnet18")
@@ -93,7 +94,8 @@ def _pairs() -> list[tuple[str, str]]:
 def _of_widths(whole: nn.Module, widths: Mapping[str, int], x: torch.Tensor) -> nn.Module:
     """A net of these widths; which units stay does not change its time."""
     options: Any = {"method": "l2", "progress": False}
-    plan = mipp.plan(whole, [x[:1].repeat(2, 1, 1, 1)], of_widths(widths), **options)
+    with warnings.catch_warnings(action="ignore", category=CalibrationWarning):
+        plan = mipp.plan(whole, [x[:1].repeat(2, 1, 1, 1)], of_widths(widths), **options)
     return plan.apply(refit=False).eval()
 
 

@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from html import escape
 
-from mipp.records import Refusal
+from mipp.records import Cost, Refusal
 from mipp.refusals import by_reason
 from mipp.report.tables import NOTHING, short
 from mipp.surgery.block_record import BlockRecord
@@ -46,15 +46,20 @@ def plan_notebook(record: PlanRecord) -> str:
         ]
         for row in record.summary
     ]
-    before, after = record.before, record.after
+    cost = _costs(record.before, record.after, "units")
+    return _page("Plan", record.options, cost, head, rows, record.notes(), record.refused, "units")
+
+
+def _costs(before: Cost, after: Cost, units: str) -> list[tuple[str, float | int, float | int]]:
+    """MACs, parameters, units and, where they were timed, milliseconds."""
     cost: list[tuple[str, float | int, float | int]] = [
         ("MACs", before.macs, after.macs),
         ("parameters", before.params, after.params),
-        ("units", before.units, after.units),
+        (units, before.units, after.units),
     ]
     if before.latency is not None and after.latency is not None:
         cost.append(("ms", before.latency, after.latency))
-    return _page("Plan", record.options, cost, head, rows, record.notes(), record.refused, "units")
+    return cost
 
 
 def weights_notebook(record: MaskRecord) -> str:
@@ -101,14 +106,7 @@ def blocks_notebook(record: BlockRecord) -> str:
         ]
         for row in record.summary
     ]
-    before, after = record.before, record.after
-    cost: list[tuple[str, float | int, float | int]] = [
-        ("MACs", before.macs, after.macs),
-        ("parameters", before.params, after.params),
-        ("blocks", before.units, after.units),
-    ]
-    if before.latency is not None and after.latency is not None:
-        cost.append(("ms", before.latency, after.latency))
+    cost = _costs(record.before, record.after, "blocks")
     head = ["block", "class", "taken out", "nats alone", "nats by then", "MACs", "params"]
     notes = [f"lost before a refit: {record.nats:.4g} nats for each prediction", *record.notes()]
     title = "Plan of blocks"
