@@ -51,9 +51,9 @@ _RECIPE = replace(retrain.recipe_for("vgg16"), label_smoothing=0.1)
 _PLAIN = replace(_RECIPE, label_smoothing=0.0)  # small nets do not overfit in so few epochs
 NETS = {
     "resnet20": WideNet("resnet20", "cifar10", replace(_PLAIN, epochs=30, peak_lr=0.15)),
-    "resnet56": WideNet("resnet56", "cifar10", replace(_PLAIN, epochs=18), ((5, 24),)),
-    "vgg16": WideNet("vgg16", "cifar10", replace(_RECIPE, epochs=9)),
-    "resnet18": WideNet("resnet18", "cifar10", replace(_RECIPE, epochs=12), ((4, 20), (3, 24))),
+    "resnet56": WideNet("resnet56", "cifar10", replace(_PLAIN, epochs=24), ((8, 24),)),
+    "vgg16": WideNet("vgg16", "cifar10", replace(_RECIPE, epochs=12)),
+    "resnet18": WideNet("resnet18", "cifar10", replace(_RECIPE, epochs=16), ((5, 24),)),
     "vgg19": WideNet("vgg19", "cifar100", replace(_RECIPE, epochs=20)),
 }
 

@@ -10,13 +10,13 @@ from mipp.retrain.numerics import layout_for, numerics_for
 CPU, CUDA, MPS = (torch.device(name) for name in ("cpu", "cuda", "mps"))
 
 
-NEITHER = "the CPU has neither AMX nor AVX512-BF16"
+NEITHER = "no AMX or AVX512-BF16"
 
 
 @pytest.mark.parametrize(
     ("capabilities", "gain", "expected"),
     [
-        ({"amx_bf16": True, "avx512_bf16": True}, 0, ("bfloat16", "the CPU has AMX")),
+        ({"amx_bf16": True, "avx512_bf16": True}, 0, ("bfloat16", "AMX")),
         ({"avx512_bf16": True}, 1.9, ("bfloat16", "bfloat16 is 1.9 times as fast")),
         ({"avx512_bf16": True}, 1.1, ("float32", "bfloat16 is 1.1 times as fast")),
         ({}, 9, ("float32", NEITHER)),
@@ -28,6 +28,7 @@ def test_a_cpu_computes_in_bfloat16_where_that_is_faster(monkeypatch, capabiliti
     found = numerics_for(CPU, "auto", "auto")
     assert (found.precision, found.channels_last) == (expected[0], True)
     assert expected[1] in found.why
+    assert len(f"training {found}") <= 80  # a line of a terminal
 
 
 def test_the_gain_of_bfloat16_is_that_of_the_times(monkeypatch):
@@ -56,8 +57,8 @@ def test_a_gpu_computes_in_bfloat16_where_it_has_it(monkeypatch, supported, prec
     found = numerics_for(CUDA, "auto", "auto")
     assert (found.precision, found.channels_last) == (precision, supported)
     assert str(found) == (
-        "computes in bfloat16, channels-last: Some GPU has bfloat16" if supported
-        else "computes in float32, contiguous: Some GPU has no bfloat16"
+        "computes in bfloat16, channels-last: bfloat16 on Some GPU" if supported
+        else "computes in float32, contiguous: no bfloat16 on Some GPU"
     )  # fmt: skip
 
 
