@@ -284,7 +284,7 @@ def calibration(
     """Reads the calibration batches, and tries the model on the first one.
 
     Batches that the model cannot take in part, such as a dense adjacency matrix with its nodes,
-    are marked as whole.
+    are marked as whole; those whose labels it shifts, as such.
 
     Args:
         model: None for reading alone.
@@ -308,7 +308,7 @@ def calibration(
         return data
     statistics.check_images(model, data[0], partial(_fails, model))
     if not _fails(model, data[0].part(0, N_TRACED)):
-        return data
+        return statistics.noting_shift(model, data, N_TRACED)
     if why := _fails(model, data[0]):
         usual = (
             "Check that model(*args, **kwargs) runs in eval mode on what the batches hold: a "
@@ -319,7 +319,8 @@ def calibration(
             f"{type(model).__name__} fails on the first calibration batch: {why}. "
             f"{statistics.advice(data[0]) or usual}"
         )
-    return [replace(batch, whole=True) for batch in data]
+    whole = [replace(batch, whole=True) for batch in data]
+    return statistics.noting_shift(model, whole, N_TRACED)
 
 
 def _fails(model: nn.Module, batch: statistics.Batch) -> str:

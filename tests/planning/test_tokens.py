@@ -9,6 +9,7 @@ import mipp
 from mipp import errors, graph, statistics, surgery
 from mipp.methods import Question
 from mipp.methods.shared.gradients import task_loss
+from mipp.problem import calibration
 from mipp.statistics.loss import class_scores, sampled_loss, settle
 
 LENGTHS = (3, 7, 5, 6, 7, 4, 2, 7)
@@ -136,6 +137,66 @@ def test_only_tokens_that_are_asked_for_count_in_the_loss(labels):
     batch = statistics.read_batch(given)
     sampled_loss("categorical", {"logits": logits}, batch, torch.Generator()).backward()
     assert torch.equal(logits.grad.abs().sum(2) > 0, asked)
+
+
+class Next(Reader):
+    """Shifts its labels, smooths them, and adds something that has nothing to do with them."""
+
+    def forward(self, input_ids, attention_mask=None, labels=None):
+        logits = super().forward(input_ids, attention_mask)["logits"]
+        self.calls = getattr(self, "calls", 0) + 1
+        if labels is None:
+            return {"logits": logits}
+        loss = nn.functional.cross_entropy(
+            logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten(), label_smoothing=0.1
+        )
+        return {"loss": loss + self.wide.weight.square().mean(), "logits": logits}
+
+
+@pytest.mark.parametrize("kind", [Next, Reader])
+@pytest.mark.parametrize("trained", [True, False])
+def test_the_loss_of_a_model_says_whether_it_shifts_its_labels(kind, trained):
+    model, padded = kind().requires_grad_(trained), texts(9)[0]
+    nothing = padded | {"labels": torch.full_like(padded["labels"], -100)}
+    with torch.no_grad():
+        read = calibration(model, [nothing, padded], None)
+    assert [batch.shifted for batch in read] == [kind is Next] * 2
+    assert not hasattr(model, "calls")
+    assert model.training
+    assert all(p.requires_grad is trained for p in model.parameters())
+    labels = padded["labels"]
+    if kind is Next:
+        wanted = torch.cat([labels[:, 1:], torch.full_like(labels[:, :1], -100)], 1)
+        assert torch.equal(read[1].aligned, wanted)
+        assert torch.equal(read[1].part(3, 7).at(torch.tensor([1])).aligned, wanted[4:5])
+    else:
+        assert torch.equal(read[1].aligned, labels)
+
+
+def test_targets_that_the_model_does_not_get_are_not_shifted():
+    padded, _ = texts(9)
+    labels = padded.pop("labels")
+
+    class Ignoring(Next):
+        def forward(self, input_ids, attention_mask=None, labels=None):
+            return super().forward(input_ids, attention_mask)
+
+    for model, batch in ((Next(), (padded, labels)), (Ignoring(), padded | {"labels": labels})):
+        (read,) = calibration(model, [batch], None)
+        assert not read.shifted
+        assert torch.equal(read.aligned, labels)
+
+
+def test_a_loss_of_your_own_gets_the_labels_as_they_are():
+    padded, _ = texts(9)
+    got = []
+
+    def loss(output, target):
+        got.append(target)
+        return output["loss"]
+
+    mipp.plan(Next(), [padded], "units=50%", loss=loss)
+    assert torch.equal(got[0], padded["labels"])
 
 
 def test_methods_that_need_the_loss_take_the_one_that_the_model_returns():

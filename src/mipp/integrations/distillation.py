@@ -10,11 +10,10 @@ from torch.utils.hooks import RemovableHandle
 
 from mipp.errors import InputError
 from mipp.retrain.divergence import divergence
+from mipp.statistics import loss_shifts
+from mipp.statistics.batches import earlier, labelled
 
 __all__ = ["distil", "divergence"]
-
-IGNORED = -100
-"""Label of positions that do not count, as in Hugging Face's models."""
 
 
 def distil(
@@ -23,7 +22,8 @@ def distil(
     """Mixes the divergence from a teacher into the loss that a model returns while it trains.
 
     The loss becomes ``(1 - weight) * loss + weight * divergence``, averaged over the positions that
-    are labelled. In evaluation mode nothing changes.
+    have to give a label: of causal language models the ones before. In evaluation mode nothing
+    changes.
 
     Args:
         model: returns an object with ``loss`` and ``logits``, as Hugging Face's models do when they
@@ -50,14 +50,21 @@ def distil(
             "copy.deepcopy(model)."
         )
     teacher.eval().requires_grad_(requires_grad=False)
+    shifted: bool | None = None
 
     def mix(module: nn.Module, args: Any, kwargs: Mapping[str, Any], output: Any) -> Any:
+        nonlocal shifted
         if module.training and getattr(output, "loss", None) is not None:
-            unlabelled = {k: v for k, v in kwargs.items() if k not in ("labels", _COUNT)}
+            left_out = [_COUNT] if _decodes_labels(teacher) else [_COUNT, "labels"]
+            given = {k: v for k, v in kwargs.items() if k not in left_out}
             with torch.no_grad():
-                taught = teacher(*args, **unlabelled).logits
+                taught = teacher(*args, **given).logits
             apart = divergence(output.logits, taught, temperature)
             labels = kwargs.get("labels")
+            if isinstance(labels, Tensor) and labels.dim() == 2:
+                if shifted is None:
+                    shifted = loss_shifts(output.loss, output.logits, -1, labels)
+                labels = earlier(labels) if shifted else labels
             output.loss = (1 - weight) * output.loss + weight * _mean(
                 apart, _counted(apart, labels), kwargs.get(_COUNT)
             )
@@ -71,9 +78,14 @@ _COUNT = "num_items_in_batch"
 """Keyword of Hugging Face's models: labelled positions of all batches of a step."""
 
 
+def _decodes_labels(model: nn.Module) -> bool:
+    """Whether the labels may be inputs, too, as those of T5 are for its decoder."""
+    return bool(getattr(getattr(model, "config", None), "is_encoder_decoder", False))
+
+
 def _counted(apart: Tensor, labels: Any) -> Bool[Tensor, "*batch"]:
     if isinstance(labels, Tensor) and labels.shape == apart.shape:
-        return labels != IGNORED
+        return labelled(labels)
     return torch.ones_like(apart, dtype=torch.bool)
 
 

@@ -46,8 +46,9 @@ def tune(
         small: what `Plan.apply` returned. Parameters that require no gradient stay as they are,
             unless none does.
         whole: the model that it was pruned from; it is left as it was.
-        batches: as in `mipp.plan`, usually the same. Targets are not used, except that places with
-            target -100 do not count; nor does padding, by ``attention_mask``. Under
+        batches: as in `mipp.plan`, usually the same. Targets are not used, except that what is to
+            give a target of -100 does not count. Without targets for each token, padding does not
+            count, by ``attention_mask``. Under
             ``torch.distributed`` each process gives its own, gradients are those of all examples,
             and all processes have to call this.
         settings: how to tune; True for the defaults.

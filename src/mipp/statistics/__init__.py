@@ -7,6 +7,7 @@ from mipp.statistics.consumer_rows import Rows, answers, collect_rows
 from mipp.statistics.joining import in_one, joinable, joined
 from mipp.statistics.loss import Loss, floating_outputs
 from mipp.statistics.recorder import OF_ROWS, CaptureConfig, Site, Statistics
+from mipp.statistics.shifted_labels import loss_shifts, noting_shift
 
 __all__ = [
     "OF_ROWS",
@@ -32,6 +33,8 @@ __all__ = [
     "in_passes",
     "joinable",
     "joined",
+    "loss_shifts",
+    "noting_shift",
     "read_batch",
     "read_batches",
     "site_of",

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
+from jaxtyping import Bool, Int
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
@@ -26,12 +27,20 @@ class Batch:
         target: what the model should answer, or None.
         whole: whether its examples belong together, as the nodes of a graph do, so that the model
             cannot take a part of them.
+        shifted: whether the target, ``(batch, length)``, stands one position behind the output that
+            is to give it, as the labels of causal language models do.
     """
 
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any] = field(default_factory=dict)
     target: Any = None
     whole: bool = False
+    shifted: bool = False
+
+    @property
+    def aligned(self) -> Any:
+        """The target in the place of the output that is to give it."""
+        return earlier(self.target) if self.shifted else self.target
 
     def tensors(self) -> list[Tensor]:
         """The tensors among the inputs, in the order of the call."""
@@ -52,11 +61,11 @@ class Batch:
             return self
         size = len(self)
 
-        def cut(leaf: Any) -> Any:
-            batched = isinstance(leaf, Tensor) and leaf.dim() > 0 and leaf.shape[0] == size
-            return leaf[start:stop] if batched else leaf
+        def cut(tensor: Tensor) -> Tensor:
+            batched = tensor.dim() > 0 and tensor.shape[0] == size
+            return tensor[start:stop] if batched else tensor
 
-        return self._mapped(cut)
+        return self.mapped(cut)
 
     def at(self, examples: Tensor) -> "Batch":
         """The examples of these numbers; all of them where the batch is not divisible."""
@@ -64,11 +73,11 @@ class Batch:
             return self
         size = len(self)
 
-        def pick(leaf: Any) -> Any:
-            batched = isinstance(leaf, Tensor) and leaf.dim() > 0 and leaf.shape[0] == size
-            return leaf[examples.to(leaf.device)] if batched else leaf
+        def pick(tensor: Tensor) -> Tensor:
+            batched = tensor.dim() > 0 and tensor.shape[0] == size
+            return tensor[examples.to(tensor.device)] if batched else tensor
 
-        return self._mapped(pick)
+        return self.mapped(pick)
 
     def parts(self, size: int) -> list["Batch"]:
         """Batches of at most ``size`` examples; the whole one where it is not divisible."""
@@ -78,12 +87,24 @@ class Batch:
 
     def to(self, device: torch.device) -> "Batch":
         """The batch on ``device``."""
-        return self._mapped(lambda leaf: leaf.to(device) if isinstance(leaf, Tensor) else leaf)
+        return self.mapped(lambda tensor: tensor.to(device))
 
-    def _mapped(self, change: Callable[[Any], Any]) -> "Batch":
-        """The same with all leaves of inputs and target changed."""
-        args, kwargs, target = pytree.tree_map(change, (self.args, dict(self.kwargs), self.target))
-        return Batch(args, kwargs, target, self.whole)
+    def mapped(self, change: Callable[[Tensor], Tensor]) -> "Batch":
+        """The same with all tensors of inputs and target changed."""
+        args, kwargs, target = pytree.tree_map_only(
+            Tensor, change, (self.args, dict(self.kwargs), self.target)
+        )
+        return replace(self, args=args, kwargs=kwargs, target=target)
+
+
+def labelled(labels: Int[Tensor, "*places"]) -> Bool[Tensor, "*places"]:
+    """Which labels count."""
+    return labels != IGNORED
+
+
+def earlier(labels: Int[Tensor, "batch length"]) -> Int[Tensor, "batch length"]:
+    """Labels one position to the left; none counts at the end."""
+    return torch.nn.functional.pad(labels[:, 1:], (0, 1), value=IGNORED)
 
 
 def read_batch(item: Any) -> Batch:
@@ -133,9 +154,7 @@ def _plain(batch: Batch) -> Batch:
     leaves = pytree.tree_leaves((batch.args, dict(batch.kwargs), batch.target))
     if not any(isinstance(t, Tensor) and (t.is_inference() or t.requires_grad) for t in leaves):
         return batch
-    return Batch(
-        *pytree.tree_map_only(Tensor, plain, (batch.args, dict(batch.kwargs), batch.target))
-    )
+    return batch.mapped(plain)
 
 
 def read_batches(batches: Any, samples: int | None = None) -> list[Batch]:

@@ -14,7 +14,7 @@ from torch.utils import _pytree as pytree
 
 from mipp.checks import shown
 from mipp.errors import CalibrationError, InputError
-from mipp.statistics.batches import IGNORED, Batch
+from mipp.statistics.batches import Batch, labelled
 from mipp.tracing.calls import token_mask
 
 LossKind = Literal["categorical", "gaussian"]
@@ -24,8 +24,8 @@ gives the sum over the examples of the loss in nats."""
 
 _BESIDE = (
     "loss", "aux_loss", "past_key_values", "hidden_states", "attentions", "cross_attentions",
-    "encoder_hidden_states", "encoder_attentions", "decoder_hidden_states", "decoder_attentions",
-    "router_logits",
+    "encoder_hidden_states", "encoder_attentions", "encoder_last_hidden_state",
+    "decoder_hidden_states", "decoder_attentions", "router_logits",
 )  # fmt: skip
 """What Hugging Face's models return besides their answer, by name."""
 
@@ -193,14 +193,18 @@ def called(loss: Callable[[Any, Any], Tensor], output: Any, target: Any) -> Tens
 
 
 def counting(batch: Batch, shape: torch.Size) -> Tensor | None:
-    """Where a loss counts: not at targets of -100, and not at padding; None for everywhere.
+    """Where a loss counts: where it has targets other than -100, or, without targets, no padding.
 
     Args:
         batch: what the model was called with.
         shape: of the places that may count, ``(batch, ...)``; a mask of another shape says nothing.
+
+    Returns:
+        A mask of that shape; None for everywhere.
     """
-    target = batch.target
+    target = batch.aligned
     if isinstance(target, Tensor) and target.shape == shape and not target.is_floating_point():
-        return target != IGNORED if bool((target == IGNORED).any()) else None
+        counts = labelled(target)
+        return None if bool(counts.all()) else counts
     mask = token_mask(batch.kwargs)
     return mask if mask is not None and mask.shape == shape else None

@@ -103,7 +103,8 @@ class Examples:
         picked = [self.batches[number].at(examples) for number, examples in parts]
         targets = [batch.target for batch in picked]
         if len(picked) > 1 and all(isinstance(target, Tensor) for target in targets):
-            return replace(joined(picked), target=torch.cat(targets))
+            target, shifted = torch.cat(targets), picked[0].shifted
+            return replace(joined(picked), target=target, shifted=shifted)
         return joined(picked)
 
 

@@ -64,7 +64,7 @@ def task_loss(
     own = output.get("loss") if isinstance(output, Mapping) else None
     if isinstance(own, Tensor) and own.dim() == 0 and temperature == 1.0:
         return own
-    outputs, target = answer_tensors(output), batch.target
+    outputs, target = answer_tensors(output), batch.aligned
     wide = outputs[0] if outputs[0].dtype == torch.float64 else outputs[0].float()
     scores = class_scores(output, target)
     if kind == "categorical" and scores is not None and isinstance(target, Tensor):

@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils import _pytree as pytree
 
 from mipp import processes, surgery
 from mipp.errors import CalibrationError, InputError
@@ -279,9 +278,4 @@ def curves_of_scores(scores: Scores, keep: Keep) -> dict[int, Curve]:
 
 
 def _float(batch: Batch) -> Batch:
-    wide = pytree.tree_map_only(
-        Tensor,
-        lambda t: t.float() if t.is_floating_point() else t,
-        (batch.args, dict(batch.kwargs), batch.target),
-    )
-    return Batch(*wide)
+    return batch.mapped(lambda t: t.float() if t.is_floating_point() else t)

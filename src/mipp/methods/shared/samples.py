@@ -1,6 +1,6 @@
 """The examples that a method looks at, drawn from the caller's batches."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -98,4 +98,5 @@ def _picked(question: Question, sizes: list[int], chosen: IntArray) -> Batch:
         torch.cat(leaves) if b else leaves[0]
         for leaves, b in zip(zip(*parts, strict=True), batched, strict=True)
     ]
-    return Batch(*pytree.tree_unflatten(joined, spec))
+    args, kwargs, target = pytree.tree_unflatten(joined, spec)
+    return replace(question.batches[0], args=args, kwargs=kwargs, target=target)

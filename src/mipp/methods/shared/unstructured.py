@@ -17,7 +17,7 @@ from mipp.methods.shared.iterative import check_labels, mean_over_ranks, undistu
 from mipp.problem import WeightProblem, less_memory
 from mipp.records import ChannelGraph
 from mipp.selection.spend_weights import Spread
-from mipp.statistics import Loss, read_batches
+from mipp.statistics import Loss, noting_shift, read_batches
 from mipp.tracing.guards import duplicate
 from mipp.weights.regression import Pattern
 
@@ -71,7 +71,8 @@ def weight_masks(
     if not 0 < density <= 1:
         raise InputError(f"density={density}; expected a share of the weights, above 0 up to 1.")
     nothing = ChannelGraph((), (), {}, (), {}, ())
-    first = Question(model, nothing, read_batches(batches), loss, seed, rounds=method.rounds)
+    data = noting_shift(model, read_batches(batches), 4)
+    first = Question(model, nothing, data, loss, seed, rounds=method.rounds)
     check_labels(method, first)
     named = dict(model.named_parameters())
     names = prunable_weights(model) if names is None else names
