@@ -47,8 +47,8 @@ THRICE = ("mipp", "l2", "flap", "obs", "mipp, uniform")
 TUNED, TUNED_SHARES = ("mipp", "l2", "flap"), ("25%", "50%")
 """Contenders and shares that are tuned, too, with one draw."""
 TUNE = mipp.Tune(passes=5, batch_size=8, learning_rate=2e-4)
-"""How: few passes of small batches, as there are few examples and each has many tokens. At the
-default rate of 1e-3 so few passes come no closer to the whole net (IgLM-S, MIPP, both shares)."""
+"""How: few passes of small batches, as there are few examples and each has many tokens. At 1e-3
+throughout so few passes come no closer to the whole net (IgLM-S, MIPP, both shares)."""
 
 
 def timed(work: Callable[[], Any]) -> tuple[Any, float]:

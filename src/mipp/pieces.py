@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from mipp import processes
-from mipp.statistics import Batch, in_one, joined
+from mipp.statistics import Batch, in_one, joined, same_constants
 from mipp.surgery import Piece
 from mipp.tracing.guards import measuring
 from mipp.tracing.module_contents import ModuleContents
@@ -25,7 +25,11 @@ def pieces_of(model: nn.Module, batches: Sequence[Batch]) -> list[Piece]:
     moved = [batch.to(_device_of(model)) for batch in batches]
     if len(moved) > 1 and keeps_tensors(model, moved[0].part(0, 2)):
         moved = [in_one(model, batches)[1]]
-    elif len(moved) > MOST_PIECES and all(batch.divisible for batch in moved):
+    elif (
+        len(moved) > MOST_PIECES
+        and all(batch.divisible for batch in moved)
+        and same_constants(moved)
+    ):
         each = -(-len(moved) // MOST_PIECES)
         moved = [joined(moved[at : at + each]) for at in range(0, len(moved), each)]
     rank, world = processes.rank_and_size()

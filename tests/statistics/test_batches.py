@@ -22,6 +22,8 @@ X, Y = torch.randn(6, 3), torch.arange(6)
         ([({"x": X}, Y)], 0, ["x"], True),
         ([[X]], 1, [], False),
         (iter([X]), 1, [], False),
+        ({"scale": torch.tensor(2.0), "x": X}, 0, ["scale", "x"], False),
+        ({"positions": torch.arange(3)[None], "x": X}, 0, ["positions", "x"], False),
     ],
 )
 def test_forms_of_a_batch(batches, args, kwargs, target):
@@ -30,6 +32,7 @@ def test_forms_of_a_batch(batches, args, kwargs, target):
     assert list(batch.kwargs) == kwargs
     assert (batch.target is not None) == target
     assert len(batch) == 6
+    assert len(batch.part(1, 3)) == len(batch.at(torch.tensor([5, 0]))) == 2
 
 
 def test_only_so_many_examples_are_read():

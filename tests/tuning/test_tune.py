@@ -3,6 +3,7 @@
 import copy
 import math
 import warnings
+from dataclasses import replace
 from functools import cache
 
 import pytest
@@ -134,6 +135,29 @@ def test_where_tuning_hurts_the_weights_from_before_are_put_back():
     assert str(tuned).startswith("not tuned: no pass came closer")
 
 
+def test_a_rate_that_takes_it_far_away_is_lowered_from_the_weights_before(monkeypatch):
+    start, whole, batches = setting()
+    wild = mipp.Tune(passes=12, learning_rate=0.3, batch_size=16)
+    small = copy.deepcopy(start)
+    tuned = mipp.tune(small, whole, batches, wild)
+    first, second, *_ = tuned.passes
+    assert first.held_out > 2 * tuned.before
+    assert second.learning_rate <= first.learning_rate / 2
+    assert tuned.better
+    assert distance(small, whole, batches) == pytest.approx(tuned.after, rel=1e-5)
+    # at a rate of 0 the weights from before stay
+    monkeypatch.setattr("mipp.tuning.passes.LOWER", 0.0)
+    with pytest.warns(CalibrationWarning, match="changed nothing"):
+        undone = mipp.tune(copy.deepcopy(start), whole, batches, wild)
+    assert undone.passes[0] == first
+    assert {done.held_out for done in undone.passes[1:]} == {undone.before}
+    # what is not that far away is left to come back
+    monkeypatch.setattr("mipp.tuning.passes.FAR", 2.5)
+    left = mipp.tune(start, whole, batches, wild)
+    assert left.passes[0] == first
+    assert left.passes[1].learning_rate > first.learning_rate
+
+
 def test_the_best_pass_is_kept_and_not_the_last_one():
     small, whole, batches = setting()
     rough = mipp.Tune(passes=12, learning_rate=0.05, patience=None, batch_size=8)
@@ -149,7 +173,7 @@ def test_the_best_pass_is_kept_and_not_the_last_one():
 
 def test_patience_and_time_end_it():
     small, whole, batches = setting()
-    settings = mipp.Tune(passes=50, learning_rate=0.5, patience=2)
+    settings = mipp.Tune(passes=50, learning_rate=100.0, patience=2)
     with pytest.warns(CalibrationWarning):
         tuned = mipp.tune(copy.deepcopy(small), whole, batches, settings)
     assert tuned.stopped == "patience"
@@ -365,6 +389,68 @@ def test_batches_that_cannot_be_divided_are_held_out_as_a_whole():
     assert tuned.examples == (100, 20)
     assert steps[-1][1:] == (6 * 5, 6 * 5)
     assert tuned.better
+
+
+class Scaled(nn.Module):
+    """Takes a number for the whole batch beside the examples."""
+
+    def __init__(self, inner):
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x, scale):
+        return self.inner(scale * x)
+
+
+@pytest.mark.parametrize("number", [float, torch.tensor])
+def test_examples_with_other_numbers_beside_them_are_not_mixed(number):
+    torch.manual_seed(3)
+    whole = nn.Sequential(nn.Linear(4, 16), nn.ReLU(), nn.Linear(16, 3))
+    small, x = copy.deepcopy(whole), torch.randn(32, 4)
+    still = mipp.Tune(passes=1, learning_rate=1e-12, batch_size=16)
+    batches = [{"x": x, "scale": number(scale)} for scale in (1.0, 10.0, 10.0, 0.1)]
+    steps = []
+    with pytest.warns(CalibrationWarning):
+        tuned = mipp.tune(
+            Scaled(small), Scaled(whole), batches, still, progress=lambda *step: steps.append(step)
+        )
+    assert tuned.passes[0].train < 1e-3
+    assert len(steps) == 2 + 4 + 2
+    assert tuned.examples == (112, 16)
+
+
+@pytest.mark.parametrize("target", [
+    lambda n: torch.zeros(32, n), lambda n: torch.tensor(float(n)), lambda n: [n], lambda _: None,
+    torch.zeros,
+])  # fmt: skip
+def test_targets_of_any_kind_do_not_matter(target):
+    small, whole, batches = setting()
+    other = copy.deepcopy(small)
+    pairs = [(x, target(n + 2)) for n, x in enumerate(batches)]
+    settings = replace(QUICK, loss="categorical")
+    assert mipp.tune(small, whole, pairs, settings) == mipp.tune(other, whole, batches, settings)
+    assert same(state(other), small)
+
+
+def test_pixels_without_a_class_do_not_count():
+    torch.manual_seed(3)
+    whole, small = nn.Conv2d(1, 3, 1), nn.Conv2d(1, 3, 1)
+    x, target = torch.randn(16, 1, 4, 4), torch.randint(0, 3, (16, 4, 4))
+    target[:, 2:] = -100
+    other = x.clone()
+    other[:, :, 2:] = 77.0
+    found = [distance(small, whole, [(images, target)]) for images in (x, other)]
+    assert found[0] == found[1]
+    assert distance(small, whole, [other]) > 2 * found[0]
+
+
+def test_held_out_examples_without_labels_cannot_decide():
+    small, whole, batches = setting()
+    unlabelled = [(x, torch.full((32,), -100)) for x in batches]
+    before = state(small)
+    with pytest.raises(InputError, match=r"no prediction for the held-out .* leave the labels out"):
+        mipp.tune(small, whole, unlabelled, QUICK)
+    assert same(before, small)
 
 
 def test_answers_that_need_too_much_memory_are_computed_in_every_pass():

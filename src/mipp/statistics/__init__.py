@@ -4,7 +4,7 @@ from mipp.statistics.batches import Batch, agreed, read_batch, read_batches
 from mipp.statistics.calling import advice, advised, blaming, check_call, check_images
 from mipp.statistics.collect import capture, collect, collect_in_order, in_passes, site_of
 from mipp.statistics.consumer_rows import Rows, answers, collect_rows
-from mipp.statistics.joining import in_one, joinable, joined
+from mipp.statistics.joining import in_one, joinable, joined, same_constants
 from mipp.statistics.loss import Loss, floating_outputs
 from mipp.statistics.recorder import OF_ROWS, CaptureConfig, Site, Statistics
 from mipp.statistics.shifted_labels import loss_shifts, noting_shift
@@ -37,5 +37,6 @@ __all__ = [
     "noting_shift",
     "read_batch",
     "read_batches",
+    "same_constants",
     "site_of",
 ]

@@ -48,7 +48,9 @@ class Batch:
         return [leaf for leaf in leaves if isinstance(leaf, Tensor)]
 
     def __len__(self) -> int:
-        return self.tensors()[0].shape[0]
+        tensors = [tensor for tensor in self.tensors() if tensor.dim() > 0]
+        # what has length 1 beside longer ones is broadcast
+        return max(map(len, tensors)) if of_one_length(tensors) else len(tensors[0])
 
     @property
     def divisible(self) -> bool:
@@ -137,7 +139,7 @@ def read_batch(item: Any) -> Batch:
             + "; expected a tensor, an (input, target) pair or a dict of keyword arguments. "
             "For several inputs give ((first, second), target) or a dict."
         )
-    if not batch.tensors() or batch.tensors()[0].dim() == 0:
+    if all(tensor.dim() == 0 for tensor in batch.tensors()):
         raise CalibrationError(
             "A batch holds no tensor with a batch dimension. Give tensors of shape (batch, ...)."
         )

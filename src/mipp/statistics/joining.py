@@ -41,7 +41,8 @@ def joinable(model: nn.Module, batches: Sequence[Batch]) -> Sequence[Batch]:
     Warns where it is not all. The edges of two graphs, say, cannot be joined without knowing that
     they are indices.
     """
-    if len(batches) == 1 or all(batch.divisible for batch in batches):
+    divisible = all(batch.divisible for batch in batches)
+    if len(batches) == 1 or (divisible and same_constants(batches)):
         return batches
     if _same_outputs(model, batches):
         return batches
@@ -57,7 +58,7 @@ def joinable(model: nn.Module, batches: Sequence[Batch]) -> Sequence[Batch]:
 
 def _same_outputs(model: nn.Module, batches: Sequence[Batch]) -> bool:
     """Whether the outputs of all examples at once are those of the batches."""
-    if not _same_constants(batches):
+    if not same_constants(batches):
         return False
     with torch.no_grad(), measuring(model):
         apart = []
@@ -89,10 +90,22 @@ def _is_joined(whole: Tensor, parts: Sequence[Tensor]) -> bool:
     return False
 
 
-def _same_constants(batches: Sequence[Batch]) -> bool:
-    """Whether all batches have the same tensors where dimension 0 does not count the examples."""
-    constants = [[t for t in b.tensors() if t.dim() == 0 or len(t) != len(b)] for b in batches]
+def same_constants(batches: Sequence[Batch]) -> bool:
+    """Whether all batches have the same inputs where dimension 0 does not count the examples."""
+    constants = [_constants(batch) for batch in batches]
     return all(
-        len(mine) == len(constants[0]) and all(map(torch.equal, mine, constants[0]))
-        for mine in constants
+        len(mine) == len(constants[0]) and all(map(_equal, mine, constants[0]))
+        for mine in constants[1:]
     )
+
+
+def _constants(batch: Batch) -> list[Any]:
+    size = len(batch)
+    leaves = pytree.tree_leaves((batch.args, dict(batch.kwargs)))
+    return [x for x in leaves if not (isinstance(x, Tensor) and x.dim() > 0 and len(x) == size)]
+
+
+def _equal(left: Any, right: Any) -> bool:
+    if isinstance(left, Tensor) and isinstance(right, Tensor):
+        return torch.equal(left, right)
+    return left is right or (isinstance(left, bool | int | float | str) and left == right)

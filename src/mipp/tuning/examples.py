@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from mipp.data.image_batches import flip_and_shift
 from mipp.errors import InputError
-from mipp.statistics import Batch, joined
+from mipp.statistics import Batch, joined, same_constants
 from mipp.tuning.settings import Augment
 
 Part = tuple[int, Tensor]
@@ -73,24 +74,45 @@ class Examples:
         )
         return trained, held_out
 
+    @cached_property
+    def _groups(self) -> list[Parts]:
+        """Parts of which a step may have several.
+
+        Batches that cannot be divided stand alone. So do those with other inputs beside the
+        examples, such as a number that holds for a whole batch.
+        """
+        found: list[Parts] = []
+        for part in self.trained:
+            mine = self.batches[part[0]]
+            others = (
+                group for group in found if mine.divisible
+                and self.batches[group[0][0]].divisible
+                and same_constants([self.batches[group[0][0]], mine])
+            )  # fmt: skip
+            group = next(others, None)
+            if group is None:
+                found.append([part])
+            else:
+                group.append(part)
+        return found
+
     def n_steps(self) -> int:
-        """How many steps a pass has; a batch that cannot be divided has one of its own."""
-        divisible = sum(len(t) for n, t in self.trained if self.batches[n].divisible)
-        whole = sum(not self.batches[n].divisible for n, _ in self.trained)
-        return whole + -(-divisible // self.batch_size)
+        """How many steps a pass has."""
+        sizes = [sum(len(t) for _, t in group) for group in self._groups]
+        return sum(-(-size // self.batch_size) for size in sizes)
 
     def steps(self) -> list[Parts]:
         """The examples of each step of a pass, drawn from torch's global generator."""
-        whole = [[part] for part in self.trained if not self.batches[part[0]].divisible]
-        rest = [part for part in self.trained if self.batches[part[0]].divisible]
-        of = torch.cat([torch.full((len(t),), n) for n, t in rest] or [torch.zeros(0)]).long()
-        own = torch.cat([t for _, t in rest] or [torch.zeros(0)]).long()
-        made = [
-            [(int(n), own[pick[of[pick] == n]]) for n in of[pick].unique()]
-            for pick in torch.randperm(len(of)).split(self.batch_size)
-            if len(pick)
-        ] + whole
-        return [made[k] for k in torch.randperm(len(made))] if whole else made
+        made: list[Parts] = []
+        for group in self._groups:
+            of = torch.cat([torch.full((len(t),), n) for n, t in group])
+            own = torch.cat([t for _, t in group])
+            made += [
+                [(int(n), own[pick[of[pick] == n]]) for n in of[pick].unique()]
+                for pick in torch.randperm(len(of)).split(self.batch_size)
+            ]
+        several = len(self._groups) > 1
+        return [made[k] for k in torch.randperm(len(made))] if several else made
 
     def pieces(self, parts: Parts) -> Iterator[Parts]:
         """Parts of at most ``batch_size`` examples, in order."""
@@ -101,11 +123,18 @@ class Examples:
     def batch(self, parts: Parts) -> Batch:
         """The examples of these parts in one batch."""
         picked = [self.batches[number].at(examples) for number, examples in parts]
-        targets = [batch.target for batch in picked]
-        if len(picked) > 1 and all(isinstance(target, Tensor) for target in targets):
-            target, shifted = torch.cat(targets), picked[0].shifted
-            return replace(joined(picked), target=target, shifted=shifted)
-        return joined(picked)
+        if len(picked) == 1:
+            return picked[0]
+        targets = [batch.target for batch in picked if _by_example(batch)]
+        if len(targets) < len(picked) or len({target.shape[1:] for target in targets}) > 1:
+            return joined(picked)  # which has none: they do not say what counts
+        return replace(joined(picked), target=torch.cat(targets), shifted=picked[0].shifted)
+
+
+def _by_example(batch: Batch) -> bool:
+    """Whether the batch has one target for each example."""
+    target = batch.target
+    return isinstance(target, Tensor) and target.dim() > 0 and len(target) == len(batch)
 
 
 def units(batch: Batch) -> int:

@@ -24,6 +24,11 @@ from mipp.tuning.teacher import Teacher
 
 WARMUP = 0.1
 """Share of the steps in which the learning rate rises."""
+FAR = 2.0
+"""A pass is undone that ends so many times as far from the whole model as tuning began. What is
+nearer often comes back as the rate falls."""
+LOWER = 0.5
+"""The learning rate after such a pass, as a share of its last one."""
 
 
 def tune(
@@ -103,7 +108,8 @@ class _Run:
         numerics = numerics_for(self.device, settings.precision, channels_last=False)
         self.bfloat16 = numerics.precision == "bfloat16"
         self.teacher = Teacher(whole, examples, settings, memory / 4, self.device)
-        self.optimizer = MasterAdamW(self.parameters, settings.learning_rate)
+        self.rate = settings.learning_rate
+        self.optimizer = MasterAdamW(self.parameters, self.rate)
         self.passes: list[TunePass] = []
         self.kept = 0
         self.weights = [p.detach().clone() for p in self.parameters]
@@ -128,11 +134,19 @@ class _Run:
             if away < self.best:
                 self.best, self.kept = away, number + 1
                 self.weights = [p.detach().clone() for p in self.parameters]
+            elif self.kept == 0 and away > FAR * self.before:
+                self._start_again(LOWER * rate)
             if not in_time:
                 return "minutes"
             if settings.patience is not None and number + 1 - self.kept >= settings.patience:
                 return "patience"
         return "passes"
+
+    def _start_again(self, rate: float) -> None:
+        """Goes back to the weights from before, with a highest learning rate of ``rate``."""
+        self.put_back_best()
+        self.rate = rate
+        self.optimizer = MasterAdamW(self.parameters, rate)
 
     def _one_pass(self, number: int) -> tuple[float, float, bool]:
         """Mean loss, last learning rate, and whether there is time left."""
@@ -143,7 +157,7 @@ class _Run:
             done = (number * self.steps_per_pass + at) / (
                 self.settings.passes * self.steps_per_pass
             )
-            rate = self.settings.learning_rate * _schedule(max(done, spent))
+            rate = self.rate * _schedule(max(done, spent))
             for group in self.optimizer.param_groups:
                 group["lr"] = rate
             loss, n = self._step(mine[at] if at < len(mine) else None)
@@ -223,6 +237,12 @@ class _Run:
                 some = self.teacher.apart(found, self.teacher.answers(parts, batch), batch, 1.0)
                 sums, counts = sums + some[0].double(), counts + some[1].double()
         processes.all_reduce("the held-out examples", sums, counts)
+        if not bool(counts.any()):
+            raise InputError(
+                "no prediction for the held-out examples counts: all are padding, or have the "
+                "target -100. Expected one at least. Give more examples that have labels, or leave "
+                "the labels out."
+            )
         return float((sums / counts.clamp(min=1)).mean())
 
     def put_back_best(self) -> None:

@@ -31,7 +31,9 @@ class Tune:
         passes: over the examples, at most. The learning rate falls to 0 over them.
         minutes: limit of the time. The learning rate falls faster where the passes would take
             longer. The same call may then give other weights. None for no limit.
-        learning_rate: the highest, reached after a tenth of the steps.
+        learning_rate: the highest, reached after a tenth of the steps. Too high a one is lowered:
+            while no pass has come closer, one that ends more than twice as far away is undone, and
+            the next begins with half of its rate.
         batch_size: examples of a step, drawn again in every pass. None: batches as they are given.
         held_out: share of the examples that are not trained on and decide, above 0 and below 1.
         patience: passes in a row without a lower divergence on the held-out examples, after which
@@ -140,7 +142,8 @@ class Tuned:
     def __str__(self) -> str:
         n = len(self.passes)
         spent = f"{n} pass{'es' * (n != 1)}, {in_words(self.seconds)}"
-        where = f"from the whole model on {self.examples[1]} held-out examples, {spent}"
+        count = self.examples[1]
+        where = f"from the whole model on {count} held-out example{'s' * (count != 1)}, {spent}"
         if not self.better:
             return f"not tuned: no pass came closer than {self.before:.3g} {self.unit} {where}"
         return f"tuned: {self.before:.3g} -> {self.after:.3g} {self.unit} {where}"

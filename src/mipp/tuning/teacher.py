@@ -131,11 +131,17 @@ class Teacher:
                 distance = divergence(own_scores, scores, temperature)
             else:
                 distance = (own.float() - answer.float()) ** 2 / scale
-            mask = counting(batch, distance.shape[: 2 if distance.dim() > 1 else None])
+            mask = _counting(batch, distance.shape)
             distance = distance if mask is None else distance[mask.to(distance.device)]
             sums.append(distance.sum())
             counts.append(torch.tensor(float(distance.numel()), device=distance.device))
         return torch.stack(sums), torch.stack(counts)
+
+
+def _counting(batch: Batch, shape: torch.Size) -> Tensor | None:
+    """Where a distance counts: each of its places, or each token, which may have several."""
+    mask = counting(batch, shape)
+    return counting(batch, shape[:2]) if mask is None else mask
 
 
 def _check_finite(answers: Sequence[Tensor], number: int) -> None:
