@@ -162,6 +162,13 @@ def recorded_refit(options: Mapping[str, Any]) -> "surgery.Refit | None":
     )
 
 
+def recorded_weight_refit(
+    options: Mapping[str, Any],
+) -> "surgery.Refit | Literal['own'] | None":
+    """The same for a plan of single weights, which may have those of its method."""
+    return "own" if options.get("refit") == "own" else recorded_refit(options)
+
+
 def read_widths(widths: Any) -> dict[str, int]:
     """Units by group name, from a plan or a mapping of numbers."""
     if isinstance(widths, Mapping):
