@@ -21,7 +21,8 @@ from mipp.prunable import example
 from mipp.records import Refusal
 from mipp.statistics.loss import answer_tensors
 from mipp.surgery.block_configs import counted_places
-from mipp.surgery.blocks import RemovedBlock, leaves_of, without_blocks
+from mipp.surgery.block_names import RemovedBlock
+from mipp.surgery.blocks import leaves_of, without_blocks
 from mipp.tracing.block_calls import ModuleCall, go_around, module_calls
 from mipp.tracing.guards import duplicate, measuring
 

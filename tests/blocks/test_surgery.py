@@ -7,7 +7,7 @@ from torch import nn
 import mipp
 from mipp import errors, models
 from mipp.surgery import RemovedBlock, recorded_blocks, without_blocks
-from mipp.surgery.blocks import new_name, original_name
+from mipp.surgery.block_names import new_name, original_name
 from tests.blocks.nets import Residual, Stack, stacked
 
 GONE = [

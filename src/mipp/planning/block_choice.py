@@ -1,32 +1,21 @@
-"""Which blocks go: those whose absence costs the fewest nats for what it saves.
-
-The loss is the divergence of the answers of the model without blocks from those of the whole model,
-in nats for each prediction. Where the answer is no class scores it is half the squared error as a
-share of the variance, which is the divergence of normal distributions of that variance.
-"""
+"""Which blocks go: those whose absence costs the fewest nats for what it saves."""
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-import torch
 from torch import nn
 
-from mipp import latency, processes, selection, statistics, tuning
+from mipp import selection, statistics
 from mipp.errors import BudgetError, SurgeryError
 from mipp.options import BlockOptions, Progress
-from mipp.planning.latency_budget import FEWEST, Timed
-from mipp.planning.model_outputs import answering
+from mipp.planning.block_losses import Losses
+from mipp.planning.block_speed import BlockSpeed
+from mipp.planning.latency_budget import Timed
 from mipp.prunable import example
 from mipp.records import Cost
 from mipp.removable import Block, Removable, difference
-from mipp.statistics.loss import answer_tensors
-from mipp.surgery import RemovedBlock, without_blocks
-from mipp.tracing.guards import measuring
-from mipp.tuning.examples import Examples, units
-from mipp.tuning.teacher import Teacher
 
 
 @dataclass(frozen=True)
@@ -45,130 +34,6 @@ class BlockChoice:
     nats: tuple[float, ...]
     alone: Mapping[str, float]
     latency: tuple[Timed, Timed, Mapping[str, Any]] | None = None
-
-
-class Losses:
-    """Nats that are lost without blocks, each set of blocks measured once.
-
-    Args:
-        model: the whole model.
-        batches: calibration batches.
-        options: of the plan.
-        progress: called as ``progress("score", done, total)``.
-    """
-
-    def __init__(
-        self,
-        model: nn.Module,
-        batches: Sequence[statistics.Batch],
-        options: BlockOptions,
-        progress: Progress,
-    ) -> None:
-        self._model, self._progress, self._outputs = model, progress, options.outputs
-        data = _first(batches, options.score_samples)
-        parts = [(number, torch.arange(units(batch))) for number, batch in enumerate(data)]
-        self._examples = Examples(data, parts, [], max(map(len, data)))
-        device = next((p.device for p in model.parameters()), torch.device("cpu"))
-        with torch.no_grad(), measuring(model):
-            settings = tuning.Tune(loss=options.loss)  # type: ignore[arg-type] # as was checked
-            seen = answering(model, options.outputs)
-            self._teacher = Teacher(seen, self._examples, settings, options.memory / 4, device)
-        self._known: dict[frozenset[str], float] = {frozenset(): 0.0}
-        self.total = 1
-
-    def __call__(self, blocks: Sequence[RemovedBlock]) -> float:
-        """Nats for each prediction that the model loses without the blocks."""
-        key = frozenset(block.name for block in blocks)
-        if key not in self._known:
-            self._known[key] = self._measured(blocks)
-            done = len(self._known) - 1
-            self._progress("score", done, max(self.total, done))
-        return self._known[key]
-
-    def _measured(self, blocks: Sequence[RemovedBlock]) -> float:
-        small = answering(without_blocks(self._model, blocks, shared=True), self._outputs)
-        teacher, sums, counts = self._teacher, [], []
-        with torch.no_grad(), measuring(small):
-            for parts in self._examples.pieces(self._examples.trained):
-                batch = self._examples.batch(parts).to(teacher.device)
-                answers = teacher.answers(parts, batch)
-                with statistics.blaming(parts[0][0]):
-                    found = answer_tensors(small(*batch.args, **batch.kwargs))
-                some, n = teacher.apart(found, answers, batch, 1.0)
-                sums.append(some.double())
-                counts.append(n.double())
-        total, count = torch.stack(sums).sum(0), torch.stack(counts).sum(0)
-        processes.all_reduce("the divergence without blocks", total, count)
-        lost = float((total / count.clamp(min=1)).mean())
-        lost = lost if teacher.unit == "nats" else lost / 2
-        return lost if math.isfinite(lost) else math.inf
-
-
-def _first(batches: Sequence[statistics.Batch], samples: int) -> list[statistics.Batch]:
-    """The first examples of the batches."""
-    found, count = [], 0
-    for batch in batches:
-        if count >= samples:
-            break
-        found.append(batch.part(0, samples - count))
-        count += len(found[-1])
-    return found
-
-
-class BlockSpeed:
-    """How long the model takes, and how much of that each block.
-
-    Args:
-        model: the whole model.
-        blocks: of it.
-        batches: calibration batches.
-        settings: how it is measured.
-    """
-
-    def __init__(
-        self,
-        model: nn.Module,
-        blocks: Sequence[Block],
-        batches: Sequence[statistics.Batch],
-        settings: latency.Latency,
-    ) -> None:
-        self._model, self._settings = model, settings
-        self._device = next((p.device for p in model.parameters()), torch.device("cpu"))
-        self._example = batches[0].part(0, settings.batch).to(self._device)
-        small = [without_blocks(model, [block.gone], shared=True) for block in blocks]
-        with measuring(model):
-            runs = self._time([model, *(one.eval() for one in small)])
-        whole, *without = (float(np.median(mine)) for mine in runs)
-        self.full = Timed(whole, latency.scatter(runs[0]))
-        self.saved = {b.name: max(whole - ms, 0.0) for b, ms in zip(blocks, without, strict=True)}
-
-    def time(self, blocks: Sequence[RemovedBlock]) -> Timed:
-        """The time of the model without the blocks, in turns with the whole one."""
-        small = without_blocks(self._model, blocks, shared=True)
-        with measuring(self._model):
-            full, mine = self._time([self._model, small.eval()])
-        ratio = float(np.median(mine) / np.median(full))
-        return Timed(ratio * self.full.ms, latency.scatter(mine, full) * self.full.ms)
-
-    def describe(self, checked: Timed) -> dict[str, Any]:
-        """How it was measured, as plain values."""
-        return {
-            "batch": self._settings.batch,
-            "threads": torch.get_num_threads(),
-            "device": str(self._device),
-            "scatter_ms": [self.full.scatter, checked.scatter],
-        }
-
-    def _time(self, models: Sequence[nn.Module]) -> list[Any]:
-        args, kwargs = self._example.args, dict(self._example.kwargs)
-        works = [_call(model, args, kwargs) for model in models]
-        return self._settings.stopwatch(
-            works, seconds=self._settings.model_seconds, fewest=FEWEST, device=self._device
-        )
-
-
-def _call(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> latency.Work:
-    return lambda: model(*args, **kwargs)
 
 
 class Search:
