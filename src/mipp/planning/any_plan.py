@@ -221,12 +221,18 @@ class AnyPlan(Generic[Model, Row, Total]):
                 the frontier of information against cost.
 
         Raises:
-            InputError: Plotly is not installed, or a name that ends in neither ``.html`` nor
-                ``.htm``.
+            InputError: Plotly is not installed, a name that ends in neither ``.html`` nor ``.htm``,
+                or ``others`` with a plan that is not of units.
             FileError: the file cannot be written.
         """
+        records = [plan.record for plan in (self, *others)]
+        if others and not all(isinstance(record, surgery.PlanRecord) for record in records):
+            raise InputError(
+                "others= was given with a plan of blocks or of single weights; expected plans of "
+                "units, which alone have a frontier of information against cost. Leave it out."
+            )
         known = type(self.model).__name__ if name is None and self.model is not None else name or ""
-        more = {"others": [other.record for other in others]} if others else {}
+        more = {"others": records[1:]} if others else {}
         page = self._page(self.record, name=known, seconds=self.seconds, measured=measured, **more)
         write(Path(path), page)
 
@@ -238,13 +244,12 @@ class AnyPlan(Generic[Model, Row, Total]):
             )
         return self.model
 
-    def _check_batches(self) -> None:
-        """Raises `InputError` where a refit has no batches."""
+    def _check_batches(self, what: str = "A refit", other: str = "call apply(refit=False)") -> None:
+        """Raises `InputError` where what needs batches has none; ``other``: what else to do."""
         if not self.batches:
             raise InputError(
-                "A refit needs calibration batches, and this plan has none. Read it with "
-                f"mipp.{type(self).__name__}.from_json(text, model, batches), or call "
-                "apply(refit=False)."
+                f"{what} needs calibration batches, and this plan has none. Read it with "
+                f"mipp.{type(self).__name__}.from_json(text, model, batches), or {other}."
             )
 
     def tune(
@@ -278,11 +283,7 @@ class AnyPlan(Generic[Model, Row, Total]):
             True
         """
         small = graph.unwrap(small)
-        if not self.batches:
-            raise InputError(
-                "Tuning needs calibration batches, and this plan has none. Read it with "
-                f"mipp.{type(self).__name__}.from_json(text, model, batches), or leave tune= out."
-            )
+        self._check_batches("Tuning", "leave tune= out")
         self._check_outputs()
         return tune_read(
             small, self._model(), self.batches, tuning.read_tune(settings) or tuning.Tune(),

@@ -27,7 +27,7 @@ from mipp.problem import Clock
 from mipp.progress import following
 from mipp.prunable import example, named
 from mipp.records import Consumer, Cost
-from mipp.removable import Removable, removable_blocks
+from mipp.removable import removable_blocks
 from mipp.report import blocks_notebook, blocks_page
 from mipp.surgery.block_record import BlockRecord, BlockSummary
 from mipp.surgery.blocks import check_blocks
@@ -183,7 +183,7 @@ def block_plans(
         choice = search.choose(budget)
         clock.lap("plan")
         yield BlockPlan(
-            record=_record(own, found, choice, search, options, budget),
+            record=_record(own, choice, search, options, budget),
             model=own,
             batches=batches,
             refit=options.refit,
@@ -194,12 +194,12 @@ def block_plans(
 
 def _record(
     model: nn.Module,
-    found: Removable,
     choice: BlockChoice,
     search: Search,
     options: BlockOptions,
     budget: selection.Budget,
 ) -> BlockRecord:
+    found = search.found
     place = {name: n for n, name in enumerate(choice.order)}
     going = [block for block in found.blocks if block.name in place]
     before = replace(search.cost([]), latency=None)

@@ -177,7 +177,8 @@ def read_widths(widths: Any) -> dict[str, int]:
         found = {name: len(units) for name, units in widths.keep.items()}
     else:
         raise InputError(
-            f"widths={widths!r}; expected a plan, or a mapping of group names to numbers of units."
+            f"widths={shown(widths)}; expected a plan of units, or a mapping of group names to "
+            "numbers of units."
         )
     for name, width in found.items():
         if isinstance(width, bool) or not isinstance(width, Integral):

@@ -136,7 +136,7 @@ def _count(model: nn.Module, blocks: Sequence[RemovedBlock]) -> None:
     for block in blocks:
         for place in block.counted:
             path, _, inner = place.partition(":")
-            length = len(list(model.get_submodule(block.container).children()))
+            length = len(model.get_submodule(block.container)._modules)  # noqa: SLF001
             for config in _configs(model, path, block.container):
                 holder, last = _holder(config, inner)
                 if holder is not None and _length(holder, last) == length:
