@@ -7,7 +7,7 @@ as a whole encoder. Taking one out must give what the model gives when it runs a
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from typing import Any
@@ -21,7 +21,8 @@ from mipp.prunable import example
 from mipp.records import Refusal
 from mipp.statistics.loss import answer_tensors
 from mipp.surgery.block_configs import counted_places
-from mipp.surgery.blocks import RemovedBlock, leaves_of, without_blocks
+from mipp.surgery.block_names import RemovedBlock
+from mipp.surgery.blocks import leaves_of, without_blocks
 from mipp.tracing.block_calls import ModuleCall, go_around, module_calls
 from mipp.tracing.guards import duplicate, measuring
 
@@ -37,7 +38,7 @@ class Block:
         kind: Name of its class.
         residual: Whether it adds its input to its output.
         macs: Multiply-accumulates for one example.
-        params: Parameters that nothing else has.
+        params: Parameters that no other module has.
     """
 
     gone: RemovedBlock
@@ -61,12 +62,18 @@ class Removable:
         refused: Others, and why they stay.
         macs: Of the whole model, for one example.
         params: Of the whole model.
+        shared: Blocks that alone have some parameters together -> how many these are.
     """
 
     blocks: tuple[Block, ...]
     refused: tuple[Refusal, ...]
     macs: float
     params: int
+    shared: Mapping[frozenset[str], int]
+
+    def params_without(self, going: Collection[str]) -> int:
+        """Parameters that are left without the blocks of these names."""
+        return self.params - sum(n for names, n in self.shared.items() if names <= set(going))
 
 
 def removable_blocks(
@@ -87,7 +94,7 @@ def removable_blocks(
     n_examples = len(statistics.Batch(args, kwargs))
     calls, macs = module_calls(model, args, kwargs, n_examples)
     names = _named(model, patterns) if patterns else _found(model, calls)
-    left, refused = list[Block](), list[Refusal]()
+    found, refused = list[RemovedBlock](), list[Refusal]()
     counted: dict[str, tuple[str, ...]] = {}
     for name in names:
         reason = _unfit(model, calls.get(name), name)
@@ -95,18 +102,19 @@ def removable_blocks(
         if isinstance(gone, str):
             refused.append(Refusal(name, 1, gone))
         else:
-            left.append(_block(model, gone, calls[name]))
+            found.append(gone)
     if not patterns:
         refused += _others(model, calls, names)
-    processes.agree("the blocks found", [block.name for block in left])
-    if not left:
+    processes.agree("the blocks found", [gone.name for gone in found])
+    if not found:
         reasons = "\n".join(f"  {r.name}: {r.reason}" for r in refused)
         raise GraphError(
             f"No block of {type(model).__name__} can be taken out. Name blocks of yours with "
             f"blocks='encoder.layer.*', or prune units (granularity='unit').\n{reasons}".rstrip()
         )
-    params = sum(p.numel() for p in model.parameters())
-    return Removable(tuple(left), tuple(refused), macs, params)
+    params, shared = sum(p.numel() for p in model.parameters()), _owned(model, found)
+    blocks = tuple(_block(model, gone, calls[gone.name], shared) for gone in found)
+    return Removable(blocks, tuple(refused), macs, params, shared)
 
 
 def _named(model: nn.Module, patterns: Sequence[str]) -> list[str]:
@@ -177,6 +185,8 @@ def _children(model: nn.Module) -> list[str]:
 
 def _unfit(model: nn.Module, call: ModuleCall | None, name: str) -> str:
     """Why a module is no block that can be taken out; empty if it is."""
+    if call is None and isinstance(model.get_submodule(name), nn.ModuleList):
+        return f"it is a list, which is never called; name what is in it: {name}.*"
     if call is None:
         return "it is not called in the forward pass"
     if call.count > 1:
@@ -208,7 +218,7 @@ def _taken_out(
     container, leaves = name.rpartition(".")[0], leaves_of(model, name)
     reason = ""
     if leaves != "identity":
-        siblings = len(list(model.get_submodule(container).children()))
+        siblings = len(model.get_submodule(container)._modules)  # noqa: SLF001
         if container not in counted:
             last = list(model.get_submodule(container)._modules)[-1]  # noqa: SLF001
             counted[container] = counted_places(model, f"{container}.{last}".lstrip("."))
@@ -256,15 +266,30 @@ def _answers(
         return answer_tensors(model(*args, **dict(kwargs)))
 
 
-def _block(model: nn.Module, gone: RemovedBlock, call: ModuleCall) -> Block:
-    module = model.get_submodule(gone.name)
-    outside = {
-        id(p)
-        for path, p in model.named_parameters(remove_duplicate=False)
-        if not path.startswith(f"{gone.name}.")
-    }
-    params = sum(p.numel() for p in module.parameters() if id(p) not in outside)
-    return Block(gone, type(module).__name__, call.residual, call.macs, params)
+def _block(
+    model: nn.Module, gone: RemovedBlock, call: ModuleCall, owned: Mapping[frozenset[str], int]
+) -> Block:
+    kind = type(model.get_submodule(gone.name)).__name__
+    return Block(gone, kind, call.residual, call.macs, owned.get(frozenset([gone.name]), 0))
+
+
+def _owned(model: nn.Module, blocks: Sequence[RemovedBlock]) -> Mapping[frozenset[str], int]:
+    """How many parameters are gone once all blocks of a set are, and not before.
+
+    Modules and lists may have several paths; a block is gone from all that lead through its list.
+    """
+    places = {(model.get_submodule(b.container), b.name.rpartition(".")[2]): b.name for b in blocks}
+    holders: dict[nn.Parameter, set[str]] = {}
+    for path, parameter in model.named_parameters(remove_duplicate=False):
+        module, holder = model, ""
+        for key in path.split(".")[:-1]:
+            holder, module = holder or places.get((module, key), ""), module.get_submodule(key)
+        holders.setdefault(parameter, set()).add(holder)
+    owned = Counter[frozenset[str]]()
+    for parameter, names in holders.items():
+        if "" not in names:
+            owned[frozenset(names)] += parameter.numel()
+    return owned
 
 
 def _others(

@@ -70,6 +70,29 @@ class Plain(nn.Module):
         return self.head(self.features(self.stem(x)).mean((2, 3)))
 
 
+class Shared(nn.Module):
+    """Four blocks in a list, the first two of which have a weight in common.
+
+    With ``alias`` the list, or its last block, has another name, which comes first.
+    """
+
+    def __init__(self, alias=""):
+        super().__init__()
+        layers = nn.ModuleList(Residual(8) for _ in range(4))
+        layers[1].first.weight = layers[0].first.weight
+        if alias == "list":
+            self.same = layers
+        if alias == "block":
+            self.same = layers[3]
+        self.stem, self.layers, self.head = nn.Linear(6, 8), layers, nn.Linear(8, 3)
+
+    def forward(self, x):
+        x = self.stem(x)
+        for layer in self.layers:
+            x = layer(x)
+        return self.head(x)
+
+
 def vectors(n=512, batch=64):
     """Batches for `stacked`."""
     generator = torch.Generator().manual_seed(1)

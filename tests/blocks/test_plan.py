@@ -10,7 +10,15 @@ import torch.nn.functional as F
 import mipp
 from mipp import errors
 from mipp.options import BlockOptions
-from tests.blocks.nets import Plain, stacked, trained_resnet, vectors, with_identities
+from tests.blocks.nets import (
+    Plain,
+    Residual,
+    Shared,
+    stacked,
+    trained_resnet,
+    vectors,
+    with_identities,
+)
 
 
 def planned(net, budget="units=50%", **options):
@@ -89,16 +97,69 @@ def test_budgets_are_met_by_what_apply_returns(budget):
     assert len(small[1].layers) == plan.after.units
 
 
-def test_a_budget_of_latency_is_measured_on_the_model_without_the_blocks():
+@pytest.mark.parametrize("alias", ["", "list", "block"])
+def test_parameters_of_several_blocks_or_names_are_counted_once_and_go_with_the_last(alias):
+    net = Shared(alias).eval()
+    for n in (1, 2, 3):
+        kept = "layers.2" if n == 2 else "layers.0"
+        plan = planned(net, f"units={4 - n}", protect=[f"*{kept.partition('.')[2]}"])
+        small = plan.apply(refit=False)
+        assert sum(p.numel() for p in small.parameters()) == plan.after.params
+
+
+class Wild(Residual):
+    """Scales what goes through it."""
+
+    def __init__(self, width, factor):
+        super().__init__(width)
+        self.factor = factor
+
+    def forward(self, x):
+        return super().forward(x) * self.factor
+
+
+def test_a_block_without_which_answers_are_not_finite_stays():
+    net = stacked(2)
+    net[1].layers += [Wild(8, 1e25), Wild(8, 1e-25)]
+    plan = planned(net.eval(), "units=2", loss="gaussian")
+    refused = {row.name: row.reason for row in plan.refused}
+    assert refused == {"1.layers.3": "without it the model's answers are not finite"}
+    assert (plan.before.units, plan.after.units) == (3, 2)
+    assert mipp.BlockPlan.from_json(plan.to_json()).removed == plan.removed
+
+
+def counted(milliseconds):
+    """A stopwatch for which a run takes as long as a function of its operations says."""
+
     def stopwatch(works, *, seconds, fewest, device):
         times = []
         for work in works:
             with torch.utils.flop_counter.FlopCounterMode(display=False) as counter:
                 work()
-            times.append(torch.full((25,), counter.get_total_flops() / 1e3).double().numpy())
+            times.append(
+                torch.full((25,), milliseconds(counter.get_total_flops())).double().numpy()
+            )
         return times
 
-    settings = mipp.Latency(stopwatch=stopwatch)
+    return mipp.Latency(stopwatch=stopwatch)
+
+
+def test_blocks_that_save_time_only_together_go_one_after_the_other():
+    """One block less saves nothing that can be measured; two do, and no more have to go."""
+    net, x = stacked(4), vectors()[0]
+    with torch.utils.flop_counter.FlopCounterMode(display=False) as counter, torch.no_grad():
+        net(x[:1])
+    whole = counter.get_total_flops()
+    steps = counted(lambda flops: 10.0 if flops > 0.7 * whole else 5.0)
+    plan = planned(net, "latency=60%", latency=steps)
+    assert plan.after.units == 2
+    assert plan.after.latency == 5.0
+    with pytest.raises(errors.BudgetError, match=r"without all 3 blocks that may go \(protect= ke"):
+        planned(net, "latency=10%", latency=steps, protect="1.layers.0")
+
+
+def test_a_budget_of_latency_is_measured_on_the_model_without_the_blocks():
+    settings = counted(lambda flops: flops / 1e3)
     plan = planned(stacked(), "latency=60%", latency=settings)
     assert plan.after.latency <= 0.6 * plan.before.latency
     assert "ms (" in str(plan)
@@ -179,6 +240,7 @@ def test_each_kind_of_refit_keeps_the_model_ordinary(refit):
     [
         ({"budget": "information=99%"}, "expected macs=, params=, latency= or units="),
         ({"budget": None}, "No budget was given"),
+        ({"protect": "*"}, r"without all 0 blocks that may go \(protect= keeps 4\) units=4"),
         ({"budget": "macs=1%"}, r"without all 4 blocks that may go macs="),
         ({"method": "l2"}, "has no use for method"),
         ({"wrong": 1}, "has no option wrong"),
@@ -202,6 +264,8 @@ def test_a_plan_shows_itself(tmp_path):
     assert "<title>made pruned to units=50%</title>" in page
     for words in ("nats lost before a refit", "Whole blocks, order greedy", "1.layers.3"):
         assert words in page
+    with pytest.raises(errors.InputError, match=r"expected plans of units.*Leave it out"):
+        plan.report(tmp_path / "plan.html", others=[plan])
     assert "Plan of blocks" in plan._repr_html_()
     assert plan.metrics()["macs/left"] == plan.after.macs / plan.before.macs
     assert BlockOptions().order == plan.record.options["order"]

@@ -6,7 +6,7 @@ from torch import nn
 
 from mipp import errors, graph, models, statistics
 from mipp.removable import removable_blocks
-from tests.blocks.nets import Plain, Residual, Stack, stacked
+from tests.blocks.nets import Plain, Residual, Shared, Stack, stacked
 
 
 def found(model, x, *patterns):
@@ -121,12 +121,64 @@ def test_a_block_whose_other_output_is_needed_stays():
     assert "what else it gives" in reasons(blocks)["layers.0"]
 
 
+class InPlace(Residual):
+    def forward(self, x):
+        x += self.second(self.first(x).relu())
+        return x
+
+
+class Outer(nn.Module):
+    """A block with blocks inside."""
+
+    def __init__(self):
+        super().__init__()
+        self.parts = nn.ModuleList([Residual(6), Stack(6, 1)])
+
+    def forward(self, x):
+        return x + self.parts[1](self.parts[0](x))
+
+
+@pytest.mark.parametrize(
+    ("net", "expected"),
+    [
+        (nn.Sequential(Residual(6), Residual(6), nn.Linear(6, 3)), ["0", "1"]),
+        (nn.Sequential(Outer(), Outer(), nn.Linear(6, 3)), ["0", "1"]),
+        (nn.Sequential(nn.Linear(6, 8), InPlace(8), InPlace(8)), ["1", "2"]),
+    ],
+)  # fmt: skip
+def test_a_sum_with_the_input_of_the_model_or_in_place_is_one_too(net, expected):
+    x = torch.randn(4, 6)
+    before = x.clone()
+    blocks = found(net, x)
+    assert names(blocks) == expected
+    assert all(block.residual for block in blocks.blocks)
+    assert torch.equal(x, before)
+    assert not x.requires_grad
+
+
+def test_a_block_twice_in_a_list_stays_and_the_others_can_go():
+    net = Stack(8, 3)
+    net.layers = nn.ModuleList([net.layers[0], net.layers[0], net.layers[1], net.layers[2]])
+    blocks = found(net, torch.randn(4, 8))
+    assert names(blocks) == ["layers.2", "layers.3"]
+    assert [block.gone.siblings for block in blocks.blocks] == [4, 4]
+    assert "called 2 times" in reasons(blocks)["layers.0"]
+
+
+def test_a_block_with_another_name_is_found_in_its_list():
+    blocks = found(Shared("block"), torch.randn(4, 6))
+    assert names(blocks) == [f"layers.{n}" for n in range(4)]
+    assert blocks.blocks[3].params == 0  # the other name still holds it
+
+
 def test_a_model_without_blocks_says_why_there_are_none():
     net = nn.Sequential(nn.Linear(6, 8), nn.Sequential(nn.Linear(8, 4), nn.ReLU()))
     with pytest.raises(errors.GraphError, match=r"(?s)No block of Sequential .*\(8,\) an example"):
         found(net, torch.randn(4, 6))
     with pytest.raises(errors.InputError, match=r"blocks='layer\.\*' names no module of Seq"):
         found(net, torch.randn(4, 6), "layer.*")
+    with pytest.raises(errors.GraphError, match=r"a list, .* name what is in it: 1\.layers\.\*"):
+        found(stacked(), torch.randn(4, 6), "1.layers")
     with pytest.raises(errors.InputError, match="which it lies in"):
         found(stacked(), torch.randn(4, 6), "1", "1.layers.*")
 

@@ -7,7 +7,7 @@ from torch import nn
 import mipp
 from mipp import errors, models
 from mipp.surgery import RemovedBlock, recorded_blocks, without_blocks
-from mipp.surgery.blocks import new_name, original_name
+from mipp.surgery.block_names import new_name, original_name
 from tests.blocks.nets import Residual, Stack, stacked
 
 GONE = [
@@ -21,7 +21,7 @@ GONE = [
     [
         ("a.0.w", "a.0.w"), ("a.1.w", None), ("a.2.b.0.w", None), ("a.2.b.2.w", "a.1.b.1.w"),
         ("a.3", "a.2"), ("c.w", None), ("d.first.w", None), ("d.second.w", "d.second.w"),
-        ("e", "e"),
+        ("e", "e"), ("", ""),
     ],
 )  # fmt: skip
 def test_names_before_and_after(before, after):
@@ -105,6 +105,17 @@ def test_a_built_in_net_is_loaded_from_the_file_alone(tmp_path):
     small = mipp.prune(net, [x], "units=60%", granularity="block", refit=False)
     mipp.save(small, tmp_path / "small.safetensors")
     assert torch.equal(mipp.load(tmp_path / "small.safetensors")(x), small(x))
+
+
+def test_blocks_of_the_model_itself_are_in_its_file(tmp_path):
+    net = nn.Sequential(nn.Linear(6, 8), *(Residual(8) for _ in range(3)), nn.Linear(8, 3)).eval()
+    x = torch.randn(64, 6)
+    small = mipp.prune(net, [x], "units=50%", granularity="block", refit=False)
+    small = mipp.prune(small, [x], "units=70%", method="l2", refit=False)
+    mipp.save(small, tmp_path / "small.safetensors")
+    again = mipp.load(net, tmp_path / "small.safetensors")
+    assert torch.equal(again.eval()(x), small(x))
+    assert mipp.original_indices(again) == mipp.original_indices(small)
 
 
 def test_a_block_that_leaves_an_identity_is_saved_too(tmp_path):

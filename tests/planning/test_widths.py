@@ -85,7 +85,7 @@ def test_numbers_can_be_given_and_groups_that_are_not_named_are_whole():
         ({"widths": {"2": 0}}, "gives group 2 0 units; expected 1 to 8"),
         ({"widths": {"2": 4}, "protect": "2"}, "gives group 2 4 units; expected 8 to 8"),
         ({"widths": {"2": 0.5}}, "gives group 2 0.5; expected a number of units"),
-        ({"widths": 4}, "widths=4; expected a plan, or a mapping"),
+        ({"widths": 4}, "widths=4; expected a plan of units, or a mapping"),
         ({"widths": {"2": 4}, "budget": "macs=50%"}, "widths= was given with a budget"),
         ({"widths": {"2": 4}, "confidence": 0.9}, "widths= was given with a budget or a stop rule"),
     ],

@@ -10,9 +10,13 @@ from torch import nn
 
 import mipp
 from mipp import errors
+from tests.blocks.nets import stacked
 
 NOISE = 0.1
 OTHERS = (None, True, -1, 0, 3, 10**30, 0.5, -0.5, "", "x", "own", "latency", [], [1], {}, {"x": 1})
+
+
+KINDS = ("units", "collapsed", "weights", "own weights", "blocks")
 
 
 @pytest.fixture(scope="module")
@@ -23,22 +27,30 @@ def net():
 
 @pytest.fixture(scope="module")
 def texts(net):
-    """Plans as text: of units, with a latency that was measured, and of single weights."""
+    """Plans as text: of units, with a latency that was measured, of weights and of blocks."""
     batches = [torch.randn(64, 6)]
     units = mipp.plan(net, batches, "units=50%", noise=NOISE)
     empty = mipp.plan(net, batches, "units=2", method="l2", min_units=0)
     weights = mipp.plan(net, batches, "params=50%", noise=NOISE, granularity="weight")
     own = mipp.plan(net, batches, "params=50%", granularity="weight", method="wanda", refit="own")
+    blocks = mipp.plan(stacked(3), batches, "units=50%", granularity="block")
     return {
         "units": units.to_json(),
         "collapsed": empty.to_json(),
         "weights": weights.to_json(),
         "own weights": own.to_json(),
+        "blocks": blocks.to_json(),
     }
 
 
 def _type(kind):
+    if kind == "blocks":
+        return mipp.BlockPlan
     return mipp.WeightPlan if "weights" in kind else mipp.Plan
+
+
+def _net(kind, net):
+    return stacked(3) if kind == "blocks" else net
 
 
 def _places(value, path=()):
@@ -74,7 +86,7 @@ def _changed(text, rng):
     return json.dumps(content)
 
 
-@pytest.mark.parametrize("kind", ["units", "collapsed", "weights", "own weights"])
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("seed", range(3))
 def test_a_changed_plan_is_refused_unless_it_says_the_same(net, texts, kind, seed):
     rng = random.Random(seed)
@@ -83,7 +95,7 @@ def test_a_changed_plan_is_refused_unless_it_says_the_same(net, texts, kind, see
     for _ in range(100):
         changed = _changed(text, rng)
         try:
-            plan = _type(kind).from_json(changed, net)
+            plan = _type(kind).from_json(changed, _net(kind, net))
         except errors.FileError:
             refused += 1
             continue
@@ -93,7 +105,7 @@ def test_a_changed_plan_is_refused_unless_it_says_the_same(net, texts, kind, see
     assert refused > 80
 
 
-@pytest.mark.parametrize("kind", ["units", "collapsed", "weights", "own weights"])
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("seed", range(3))
 def test_a_plan_without_digest_is_refused_or_can_be_shown(net, texts, kind, seed):
     content = json.loads(texts[kind])
@@ -102,7 +114,7 @@ def test_a_plan_without_digest_is_refused_or_can_be_shown(net, texts, kind, seed
     refused = 0
     for _ in range(100):
         try:
-            plan = _type(kind).from_json(_changed(text, rng), net)
+            plan = _type(kind).from_json(_changed(text, rng), _net(kind, net))
         except (errors.FileError, errors.InputError):
             refused += 1
             continue

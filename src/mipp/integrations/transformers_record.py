@@ -14,7 +14,8 @@ from mipp.integrations.transformers_config import Followed
 from mipp.origin import Applied, Source, note_plans, note_source, plans_of, source_of
 from mipp.records import AxisKey
 from mipp.surgery import installed_version, recorded_sizes, slice_model
-from mipp.surgery.blocks import RemovedBlock, note_blocks, recorded_blocks
+from mipp.surgery.block_names import RemovedBlock
+from mipp.surgery.blocks import note_blocks, recorded_blocks
 from mipp.surgery.file_record import ADVICE
 from mipp.surgery.keeps import AttributeKeep, AxisKeep
 from mipp.surgery.kept_record import recorded_axes, write_record

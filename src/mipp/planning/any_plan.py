@@ -2,41 +2,80 @@
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, Self, TypeVar
 
 from torch import nn
 
-from mipp import graph, statistics, tuning
+from mipp import graph, statistics, surgery, tuning
 from mipp.checks import checked
 from mipp.errors import InputError
 from mipp.options import Outputs, Progress
 from mipp.origin import Applied, note_plans, plans_of
+from mipp.planning.model_outputs import check_same_outputs
+from mipp.planning.option_values import recorded_refit
 from mipp.planning.plan_figures import dataframe
 from mipp.planning.tune import tune_read
 from mipp.problem import calibration
 from mipp.records import Refusal
 from mipp.report import Measured, write
 from mipp.retrain import AnyStep
+from mipp.tracing.guards import gradients_enabled
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
 Model = TypeVar("Model", bound=nn.Module)
+Row = TypeVar("Row")
+"""What a plan does to one group, block or layer."""
+Total = TypeVar("Total")
+"""What the whole model costs."""
 
 
-class AnyPlan(Generic[Model]):
-    """Common base of the plans of units, of blocks and of single weights."""
+@dataclass(frozen=True, eq=False)
+class AnyPlan(Generic[Model, Row, Total]):
+    """Common base of the plans of units, of blocks and of single weights.
+
+    Attributes:
+        record: the plan as plain data.
+        model: that the plan is for; None if it was read without.
+        batches: calibration batches, for a refit.
+        refit: how the remaining weights take over; None for not at all.
+        seconds: how long each stage took.
+        outputs: as in the options.
+    """
 
     record: Any
-    model: Model | None
-    batches: Sequence[statistics.Batch]
-    seconds: Mapping[str, float] | None
-    outputs: Outputs | None
+    model: Model | None = None
+    batches: Sequence[statistics.Batch] = ()
+    refit: "surgery.Refit | Literal['own'] | None" = None
+    seconds: Mapping[str, float] | None = None
+    outputs: Outputs | None = None
+    _read_record: ClassVar[Callable[..., Any]]
+    _read_refit: ClassVar[Callable[..., Any]] = staticmethod(recorded_refit)
     _page: ClassVar[Callable[..., str]]
     _notebook: ClassVar[Callable[..., str]]
     _figures: ClassVar[Callable[..., dict[str, float]]]
+
+    @property
+    def summary(self) -> tuple[Row, ...]:
+        """What happens to each group, block or layer: its nats, and what it costs."""
+        return self.record.summary
+
+    @property
+    def before(self) -> Total:
+        """Cost of the whole model before pruning.
+
+        In a plan of blocks its units are the blocks that can be taken out. In one of single weights
+        it counts the weights and parameters that are not zero.
+        """
+        return self.record.before
+
+    @property
+    def after(self) -> Total:
+        """The same after pruning; units that stay for their shape alone are free."""
+        return self.record.after
 
     @property
     def refused(self) -> tuple[Refusal, ...]:
@@ -76,6 +115,91 @@ class AnyPlan(Generic[Model]):
         """The plan as text; `from_json` reads it back."""
         return self.record.to_json()
 
+    @classmethod
+    @gradients_enabled()
+    def from_json(
+        cls,
+        text: str,
+        model: Model | None = None,
+        batches: Iterable[Any] | None = None,
+        outputs: Outputs | None = None,
+    ) -> Self:
+        """Reads a plan.
+
+        Args:
+            text: as `to_json` wrote it.
+            model: that the plan was made for; needed for `apply`.
+            batches: calibration batches; needed for a refit, for tuning and for `Plan.mask`.
+            outputs: the function that the plan was made with, if there was one; a plan of units
+                needs it with ``batches``, the others to tune.
+
+        Raises:
+            InputError: batches for a plan of units without the ``outputs`` that it was made with,
+                or with some where there were none.
+            FileError: when the text is damaged.
+            CalibrationError: when the batches cannot be used.
+        """
+        record = cls._read_record(text)
+        refit = cls._read_refit(record.options)
+        if model is None:
+            return cls(record, refit=refit)
+        own: Model = graph.unwrap(model)  # type: ignore[assignment] # of the model, or inside
+        samples = record.options.get("samples")
+        wanted = samples if isinstance(samples, int) else None
+        read = [] if batches is None else calibration(own, batches, wanted)
+        plan = cls(record, own, read, refit, outputs=outputs)
+        return plan._traced_again()
+
+    def _traced_again(self) -> Self:
+        """With what a plan that was read from text has to find in its model."""
+        return self
+
+    @gradients_enabled()
+    def apply(
+        self,
+        refit: "surgery.Refit | str | bool | None" = True,
+        *,
+        tune: "tuning.Tune | bool" = False,
+        progress: Progress | bool | None = None,
+    ) -> Model:
+        """The pruned model: a new one, an ordinary module; the original is untouched.
+
+        It is smaller without units or blocks; in place of single weights it has zeros.
+
+        A refit runs all calibration examples through the new model. Under ``torch.distributed``
+        all processes fit together, each with its own batches, and all have to call this.
+
+        Args:
+            refit: True as planned, False to leave the weights that stay as they are, or a mode or a
+                `mipp.Refit` record. For single weights also ``"own"``, the weights that the method
+                gives.
+            tune: True, or a `mipp.Tune` record, to tune the new model on the calibration examples
+                afterwards, without labels; zeros stay zero. `mipp.tune` says how, and what came of
+                it.
+            progress: as in `mipp.plan`; stages are ``refit`` (layers) and ``tune`` (steps).
+
+        Raises:
+            InputError: a plan without its model, or of another one; a refit or tuning without
+                batches.
+            SurgeryError: the model cannot be copied, or refitted weights are not finite.
+            MippError: as `mipp.tune` does.
+        """
+        model, settings = self._model(), tuning.read_tune(tune)
+        small = self._applied(model, refit, progress)
+        self._note(model, small)
+        if settings is not None:
+            self.tune(small, settings, progress=progress)
+        return small
+
+    def _applied(
+        self,
+        model: Model,
+        refit: "surgery.Refit | str | bool | None",
+        progress: Progress | bool | None,
+    ) -> Model:
+        """The pruned model, refitted."""
+        raise NotImplementedError
+
     @checked
     def report(
         self,
@@ -83,7 +207,7 @@ class AnyPlan(Generic[Model]):
         measured: "Measured | None" = None,
         *,
         name: str | None = None,
-        others: "Sequence[AnyPlan[Model]]" = (),
+        others: "Sequence[AnyPlan[Model, Any, Any]]" = (),
     ) -> None:
         """Writes one HTML file: what goes and what that loses, sizes, refusals, options.
 
@@ -97,12 +221,18 @@ class AnyPlan(Generic[Model]):
                 the frontier of information against cost.
 
         Raises:
-            InputError: Plotly is not installed, or a name that ends in neither ``.html`` nor
-                ``.htm``.
+            InputError: Plotly is not installed, a name that ends in neither ``.html`` nor ``.htm``,
+                or ``others`` with a plan that is not of units.
             FileError: the file cannot be written.
         """
+        records = [plan.record for plan in (self, *others)]
+        if others and not all(isinstance(record, surgery.PlanRecord) for record in records):
+            raise InputError(
+                "others= was given with a plan of blocks or of single weights; expected plans of "
+                "units, which alone have a frontier of information against cost. Leave it out."
+            )
         known = type(self.model).__name__ if name is None and self.model is not None else name or ""
-        more = {"others": [other.record for other in others]} if others else {}
+        more = {"others": records[1:]} if others else {}
         page = self._page(self.record, name=known, seconds=self.seconds, measured=measured, **more)
         write(Path(path), page)
 
@@ -114,13 +244,12 @@ class AnyPlan(Generic[Model]):
             )
         return self.model
 
-    def _check_batches(self) -> None:
-        """Raises `InputError` where a refit has no batches."""
+    def _check_batches(self, what: str = "A refit", other: str = "call apply(refit=False)") -> None:
+        """Raises `InputError` where what needs batches has none; ``other``: what else to do."""
         if not self.batches:
             raise InputError(
-                "A refit needs calibration batches, and this plan has none. Read it with "
-                f"mipp.{type(self).__name__}.from_json(text, model, batches), or call "
-                "apply(refit=False)."
+                f"{what} needs calibration batches, and this plan has none. Read it with "
+                f"mipp.{type(self).__name__}.from_json(text, model, batches), or {other}."
             )
 
     def tune(
@@ -154,25 +283,20 @@ class AnyPlan(Generic[Model]):
             True
         """
         small = graph.unwrap(small)
-        if not self.batches:
-            raise InputError(
-                "Tuning needs calibration batches, and this plan has none. Read it with "
-                f"mipp.{type(self).__name__}.from_json(text, model, batches), or leave tune= out."
-            )
-        recorded = self.record.options.get("outputs")
-        if recorded is not None and self.outputs is None:
-            raise InputError(
-                f"the plan was made for the outputs that {recorded} picks, and is read without it. "
-                "Apply it without tune=, and call mipp.tune(small, model, batches, outputs=...)."
-            )
+        self._check_batches("Tuning", "leave tune= out")
+        self._check_outputs()
         return tune_read(
             small, self._model(), self.batches, tuning.read_tune(settings) or tuning.Tune(),
             self.outputs, self._memory(), self._step(small), self._seed(), progress,
         )  # fmt: skip
 
-    def _step(self, small: nn.Module) -> AnyStep | None:
+    def _check_outputs(self) -> None:
+        """Raises `InputError` without the function that picks the outputs of the plan."""
+        check_same_outputs(self.record.options.get("outputs"), self.outputs, type(self).__name__)
+
+    def _step(self, small: nn.Module) -> AnyStep | None:  # noqa: ARG002 - of those that hold zeros
         """In place of ``optimizer.step()``, to keep what has to be zero; None for nothing."""
-        raise NotImplementedError
+        return None
 
     def _note(self, model: nn.Module, small: nn.Module) -> None:
         """Notes this plan on the small model, after those that the model has."""
@@ -190,13 +314,3 @@ class AnyPlan(Generic[Model]):
     def _seed(self) -> int:
         seed = self.record.options.get("seed", 0)
         return seed if isinstance(seed, int) else 0
-
-
-def read_batches_of(
-    model: nn.Module, batches: Iterable[Any] | None, options: Mapping[str, Any]
-) -> list[statistics.Batch]:
-    """The batches given for a plan that is read from text, as many as it was made with."""
-    samples = options.get("samples")
-    if batches is None:
-        return []
-    return calibration(model, batches, samples if isinstance(samples, int) else None)

@@ -1,32 +1,21 @@
-"""Which blocks go: those whose absence costs the fewest nats for what it saves.
-
-The loss is the divergence of the answers of the model without blocks from those of the whole model,
-in nats for each prediction. Where the answer is no class scores it is half the squared error as a
-share of the variance, which is the divergence of normal distributions of that variance.
-"""
+"""Which blocks go: those whose absence costs the fewest nats for what it saves."""
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
-import torch
 from torch import nn
 
-from mipp import latency, processes, selection, statistics, tuning
+from mipp import selection, statistics
 from mipp.errors import BudgetError, SurgeryError
 from mipp.options import BlockOptions, Progress
-from mipp.planning.latency_budget import FEWEST, Timed
-from mipp.planning.model_outputs import answering
+from mipp.planning.block_losses import Losses
+from mipp.planning.block_speed import BlockSpeed
+from mipp.planning.latency_budget import Timed
 from mipp.prunable import example
-from mipp.records import Cost
+from mipp.records import Cost, Refusal
 from mipp.removable import Block, Removable, difference
-from mipp.statistics.loss import answer_tensors
-from mipp.surgery import RemovedBlock, without_blocks
-from mipp.tracing.guards import measuring
-from mipp.tuning.examples import Examples, units
-from mipp.tuning.teacher import Teacher
 
 
 @dataclass(frozen=True)
@@ -47,130 +36,6 @@ class BlockChoice:
     latency: tuple[Timed, Timed, Mapping[str, Any]] | None = None
 
 
-class Losses:
-    """Nats that are lost without blocks, each set of blocks measured once.
-
-    Args:
-        model: the whole model.
-        batches: calibration batches.
-        options: of the plan.
-        progress: called as ``progress("score", done, total)``.
-    """
-
-    def __init__(
-        self,
-        model: nn.Module,
-        batches: Sequence[statistics.Batch],
-        options: BlockOptions,
-        progress: Progress,
-    ) -> None:
-        self._model, self._progress, self._outputs = model, progress, options.outputs
-        data = _first(batches, options.score_samples)
-        parts = [(number, torch.arange(units(batch))) for number, batch in enumerate(data)]
-        self._examples = Examples(data, parts, [], max(map(len, data)))
-        device = next((p.device for p in model.parameters()), torch.device("cpu"))
-        with torch.no_grad(), measuring(model):
-            settings = tuning.Tune(loss=options.loss)  # type: ignore[arg-type] # as was checked
-            seen = answering(model, options.outputs)
-            self._teacher = Teacher(seen, self._examples, settings, options.memory / 4, device)
-        self._known: dict[frozenset[str], float] = {frozenset(): 0.0}
-        self.total = 1
-
-    def __call__(self, blocks: Sequence[RemovedBlock]) -> float:
-        """Nats for each prediction that the model loses without the blocks."""
-        key = frozenset(block.name for block in blocks)
-        if key not in self._known:
-            self._known[key] = self._measured(blocks)
-            done = len(self._known) - 1
-            self._progress("score", done, max(self.total, done))
-        return self._known[key]
-
-    def _measured(self, blocks: Sequence[RemovedBlock]) -> float:
-        small = answering(without_blocks(self._model, blocks, shared=True), self._outputs)
-        teacher, sums, counts = self._teacher, [], []
-        with torch.no_grad(), measuring(small):
-            for parts in self._examples.pieces(self._examples.trained):
-                batch = self._examples.batch(parts).to(teacher.device)
-                answers = teacher.answers(parts, batch)
-                with statistics.blaming(parts[0][0]):
-                    found = answer_tensors(small(*batch.args, **batch.kwargs))
-                some, n = teacher.apart(found, answers, batch, 1.0)
-                sums.append(some.double())
-                counts.append(n.double())
-        total, count = torch.stack(sums).sum(0), torch.stack(counts).sum(0)
-        processes.all_reduce("the divergence without blocks", total, count)
-        lost = float((total / count.clamp(min=1)).mean())
-        lost = lost if teacher.unit == "nats" else lost / 2
-        return lost if math.isfinite(lost) else math.inf
-
-
-def _first(batches: Sequence[statistics.Batch], samples: int) -> list[statistics.Batch]:
-    """The first examples of the batches."""
-    found, count = [], 0
-    for batch in batches:
-        if count >= samples:
-            break
-        found.append(batch.part(0, samples - count))
-        count += len(found[-1])
-    return found
-
-
-class BlockSpeed:
-    """How long the model takes, and how much of that each block.
-
-    Args:
-        model: the whole model.
-        blocks: of it.
-        batches: calibration batches.
-        settings: how it is measured.
-    """
-
-    def __init__(
-        self,
-        model: nn.Module,
-        blocks: Sequence[Block],
-        batches: Sequence[statistics.Batch],
-        settings: latency.Latency,
-    ) -> None:
-        self._model, self._settings = model, settings
-        self._device = next((p.device for p in model.parameters()), torch.device("cpu"))
-        self._example = batches[0].part(0, settings.batch).to(self._device)
-        small = [without_blocks(model, [block.gone], shared=True) for block in blocks]
-        with measuring(model):
-            runs = self._time([model, *(one.eval() for one in small)])
-        whole, *without = (float(np.median(mine)) for mine in runs)
-        self.full = Timed(whole, latency.scatter(runs[0]))
-        self.saved = {b.name: max(whole - ms, 0.0) for b, ms in zip(blocks, without, strict=True)}
-
-    def time(self, blocks: Sequence[RemovedBlock]) -> Timed:
-        """The time of the model without the blocks, in turns with the whole one."""
-        small = without_blocks(self._model, blocks, shared=True)
-        with measuring(self._model):
-            full, mine = self._time([self._model, small.eval()])
-        ratio = float(np.median(mine) / np.median(full))
-        return Timed(ratio * self.full.ms, latency.scatter(mine, full) * self.full.ms)
-
-    def describe(self, checked: Timed) -> dict[str, Any]:
-        """How it was measured, as plain values."""
-        return {
-            "batch": self._settings.batch,
-            "threads": torch.get_num_threads(),
-            "device": str(self._device),
-            "scatter_ms": [self.full.scatter, checked.scatter],
-        }
-
-    def _time(self, models: Sequence[nn.Module]) -> list[Any]:
-        args, kwargs = self._example.args, dict(self._example.kwargs)
-        works = [_call(model, args, kwargs) for model in models]
-        return self._settings.stopwatch(
-            works, seconds=self._settings.model_seconds, fewest=FEWEST, device=self._device
-        )
-
-
-def _call(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> latency.Work:
-    return lambda: model(*args, **kwargs)
-
-
 class Search:
     """The choice of blocks for budgets.
 
@@ -181,6 +46,9 @@ class Search:
         options: of the plan.
         progress: as in `Losses`.
         protected: names of blocks that stay.
+
+    Attributes:
+        found: the blocks without which the answers are finite.
     """
 
     def __init__(
@@ -192,12 +60,13 @@ class Search:
         progress: Progress,
         protected: Sequence[str] = (),
     ) -> None:
-        self._model, self._found, self._batches, self._options = model, found, batches, options
-        self._free = [block for block in found.blocks if block.name not in protected]
+        self._model, self._batches, self._options = model, batches, options
         self._losses = Losses(model, batches, options, progress)
-        n = len(self._free)
+        n = sum(block.name not in protected for block in found.blocks)
         self._losses.total = n if options.order == "ordered" else n * (n + 1) // 2
         self._alone = {block.name: self._losses([block.gone]) for block in found.blocks}
+        self.found = _with_finite_answers(found, self._alone)
+        self._free = [block for block in self.found.blocks if block.name not in protected]
         self._speed: BlockSpeed | None = None
 
     def choose(self, budget: selection.Budget) -> BlockChoice:
@@ -206,40 +75,52 @@ class Search:
         Raises:
             BudgetError: it is not met without all blocks that may go.
             SurgeryError: the model without the blocks computes something else than the model that
-                goes around them.
+                goes around them, or answers that are not finite.
         """
         if "latency" in budget.bounds and self._speed is None:
             self._speed = BlockSpeed(
-                self._model, self._found.blocks, self._batches, self._options.latency
+                self._model, self.found.blocks, self._batches, self._options.latency
             )
         limits = budget.limits(self.cost([]))
-        self._check_reachable(budget, limits)
-        going = self._first_to_go(limits)
+        # whether a latency can be met is only known once it is measured
+        self._check_reachable(budget, {n: m for n, m in limits.items() if n != "latency"})
+        going = self._with_more(limits, [])
         times = None
         if self._speed is not None and "latency" in limits:
             going, times = self._in_time(self._speed, limits, going)
         self._check_same(going)
         nats = tuple(self._losses([b.gone for b in going[: n + 1]]) for n in range(len(going)))
+        if not all(map(math.isfinite, nats)):
+            raise _not_alike(going, "the answers are not finite")
         return BlockChoice(tuple(b.name for b in going), nats, self._alone, times)
 
     def cost(self, going: Sequence[Block]) -> Cost:
         """Cost of the model without blocks; its latency as the single blocks say."""
-        found, gone = self._found, {block.name for block in going}
+        found, gone = self.found, {block.name for block in going}
         time = None
         if self._speed is not None:
             time = self._speed.full.ms - sum(self._speed.saved[name] for name in gone)
         return Cost(
             macs=found.macs - sum(block.macs for block in going),
-            params=found.params - sum(block.params for block in going),
+            params=found.params_without(gone),
             units=len(found.blocks) - len(going),
             latency=time,
         )
 
-    def _first_to_go(self, limits: Mapping[str, float]) -> list[Block]:
-        """Blocks until the limits are met, the least loss for what is saved first."""
-        full, going = self.cost([]), list[Block]()
+    def _with_more(self, limits: Mapping[str, float], going: Sequence[Block]) -> list[Block]:
+        """Blocks that go, and more until the limits are met.
 
-        def price(block: Block, base: Sequence[Block]) -> float:
+        The least loss for what is saved goes first. By the times of single blocks a latency can
+        seem out of reach, and be met by several together: then one more goes, and the caller
+        measures.
+        """
+        full, going = self.cost([]), list(going)
+        if self._met(limits, going):
+            return going
+        sure = {name: limit for name, limit in limits.items() if name != "latency"}
+        wanted = limits if self._met(limits, self._free) else sure
+
+        def price(block: Block, base: Sequence[Block]) -> tuple[bool, float]:
             without, to = self.cost([*base, block]), self.cost(base)
             saved = 0.0
             for name, limit in limits.items():
@@ -248,24 +129,24 @@ class Search:
                 saved += min(here - getattr(without, name), need) / getattr(full, name)
             before = self._losses([b.gone for b in base])
             lost = self._losses([b.gone for b in (*base, block)]) - before
+            if saved <= 0:
+                return True, lost  # after all that save something
             # what loses nothing, or less than nothing, is best whatever it saves
-            return math.inf if saved <= 0 else lost / saved if lost > 0 else lost * saved
+            return False, lost / saved if lost > 0 else lost * saved
 
         ranked = sorted(self._free, key=lambda block: price(block, []))
-        while not self._met(limits, going):
-            left = [block for block in ranked if block not in going]
+        while left := [block for block in ranked if block not in going]:
             if self._options.order == "greedy":
                 left = sorted(left, key=lambda block: price(block, going))
-            if not left:
-                raise self._unreachable(limits)
             going.append(left[0])
+            if self._met(wanted, going):
+                break
         return going
 
     def _in_time(
         self, speed: BlockSpeed, limits: Mapping[str, float], going: list[Block]
     ) -> tuple[list[Block], tuple[Timed, Timed, Mapping[str, Any]]]:
         """More blocks until the real model is fast enough."""
-        limits = dict(limits)
         target = limits["latency"]
         while True:
             found = speed.time([block.gone for block in going])
@@ -275,45 +156,57 @@ class Search:
             if len(going) == len(self._free):
                 raise BudgetError(
                     f"A latency of {target:.4g} ms was asked for; without all {len(going)} blocks "
-                    f"that may go the model takes {found.ms:.4g} ms. Ask for more."
+                    f"that may go{self._kept()} the model takes {found.ms:.4g} ms. Ask for more."
                 )
             known = self.cost(going).latency
             assert known is not None
-            limits["latency"] = min(known - over, known - 1e-9)
-            more = self._first_to_go(limits) if self._could(limits) else list(self._free)
-            going = more if len(more) > len(going) else [
-                *going, next(b for b in self._free if b not in going)
-            ]  # fmt: skip
+            lower = known - max(over, 1e-6 * abs(known))
+            going = self._with_more({**limits, "latency": lower}, going)
 
     def _met(self, limits: Mapping[str, float], going: Sequence[Block]) -> bool:
         cost = self.cost(going)
         # sums of shares can be off by a rounding error
         return all(getattr(cost, n) <= limit * (1 + 1e-9) for n, limit in limits.items())
 
-    def _could(self, limits: Mapping[str, float]) -> bool:
-        return self._met(limits, self._free)
-
     def _check_reachable(self, budget: selection.Budget, limits: Mapping[str, float]) -> None:
-        if not self._could(limits):
-            raise self._unreachable(limits, str(budget))
-
-    def _unreachable(self, limits: Mapping[str, float], budget: str = "") -> BudgetError:
+        if self._met(limits, self._free):
+            return
         full, least = self.cost([]), self.cost(self._free)
         known = ", ".join(
             f"{name}={getattr(least, name):,.6g} ({getattr(least, name) / getattr(full, name):.1%})"
             for name in limits
         )
-        return BudgetError(
-            f"The budget {budget or 'given'} cannot be reached: without all {len(self._free)} "
-            f"blocks that may go {known} is left. Ask for more, or prune units, too "
+        raise BudgetError(
+            f"The budget {budget} cannot be reached: without all {len(self._free)} blocks that may "
+            f"go{self._kept()} {known} is left. Ask for more, or prune units, too "
             "(granularity='unit')."
         )
+
+    def _kept(self) -> str:
+        """How many blocks ``protect=`` keeps, for error texts."""
+        kept = len(self.found.blocks) - len(self._free)
+        return f" (protect= keeps {kept})" if kept else ""
 
     def _check_same(self, going: Sequence[Block]) -> None:
         args, kwargs = example(self._model, self._batches)
         why = difference(self._model, [block.gone for block in going], args, kwargs)
         if why:
-            raise SurgeryError(
-                f"Without {', '.join(block.name for block in going)} together, which can each go "
-                f"alone: {why}. Keep one of them with protect=."
-            )
+            raise _not_alike(going, why)
+
+
+def _not_alike(going: Sequence[Block], why: str) -> SurgeryError:
+    return SurgeryError(
+        f"Without {', '.join(block.name for block in going)} together, which can each go alone: "
+        f"{why}. Keep one of them with protect=."
+    )
+
+
+def _with_finite_answers(found: Removable, alone: Mapping[str, float]) -> Removable:
+    """The blocks without which the answers are finite; the others are refused."""
+    wild = [block for block in found.blocks if not math.isfinite(alone[block.name])]
+    more = (Refusal(b.name, 1, "without it the model's answers are not finite") for b in wild)
+    return replace(
+        found,
+        blocks=tuple(block for block in found.blocks if block not in wild),
+        refused=(*found.refused, *more),
+    )

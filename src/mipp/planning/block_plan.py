@@ -7,38 +7,37 @@ all names are still those of the whole model, and takes them out afterwards.
 """
 
 import itertools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from torch import nn
 
-from mipp import graph, processes, selection, statistics, surgery, tuning, weights
+from mipp import processes, selection, statistics, surgery, weights
 from mipp.errors import InputError
-from mipp.options import BlockOptions, Outputs, Progress
+from mipp.options import BlockOptions, Progress
 from mipp.pieces import pieces_of
-from mipp.planning.any_plan import AnyPlan, Model, read_batches_of
+from mipp.planning.any_plan import AnyPlan, Model
 from mipp.planning.block_choice import BlockChoice, Search
 from mipp.planning.block_options import check_block_refit
-from mipp.planning.model_outputs import check_same_outputs, function_name
-from mipp.planning.option_values import read_refit, recorded_refit
+from mipp.planning.model_outputs import function_name
+from mipp.planning.option_values import read_refit
 from mipp.planning.plan_figures import block_metrics
 from mipp.problem import Clock
 from mipp.progress import following
 from mipp.prunable import example, named
 from mipp.records import Consumer, Cost
-from mipp.removable import Removable, removable_blocks
+from mipp.removable import removable_blocks
 from mipp.report import blocks_notebook, blocks_page
 from mipp.surgery.block_record import BlockRecord, BlockSummary
 from mipp.surgery.blocks import check_blocks
 from mipp.surgery.refit.behind import refit_behind
 from mipp.surgery.tensors import check_fingerprint
 from mipp.tracing.block_calls import go_around, run_through, weights_in_order
-from mipp.tracing.guards import gradients_enabled
 
 
 @dataclass(frozen=True, eq=False)
-class BlockPlan(AnyPlan[Model]):
+class BlockPlan(AnyPlan[Model, BlockSummary, Cost]):
     """Which whole blocks go. Nothing is changed until `apply`, and then only a copy.
 
     A plan keeps the model and the calibration batches that it was made with, for `apply`; one that
@@ -68,11 +67,8 @@ class BlockPlan(AnyPlan[Model]):
     """
 
     record: BlockRecord
-    model: Model | None = None
-    batches: Sequence[statistics.Batch] = ()
     refit: surgery.Refit | None = None
-    seconds: Mapping[str, float] | None = None
-    outputs: Outputs | None = None
+    _read_record = BlockRecord.from_json
     _page = staticmethod(blocks_page)
     _notebook = staticmethod(blocks_notebook)
     _figures = staticmethod(block_metrics)
@@ -82,82 +78,13 @@ class BlockPlan(AnyPlan[Model]):
         """Paths of the blocks that go, in the order in which they were chosen."""
         return tuple(row.name for row in self.record.in_order())
 
-    @property
-    def summary(self) -> tuple[BlockSummary, ...]:
-        """Nats, place in the order of removal, MACs and parameters of each block."""
-        return self.record.summary
-
-    @property
-    def before(self) -> Cost:
-        """Cost of the whole model; its units are blocks that can be taken out."""
-        return self.record.before
-
-    @property
-    def after(self) -> Cost:
-        """The same without the blocks."""
-        return self.record.after
-
-    @classmethod
-    @gradients_enabled()
-    def from_json(
-        cls,
-        text: str,
-        model: Model | None = None,
-        batches: Iterable[Any] | None = None,
-        outputs: Outputs | None = None,
-    ) -> "BlockPlan[Model]":
-        """Reads a plan.
-
-        Args:
-            text: as `to_json` wrote it.
-            model: that the plan was made for; needed for `apply`.
-            batches: calibration batches, needed only for a refit and for tuning.
-            outputs: the function that the plan was made with, if there was one; needed with
-                ``batches``.
-
-        Raises:
-            InputError: batches without ``outputs`` for a plan that was made with them, or the
-                reverse.
-            FileError: when the text is damaged.
-            CalibrationError: when the batches cannot be used.
-        """
-        record = BlockRecord.from_json(text)
-        refit = recorded_refit(record.options)
-        if model is None:
-            return cls(record, refit=refit)
-        model = graph.unwrap(model)  # type: ignore[assignment] # of the model, or inside
-        read = read_batches_of(model, batches, record.options)
-        if read:
-            check_same_outputs(record.options.get("outputs"), outputs)
-        return cls(record, model, read, refit, outputs=outputs)
-
-    @gradients_enabled()
-    def apply(
+    def _applied(
         self,
-        refit: "surgery.Refit | str | bool | None" = True,
-        *,
-        tune: "tuning.Tune | bool" = False,
-        progress: Progress | bool | None = None,
+        model: Model,
+        refit: "surgery.Refit | str | bool | None",
+        progress: Progress | bool | None,
     ) -> Model:
-        """The model without the blocks: a new one, an ordinary module; the original is untouched.
-
-        A refit runs all calibration examples through the copy. Under ``torch.distributed`` all
-        processes fit together, each with its own batches, and all have to call this.
-
-        Args:
-            refit: True as planned, False to leave all weights as they are, or a mode or a
-                `mipp.Refit` record.
-            tune: True, or a `mipp.Tune` record, to tune the small model on the calibration examples
-                afterwards, without labels; `mipp.tune` says how, and what came of it.
-            progress: as in `mipp.plan`; stages are ``refit`` (layers) and ``tune`` (steps).
-
-        Raises:
-            InputError: a plan without its model, or of another one; a refit or tuning without
-                batches.
-            SurgeryError: the model cannot be copied, or refitted weights are not finite.
-            MippError: as `mipp.tune` does.
-        """
-        model, settings, gone = self._model(), tuning.read_tune(tune), self.record.removed
+        gone = self.record.removed
         check_fingerprint(model, self.record.fingerprint)
         check_blocks(model, gone)
         config = self.refit if refit is True else read_refit(refit)
@@ -168,13 +95,7 @@ class BlockPlan(AnyPlan[Model]):
             with following(progress) as report, processes.together(model):
                 self._fit(small, model, config, report)
         surgery.take_out(small, gone)
-        self._note(model, small)
-        if settings is not None:
-            self.tune(small, settings, progress=progress)
         return small
-
-    def _step(self, small: nn.Module) -> None:  # noqa: ARG002 - nothing has to be held
-        return None
 
     def _fit(
         self, small: nn.Module, model: nn.Module, config: surgery.Refit, report: Progress
@@ -262,7 +183,7 @@ def block_plans(
         choice = search.choose(budget)
         clock.lap("plan")
         yield BlockPlan(
-            record=_record(own, found, choice, search, options, budget),
+            record=_record(own, choice, search, options, budget),
             model=own,
             batches=batches,
             refit=options.refit,
@@ -273,12 +194,12 @@ def block_plans(
 
 def _record(
     model: nn.Module,
-    found: Removable,
     choice: BlockChoice,
     search: Search,
     options: BlockOptions,
     budget: selection.Budget,
 ) -> BlockRecord:
+    found = search.found
     place = {name: n for n, name in enumerate(choice.order)}
     going = [block for block in found.blocks if block.name in place]
     before = replace(search.cost([]), latency=None)

@@ -58,12 +58,18 @@ def answering(
     return made
 
 
-def check_same_outputs(recorded: object, outputs: Outputs | None) -> None:
-    """Raise `InputError` unless a function is given exactly where the plan was made with one."""
+def check_same_outputs(recorded: object, outputs: Outputs | None, kind: str) -> None:
+    """Raise `InputError` unless a function is given exactly where the plan was made with one.
+
+    Args:
+        recorded: name of the function that the plan was made with; None for none.
+        outputs: the function that is given now.
+        kind: name of the plan's class.
+    """
     if recorded is not None and outputs is None:
         raise InputError(
             f"the plan was made for the outputs that {recorded} picks, and is read without it. "
-            "Give that function: mipp.Plan.from_json(text, model, batches, outputs=...)."
+            f"Give that function: mipp.{kind}.from_json(text, model, batches, outputs=...)."
         )
     if recorded is None and outputs is not None:
         raise InputError(

@@ -162,6 +162,13 @@ def recorded_refit(options: Mapping[str, Any]) -> "surgery.Refit | None":
     )
 
 
+def recorded_weight_refit(
+    options: Mapping[str, Any],
+) -> "surgery.Refit | Literal['own'] | None":
+    """The same for a plan of single weights, which may have those of its method."""
+    return "own" if options.get("refit") == "own" else recorded_refit(options)
+
+
 def read_widths(widths: Any) -> dict[str, int]:
     """Units by group name, from a plan or a mapping of numbers."""
     if isinstance(widths, Mapping):
@@ -170,7 +177,8 @@ def read_widths(widths: Any) -> dict[str, int]:
         found = {name: len(units) for name, units in widths.keep.items()}
     else:
         raise InputError(
-            f"widths={widths!r}; expected a plan, or a mapping of group names to numbers of units."
+            f"widths={shown(widths)}; expected a plan of units, or a mapping of group names to "
+            "numbers of units."
         )
     for name, width in found.items():
         if isinstance(width, bool) or not isinstance(width, Integral):

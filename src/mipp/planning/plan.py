@@ -2,20 +2,20 @@
 
 import itertools
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Self
 
 import torch
 from torch import nn
 
-from mipp import graph, processes, statistics, surgery, tuning
+from mipp import graph, processes, statistics, surgery
 from mipp.checks import checked
 from mipp.errors import InputError
-from mipp.options import Outputs, Progress
-from mipp.planning.any_plan import AnyPlan, Model, read_batches_of
-from mipp.planning.model_outputs import answering, check_same_outputs
-from mipp.planning.option_values import read_refit, recorded_refit
+from mipp.options import Progress
+from mipp.planning.any_plan import AnyPlan, Model
+from mipp.planning.model_outputs import answering
+from mipp.planning.option_values import read_refit
 from mipp.planning.plan_figures import unit_metrics
 from mipp.planning.plan_record import composed
 from mipp.problem import Noted, masks, refit_on_batches
@@ -28,7 +28,7 @@ from mipp.tracing.guards import gradients_enabled
 
 
 @dataclass(frozen=True, eq=False)
-class Plan(AnyPlan[Model]):
+class Plan(AnyPlan[Model, GroupSummary, Cost]):
     """Which units stay. Nothing is changed until `apply`, and then only a copy.
 
     A plan keeps the model and the calibration batches that it was made with, for `apply` and
@@ -38,12 +38,12 @@ class Plan(AnyPlan[Model]):
     Attributes:
         record: the plan as plain data.
         model: that the plan is for; None if it was read without.
-        traced: groups of channels of the model; None if it was read without batches.
         batches: calibration batches, for a refit.
         refit: how the remaining weights take over; None for not at all.
         seconds: how long it took to ``capture`` (passes through the model) and ``plan`` (scoring
             and selection), and to ``train`` where the method does that.
         outputs: as in `mipp.Options`.
+        traced: groups of channels of the model; None if it was read without batches.
         noted: what the model gave while it was measured, for the refit; without it, or after a
             change of the model, the refit runs the model once more.
 
@@ -61,13 +61,10 @@ class Plan(AnyPlan[Model]):
     """
 
     record: surgery.PlanRecord
-    model: Model | None = None
-    traced: ChannelGraph | None = None
-    batches: Sequence[statistics.Batch] = ()
     refit: surgery.Refit | None = None
-    seconds: Mapping[str, float] | None = None
-    outputs: Outputs | None = None
+    traced: ChannelGraph | None = None
     noted: Noted | None = None
+    _read_record = surgery.PlanRecord.from_json
     _page = staticmethod(plan_page)
     _notebook = staticmethod(plan_notebook)
     _figures = staticmethod(unit_metrics)
@@ -104,93 +101,26 @@ class Plan(AnyPlan[Model]):
         """
         return self.record.collapsed
 
-    @property
-    def summary(self) -> tuple[GroupSummary, ...]:
-        """Units, nats, MACs and parameters of each group, before and after."""
-        return self.record.summary
+    def _traced_again(self) -> Self:
+        if self.model is None or not self.batches:
+            return self
+        self._check_outputs()
+        wider = {n: self.record.options.get(n) is True for n in ("head_dims", "residual")}
+        args, kwargs = example(self.model, self.batches)
+        seen = answering(self.model, self.outputs, (args, kwargs))
+        with statistics.advised(self.model, self.batches[0]):
+            traced = graph.trace(seen, args, kwargs, **wider)
+        return replace(self, traced=surgery.with_attention_scale(seen, traced, args, kwargs))
 
-    @property
-    def before(self) -> Cost:
-        """Cost of the whole model before pruning."""
-        return self.record.before
-
-    @property
-    def after(self) -> Cost:
-        """Cost of the whole model after pruning; units that stay for their shape alone are free."""
-        return self.record.after
-
-    @classmethod
-    @gradients_enabled()
-    def from_json(
-        cls,
-        text: str,
-        model: Model | None = None,
-        batches: Iterable[Any] | None = None,
-        outputs: Outputs | None = None,
-    ) -> "Plan[Model]":
-        """Reads a plan.
-
-        Args:
-            text: as `to_json` wrote it.
-            model: that the plan was made for; needed for `apply`.
-            batches: calibration batches, needed only for `mask` and for a refit.
-            outputs: the function that the plan was made with, if there was one; needed with
-                ``batches``.
-
-        Raises:
-            InputError: batches without ``outputs`` for a plan that was made with them, or the
-                reverse.
-            FileError: when the text is damaged.
-            CalibrationError: when the batches cannot be used.
-        """
-        record = surgery.PlanRecord.from_json(text)
-        refit = recorded_refit(record.options)
-        if model is None:
-            return cls(record)
-        model = graph.unwrap(model)  # type: ignore[assignment] # of the model, or inside
-        read = read_batches_of(model, batches, record.options)
-        traced = None
-        if read:
-            wider = {n: record.options.get(n) is True for n in ("head_dims", "residual")}
-            args, kwargs = example(model, read)
-            check_same_outputs(record.options.get("outputs"), outputs)
-            seen = answering(model, outputs, (args, kwargs))
-            with statistics.advised(model, read[0]):
-                traced = graph.trace(seen, args, kwargs, **wider)
-            traced = surgery.with_attention_scale(seen, traced, args, kwargs)
-        return cls(record, model, traced, read, refit, outputs=outputs)
-
-    @gradients_enabled()
-    def apply(
+    def _applied(
         self,
-        refit: "surgery.Refit | str | bool | None" = True,
-        *,
-        tune: "tuning.Tune | bool" = False,
-        progress: Progress | bool | None = None,
+        model: Model,
+        refit: "surgery.Refit | str | bool | None",
+        progress: Progress | bool | None,
     ) -> Model:
-        """The smaller model: a new one, the original is untouched.
-
-        A refit runs all calibration examples through the small model. Under ``torch.distributed``
-        all processes fit together, each with its own batches, and all have to call this.
-
-        Args:
-            refit: True as planned, False to leave the weights that stay as they are, or a mode or a
-                `mipp.Refit` record.
-            tune: True, or a `mipp.Tune` record, to tune the small model on the calibration examples
-                afterwards, without labels; `mipp.tune` says how, and what came of it.
-            progress: as in `mipp.plan`; stages are ``refit`` (layers) and ``tune`` (steps).
-
-        Raises:
-            InputError: a plan without its model, or of another one; a refit or tuning without
-                batches.
-            SurgeryError: the model cannot be copied, or refitted weights are not finite.
-            MippError: as `mipp.tune` does.
-        """
-        model, settings = self._model(), tuning.read_tune(tune)
         small = surgery.apply_plan(model, self.record)
-        self._note(model, small)
         if self.record.unsure:
-            warnings.warn(_not_changed(self.record.unsure), stacklevel=3)
+            warnings.warn(_not_changed(self.record.unsure), stacklevel=4)
         config = self.refit if refit is True else read_refit(refit)
         if config is not None and self.record.axes:
             self._check_batches()
@@ -209,8 +139,6 @@ class Plan(AnyPlan[Model]):
                     self._seed(), after_fit, notes, self._memory(),
                 )  # fmt: skip
                 report("refit", n_layers, n_layers)
-        if settings is not None:
-            self.tune(small, settings, progress=progress)
         return small
 
     def _step(self, small: nn.Module) -> AnyStep | None:
@@ -277,9 +205,7 @@ class Plan(AnyPlan[Model]):
             )
         seen = answering(self._model(), self.outputs)
         record = composed(seen, self.traced, self.record, later.record, self.batches)
-        return Plan(
-            record, self.model, self.traced, self.batches, later.refit, outputs=self.outputs
-        )
+        return replace(self, record=record, refit=later.refit, seconds=None, noted=None)
 
     def _keep(self) -> Keep:
         assert self.traced is not None

@@ -1,19 +1,19 @@
 """A plan of single weights, which leaves a model of the same size with zeros in it."""
 
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from mipp import graph, processes, retrain, statistics, surgery, tuning, weights
+from mipp import graph, processes, retrain, statistics, surgery, weights
 from mipp.checks import checked
 from mipp.errors import InputError
-from mipp.options import Outputs, Progress
-from mipp.planning.any_plan import AnyPlan, Model, read_batches_of
-from mipp.planning.option_values import check_weight_refit, read_refit, recorded_refit
+from mipp.options import Progress
+from mipp.planning.any_plan import AnyPlan, Model
+from mipp.planning.option_values import check_weight_refit, read_refit, recorded_weight_refit
 from mipp.planning.plan_figures import weight_metrics
 from mipp.progress import following
 from mipp.prunable import example
@@ -21,11 +21,10 @@ from mipp.records import BoolArray
 from mipp.report import weights_notebook, weights_page
 from mipp.surgery.mask_record import LayerSummary, MaskRecord, Nonzeros, apply_masks
 from mipp.surgery.tensors import check_fingerprint
-from mipp.tracing.guards import gradients_enabled
 
 
 @dataclass(frozen=True, eq=False)
-class WeightPlan(AnyPlan[Model]):
+class WeightPlan(AnyPlan[Model, LayerSummary, Nonzeros]):
     """Which single weights stay. Nothing is changed until `apply`, and then only a copy.
 
     A plan keeps the model and the calibration batches that it was made with, for `apply` and
@@ -37,9 +36,9 @@ class WeightPlan(AnyPlan[Model]):
         model: that the plan is for; None if it was read without.
         batches: calibration batches, for a refit.
         refit: how the remaining weights take over; None for not at all.
-        own: weights that the method itself gives, by parameter.
         seconds: how long it took to ``capture`` (passes through the model) and ``plan`` (the rest).
         outputs: as in `mipp.WeightOptions`.
+        own: weights that the method itself gives, by parameter.
 
     Examples:
         >>> import torch
@@ -55,13 +54,10 @@ class WeightPlan(AnyPlan[Model]):
     """
 
     record: MaskRecord
-    model: Model | None = None
-    batches: Sequence[statistics.Batch] = ()
-    refit: "surgery.Refit | Literal['own'] | None" = None
     own: Mapping[str, Tensor] | None = None
-    seconds: Mapping[str, float] | None = None
-    outputs: Outputs | None = None
     _masks: dict[str, Tensor] = field(default_factory=dict, init=False, repr=False)
+    _read_record = MaskRecord.from_json
+    _read_refit = staticmethod(recorded_weight_refit)
     _page = staticmethod(weights_page)
     _notebook = staticmethod(weights_notebook)
     _figures = staticmethod(weight_metrics)
@@ -76,79 +72,17 @@ class WeightPlan(AnyPlan[Model]):
         return self._masks
 
     @property
-    def summary(self) -> tuple[LayerSummary, ...]:
-        """Weights, nats and outputs without any weight of each layer, before and after."""
-        return self.record.summary
-
-    @property
-    def before(self) -> Nonzeros:
-        """Weights and parameters of the model that are not zero before pruning."""
-        return self.record.before
-
-    @property
-    def after(self) -> Nonzeros:
-        """The same after pruning."""
-        return self.record.after
-
-    @property
     def collapsed(self) -> tuple[str, ...]:
         """Layers without any weight left, whose outputs are their biases."""
         return tuple(row.name for row in self.summary if row.weights_after == 0)
 
-    @classmethod
-    @gradients_enabled()
-    def from_json(
-        cls, text: str, model: Model | None = None, batches: Iterable[Any] | None = None
-    ) -> "WeightPlan[Model]":
-        """Reads a plan.
-
-        Args:
-            text: as `to_json` wrote it.
-            model: that the plan was made for; needed for `apply`.
-            batches: calibration batches, needed only for a refit.
-
-        Raises:
-            FileError: when the text is damaged.
-            CalibrationError: when the batches cannot be used.
-        """
-        record = MaskRecord.from_json(text)
-        own = record.options.get("refit") == "own"
-        refit: surgery.Refit | Literal["own"] | None
-        refit = "own" if own else recorded_refit(record.options)
-        if model is not None:
-            model = graph.unwrap(model)  # type: ignore[assignment] # of the model, or inside
-            return cls(record, model, read_batches_of(model, batches, record.options), refit)
-        return cls(record, model, (), refit)
-
-    @gradients_enabled()
-    def apply(
+    def _applied(
         self,
-        refit: "surgery.Refit | str | bool | None" = True,
-        *,
-        tune: "tuning.Tune | bool" = False,
-        progress: Progress | bool | None = None,
+        model: Model,
+        refit: "surgery.Refit | str | bool | None",
+        progress: Progress | bool | None,
     ) -> Model:
-        """A copy with the zeros, an ordinary module; the original is untouched.
-
-        A refit runs all calibration examples through the copy. Under ``torch.distributed`` all
-        processes fit together, each with its own batches, and all have to call this.
-
-        Args:
-            refit: True as planned, False to leave the weights that stay as they are, ``"own"`` for
-                the weights that the method gives, or a mode or `mipp.Refit` record.
-            tune: True, or a `mipp.Tune` record, to tune the copy on the calibration examples
-                afterwards, without labels; zeros stay zero. See `mipp.tune`.
-            progress: as in `mipp.plan`; stages are ``refit`` (layers) and ``tune`` (steps).
-
-        Raises:
-            InputError: a plan without its model, or of another one; a refit or tuning without
-                batches.
-            SurgeryError: the model cannot be copied, or refitted weights are not finite.
-            MippError: as `mipp.tune` does.
-        """
-        model = self._model()
         check_fingerprint(model, self.record.fingerprint)
-        settings = tuning.read_tune(tune)
         config: surgery.Refit | Literal["own"] | None
         config = self.refit if refit is True else "own" if refit == "own" else read_refit(refit)
         check_weight_refit(config)
@@ -156,7 +90,6 @@ class WeightPlan(AnyPlan[Model]):
             copied = apply_masks(model, self.masks, self._own())
         else:
             copied = apply_masks(model, self.masks)
-        self._note(model, copied)
         if isinstance(config, surgery.Refit) and self.after.weights < self.before.weights:
             self._check_batches()
             args, kwargs = example(model, self.batches)
@@ -169,8 +102,6 @@ class WeightPlan(AnyPlan[Model]):
                     self._seed(), self._memory(),
                     advance=lambda: report("refit", next(fitted), len(mine)),
                 )  # fmt: skip
-        if settings is not None:
-            self.tune(copied, settings, progress=progress)
         return copied
 
     def mask(self) -> Model:

@@ -1,7 +1,8 @@
 """Removing units from a model: slice the weights, refit the consumers, check, save and load."""
 
 from mipp.surgery.attention_scale import with_attention_scale
-from mipp.surgery.blocks import RemovedBlock, recorded_blocks, take_out, without_blocks
+from mipp.surgery.block_names import RemovedBlock
+from mipp.surgery.blocks import recorded_blocks, take_out, without_blocks
 from mipp.surgery.check import failure, probe, same_outputs
 from mipp.surgery.files import load, save
 from mipp.surgery.in_place import become

@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from mipp.surgery.blocks import RemovedBlock, leaves_of, lower, without_blocks
+from mipp.surgery.block_names import RemovedBlock
+from mipp.surgery.blocks import leaves_of, lower, without_blocks
 
 _FOR_EACH = ("layer", "block")
 """Words in the names of lists that have an entry for each block."""

@@ -7,7 +7,7 @@ from typing import Any
 from mipp import refusals
 from mipp.errors import InputError
 from mipp.records import Cost, Refusal
-from mipp.surgery.blocks import RemovedBlock
+from mipp.surgery.block_names import RemovedBlock
 from mipp.surgery.record import json_text, latency, read_json, share
 
 FORMAT = 1

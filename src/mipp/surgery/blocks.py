@@ -5,64 +5,28 @@ move up, unless their names are no numbers; indices of layers that they hold (``
 caches), and numbers and lists of configs that count them, follow. Any other block becomes an
 `nn.Identity`.
 
-Everything is said by names in the full-size model, from which all blocks are taken at once. Units
-that were pruned, before or after, are named as in the model that has lost the blocks.
+Blocks are named as in the full-size model. Units that were pruned, before or after, are named as in
+the model that has lost the blocks.
 """
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Literal, TypeVar
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any, TypeVar
 
 from torch import nn
 
 from mipp.errors import InputError
+from mipp.surgery.block_names import Leaves, RemovedBlock, is_under, new_name, original_name
 from mipp.surgery.kept_record import recorded_axes, recorded_sizes, write_record
 from mipp.surgery.tensors import deep_copy, named_tensors
 
 Module = TypeVar("Module", bound=nn.Module)
-Leaves = Literal["nothing", "gap", "identity"]
-"""What is in the place of a block that is gone: nothing, since those behind it move up; a name that
-is missing; or an `nn.Identity`."""
-
 BLOCKS = "_mipp_blocks"
 """Attribute of a model that holds its `RemovedBlock` records, for `mipp.save`."""
 _INDEX = re.compile(r"_?(layer|block)_?(idx|index|id|num|number)")
 """Attributes with a block's own place among the others."""
-
-
-@dataclass(frozen=True, order=True)
-class RemovedBlock:
-    """A block that is gone.
-
-    Attributes:
-        name: Its path in the full-size model.
-        leaves: What is in its place.
-        siblings: Number of modules in the list that it stood in, itself included; 0 for a block
-            that leaves an identity.
-        counted: Places in configs that count the modules of that list, such as
-            ``:num_hidden_layers`` and ``:layer_types``; before the colon the module whose config it
-            is.
-    """
-
-    name: str
-    leaves: Leaves
-    siblings: int = 0
-    counted: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        number = self.name.rpartition(".")[2]
-        moves = self.leaves == "nothing"
-        if moves and not (number.isdecimal() and int(number) < self.siblings):
-            raise InputError(
-                f"block {self.name!r}: expected the number of one of {self.siblings} modules"
-            )
-
-    @property
-    def container(self) -> str:
-        """Path of the module that it is a child of."""
-        return self.name.rpartition(".")[0]
 
 
 def leaves_of(model: nn.Module, name: str) -> Leaves:
@@ -172,7 +136,7 @@ def _count(model: nn.Module, blocks: Sequence[RemovedBlock]) -> None:
     for block in blocks:
         for place in block.counted:
             path, _, inner = place.partition(":")
-            length = len(list(model.get_submodule(block.container).children()))
+            length = len(model.get_submodule(block.container)._modules)  # noqa: SLF001
             for config in _configs(model, path, block.container):
                 holder, last = _holder(config, inner)
                 if holder is not None and _length(holder, last) == length:
@@ -206,7 +170,7 @@ def _configs(model: nn.Module, owner: str, container: str) -> list[Any]:
     on_the_way = (
         module
         for path, module in model.named_modules()
-        if _under(path, owner) and (_under(container, path) or _under(path, container))
+        if is_under(path, owner) and (is_under(container, path) or is_under(path, container))
     )
     held = (vars(module).get("config") for module in on_the_way)
     return list({id(config): config for config in held if config is not None}.values())
@@ -221,50 +185,6 @@ def _holder(config: Any, inner: str) -> tuple[Any, str]:
     return config if known else None, last
 
 
-# ---- names
-
-
-def new_name(name: str, blocks: Sequence[RemovedBlock]) -> str | None:
-    """What a module or tensor is called once the blocks are gone; None if it is inside of one.
-
-    Args:
-        name: In the model that has them.
-        blocks: That go.
-    """
-    gone = {block.name for block in blocks}
-    lists = _moved(blocks)
-    parts, path = [], ""
-    for part in name.split("."):
-        container, path = path, f"{path}.{part}".lstrip(".")
-        if path in gone:
-            return None
-        parts.append(str(int(part) - sum(n < int(part) for n in lists[container]))
-                     if container in lists else part)  # fmt: skip
-    return ".".join(parts)
-
-
-def original_name(name: str, blocks: Sequence[RemovedBlock]) -> str:
-    """What a module or tensor was called before the blocks went; undoes `new_name`."""
-    lists = _moved(blocks)
-    path = ""
-    for part in name.split("."):
-        own = part
-        if path in lists:
-            for gone in lists[path]:
-                own = str(int(own) + (gone <= int(own)))
-        path = f"{path}.{own}".lstrip(".")
-    return path
-
-
-def _moved(blocks: Sequence[RemovedBlock]) -> Mapping[str, list[int]]:
-    """Container -> rising numbers of those that are gone, where the others move up."""
-    found: dict[str, list[int]] = {}
-    for block in blocks:
-        if block.leaves == "nothing":
-            found.setdefault(block.container, []).append(int(block.name.rpartition(".")[2]))
-    return {path: sorted(numbers) for path, numbers in found.items()}
-
-
 # ---- records on models
 
 
@@ -273,7 +193,7 @@ def recorded_blocks(model: nn.Module) -> tuple[RemovedBlock, ...]:
     found: list[RemovedBlock] = []
     taken: list[str] = []
     for path, module in model.named_modules():
-        if BLOCKS in vars(module) and not any(_under(path, outer) for outer in taken):
+        if BLOCKS in vars(module) and not any(is_under(path, outer) for outer in taken):
             taken.append(path)
             found += _lifted(vars(module)[BLOCKS], path)
     return tuple(sorted(found))
@@ -289,10 +209,6 @@ def note_blocks(model: nn.Module, blocks: Sequence[RemovedBlock]) -> None:
             setattr(module, BLOCKS, mine)
 
 
-def _under(path: str, outer: str) -> bool:
-    return outer in ("", path) or path.startswith(f"{outer}.")
-
-
 def _lifted(blocks: Sequence[RemovedBlock], path: str) -> Iterator[RemovedBlock]:
     """Records of a module inside a model, as seen from the model."""
     for block in blocks:
@@ -305,7 +221,7 @@ def _lowered(blocks: Sequence[RemovedBlock], path: str) -> Iterator[RemovedBlock
     for block in blocks:
         if block.name.startswith(f"{path}."):
             inside = (place.removeprefix(path).lstrip(".") for place in block.counted
-                      if _under(place.partition(":")[0], path))  # fmt: skip
+                      if is_under(place.partition(":")[0], path))  # fmt: skip
             yield replace(block, name=block.name.removeprefix(f"{path}."), counted=tuple(inside))
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from mipp.errors import FileError, InputError
 from mipp.origin import Applied, Source
-from mipp.surgery.blocks import RemovedBlock
+from mipp.surgery.block_names import RemovedBlock
 from mipp.surgery.keeps import AttributeKeep, AxisKeep
 from mipp.surgery.record import first_problem
 from mipp.surgery.weight_files import read_safetensors, unpack

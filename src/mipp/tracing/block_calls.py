@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import Node
 from torch.utils import _pytree as pytree
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -42,6 +43,24 @@ _FLOPS: dict[Any, Callable[..., int]] = {
 """What torch's own counter does not know."""
 
 
+_Look = tuple[tuple[int, ...], torch.dtype] | None
+
+
+@dataclass(frozen=True, eq=False)
+class _Start:
+    """A call as it begins; its input may be changed in place.
+
+    Attributes:
+        look: Shape and number type of the first tensor.
+        node: Where its gradient goes.
+        flops: Counted until then.
+    """
+
+    look: _Look
+    node: Node | None
+    flops: int
+
+
 @dataclass(frozen=True, eq=False)
 class ModuleCall:
     """The calls of one module in a forward pass.
@@ -56,7 +75,7 @@ class ModuleCall:
     """
 
     count: int
-    shapes: tuple[tuple[tuple[int, ...], torch.dtype] | None, ...]
+    shapes: tuple[_Look, ...]
     plain: bool
     residual: bool
     macs: float
@@ -73,6 +92,7 @@ def module_calls(
 ) -> tuple[dict[str, ModuleCall], float]:
     """The calls of every module by its path, and multiply-accumulates of the model for one example.
 
+    A module with several paths has its calls under each.
     Attention runs as plain products, whose cost is known.
 
     Args:
@@ -83,24 +103,24 @@ def module_calls(
     """
     found: dict[str, ModuleCall] = {}
     counts: Counter[str] = Counter()
-    started: dict[str, list[tuple[Tensor | None, int]]] = {}
+    started: dict[str, list[_Start]] = {}
     counter = FlopCounterMode(display=False, custom_mapping=_FLOPS)
 
     def before(name: str, _: nn.Module, args: Any, kwargs: Any) -> None:
-        flops = counter.get_total_flops()
-        started.setdefault(name, []).append((first_tensor((args, kwargs)), flops))
+        taken, flops = first_tensor((args, kwargs)), counter.get_total_flops()
+        node = None if taken is None else taken.grad_fn
+        started.setdefault(name, []).append(_Start(_look(taken), node, flops))
 
     def after(name: str, _: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
-        taken, flops = started[name].pop()
-        given = first_tensor(output)
+        start, given = started[name].pop(), first_tensor(output)
         inputs = [leaf for leaf in pytree.tree_leaves((args, kwargs)) if leaf is not None]
         counts[name] += 1
         found[name] = ModuleCall(
             count=counts[name],
-            shapes=(_look(taken), _look(given)),
+            shapes=(start.look, _look(given)),
             plain=len(inputs) == 1 and isinstance(output, Tensor),
-            residual=taken is not None and given is not None and _adds(taken, given),
-            macs=(counter.get_total_flops() - flops) / 2 / examples,
+            residual=given is not None and _adds(start.node, given.grad_fn),
+            macs=(counter.get_total_flops() - start.flops) / 2 / examples,
         )
 
     with ExitStack() as stack:
@@ -115,9 +135,21 @@ def module_calls(
             stack.callback(pre.remove)
             post = module.register_forward_hook(partial(after, name), with_kwargs=True)
             stack.callback(post.remove)
+        args, kwargs = pytree.tree_map_only(Tensor, _with_gradients, (args, dict(kwargs)))
         with counter:
-            model(*args, **dict(kwargs))
+            model(*args, **kwargs)
+    firsts = {module: name for name, module in model.named_modules()}
+    for name, module in model.named_modules(remove_duplicate=False):
+        if firsts[module] in found:
+            found[name] = found[firsts[module]]
     return found, counter.get_total_flops() / 2 / examples
+
+
+def _with_gradients(tensor: Tensor) -> Tensor:
+    """A copy that gradients lead to, no leaf, so that a model can change it in place."""
+    if not tensor.is_floating_point():
+        return tensor
+    return tensor.detach().requires_grad_(True).clone()
 
 
 def first_tensor(value: Any) -> Tensor | None:
@@ -126,13 +158,12 @@ def first_tensor(value: Any) -> Tensor | None:
     return next((t for t in leaves if isinstance(t, Tensor) and t.is_floating_point()), None)
 
 
-def _look(tensor: Tensor | None) -> tuple[tuple[int, ...], torch.dtype] | None:
+def _look(tensor: Tensor | None) -> _Look:
     return None if tensor is None else (tuple(tensor.shape), tensor.dtype)
 
 
-def _adds(taken: Tensor, given: Tensor) -> bool:
-    """Whether a way from the output back to the input passes no product."""
-    start, goal = given.grad_fn, taken.grad_fn
+def _adds(goal: Node | None, start: Node | None) -> bool:
+    """Whether a way back from the output ``start`` to the input ``goal`` passes no product."""
     if start is None or goal is None:
         return False
     seen, waiting = {start}, [start]

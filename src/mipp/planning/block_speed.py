@@ -1,0 +1,70 @@
+"""How long a model takes with and without blocks."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from mipp import latency, statistics
+from mipp.planning.latency_budget import FEWEST, Timed
+from mipp.removable import Block
+from mipp.surgery import RemovedBlock, without_blocks
+from mipp.tracing.guards import measuring
+
+
+class BlockSpeed:
+    """How long the model takes, and how much of that each block.
+
+    Args:
+        model: the whole model.
+        blocks: of it.
+        batches: calibration batches.
+        settings: how it is measured.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        blocks: Sequence[Block],
+        batches: Sequence[statistics.Batch],
+        settings: latency.Latency,
+    ) -> None:
+        self._model, self._settings = model, settings
+        self._device = next((p.device for p in model.parameters()), torch.device("cpu"))
+        self._example = batches[0].part(0, settings.batch).to(self._device)
+        small = [without_blocks(model, [block.gone], shared=True) for block in blocks]
+        with measuring(model):
+            runs = self._time([model, *(one.eval() for one in small)])
+        whole, *without = (float(np.median(mine)) for mine in runs)
+        self.full = Timed(whole, latency.scatter(runs[0]))
+        self.saved = {b.name: max(whole - ms, 0.0) for b, ms in zip(blocks, without, strict=True)}
+
+    def time(self, blocks: Sequence[RemovedBlock]) -> Timed:
+        """The time of the model without the blocks, in turns with the whole one."""
+        small = without_blocks(self._model, blocks, shared=True)
+        with measuring(self._model):
+            full, mine = self._time([self._model, small.eval()])
+        ratio = float(np.median(mine) / np.median(full))
+        return Timed(ratio * self.full.ms, latency.scatter(mine, full) * self.full.ms)
+
+    def describe(self, checked: Timed) -> dict[str, Any]:
+        """How it was measured, as plain values."""
+        return {
+            "batch": self._settings.batch,
+            "threads": torch.get_num_threads(),
+            "device": str(self._device),
+            "scatter_ms": [self.full.scatter, checked.scatter],
+        }
+
+    def _time(self, models: Sequence[nn.Module]) -> list[Any]:
+        args, kwargs = self._example.args, dict(self._example.kwargs)
+        works = [_call(model, args, kwargs) for model in models]
+        return self._settings.stopwatch(
+            works, seconds=self._settings.model_seconds, fewest=FEWEST, device=self._device
+        )
+
+
+def _call(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> latency.Work:
+    return lambda: model(*args, **kwargs)
