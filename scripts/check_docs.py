@@ -1,6 +1,7 @@
 """Check the documents: code compiles; names, commands and options exist; links lead somewhere.
 
-Error texts on the page of questions are real, and the site builds without a warning. The English of
+Error texts on the page of questions are real, pages and sections that the code names exist, and the
+site builds without a warning. The English of
 documents and docstrings is checked as well, by `check_style`.
 
 Run as ``python scripts/check_docs.py``, in the environment that has mipp installed. Prints what is
@@ -39,6 +40,8 @@ ELLIPSIS = "…"
 PLAIN = {"NO_MKDOCS_2_WARNING": "1", "DISABLE_MKDOCS_2_WARNING": "true", "NO_COLOR": "1"}
 """Settings of MkDocs: no advertisement, no colours."""
 TARGET = re.compile(r"^([a-z-]+):", re.M)
+NAMED_PAGE = re.compile(r"(?:`(?P<section>[^`]+)`\s+in\s+)?(?P<page>\bdocs/[\w/-]+\.md)")
+"""A page in a text of the code, and a section before it: ```The rule` in docs/guide.md``."""
 
 
 @dataclass(frozen=True)
@@ -236,6 +239,30 @@ def quoted_problems(page: str, code: Sequence[str]) -> Iterator[tuple[int, str]]
                 yield block.line, f"no error has the text {quoted!r}"
 
 
+def named_page_problems() -> Iterator[str]:
+    """Pages, and sections of pages, that texts of the code name and that do not exist."""
+    folders = (ROOT / name for name in ("src", "lab", "examples"))
+    for path in sorted(path for folder in folders for path in folder.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                place = f"{path.relative_to(ROOT)}:{node.lineno}"
+                yield from (f"{place}: {what}" for what in missing_pages(node.value))
+    for path in sorted((ROOT / "lab").rglob("*.toml")):
+        yield from (f"{path.relative_to(ROOT)}: {w}" for w in missing_pages(path.read_text()))
+
+
+def missing_pages(text: str) -> Iterator[str]:
+    """What a text names of the documents and that does not exist."""
+    for match in NAMED_PAGE.finditer(text):
+        page = ROOT / match["page"]
+        if not page.is_file():
+            yield f"there is no page {match['page']}"
+        elif match["section"] and match["section"] not in HEADING.findall(
+            FENCE.sub("", page.read_text())
+        ):
+            yield f"{match['page']} has no section {match['section']!r}"
+
+
 def site_problems() -> Iterator[str]:
     """What goes wrong while the site is built, warnings included."""
     with tempfile.TemporaryDirectory() as site:
@@ -280,6 +307,7 @@ def main() -> int:
         f"{faq.relative_to(ROOT)}:{line}: {what}"
         for line, what in quoted_problems(faq.read_text(), list(texts_in_code()))
     ]
+    found += named_page_problems()
     found += site_problems()
     errors, notes = check_style.check()
     found += errors

@@ -19,7 +19,10 @@ _REMEDIES: tuple[tuple[str, str], ...] = (
         r"one number over all channels \(aten\.mean at .*(pow\(2\)|square|\*\* ?2|varian|norm)",
         _NORMS,
     ),
-    (r"^mipp has no rule for", "add a rule, see `Add a rule` in docs/graph.md"),
+    (
+        r"^mipp has no rule for",
+        "add a rule, see `The rule` in docs/guides/own-op-or-layer.md of the repository",
+    ),
     (
         r"takes channels by their place|length along the channels is a constant",
         "use chunk, or separate layers, in place of split, unbind and slices",

@@ -56,6 +56,31 @@ def test_texts_of_the_package_are_read_with_their_values_left_out(docs):
     assert any("cannot be reached: the smallest is …" in text for text in texts)
 
 
+@pytest.mark.parametrize(
+    ("text", "problems"),
+    [
+        ("see `The rule` in docs/guides/own-op-or-layer.md in the repository", []),
+        ("derived in docs/research/method.md.", []),
+        ("see docs/graph.md", ["there is no page docs/graph.md"]),
+        (
+            "see `Add a\nrule` in docs/guides/own-op-or-layer.md",
+            ["docs/guides/own-op-or-layer.md has no section 'Add a\\nrule'"],
+        ),
+        ("`second_moment`, as in docs/faq.md", []),  # no section: code
+    ],
+)
+def test_pages_and_sections_that_a_text_names_have_to_exist(docs, text, problems):
+    assert list(docs.missing_pages(text)) == problems
+
+
+def test_texts_of_the_code_name_pages_that_exist(docs, tmp_path, monkeypatch):
+    assert list(docs.named_page_problems()) == []
+    (tmp_path / "src").mkdir()
+    (tmp_path / "src" / "a.py").write_text('x = 1\ny = "see `A` " "in docs/a.md"\n')
+    monkeypatch.setattr(docs, "ROOT", tmp_path)
+    assert list(docs.named_page_problems()) == ["src/a.py:2: there is no page docs/a.md"]
+
+
 def test_links_into_api_pages_are_left_to_the_site(docs):
     page = docs.ROOT / "docs" / "reference" / "index.md"
     found = docs.link_problems(
