@@ -40,6 +40,8 @@ ELLIPSIS = "…"
 PLAIN = {"NO_MKDOCS_2_WARNING": "1", "DISABLE_MKDOCS_2_WARNING": "true", "NO_COLOR": "1"}
 """Settings of MkDocs: no advertisement, no colours."""
 TARGET = re.compile(r"^([a-z-]+):", re.M)
+MODULE = re.compile(r'doc-module-name">\s*mipp\.(\w+)\s*<')
+"""The heading of a module on an API page."""
 NAMED_PAGE = re.compile(r"(?:`(?P<section>[^`]+)`\s+in\s+)?(?P<page>\bdocs/[\w/-]+\.md)")
 """A page in a text of the code, and a section before it: ```The rule` in docs/guide.md``."""
 
@@ -281,7 +283,12 @@ def site_problems() -> Iterator[str]:
         for path, page in pages.items():
             name = path.relative_to(site)
             yield from (f"site: {name} loads {url} from a network" for url in loaded(page))
-        named = set(re.findall(r'id="mipp[\w.]*\.(\w+)"', "".join(pages.values())))
+        text = "".join(pages.values())
+        yield from (
+            f"site: mipp.{name} is shown as a module"
+            for name in sorted(public_names() & set(MODULE.findall(text)))
+        )
+        named = set(re.findall(r'id="mipp[\w.]*\.(\w+)"', text))
         yield from (f"site: no page has mipp.{name}" for name in sorted(public_names() - named))
 
 

@@ -1,7 +1,8 @@
 """What Griffe, which reads the code for the API pages, cannot see by itself.
 
-`mipp.plan` is a function beside a module of the same name. The docstrings of the records of
-options are put together when they are imported, and their defaults stand inside of calls.
+`mipp.plan`, `mipp.tune` and `mipp.information_kept` are functions beside modules of the same names.
+The docstrings of the records of options are put together when they are imported, and their defaults
+stand inside of calls.
 """
 
 import inspect
@@ -14,6 +15,8 @@ from mipp import options
 
 HIDDEN = "mipp.planning.plan"
 """A function that Griffe replaces by the module beside it."""
+INSIDE = ("tune", "information_kept")
+"""Modules of `mipp.planning` that it shows in place of the functions of these names in them."""
 
 
 class Names(Extension):
@@ -33,8 +36,11 @@ class Names(Extension):
         if pkg.name != "mipp":
             return
         assert self._function is not None, f"{HIDDEN} was not found"
+        functions = {name: pkg[f"planning.{name}.{name}"] for name in INSIDE}
         for module in (pkg["_api"], pkg):  # the latter becomes its parent
             module.set_member("plan", self._function)
+            for name in INSIDE:
+                module.set_member(name, functions[name])
         for record in (options.Options, options.WeightOptions, options.BlockOptions):
             known = pkg[f"options.{record.__name__}"]
             known.docstring.value = inspect.getdoc(record)

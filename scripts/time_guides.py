@@ -42,7 +42,7 @@ def main(names: list[str]) -> int:
             for file, text in files.items():
                 Path(folder, file).write_text(text)
             done = subprocess.run(
-                ["sh", "-e", "guide.sh"],
+                ["/bin/sh", "-e", "guide.sh"],
                 cwd=folder, env=os.environ | {"PATH": path}, capture_output=True, text=True,
                 check=False,
             )  # fmt: skip
@@ -55,14 +55,7 @@ def main(names: list[str]) -> int:
 
 
 def written(page: str) -> dict[str, str]:
-    """Files by name that a reader of the page writes; ``guide.sh`` runs them.
-
-    Examples:
-        >>> written("```python\\nx = 1\\n```\\n\\n```python\\nprint(x)\\n```\\n")
-        {'guide.py': 'x = 1\\n\\nprint(x)\\n', 'guide.sh': 'python guide.py\\n'}
-        >>> written("Save this as `a.py`; `python a.py`:\\n```python\\n1\\n```\\n```bash\\nls\\n```\\n")
-        {'a.py': '1\\n', 'guide.sh': 'python a.py\\nls\\n'}
-    """
+    """Files by name that a reader of the page writes; ``guide.sh`` runs them."""
     named, script, commands, end = {}, [], [], 0
     of_commands = FILE.search(page) is not None
     for block in BLOCK.finditer(page):

@@ -77,8 +77,8 @@ print(f"mAP50 {quality(yolo):.1f} %")
 #
 # A plan measures what the outputs depend on. A YOLO in evaluation mode returns its predictions and
 # the feature maps that they come from; `prunable.predictions` picks the first. It also puts them on
-# scales on which an error of one is as bad. Boxes are in tenths of their size, and classes on one
-# where equal steps are as easy to notice.
+# scales on which errors of one size are equally bad. Boxes are in tenths of their size, and classes
+# on a scale where equal steps are equally easy to notice.
 
 # %%
 images = prunable.calibration_images(yolo, "shapes.yaml", samples=640, imgsz=64)

@@ -91,8 +91,8 @@ PLAN_OPTIONS: Mapping[str, PlanOption] = {
     "resume": PlanOption("FOLDER", default="no state is kept"),
     "samples": PlanOption(least=1, panel=DATA_PANEL),
     "score_samples": PlanOption(least=1, panel=DATA_PANEL, more="For blocks only."),
-    "head_dims": PlanOption(panel=None),
-    "residual": PlanOption(panel=None),
+    "head_dims": PlanOption(),
+    "residual": PlanOption(),
 }
 """Fields of the records of options, and ``confidence``, which is short for a ``stop``.
 
