@@ -103,6 +103,15 @@ def test_what_a_page_loads_from_a_network_is_found(docs, page, urls):
     assert docs.loaded(page) == urls
 
 
+def test_headings_of_modules_directly_below_the_package_are_found(docs):
+    heading = '<span class="doc doc-object-name doc-{0}-name">\n  mipp.{1}</span>'
+    page = "".join(
+        heading.format(kind, name)
+        for kind, name in (("module", "tune"), ("function", "plan"), ("module", "graph.cost"))
+    )
+    assert docs.MODULE.findall(page) == ["tune"]
+
+
 def test_a_warning_while_the_site_is_built_is_a_problem(docs, tmp_path, monkeypatch):
     pytest.importorskip("mkdocs", reason="mkdocs is not installed: pip install '.[docs]'")
     monkeypatch.setattr(docs, "ROOT", tmp_path)
