@@ -72,6 +72,11 @@ def planned(name: str, method: str, samples: int, draw: int) -> Planned:
     return Planned(net, model, batches, dict(zip(budgets, made, strict=True)), seconds)
 
 
+def share_of(budget: str) -> float:
+    """Of the MACs that a budget such as ``"macs=50%"`` leaves."""
+    return float(budget.removeprefix("macs=").removesuffix("%")) / 100
+
+
 def figures(plan: "mipp.Plan[nn.Module]") -> dict[str, Any]:
     """What a plan leaves, as shares of the whole net, and its widths."""
     return {

@@ -3,6 +3,7 @@
     python -m lab run full-width                       # trains the parents first: hours of one core
     python -m lab run full-width --nets resnet20       # one net
     python -m lab run full-width --only part="at once"
+    python -m lab show full-width --picture          # the tables, and docs/img/frontier.svg
 
 One parent a net. Parts, each with its own items:
 
@@ -20,17 +21,19 @@ parent has not learned from; the tables have the test split. Seconds are the pro
 """
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 import mipp
 from lab import wide_nets
-from lab.experiment import Experiment, Key, Settings
+from lab.experiment import Experiment, Key, Rows, Settings
+from lab.experiments import curve_picture
 from lab.experiments.full_width_retraining import VARIANTS, retrained, scratch
 from lab.experiments.full_width_tables import tables
 from lab.wide_nets import NETS, WideNet
-from lab.wide_plans import METHODS, batches_for, figures, planned
+from lab.wide_plans import METHODS, SHARES, batches_for, figures, planned, share_of
 from mipp import retrain
 
 SAMPLES = 1024
@@ -61,6 +64,9 @@ CHANNELS: dict[str, dict[str, Any]] = {
     "70 % inside blocks": {"budget": {INSIDE: "units=30%"}, "samples": SAMPLES},
 }
 """The same share of every layer of ResNet-18 gone, as GRAIL and Model Folding do it."""
+DRAWN = {"MIPP": "mipp", "OBS": "obs", "L2": "l2", "random": "random"}
+"""Curves of the picture, by what they are called there."""
+PICTURE = Path(__file__).resolve().parents[2] / "docs" / "img" / "frontier.svg"
 
 
 def measure(key: Key, _settings: Settings) -> dict[str, Any]:
@@ -195,6 +201,19 @@ def _of_plans(net: WideNet, start: Key) -> Iterator[Key]:
             yield start | {"part": "retrained", "budget": budget, "variant": variant}
 
 
+def picture(rows: Rows) -> Path:
+    """Draws VGG16's accuracy at once, with the refit, against the MACs that are left."""
+    mine = [r for r in rows if r["net"] == NETS["vgg16"].label and r["part"] == "at once"]
+    curves: dict[str, dict[float, list[float]]] = {name: {} for name in DRAWN}
+    for name, method in DRAWN.items():
+        for budget in SHARES:
+            found = [row[budget]["refit"]["test"] for row in mine if row["method"] == method]
+            curves[name][share_of(budget)] = found
+    title = "VGG16, CIFAR-10: pruned and refitted, no training, no labels"
+    PICTURE.write_text(curve_picture.draw(title, curves, mine[0]["unpruned"]["test"]))
+    return PICTURE
+
+
 EXPERIMENT = Experiment(
     name="full_width",
     title="Nets at full width: at once, tuned without labels, retrained",
@@ -203,4 +222,5 @@ EXPERIMENT = Experiment(
     tables=tables,
     settings={"samples": SAMPLES},
     threads=1,
+    picture=picture,
 )

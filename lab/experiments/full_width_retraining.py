@@ -11,7 +11,16 @@ from torch import nn
 
 import mipp
 from lab import wide_nets
-from lab.wide_plans import Planned, Scaled, Widths, blended, divergence, macs_of, of_widths
+from lab.wide_plans import (
+    Planned,
+    Scaled,
+    Widths,
+    blended,
+    divergence,
+    macs_of,
+    of_widths,
+    share_of,
+)
 from mipp import retrain
 
 SHARE_OF_EPOCHS = 6
@@ -116,8 +125,7 @@ def _planned(
 
 
 def _scaled(made: Planned, budget: str) -> Scaled:
-    share = float(budget.removeprefix("macs=").removesuffix("%")) / 100
-    return Scaled(made.model, made.batches[0], share)
+    return Scaled(made.model, made.batches[0], share_of(budget))
 
 
 def _searched(made: Planned, budget: str, seed: int) -> nn.Module:

@@ -10,7 +10,7 @@ from scipy import stats
 from lab.experiment import Rows
 from lab.tables import TextTable, spread
 from lab.wide_nets import NETS
-from lab.wide_plans import BUDGETS, METHODS
+from lab.wide_plans import BUDGETS, METHODS, share_of
 
 OURS, SPLIT = "mipp", "test"
 PUBLISHED = {
@@ -99,7 +99,8 @@ def _at_once(name: str, rows: Rows) -> Iterator[TextTable]:
 
 def _tuned(rows: Rows) -> Iterator[TextTable]:
     lines = []
-    for budget, method in itertools.product(BUDGETS["resnet20"], METHODS):
+    budgets = sorted({row["budget"] for row in rows}, key=share_of, reverse=True)
+    for budget, method in itertools.product(budgets, METHODS):
         mine = [row for row in rows if row["budget"] == budget and row["method"] == method]
         if mine:
             gains = [row["tuned"][SPLIT] - row["refit"][SPLIT] for row in mine]

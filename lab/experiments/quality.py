@@ -1,7 +1,7 @@
 """Accuracy after pruning with no retraining: MIPP beside uniform L2, global Taylor and random.
 
     python -m lab run quality               # LeNet5 on MNIST, VGG16 (quarter width) on CIFAR-10
-    python -m lab show quality --picture    # the tables, and docs/img/frontier.svg
+    python -m lab show quality              # the tables
 
 Every method gets the same calibration images and the same refit (or none). Three parents, trained
 with seeds 0, 1, 2; mean and standard deviation over them. Seconds are those of plan and apply.
@@ -10,13 +10,10 @@ with seeds 0, 1, 2; mean and standard deviation over them. Seconds are those of 
 import itertools
 import time
 from collections.abc import Iterator
-from pathlib import Path
-from statistics import mean
 from typing import Any
 
 import mipp
 from lab.experiment import Experiment, Key, Rows, Settings
-from lab.experiments.curve_picture import draw
 from lab.experiments.nets import LENET, SAMPLES, SEEDS, VGG, calibration, parent, test_batches
 from lab.tables import TextTable, spread
 from mipp import retrain
@@ -33,9 +30,6 @@ BUDGETS = {
     "lenet5": ("params=10%", "params=5%", "params=2%", "macs=25%", "macs=10%"),
     "vgg16": ("macs=50%", "macs=25%", "macs=10%"),
 }
-DRAWN = {"mipp": "mipp", "L2": "l2", "Taylor": "taylor, uniform", "random": "random"}
-"""Curves of the picture, by what they are called there."""
-PICTURE = Path(__file__).resolve().parents[2] / "docs" / "img" / "frontier.svg"
 
 
 def measure(key: Key, _settings: Settings) -> dict[str, Any]:
@@ -94,21 +88,6 @@ def items(settings: Settings) -> Iterator[Key]:
                 yield key | {"samples": settings["samples"]}
 
 
-def picture(rows: Rows) -> Path:
-    """Draws accuracy with the refit against the MACs that are left, of VGG16."""
-    mine = [row for row in rows if row["net"] == VGG.label and row["samples"] == SAMPLES["samples"]]
-    curves: dict[str, dict[float, list[float]]] = {}
-    for name, method in DRAWN.items():
-        for budget in BUDGETS["vgg16"]:
-            share = float(budget.removeprefix("macs=").removesuffix("%")) / 100
-            found = [r["refit"] for r in mine if r["method"] == method and r["budget"] == budget]
-            curves.setdefault(name, {})[share] = found
-    whole = {row["seed"]: row["unpruned"] for row in mine}
-    title = f"VGG16 (quarter width), CIFAR-10: pruned, not retrained, {len(whole)} networks"
-    PICTURE.write_text(draw(title, curves, mean(whole.values())))
-    return PICTURE
-
-
 EXPERIMENT = Experiment(
     name="quality",
     title="Accuracy after pruning without retraining",
@@ -116,5 +95,4 @@ EXPERIMENT = Experiment(
     measure=measure,
     tables=tables,
     settings={**SEEDS, **SAMPLES},
-    picture=picture,
 )
