@@ -28,13 +28,13 @@ from mipp.planning.budget_values import (
     weight_target,
 )
 from mipp.planning.granularity import read_options
-from mipp.planning.information_kept import KeptInformation, information_kept
+from mipp.planning.kept import KeptInformation, information_kept
 from mipp.planning.latency_budget import timed
 from mipp.planning.model_outputs import answering
-from mipp.planning.plan import Plan
 from mipp.planning.plan_record import plan_record, to_dict, weight_record, weights_to_dict
 from mipp.planning.spending import Spending
-from mipp.planning.tune import tune
+from mipp.planning.tuned import tune
+from mipp.planning.unit_plan import Plan
 from mipp.planning.weight_plan import WeightPlan
 from mipp.problem import Clock, Problem, WeightProblem, calibration
 from mipp.progress import following

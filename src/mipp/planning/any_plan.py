@@ -16,7 +16,7 @@ from mipp.origin import Applied, note_plans, plans_of
 from mipp.planning.model_outputs import check_same_outputs
 from mipp.planning.option_values import recorded_refit
 from mipp.planning.plan_figures import dataframe
-from mipp.planning.tune import tune_read
+from mipp.planning.tuned import tune_read
 from mipp.problem import calibration
 from mipp.records import Refusal
 from mipp.report import Measured, write

@@ -14,7 +14,7 @@ from mipp.methods.consumer_views import Views
 from mipp.options import Options, Progress, UnitKeywords
 from mipp.planning.model_outputs import answering
 from mipp.planning.option_values import unit_options
-from mipp.planning.plan import Plan
+from mipp.planning.unit_plan import Plan
 from mipp.problem import Clock, Problem, calibration, masks
 from mipp.progress import following
 from mipp.prunable import example
