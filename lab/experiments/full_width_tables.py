@@ -177,15 +177,16 @@ def _correlations(rows: Rows, retrained: Rows) -> Iterator[TextTable]:
 
 def _after_retraining(rows: Rows, retrained: Rows, measure: str, sign: int) -> str:
     found = []
-    plain = [row for row in retrained if row["variant"] == "plain"]
+    nets = {row["net"] for row in rows}
+    plain = [r for r in retrained if r["variant"] == "plain" and r["net"] in nets]
     for budget in dict.fromkeys(row["budget"] for row in plain):
         kept, reached = [], []
         for row in rows:
             same = [
                 other[SPLIT]
                 for other in plain
-                if (other["net"], other["budget"], other["method"], other["draw"])
-                == (row["net"], budget, row["method"], row["draw"])
+                if (other["budget"], other["method"], other["draw"])
+                == (budget, row["method"], row["draw"])
             ]
             kept += [sign * row[budget][measure]] * len(same)
             reached += same

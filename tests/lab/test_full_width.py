@@ -106,6 +106,8 @@ def test_tables_have_every_part(at_once):
         rows.append(row | shifted)
         trained = {"part": "retrained", "budget": "macs=3%", "variant": "plain", "epochs": 1}
         rows.append(row | trained | {"test": -draw, "validation": 0.5})
+        other = {"net": "vgg16/cifar10", "budget": "macs=26.6%"}  # that the first is not pruned to
+        rows.append(rows[-1] | other)
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(wide_plans.BUDGETS, "resnet20", budgets["resnet20"])
         made = list(full_width_tables.tables(rows))
