@@ -28,7 +28,7 @@ from mipp.planning.budget_values import (
     weight_target,
 )
 from mipp.planning.granularity import read_options
-from mipp.planning.kept import KeptInformation, information_kept
+from mipp.planning.kept_information import KeptInformation, information_kept
 from mipp.planning.latency_budget import timed
 from mipp.planning.model_outputs import answering
 from mipp.planning.plan_record import plan_record, to_dict, weight_record, weights_to_dict
