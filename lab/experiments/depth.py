@@ -47,17 +47,15 @@ def measure(key: Key, settings: Settings) -> dict[str, Any]:
         "gone": list(gone),
         "nats": nats,
     }
-    small = plan.apply(progress=False)
     if key["part"] == "tuned":
-        done = mipp.tune(
-            small, model, images, mipp.Tune(augment="flip-shift"), seed=draw, progress=False
-        )
+        small, done = plan.apply_tuned(mipp.Tune(augment="flip-shift"), progress=False)
         return found | {
             "tuned": accuracy(net, small),
             "divergence": [done.before, done.after],
             "passes": len(done.passes),
             "seconds": round(done.seconds, 1),
         }
+    small = plan.apply(progress=False)
     ratio, scatter = time_share(model, small, images[0][:BATCH])
     return found | {
         "unpruned": _unpruned(),

@@ -121,18 +121,10 @@ def _channels(key: Key) -> dict[str, Any]:
 
 def _tuned(key: Key) -> dict[str, Any]:
     made = planned(key["net"].partition("/")[0], key["method"], key["samples"], key["draw"])
-    small = made.plans[key["budget"]].apply(progress=False)
-    before = accuracies(made.net, small, validation=True)
-    done = mipp.tune(
-        small,
-        made.model,
-        made.batches,
-        mipp.Tune(augment="flip-shift"),
-        seed=key["draw"],
-        progress=False,
-    )
+    plan = made.plans[key["budget"]]
+    small, done = plan.apply_tuned(mipp.Tune(augment="flip-shift"), progress=False)
     return {
-        "refit": before,
+        "refit": accuracies(made.net, plan.apply(progress=False), validation=True),
         "tuned": accuracies(made.net, small, validation=True),
         "divergence": [done.before, done.after],
         "passes": len(done.passes),

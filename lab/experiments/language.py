@@ -99,11 +99,9 @@ def tuned(name: str, method: str, seed: int) -> dict[str, Any]:
     for removed, plan in zip(
         TUNED_SHARES, mipp.plans(it.model, data, budgets, seed=seed, **options), strict=True
     ):
-        small = plan.apply(refit=True)
-        before = it.quality(small)
-        done, seconds = timed(partial(plan.tune, small, TUNE))
+        (small, done), seconds = timed(partial(plan.apply_tuned, TUNE))
         found[removed] = {
-            "refit": before,
+            "refit": it.quality(plan.apply()),
             "tuned": it.quality(small),
             "tune_seconds": seconds,
             "passes": len(done.passes),

@@ -8,8 +8,8 @@ It needs the extras: pip install -e '.[lab,transformers]'. Every figure is measu
 process of its own, one after the other, on the same random weights and examples:
 
 * ``pass``: the examples forward through the model, once.
-* ``mipp``: `mipp.plan` and `Plan.apply` with its refit, and the same with ``method="l2"``, ``obs``
-  and ``flap``.
+* ``mipp``: `mipp.plan` and `Plan.apply` with its refit, the same with a quarter of the default
+  memory, and with ``method="l2"``, ``obs`` and ``flap``.
 * ``gram``: units by the size of their weights, and GRAIL's one pass and ridge solve, see
   `lab.experiments.grail`.
 * ``taylor``: one Taylor step of Torch-Pruning on the same batches.
@@ -51,11 +51,11 @@ def one_pass(_net: Net, model: nn.Module, batches: list[Batch]) -> dict[str, flo
     return {}
 
 
-def planned(method: str) -> Work:
+def planned(method: str, **more: Any) -> Work:
     """Plan and apply, with the seconds of each."""
 
     def work(net: Net, model: nn.Module, batches: list[Batch]) -> dict[str, float]:
-        options = dict(net.options, method=method)
+        options = dict(net.options, method=method, **more)
         if method == "mipp":
             options["noise"] = net.noise
         started = time.process_time()
@@ -97,9 +97,12 @@ def torch_pruning(net: Net, model: nn.Module, batches: list[Batch]) -> dict[str,
     return {}
 
 
+LITTLE = "mipp-1gib"
+"""With a quarter of the default memory, for nets that do not say how much they have."""
 WORKS: dict[str, tuple[str, Work]] = {
     "pass": ("one bare pass", one_pass),
     "mipp": ("mipp", planned("mipp")),
+    LITTLE: ("mipp, memory=1GiB", planned("mipp", memory="1GiB")),
     "l2": ("L2, refit of mipp", planned("l2")),
     "taylor": ("Torch-Pruning's Taylor", torch_pruning),
     "obs": ("OBS", planned("obs")),
@@ -178,7 +181,12 @@ def tables(rows: Rows) -> Iterator[TextTable | str]:
 
 def items(_settings: Settings) -> Iterator[Key]:
     """All works of a net after its bare pass."""
-    yield from ({"net": net, "work": work} for net in NETS for work in WORKS)
+    yield from (
+        {"net": name, "work": work}
+        for name, net in NETS.items()
+        for work in WORKS
+        if not (work == LITTLE and "memory" in net.options)
+    )
 
 
 EXPERIMENT = Experiment(

@@ -9,7 +9,6 @@ chosen with the first draw and mipp, on images of the training split that are ne
 Methods other than mipp have uniform widths. Seconds are the processor's, of one thread.
 """
 
-import copy
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -51,8 +50,8 @@ def measure(key: Key, _settings: Settings) -> dict[str, Any]:
             "at once": _accuracy(plan.apply(refit=False), test), "refit": _accuracy(small, test)
         }  # fmt: skip
         for column, settings in SETTINGS[name].items():
-            own, started = copy.deepcopy(small), time.process_time()
-            tuned = plan.tune(own, settings)
+            started = time.process_time()
+            own, tuned = plan.apply_tuned(settings)
             found[budget][column] = {
                 "accuracy": _accuracy(own, test),
                 "nats": (tuned.before, tuned.after),

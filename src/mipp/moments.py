@@ -152,11 +152,10 @@ class Moments:
             rows[:, ~varies(rows.square().sum(0), mean, self._measured)] = 0
             factor = Factor(rows)
             return factor if self._blocks is None else factor.dense().unsqueeze(0)
-        upper = self._merge()[:, :, : self._d].triu()
-        upper /= max(self._merged, 1)
-        full = upper.transpose(1, 2).contiguous().tril_(-1).add_(upper)
+        full = _mirrored(self._merge()[:, :, : self._d], max(self._merged, 1))
         constant = self._constant()
-        full.masked_fill_(constant.unsqueeze(1), 0).masked_fill_(constant.unsqueeze(2), 0)
+        if bool(constant.any()):
+            full.masked_fill_(constant.unsqueeze(1), 0).masked_fill_(constant.unsqueeze(2), 0)
         return self._of_blocks(full)
 
     def cross_covariance(self) -> Float[Tensor, "*g d m"]:
@@ -174,6 +173,21 @@ class Moments:
         """E[x x']: the covariance, and the outer product of the mean."""
         mean = self.mean
         return dense(self.covariance()) + mean.unsqueeze(-1) * mean.unsqueeze(-2)
+
+
+def _mirrored(upper: Float[Tensor, "g d d"], n: int) -> Float[Tensor, "g d d"]:
+    """The part on and above the diagonal over ``n``, and its mirror image below.
+
+    In panels, since whole matrices are read and written several times.
+    """
+    d, full = upper.shape[2], torch.empty_like(upper)
+    for start in range(0, d, PANEL):
+        panel = slice(start, min(start + PANEL, d))
+        torch.div(upper[:, panel, start:], n, out=full[:, panel, start:])
+        full[:, panel.stop :, panel] = full[:, panel, panel.stop :].mT
+        corner = full[:, panel, panel].triu()
+        full[:, panel, panel] = corner + corner.triu(1).mT
+    return full
 
 
 class Squares:

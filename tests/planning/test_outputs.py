@@ -129,12 +129,11 @@ def test_a_plan_of_single_weights_is_tuned_with_the_function_that_it_was_made_wi
     plan = mipp.plan(model, examples, "params=60%", granularity="weight", outputs=answer, noise=0.1)
     read = mipp.WeightPlan.from_json
     bare = read(plan.to_json(), model, examples)
-    small = bare.apply()
     with pytest.raises(InputError, match=r"without it.*mipp\.WeightPlan\.from_json\(.*outputs="):
-        bare.tune(small)
+        bare.apply_tuned()
     again = read(plan.to_json(), model, examples, outputs=answer)
     quick = mipp.Tune(passes=1)
-    assert again.tune(small, quick, progress=False).examples[0] > 0
+    assert again.apply_tuned(quick, progress=False)[1].examples[0] > 0
 
 
 def test_all_outputs_picked_are_as_all_outputs():

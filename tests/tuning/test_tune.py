@@ -74,10 +74,10 @@ def test_a_classifier_comes_closer_to_the_whole_one_on_examples_it_has_not_seen(
 
 
 def test_a_plan_does_it_with_the_seed_and_memory_of_its_own():
-    by_hand, whole, batches = plan().apply(), plan().model, images()
+    by_hand, whole, batches = plan().apply(False), plan().model, images()
     mipp.tune(by_hand, whole, batches, QUICK, seed=3)
+    assert same(state(by_hand), plan().apply(False, tune=QUICK))
     small = plan().apply(tune=QUICK)
-    assert same(state(by_hand), small)
     assert not same(state(plan().apply()), small)
     assert same(state(mipp.prune(whole, batches, "units=40%", seed=3, tune=QUICK)), small)
 
@@ -549,3 +549,69 @@ def test_progress_has_one_stage(caplog):
     with caplog.at_level("INFO", "mipp"):
         tuned = mipp.tune(small, whole, batches, QUICK, progress=False)
     assert str(tuned) in caplog.text
+
+
+def by_heart():
+    """A plan whose refit has fewer rows than the layer has inputs."""
+    torch.manual_seed(4)
+    whole = nn.Sequential(nn.Linear(6, 256), nn.ReLU(), nn.Linear(256, 3)).eval()
+    with torch.no_grad():
+        whole[2].weight *= 20
+    x = torch.randn(3, 32, 6)
+    with warnings.catch_warnings(action="ignore"):
+        return mipp.plan(whole, list(x), "units=50%", seed=1, method="random")
+
+
+def test_the_refit_leaves_out_the_examples_that_decide():
+    chosen = by_heart()
+    whole, fresh = chosen.model, torch.randn(512, 6, generator=torch.Generator().manual_seed(9))
+    refitted = chosen.apply()
+    seen = distance(refitted, whole, [b.args[0] for b in chosen.batches])
+    small, tuned = chosen.apply_tuned(mipp.Tune(passes=60, learning_rate=3e-3, batch_size=16))
+    far = kl(refitted, whole, fresh)
+    assert seen < 0.3 * far, "this refit has not learned the examples by heart"
+    assert 0.5 * far < tuned.before < 2 * far
+    assert tuned.better
+    assert tuned.examples == (84, 12)
+    assert kl(small, whole, fresh) < far
+
+
+def test_a_plan_whose_tuning_changes_nothing_is_fitted_on_all_examples():
+    chosen = by_heart()
+    with pytest.warns(CalibrationWarning, match="which a refit on all examples is expected to"):
+        small, tuned = chosen.apply_tuned(mipp.Tune(passes=1, learning_rate=1e-12))
+    assert not tuned.better
+    assert tuned.after == tuned.before
+    assert same(state(chosen.apply()), small)
+
+
+def test_tuning_has_to_make_up_for_the_examples_that_the_refit_lacks():
+    chosen = by_heart()
+    fresh = torch.randn(512, 6, generator=torch.Generator().manual_seed(9))
+    with pytest.warns(CalibrationWarning, match="Tuning changed nothing"):
+        small, tuned = chosen.apply_tuned(mipp.Tune(passes=2, learning_rate=1e-5))
+    assert min(p.held_out for p in tuned.passes) < tuned.before, "these passes do help"
+    assert tuned.refitted < tuned.before
+    assert same(state(chosen.apply()), small)
+    # the estimate of what a refit on all examples reaches is near the truth
+    assert 0.5 < tuned.refitted / kl(small, chosen.model, fresh) < 2
+
+
+def test_nothing_is_made_up_for_without_a_refit():
+    tuned = plan().apply_tuned(QUICK, refit=False)[1]
+    assert tuned.refitted is None
+    assert tuned.better
+
+
+@pytest.mark.parametrize("granularity", ["block", "weight"])
+def test_blocks_and_single_weights_leave_them_out_as_well(granularity):
+    net = mipp.models.build("resnet20", num_classes=10, width=0.25, seed=0).eval()
+    x = torch.randn(2, 8, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    with warnings.catch_warnings(action="ignore"):
+        chosen = mipp.plan(net, list(x), "params=80%", seed=1, granularity=granularity)
+        tuned = chosen.apply_tuned(mipp.Tune(passes=1, learning_rate=1e-9, held_out=0.25))[1]
+        start = tuned.before
+        on_all = mipp.Tune(passes=1, learning_rate=1e-12, held_out=0.25)
+        seen = mipp.tune(chosen.apply(), net, list(x), on_all, seed=1).before
+    assert tuned.examples == (12, 4)
+    assert seen < start

@@ -105,7 +105,7 @@ def _run(
     after, retrained, tuned, tuned_score = score(small), None, None, None
     if task.tune is not None:
         with output.followed() as progress:
-            tuned = plan.tune(small, task.tune, progress=progress)
+            small, tuned = plan.apply_tuned(task.tune, progress=progress)
         tuned_score = score(small)
     if task.retrain is not None:
         with output.followed() as progress:

@@ -174,8 +174,8 @@ class AnyPlan(Generic[Model, Row, Total]):
                 `mipp.Refit` record. For single weights also ``"own"``, the weights that the method
                 gives.
             tune: True, or a `mipp.Tune` record, to tune the new model on the calibration examples
-                afterwards, without labels; zeros stay zero. `mipp.tune` says how, and what came of
-                it.
+                afterwards, without labels; zeros stay zero. `mipp.tune` says how, and `apply_tuned`
+                what came of it.
             progress: as in `mipp.plan`; stages are ``refit`` (layers) and ``tune`` (steps).
 
         Raises:
@@ -184,20 +184,75 @@ class AnyPlan(Generic[Model, Row, Total]):
             SurgeryError: the model cannot be copied, or refitted weights are not finite.
             MippError: as `mipp.tune` does.
         """
-        model, settings = self._model(), tuning.read_tune(tune)
+        settings = tuning.read_tune(tune)
+        if settings is not None:
+            return self.apply_tuned(settings, refit, progress=progress)[0]
+        model = self._model()
         small = self._applied(model, refit, progress)
         self._note(model, small)
-        if settings is not None:
-            self.tune(small, settings, progress=progress)
         return small
+
+    @gradients_enabled()
+    def apply_tuned(
+        self,
+        settings: tuning.Tune | bool = True,
+        refit: "surgery.Refit | str | bool | None" = True,
+        *,
+        progress: Progress | bool | None = None,
+    ) -> tuple[Model, tuning.Tuned]:
+        """What ``apply(tune=...)`` gives, and what came of tuning. See `mipp.tune`.
+
+        A refit comes nearer to the original on examples that it has seen than on others; where a
+        layer has more inputs than there are rows, it leaves no difference there. So the examples
+        that tuning holds out, which decide what is kept, are left out of the refit, too. What that
+        costs is estimated from another refit, without as many again. If no pass comes closer than a
+        refit on all examples is expected to, the model is what `apply` gives without tuning.
+
+        Args:
+            settings: how to tune; True for the defaults.
+            refit: as in `apply`.
+            progress: as in `apply`.
+
+        Raises:
+            InputError: a plan without its model, or without batches.
+            MippError: as `apply` and `mipp.tune` do.
+
+        Examples:
+            >>> import torch
+            >>> import mipp
+            >>> _ = torch.manual_seed(0)
+            >>> net = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Linear(8, 2))
+            >>> plan = mipp.plan(net, [torch.randn(64, 4)], "units=50%")
+            >>> small, tuned = plan.apply_tuned(mipp.Tune(passes=2), refit=False)
+            >>> tuned.better, small[0].out_features
+            (True, 4)
+        """
+        model, chosen = self._model(), tuning.read_tune(settings) or tuning.Tune()
+        self._check_batches("Tuning", "leave tune= out")
+        self._check_outputs()
+        seed = self._seed()
+        part = tuning.examples_of(self.batches, chosen, seed).trained_batches()
+        small, fewer = self._applied(model, refit, progress, part), None
+        if (self.refit if refit is True else refit) not in (None, False, "own"):
+            less = tuning.without_as_many(part, chosen, seed)
+            fewer = None if less is None else self._applied(model, refit, progress, less)
+        tuned = tune_read(
+            small, model, self.batches, chosen,
+            self.outputs, self._memory(), self._step(small), seed, progress, fewer,
+        )  # fmt: skip
+        if not tuned.better:
+            small = self._applied(model, refit, progress)
+        self._note(model, small)
+        return small, tuned
 
     def _applied(
         self,
         model: Model,
         refit: "surgery.Refit | str | bool | None",
         progress: Progress | bool | None,
+        batches: Sequence[statistics.Batch] | None = None,
     ) -> Model:
-        """The pruned model, refitted."""
+        """The pruned model, refitted on these batches, or on those of the plan."""
         raise NotImplementedError
 
     @checked
@@ -251,44 +306,6 @@ class AnyPlan(Generic[Model, Row, Total]):
                 f"{what} needs calibration batches, and this plan has none. Read it with "
                 f"mipp.{type(self).__name__}.from_json(text, model, batches), or {other}."
             )
-
-    def tune(
-        self,
-        small: nn.Module,
-        settings: tuning.Tune | bool = True,
-        *,
-        progress: Progress | bool | None = None,
-    ) -> tuning.Tuned:
-        """Tunes what `apply` returned, in place, on the model and the batches of the plan.
-
-        This is what ``apply(tune=...)`` does, too; here you get what came of it. See `mipp.tune`.
-
-        Args:
-            small: what `apply` returned.
-            settings: how to tune; True for the defaults.
-            progress: as in `mipp.plan`; the only stage is ``tune`` (steps).
-
-        Raises:
-            InputError: a plan without its model, or without batches.
-            MippError: as `mipp.tune` does.
-
-        Examples:
-            >>> import torch
-            >>> import mipp
-            >>> _ = torch.manual_seed(0)
-            >>> net = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Linear(8, 2))
-            >>> plan = mipp.plan(net, [torch.randn(64, 4)], "units=50%")
-            >>> small = plan.apply(refit=False)
-            >>> plan.tune(small, mipp.Tune(passes=2)).better
-            True
-        """
-        small = graph.unwrap(small)
-        self._check_batches("Tuning", "leave tune= out")
-        self._check_outputs()
-        return tune_read(
-            small, self._model(), self.batches, tuning.read_tune(settings) or tuning.Tune(),
-            self.outputs, self._memory(), self._step(small), self._seed(), progress,
-        )  # fmt: skip
 
     def _check_outputs(self) -> None:
         """Raises `InputError` without the function that picks the outputs of the plan."""

@@ -83,6 +83,7 @@ class BlockPlan(AnyPlan[Model, BlockSummary, Cost]):
         model: Model,
         refit: "surgery.Refit | str | bool | None",
         progress: Progress | bool | None,
+        batches: Sequence[statistics.Batch] | None = None,
     ) -> Model:
         gone = self.record.removed
         check_fingerprint(model, self.record.fingerprint)
@@ -93,21 +94,26 @@ class BlockPlan(AnyPlan[Model, BlockSummary, Cost]):
         if config is not None and gone:
             self._check_batches()
             with following(progress) as report, processes.together(model):
-                self._fit(small, model, config, report)
+                self._fit(small, model, batches or self.batches, config, report)
         surgery.take_out(small, gone)
         return small
 
     def _fit(
-        self, small: nn.Module, model: nn.Module, config: surgery.Refit, report: Progress
+        self,
+        small: nn.Module,
+        model: nn.Module,
+        batches: Sequence[statistics.Batch],
+        config: surgery.Refit,
+        report: Progress,
     ) -> None:
         """Fits the layers behind the first block that goes, while the copy runs around all."""
         names = [block.name for block in self.record.removed]
-        layers = layers_behind(model, names, self.batches)
+        layers = layers_behind(model, names, batches)
         fitted = itertools.count(1)
         go_around(small, names)
         with statistics.blaming(None):
             refit_behind(
-                small, model, layers, pieces_of(model, self.batches), config, self._seed(),
+                small, model, layers, pieces_of(model, batches), config, self._seed(),
                 self._memory(), advance=lambda: report("refit", next(fitted), len(layers)),
             )  # fmt: skip
         run_through(small, names)

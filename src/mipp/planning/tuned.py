@@ -46,7 +46,9 @@ def tune(
         small: what `Plan.apply` returned. Parameters that require no gradient stay as they are,
             unless none does.
         whole: the model that it was pruned from; it is left as it was.
-        batches: as in `mipp.plan`, usually the same. Targets are not used, except that what is to
+        batches: as in `mipp.plan`. Examples that a refit has seen look nearer than others, and so
+            hide what tuning brings: give others here, or use `Plan.apply_tuned`, which leaves what
+            is held out out of the refit. Targets are not used, except that what is to
             give a target of -100 does not count. Without targets for each token, padding does not
             count, by ``attention_mask``. Under
             ``torch.distributed`` each process gives its own, gradients are those of all examples,
@@ -96,22 +98,34 @@ def tune_read(
     step: AnyStep | None = None,
     seed: int = 0,
     progress: Progress | bool | None = None,
+    fewer: nn.Module | None = None,
 ) -> "tuning.Tuned":
-    """`tune` with batches that were read."""
-    own, teacher = (answering(model, outputs, example(model, data)) for model in (small, whole))
+    """`tune` with batches that were read; ``fewer`` is as in `mipp.tuning.tune`."""
+
+    def answers(model: nn.Module) -> nn.Module:
+        return answering(model, outputs, example(model, data))
+
+    own, teacher = answers(small), answers(whole)
+    less = None if fewer is None else answers(fewer)
     with following(progress) as report, processes.together(whole):
         processes.same_model(small)
         done = tuning.tune(
-            own, teacher, data, settings, seed=seed, memory=memory, step=step, report=report
-        )
+            own, teacher, data, settings,
+            seed=seed, memory=memory, step=step, fewer=less, report=report,
+        )  # fmt: skip
         report.line(str(done))
     if not done.better:
-        warnings.warn(
-            f"Tuning changed nothing: {len(done.passes)} passes came no closer to the whole model "
-            f"than {done.before:.3g} {done.unit} on {done.examples[1]} held-out examples, and the "
-            "weights from before were put back. Give more calibration examples, or a lower "
-            f"learning rate than {settings.learning_rate:g}: mipp.Tune(learning_rate=...).",
-            CalibrationWarning,
-            stacklevel=5,
-        )
+        warnings.warn(_nothing_changed(done, settings), CalibrationWarning, stacklevel=5)
     return done
+
+
+def _nothing_changed(done: "tuning.Tuned", settings: "tuning.Tune") -> str:
+    where = f"{done.unit} on {done.examples[1]} held-out examples"
+    least = f"{done.before:.3g} {where}, and the weights from before were put back"
+    if done.refitted is not None:
+        least = f"{done.refitted:.3g} {where}, which a refit on all examples is expected to reach"
+    return (
+        f"Tuning changed nothing: {len(done.passes)} passes came no closer to the whole model than "
+        f"{least}. Give more calibration examples, or a lower learning rate than "
+        f"{settings.learning_rate:g}: mipp.Tune(learning_rate=...)."
+    )

@@ -2,7 +2,7 @@
 
 import itertools
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Self
 
@@ -117,6 +117,7 @@ class Plan(AnyPlan[Model, GroupSummary, Cost]):
         model: Model,
         refit: "surgery.Refit | str | bool | None",
         progress: Progress | bool | None,
+        batches: Sequence[statistics.Batch] | None = None,
     ) -> Model:
         small = surgery.apply_plan(model, self.record)
         if self.record.unsure:
@@ -125,7 +126,8 @@ class Plan(AnyPlan[Model, GroupSummary, Cost]):
         if config is not None and self.record.axes:
             self._check_batches()
             assert self.traced is not None
-            notes = None if self.noted is None else self.noted.get(config)
+            noted = self.noted if batches is None else None  # notes are of all batches
+            notes = None if noted is None else noted.get(config)
             n_layers = len({consumer.weight for consumer in self.traced.consumers})
             fitted = itertools.count(1)
             with following(progress) as report, processes.together(model):
@@ -135,7 +137,7 @@ class Plan(AnyPlan[Model, GroupSummary, Cost]):
                     report("refit", next(fitted), n_layers)
 
                 refit_on_batches(
-                    small, model, self.traced, self.record.kept(), self.batches, config,
+                    small, model, self.traced, self.record.kept(), batches or self.batches, config,
                     self._seed(), after_fit, notes, self._memory(),
                 )  # fmt: skip
                 report("refit", n_layers, n_layers)

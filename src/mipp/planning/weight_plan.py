@@ -1,7 +1,7 @@
 """A plan of single weights, which leaves a model of the same size with zeros in it."""
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -81,6 +81,7 @@ class WeightPlan(AnyPlan[Model, LayerSummary, Nonzeros]):
         model: Model,
         refit: "surgery.Refit | str | bool | None",
         progress: Progress | bool | None,
+        batches: Sequence[statistics.Batch] | None = None,
     ) -> Model:
         check_fingerprint(model, self.record.fingerprint)
         config: surgery.Refit | Literal["own"] | None
@@ -98,7 +99,7 @@ class WeightPlan(AnyPlan[Model, LayerSummary, Nonzeros]):
             fitted = itertools.count(1)
             with following(progress) as report, processes.together(model):
                 weights.update(
-                    copied, model, mine, self.masks, self.batches, config,
+                    copied, model, mine, self.masks, batches or self.batches, config,
                     self._seed(), self._memory(),
                     advance=lambda: report("refit", next(fitted), len(mine)),
                 )  # fmt: skip

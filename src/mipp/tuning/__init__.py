@@ -4,7 +4,9 @@ The small model learns to give what the whole one gives (distillation). Examples
 learn from decide when to stop, and whether anything is changed at all.
 """
 
-from mipp.tuning.passes import tune
+from mipp.tuning.passes import examples_of, tune, without_as_many
 from mipp.tuning.settings import Augment, Tune, Tuned, TunePass, read_tune
 
-__all__ = ["Augment", "Tune", "TunePass", "Tuned", "read_tune", "tune"]
+__all__ = [
+    "Augment", "Tune", "TunePass", "Tuned", "examples_of", "read_tune", "tune", "without_as_many",
+]  # fmt: skip

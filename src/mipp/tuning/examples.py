@@ -66,6 +66,10 @@ class Examples:
         size = batch_size or max(map(len, batches))
         return cls(batches, _filled(kept), _filled(apart), size)
 
+    def trained_batches(self) -> list[Batch]:
+        """What is left of the batches without the examples that are held out."""
+        return [self.batch([part]) for part in self.trained]
+
     def counts(self) -> tuple[int, int]:
         """Examples that are trained on, and those that are held out."""
         trained, held_out = (

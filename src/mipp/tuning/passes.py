@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +18,7 @@ from mipp.statistics import Batch, blaming
 from mipp.statistics.loss import answer_tensors
 from mipp.tracing.guards import as_it_was, gradients_enabled, mixed_seed, seed_generators
 from mipp.tracing.guards import channels_last as laid_out
-from mipp.tuning.examples import Examples, Parts, augmented
+from mipp.tuning.examples import Examples, Parts, augmented, units
 from mipp.tuning.master_weights import MasterAdamW
 from mipp.tuning.settings import Stopped, Tune, Tuned, TunePass
 from mipp.tuning.teacher import Teacher
@@ -40,6 +41,7 @@ def tune(
     seed: int = 0,
     memory: float = math.inf,
     step: AnyStep | None = None,
+    fewer: nn.Module | None = None,
     report: Progress = lambda *_: None,
 ) -> Tuned:
     """Tunes ``small``, in place; what goes wrong leaves it with the best weights so far.
@@ -52,6 +54,8 @@ def tune(
         seed: of what is held out, of the order, and of augmentation.
         memory: bytes; a quarter of it may hold answers of the whole model.
         step: in place of ``optimizer.step()``, which it calls itself.
+        fewer: ``small``, fitted without as many again of the examples as are held out. Only what
+            comes closer is kept than a fit on all examples is expected to be.
         report: called as ``report("tune", steps, total)``.
 
     Raises:
@@ -61,29 +65,56 @@ def tune(
     """
     started = time.perf_counter()
     _check_apart(small, whole)
-    examples = Examples.of(batches, settings.held_out, settings.batch_size, mixed_seed(seed, 0))
+    models = (small, whole) if fewer is None else (small, whole, fewer)
+    examples = examples_of(batches, settings, seed)
     with ExitStack() as stack:
         stack.enter_context(gradients_enabled())
-        stack.enter_context(as_it_was(small, whole))
+        stack.enter_context(as_it_was(*models))
         last = _lies_channels_last(small, whole, batches[0], settings)
         for model in (small, whole):
             stack.enter_context(laid_out(model, enabled=last))
         for parameter in whole.parameters():
             parameter.requires_grad_(False)
         run = _Run(small, whole, examples, settings, seed, memory, step, report, started)
+        if fewer is not None:
+            run.expect(fewer)
         stack.callback(run.put_back_best)
         stopped = run.all_passes()
     trained, held_out = (processes.total("the examples", n) for n in examples.counts())
     return Tuned(
         before=run.before,
-        after=run.best,
+        after=run.best if run.kept else run.before,
         unit=run.teacher.unit,
         passes=tuple(run.passes),
         kept=run.kept,
         stopped=stopped,
         examples=(trained, held_out),
         seconds=time.perf_counter() - started,
+        refitted=run.expected,
     )
+
+
+def examples_of(batches: Sequence[Batch], settings: Tune, seed: int) -> Examples:
+    """What `tune` trains on with this seed, and what it holds out.
+
+    Raises:
+        InputError: there are fewer than two examples.
+    """
+    return Examples.of(batches, settings.held_out, settings.batch_size, mixed_seed(seed, 0))
+
+
+def without_as_many(part: Sequence[Batch], settings: Tune, seed: int) -> list[Batch] | None:
+    """What `tune` trains on, without as many of it again as it holds out; None for too little.
+
+    Args:
+        part: what it trains on.
+        settings: how it holds out.
+        seed: another one leaves out others.
+    """
+    share = min(settings.held_out / (1 - settings.held_out), 0.5)
+    if sum(units(batch) for batch in part) < 2:
+        return None
+    return examples_of(part, replace(settings, held_out=share), seed).trained_batches()
 
 
 class _Run:
@@ -113,13 +144,24 @@ class _Run:
         self.passes: list[TunePass] = []
         self.kept = 0
         self.weights = [p.detach().clone() for p in self.parameters]
-        self.before = self.best = self.held_out()
+        self.expected: float | None = None
+        self.before = self.best = self.held_out(small)
         if not math.isfinite(self.before):
             raise TrainingError(
                 f"the small model is {self.before} away from the whole one; expected a finite "
                 "number. Its outputs are not finite: refit it, or prune less."
             )
         self.steps_per_pass = processes.largest("the steps of a pass", examples.n_steps())
+
+    def expect(self, fewer: nn.Module) -> None:
+        """Asks for what a fit on all examples is expected to be, or closer.
+
+        Each share of the examples that is left out is taken to make the distance longer by the same
+        factor, as the one that this model lacks beside the small one does.
+        """
+        longer = self.held_out(fewer) / self.before if self.before > 0 else 1.0
+        self.expected = self.before / max(longer, 1.0)
+        self.best = self.expected
 
     def all_passes(self) -> Stopped:
         """Trains until there are no more passes, no patience or no time; says which."""
@@ -128,7 +170,7 @@ class _Run:
             begun = time.perf_counter()
             seed_generators(self.device, self.seed, number + 1)
             train, rate, in_time = self._one_pass(number)
-            away = self.held_out()
+            away = self.held_out(self.small)
             seconds = time.perf_counter() - begun
             self.passes.append(TunePass(rate, train, away, seconds))
             if away < self.best:
@@ -225,7 +267,7 @@ class _Run:
         gradients = [p.grad for p in self.parameters if p.grad is not None]
         processes.all_reduce("a step of tuning", value, *gradients)
 
-    def held_out(self) -> float:
+    def held_out(self, model: nn.Module) -> float:
         """Divergence on the held-out examples of all ranks, in the model's own precision."""
         n = len(self.teacher.scales)
         sums, counts = (torch.zeros(n, dtype=torch.float64, device=self.device) for _ in range(2))
@@ -233,7 +275,7 @@ class _Run:
             for parts in self.examples.pieces(self.examples.held_out):
                 batch = self.examples.batch(parts).to(self.device)
                 with blaming(None):
-                    found = answer_tensors(self.small(*batch.args, **batch.kwargs))
+                    found = answer_tensors(model(*batch.args, **batch.kwargs))
                 some = self.teacher.apart(found, self.teacher.answers(parts, batch), batch, 1.0)
                 sums, counts = sums + some[0].double(), counts + some[1].double()
         processes.all_reduce("the held-out examples", sums, counts)

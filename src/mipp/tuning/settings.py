@@ -118,6 +118,8 @@ class Tuned:
         stopped: by ``passes``, ``patience`` or ``minutes``.
         examples: how many were trained on, and how many were held out.
         seconds: of it all; not compared by ``==``.
+        refitted: what ``before`` would be if the refit had had all examples, as it is estimated;
+            only what is lower was kept. None where no refit was compared.
 
     Examples:
         >>> done = TunePass(1e-3, train=0.21, held_out=0.19, seconds=1.5)
@@ -133,6 +135,7 @@ class Tuned:
     stopped: Stopped
     examples: tuple[int, int]
     seconds: float = field(compare=False)
+    refitted: float | None = None
 
     @property
     def better(self) -> bool:
@@ -145,7 +148,8 @@ class Tuned:
         count = self.examples[1]
         where = f"from the whole model on {count} held-out example{'s' * (count != 1)}, {spent}"
         if not self.better:
-            return f"not tuned: no pass came closer than {self.before:.3g} {self.unit} {where}"
+            least = self.before if self.refitted is None else self.refitted
+            return f"not tuned: no pass came closer than {least:.3g} {self.unit} {where}"
         return f"tuned: {self.before:.3g} -> {self.after:.3g} {self.unit} {where}"
 
 
