@@ -597,6 +597,13 @@ def test_tuning_has_to_make_up_for_the_examples_that_the_refit_lacks():
     assert 0.5 < tuned.refitted / kl(small, chosen.model, fresh) < 2
 
 
+def test_patience_counts_passes_that_come_closer_though_not_close_enough():
+    slow = mipp.Tune(passes=3, learning_rate=1e-5, patience=1)
+    with pytest.warns(CalibrationWarning, match="3 passes came no closer"):
+        tuned = by_heart().apply_tuned(slow)[1]
+    assert tuned.stopped == "passes"
+
+
 def test_nothing_is_made_up_for_without_a_refit():
     tuned = plan().apply_tuned(QUICK, refit=False)[1]
     assert tuned.refitted is None

@@ -142,10 +142,10 @@ class _Run:
         self.rate = settings.learning_rate
         self.optimizer = MasterAdamW(self.parameters, self.rate)
         self.passes: list[TunePass] = []
-        self.kept = 0
+        self.kept = self.nearest_pass = 0
         self.weights = [p.detach().clone() for p in self.parameters]
         self.expected: float | None = None
-        self.before = self.best = self.held_out(small)
+        self.before = self.best = self.nearest = self.held_out(small)
         if not math.isfinite(self.before):
             raise TrainingError(
                 f"the small model is {self.before} away from the whole one; expected a finite "
@@ -173,6 +173,8 @@ class _Run:
             away = self.held_out(self.small)
             seconds = time.perf_counter() - begun
             self.passes.append(TunePass(rate, train, away, seconds))
+            if away < self.nearest:
+                self.nearest, self.nearest_pass = away, number + 1
             if away < self.best:
                 self.best, self.kept = away, number + 1
                 self.weights = [p.detach().clone() for p in self.parameters]
@@ -180,7 +182,7 @@ class _Run:
                 self._start_again(LOWER * rate)
             if not in_time:
                 return "minutes"
-            if settings.patience is not None and number + 1 - self.kept >= settings.patience:
+            if settings.patience is not None and number + 1 - self.nearest_pass >= settings.patience:
                 return "patience"
         return "passes"
 
