@@ -154,13 +154,14 @@ class _Run:
         self.steps_per_pass = processes.largest("the steps of a pass", examples.n_steps())
 
     def expect(self, fewer: nn.Module) -> None:
-        """Asks for what a fit on all examples is expected to be, or closer.
+        """Asks for less than what a fit on all examples is expected to leave.
 
-        Each share of the examples that is left out is taken to make the distance longer by the same
-        factor, as the one that this model lacks beside the small one does.
+        That the small model lacks examples is taken to make its distance longer by the factor by
+        which this one, that lacks as many again, is further away; and by no less than the share of
+        the examples says, as for errors that fall with one over their number.
         """
-        longer = self.held_out(fewer) / self.before if self.before > 0 else 1.0
-        self.expected = self.before / max(longer, 1.0)
+        further = self.held_out(fewer) / self.before if self.before > 0 else 1.0
+        self.expected = self.before / max(further, 1 / (1 - self.settings.held_out))
         self.best = self.expected
 
     def all_passes(self) -> Stopped:
@@ -182,7 +183,10 @@ class _Run:
                 self._start_again(LOWER * rate)
             if not in_time:
                 return "minutes"
-            if settings.patience is not None and number + 1 - self.nearest_pass >= settings.patience:
+            if (
+                settings.patience is not None
+                and number + 1 - self.nearest_pass >= settings.patience
+            ):
                 return "patience"
         return "passes"
 
