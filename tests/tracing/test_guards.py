@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 import mipp
 from mipp.errors import InputError, SurgeryError
+from mipp.tracing import guards
 from mipp.tracing.guards import as_it_was, duplicate
 from mipp.tracing.module_contents import SAVED
 
@@ -239,3 +240,47 @@ def test_a_sparse_buffer_is_as_before():
     with as_it_was(model), as_it_was(model):
         model.adjacency.mul_(2)
     assert torch.equal(model.adjacency.to_dense(), torch.eye(3))
+
+
+class Reader(nn.Module):
+    """Notes whether cuDNN is switched on in passes whose gradients are wanted."""
+
+    def __init__(self):
+        super().__init__()
+        self.lstm = nn.LSTM(4, 8, batch_first=True)
+        self.head = nn.Linear(8, 3)
+
+    def forward(self, x):
+        hidden = self.lstm(x)[0]
+        if torch.is_grad_enabled():
+            seen.append(torch.backends.cudnn.enabled)
+        return self.head(hidden[:, -1])
+
+
+seen: list[bool] = []
+
+
+@pytest.mark.parametrize("method", ["mipp", "taylor"])
+def test_gradients_of_recurrent_layers_on_cuda_do_without_cudnn(monkeypatch, method):
+    torch.manual_seed(0)
+    model = Reader().eval()
+    batches = [(torch.randn(16, 5, 4), torch.randint(0, 3, (16,)))]
+    monkeypatch.setattr(guards, "recurrent_on_cuda", lambda module: isinstance(module, nn.LSTM))
+    seen.clear()
+    plan = mipp.plan(model, batches, "units=50%", method=method, progress=False)
+    assert seen
+    assert not any(seen)
+    seen.clear()
+    plan.apply(tune=mipp.Tune(passes=1), refit=False, progress=False)
+    assert seen
+    assert not any(seen)
+    assert torch.backends.cudnn.enabled
+
+
+def test_cudnn_stays_on_for_layers_that_it_can_go_back_through():
+    seen.clear()
+    batches = [(torch.randn(16, 5, 4), torch.randint(0, 3, (16,)))]
+    with guards.recurrent_gradients(Reader()):
+        assert torch.backends.cudnn.enabled
+    mipp.plan(Reader().eval(), batches, "units=50%", progress=False)
+    assert seen[-1], "the pass with gradients; torch.export traces without cuDNN"

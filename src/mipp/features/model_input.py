@@ -17,7 +17,7 @@ from mipp.statistics import Loss
 from mipp.statistics.batches import Batch
 from mipp.statistics.loss import sampled_loss, settle
 from mipp.tracing.calls import LINEAR, Call, CallHooks
-from mipp.tracing.guards import measuring
+from mipp.tracing.guards import measuring, recurrent_gradients
 
 _BATCH = 256
 
@@ -30,7 +30,7 @@ def targets(
     Raises:
         CalibrationError: if the model's layers, or its loss, do not depend on X.
     """
-    with measuring(model):
+    with measuring(model), recurrent_gradients(model):
         if noise == "fisher":
             seen = _fisher(model, X, loss, seed)
         else:

@@ -15,7 +15,7 @@ from mipp.statistics.calling import blaming
 from mipp.statistics.loss import Loss, pass_back, settle
 from mipp.statistics.recorder import CaptureConfig, Recorder, Site, Statistics
 from mipp.tracing.calls import Call, CallHooks, token_mask
-from mipp.tracing.guards import measuring
+from mipp.tracing.guards import measuring, recurrent_gradients
 from mipp.tracing.lockstep import Held, Pause, visit_in_order
 from mipp.tracing.notes import Key, Notes
 from mipp.tracing.sampling import sampled_positions, weight_seed
@@ -202,7 +202,7 @@ class _Run:
     ) -> None:
         """Runs the batches; ``inputs``: whether inputs are measured, too."""
         seen, noted = 0, rows_noted or {}
-        with measuring(self._model):
+        with measuring(self._model), recurrent_gradients(self._model):
             for i, whole in enumerate(batches):
                 number, batch = i * self._world + self._rank, whole.to(self.device)
                 backward, mask = i < self.backward_on, token_mask(batch.kwargs)

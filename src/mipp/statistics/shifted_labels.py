@@ -16,7 +16,7 @@ from mipp.statistics.batches import Batch, earlier, labelled
 from mipp.statistics.calling import blaming
 from mipp.statistics.loss import class_scores
 from mipp.tracing.calls import Call, CallHooks
-from mipp.tracing.guards import gradients_enabled, measuring
+from mipp.tracing.guards import gradients_enabled, measuring, recurrent_gradients
 
 
 def noting_shift(model: nn.Module, batches: Sequence[Batch], n_tried: int) -> list[Batch]:
@@ -54,7 +54,8 @@ def _shifts(model: nn.Module, batch: Batch) -> bool:
     def after(_call: Call, output: Tensor) -> Tensor:
         return output + anchor.to(output.dtype)  # the only thing that a gradient is wanted of
 
-    with gradients_enabled(), measuring(model), CallHooks(model, after=after, grouped=True):
+    hooks = CallHooks(model, after=after, grouped=True)
+    with gradients_enabled(), measuring(model), recurrent_gradients(model), hooks:
         output = model(*moved.args, **moved.kwargs)
     loss = output.get("loss") if isinstance(output, Mapping) else None
     found = class_scores(output, moved.kwargs["labels"])

@@ -175,6 +175,30 @@ def measuring(model: nn.Module, *, values: bool = True) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def recurrent_gradients(*models: nn.Module) -> Iterator[None]:
+    """Inside, gradients go through recurrent layers on CUDA in evaluation mode.
+
+    cuDNN computes these in training mode alone. Where there are such layers, PyTorch's own kernels
+    take its place, which are slower.
+    """
+    cudnn = torch.backends.cudnn
+    modules = (module for model in models for module in model.modules())
+    if not cudnn.enabled or not any(recurrent_on_cuda(module) for module in modules):
+        yield
+        return
+    cudnn.enabled = False
+    try:
+        yield
+    finally:
+        cudnn.enabled = True
+
+
+def recurrent_on_cuda(module: nn.Module) -> bool:
+    """Whether cuDNN computes this module, as it does LSTMs, GRUs and RNNs on CUDA."""
+    return isinstance(module, nn.RNNBase) and any(p.is_cuda for p in module.parameters())
+
+
 def checksum(tensor: Tensor) -> int:
     """A number that another tensor of the same shape rarely has."""
     values = tensor.detach()

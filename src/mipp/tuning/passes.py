@@ -16,7 +16,13 @@ from mipp.retrain import AnyStep
 from mipp.retrain.numerics import numerics_for
 from mipp.statistics import Batch, blaming
 from mipp.statistics.loss import answer_tensors
-from mipp.tracing.guards import as_it_was, gradients_enabled, mixed_seed, seed_generators
+from mipp.tracing.guards import (
+    as_it_was,
+    gradients_enabled,
+    mixed_seed,
+    recurrent_gradients,
+    seed_generators,
+)
 from mipp.tracing.guards import channels_last as laid_out
 from mipp.tuning.examples import Examples, Parts, augmented, units
 from mipp.tuning.master_weights import MasterAdamW
@@ -70,6 +76,7 @@ def tune(
     with ExitStack() as stack:
         stack.enter_context(gradients_enabled())
         stack.enter_context(as_it_was(*models))
+        stack.enter_context(recurrent_gradients(*models))
         last = _lies_channels_last(small, whole, batches[0], settings)
         for model in (small, whole):
             stack.enter_context(laid_out(model, enabled=last))

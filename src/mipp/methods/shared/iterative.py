@@ -29,7 +29,7 @@ from mipp.problem import Problem, whole_masks
 from mipp.records import Curve, Keep, Trail
 from mipp.selection.curve_points import ScoreTrails
 from mipp.statistics import Batch
-from mipp.tracing.guards import generators_kept, seed_generators
+from mipp.tracing.guards import generators_kept, recurrent_gradients, seed_generators
 
 
 def question_of(problem: Problem) -> Question:
@@ -212,6 +212,7 @@ def undisturbed(question: Question) -> Iterator[None]:
     with (
         generators_kept(devices),
         torch.enable_grad(),
+        recurrent_gradients(question.model),
         # the faster kernels of attention have no second derivative
         sdpa_kernel(SDPBackend.MATH),
     ):
