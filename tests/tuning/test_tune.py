@@ -596,7 +596,7 @@ def test_tuning_has_to_make_up_for_the_examples_that_the_refit_lacks():
     assert tuned.refitted < tuned.before
     assert same(state(chosen.apply()), small)
     # the estimate of what a refit on all examples reaches is near the truth
-    assert 0.5 < tuned.refitted / kl(small, chosen.model, fresh) < 2
+    assert 0.25 < tuned.refitted / kl(small, chosen.model, fresh) < 4
 
 
 def test_patience_counts_passes_that_come_closer_though_not_close_enough():

@@ -224,7 +224,7 @@ def test_the_ridge_solution_is_that_of_the_augmented_least_squares_problem(towar
     problem, strength = regression(10, bias=False, toward=toward), 0.3
     pull = problem.x.square().mean(0)
     anchor = problem.old if toward == "old" else torch.zeros_like(problem.old)
-    penalty = (strength * (pull + 1e-8 * pull.mean())).sqrt()
+    penalty = (strength * (pull + 0.1 * pull.median() + 1e-8 * pull.mean())).sqrt()
     left = torch.cat([problem.x / 10**0.5, penalty.diag()])
     right = torch.cat([problem.y / 10**0.5, penalty.unsqueeze(1) * anchor.T])
     expected = torch.linalg.lstsq(left, right).solution.T
@@ -305,3 +305,20 @@ def test_gains_are_those_of_fits_to_the_other_rows(n, bias, toward):
             x, y = problem.x[own] - fitted.x_mean, problem.y[own] - fitted.y_mean
             left = (y - x @ weight.T).square().sum(1)
             torch.testing.assert_close(found[place, own], bare - left, rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.parametrize("n", [200, 30])
+def test_a_feature_that_barely_occurs_does_not_get_a_huge_weight(n):
+    torch.manual_seed(5)
+    model = nn.Sequential(nn.Linear(4, 24), nn.ReLU(), nn.Linear(24, 3)).double()
+    x = torch.randn(n, 4).double()
+    with torch.no_grad():
+        reached = x @ model[0].weight[1] + model[0].bias[1]
+        model[0].bias[1] += 1e-4 - reached.max()  # one row has 0.0001 of it, all others none
+    small = refitted(model, x, range(18), Refit(few_rows=0.0))
+    change = small[2].weight[:, 1] - model[2].weight[:, 1]
+    assert change.abs().max() < 0.1
+    others = torch.randn(500, 4).double() * 2  # of which many have more
+    with torch.no_grad():
+        error = (small(others) - model(others)).square().mean()
+        assert error < model(others).var()

@@ -37,9 +37,21 @@ class Regression:
         return self.old if self.toward == "old" else torch.zeros_like(self.old)
 
 
+RARE = 0.1
+"""Share of the median variance by which every feature is pulled besides its own."""
+
+
 def pull_of(variance: Float[Tensor, " d"]) -> Float[Tensor, " d"]:
-    """How strongly each feature is pulled, before the ridge: by its variance, and never by 0."""
-    pull = variance + 1e-8 * variance.mean()
+    """How strongly each feature is pulled, before the ridge: by its variance, and never by 0.
+
+    A feature that is active in a few of the rows, and barely so, has next to no variance of its
+    own. Its weight would be whatever makes these few rows fit, and blow up other examples, in which
+    it is as active as features usually are. So the typical variance counts as well. It is the
+    median, which features of enormous variance do not raise.
+    """
+    varying = variance[variance > 0]
+    typical = varying.median() if len(varying) else variance.new_zeros(())
+    pull = variance + RARE * typical + 1e-8 * variance.mean()
     return torch.where(pull > 0, pull, 1.0)
 
 
