@@ -3,6 +3,7 @@
 import importlib
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -42,6 +43,11 @@ def call(function: str, arguments: Sequence[Any]) -> Any:
         check=False,
         env=ALLOCATOR | os.environ | {"OMP_NUM_THREADS": str(n_threads), "PYTHONPATH": paths},
     )
+    if done.returncode == -signal.SIGKILL:
+        raise MippError(
+            "measuring in a new process failed: it was killed, as the system does when memory runs "
+            "out. Measure it again with less beside it."
+        )
     if done.returncode:
         last = done.stderr.strip().splitlines()[-1:] or ["no message"]
         raise MippError(f"measuring in a new process failed: {last[0]}")
