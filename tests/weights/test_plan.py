@@ -333,3 +333,18 @@ def test_a_refit_on_few_examples_does_no_more_harm_than_none(n):
             whole, bare, fitted = net(x), plan.apply(refit=False)(x), plan.apply()(x)
         worst = max(worst, float((fitted - whole).norm() / (bare - whole).norm()))
     assert worst <= 1.05
+
+
+def test_an_input_that_barely_occurs_does_not_get_a_huge_weight():
+    torch.manual_seed(5)
+    model = nn.Sequential(nn.Linear(4, 24), nn.ReLU(), nn.Linear(24, 3))
+    x = torch.randn(400, 4)
+    with torch.no_grad():
+        reached = x @ model[0].weight[1] + model[0].bias[1]
+        model[0].bias[1] += 1e-3 - reached.max()  # one example has 0.001 of it, all others none
+        model[2].weight[:, 1] = 2.0
+    plan = mipp.plan(model, [x], "params=80%", granularity="weight", method="l2", protect="0")
+    stays = plan.masks["2.weight"][:, 1]
+    assert stays.any()
+    change = (plan.apply()[2].weight - model[2].weight)[:, 1][stays]
+    assert change.abs().max() < 0.5

@@ -22,6 +22,7 @@ from mipp.surgery.record import PlanRecord, installed_version
 from mipp.surgery.refit.fitting import LESS_MEMORY, Refit, best_fit, finite
 from mipp.surgery.refit.original import Draw, Original
 from mipp.surgery.refit.reached import Piece, Reached, WalkedLayer
+from mipp.surgery.refit.ridge import pull_of
 from mipp.surgery.refit.units import refit, rows_noted
 from mipp.surgery.refit.walk import walk
 from mipp.surgery.slice import apply_plan, slice_graph, slice_model
@@ -55,6 +56,7 @@ __all__ = [
     "named_tensors",
     "original_indices",
     "probe",
+    "pull_of",
     "read_weights",
     "recorded_blocks",
     "recorded_sizes",

@@ -17,7 +17,7 @@ from mipp.covariance import varies
 from mipp.errors import SurgeryError
 from mipp.out_of_memory import enough_memory
 from mipp.statistics import Batch, CaptureConfig
-from mipp.surgery import LESS_MEMORY, Refit, best_fit, finite
+from mipp.surgery import LESS_MEMORY, Refit, best_fit, finite, pull_of
 from mipp.weights.layers import Layer
 from mipp.weights.measure import Stop, in_order
 from mipp.weights.regression import Rows, best_weights
@@ -125,9 +125,10 @@ def _fitted(
             variance = x.double().square().mean(0)
             x[:, ~varies(variance, x_mean[block], stop.x.dtype)] = 0
         y = stop.y[:, block] - y_mean[block].to(stop.y.dtype)
+        moment = (x.T @ x).double() / n
         rows = Rows(
-            (x.T @ x).double() / n, before.double(), torch.ones_like(before[:, 0]).double(),
-            ridge=refit.ridge,
+            moment, before.double(), torch.ones_like(before[:, 0]).double(),
+            ridge=refit.ridge, scale=pull_of(moment.diagonal()),
         )  # fmt: skip
         made.append(best_weights(rows, keeps[block], (y.T @ x).double() / n))
     return torch.stack(made), x_mean, y_mean

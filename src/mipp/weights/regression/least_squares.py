@@ -89,9 +89,10 @@ class Rows:
         weight: Shape ``(m, d)``.
         noise: Variance of the noise that each output is seen through, above 0, shape ``(m,)``.
         uses: Positions per example; nats are multiplied by it.
-        ridge: Added to every input's variance, as a share of it.
-        correlation: Of the inputs, with the ridge, shape ``(d, d)``.
-        deviation: Of each input, shape ``(d,)``; 1 for inputs that never vary.
+        ridge: Added to every input's variance, as a share of ``scale``.
+        scale: Of each input, what counts as its variance there, ``(d,)``; None for its variance.
+        correlation: Of the inputs over their deviations, with the ridge, shape ``(d, d)``.
+        deviation: Of each input, by ``scale``, shape ``(d,)``; 1 for inputs that never vary.
         varies: Whether each input varies, shape ``(d,)``.
     """
 
@@ -100,6 +101,7 @@ class Rows:
     noise: Float[Tensor, " m"]
     uses: float | int = 1
     ridge: float | int = 1e-4
+    scale: Float[Tensor, " d"] | None = None
     correlation: Float[Tensor, "d d"] = field(init=False, repr=False)
     deviation: Float[Tensor, " d"] = field(init=False, repr=False)
     varies: Bool[Tensor, " d"] = field(init=False, repr=False)
@@ -110,8 +112,9 @@ class Rows:
                 f"Rows was given noise of variance {float(self.noise.min())}; expected numbers "
                 "above 0: without noise an output has infinite information."
             )
-        deviation = self.covariance.diagonal().clamp_min(0).sqrt()
-        varies = deviation > 0
+        variance = self.covariance.diagonal().clamp_min(0)
+        varies = variance > 0
+        deviation = (variance if self.scale is None else self.scale).sqrt()
         deviation = torch.where(varies, deviation, torch.ones_like(deviation))
         correlation = self.covariance / deviation / deviation.unsqueeze(1)
         correlation.diagonal().add_(self.ridge)
