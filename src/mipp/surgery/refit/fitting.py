@@ -61,7 +61,8 @@ class Refit:
             ``closed`` on what the original puts in, ``norm`` only corrects BatchNorm statistics.
         fits: all ``weights`` of a layer, one factor for each channel that it reads (``scale``,
             biases stay), or its ``bias`` alone; the last two are special cases of the first.
-        ridge: pull towards ``toward``, as a share of each feature's variance.
+        ridge: pull towards ``toward``, as a share of each feature's variance and a tenth of the
+            median variance.
         toward: the ``old`` weights, or ``zero``.
         norm: BatchNorm statistics follow the ``mean``, mean and variance (``full``), or nothing
             (``keep``).
@@ -129,7 +130,7 @@ class LeastSquares:
     Args:
         reached: the layer, whose weight and bias are set in place.
         consumer: the layer, as the graph has it.
-        ridge: pull, as a share of each feature's variance.
+        ridge: pull, as in `Refit`.
         toward: pulls towards the weights as they are (``"old"``) or towards ``"zero"``.
     """
 
@@ -220,8 +221,7 @@ class LeastSquares:
         gram = of.T @ (second * (self.old.T @ self.old)) @ of
         cross = of.T @ (across * self.old.T).sum(1, keepdim=True)
         ones = torch.ones_like(cross)
-        pull = self.ridge * (gram.diagonal() + 1e-8 * gram.diagonal().mean())
-        pull = torch.where(pull > 0, pull, 1.0)
+        pull = self.ridge * pull_of(gram.diagonal())
         gram.diagonal().add_(pull)
         if self.toward == "old":
             cross = cross + pull.unsqueeze(1) * ones
