@@ -50,9 +50,7 @@ class WideNet:
 _RECIPE = replace(retrain.recipe_for("vgg16"), label_smoothing=0.1)
 _PLAIN = replace(_RECIPE, label_smoothing=0.0)  # small nets do not overfit in so few epochs
 NETS = {
-    "resnet20": WideNet(
-        "resnet20", "cifar10", replace(_PLAIN, epochs=40, peak_lr=0.15), ((20, 24),)
-    ),
+    "resnet20": WideNet("resnet20", "cifar10", replace(_PLAIN, epochs=30, peak_lr=0.15)),
     "resnet56": WideNet("resnet56", "cifar10", replace(_PLAIN, epochs=24), ((8, 24),)),
     "vgg16": WideNet("vgg16", "cifar10", replace(_RECIPE, epochs=12)),
     "resnet18": WideNet("resnet18", "cifar10", replace(_RECIPE, epochs=16), ((5, 24),)),
