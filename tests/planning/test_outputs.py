@@ -1,5 +1,7 @@
 """Which outputs matter: what only the others need can go, and they have no say in the loss."""
 
+import warnings
+
 import pytest
 import torch
 from torch import nn
@@ -132,8 +134,9 @@ def test_a_plan_of_single_weights_is_tuned_with_the_function_that_it_was_made_wi
     with pytest.raises(InputError, match=r"without it.*mipp\.WeightPlan\.from_json\(.*outputs="):
         bare.apply_tuned()
     again = read(plan.to_json(), model, examples, outputs=answer)
-    quick = mipp.Tune(passes=1)
-    assert again.apply_tuned(quick, progress=False)[1].examples[0] > 0
+    with warnings.catch_warnings(action="ignore"):  # one pass may not be worth it
+        tuned = again.apply_tuned(mipp.Tune(passes=1), progress=False)[1]
+    assert tuned.examples[0] > 0
 
 
 def test_all_outputs_picked_are_as_all_outputs():
