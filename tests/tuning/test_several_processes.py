@@ -1,5 +1,7 @@
 """Two processes with their own examples tune to the same weights, with gradients of all."""
 
+import warnings
+
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -36,6 +38,17 @@ def work(rank, address, out):
         alike = [batches()[0].repeat_interleave(2, 0)[rank::2]]
         mipp.tune(small, net(16, 0), alike, SETTINGS, progress=False)
         save_file(small.state_dict(), out / f"alike {rank}.safetensors")
+        for name, mine in (
+            ("plan ", batches()[rank::2]),
+            ("few ", [batches()[rank][: 2 + 30 * rank]]),
+        ):
+            with warnings.catch_warnings(action="ignore"):
+                plan = mipp.plan(net(16, 0), mine, "units=50%", seed=0)
+                small, tuned = plan.apply_tuned(SETTINGS, progress=False)
+            save_file(small.state_dict(), out / f"{name}{rank}.safetensors")
+            (out / f"{name}{rank}.txt").write_text(
+                repr((tuned.before, tuned.refitted, tuned.after))
+            )
         leave()
     finally:
         torch.distributed.destroy_process_group()
@@ -45,9 +58,14 @@ def work(rank, address, out):
 def test_two_processes_tune_as_one_model(tmp_path):
     address = f"file://{tmp_path / 'meet'}"
     torch.multiprocessing.spawn(work, args=(address, tmp_path), nprocs=2)
-    for name in ("", "alike "):
+    for name in ("", "plan ", "few ", "alike "):
         two = [load_file(tmp_path / f"{name}{rank}.safetensors") for rank in (0, 1)]
         assert all(torch.equal(value, two[1][key]) for key, value in two[0].items())
+    for name in ("plan ", "few "):
+        told = [(tmp_path / f"{name}{rank}.txt").read_text() for rank in (0, 1)]
+        assert told[0] == told[1]
+        # with two examples one of the processes has none that a refit could lack besides
+        assert ("None" in told[0]) == (name == "few ")
     told = [(tmp_path / f"{rank}.txt").read_text() for rank in (0, 1)]
     assert told[0] == told[1]
     before, after, examples = eval(told[0])

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, Self, TypeVar
 
 from torch import nn
 
-from mipp import graph, statistics, surgery, tuning
+from mipp import graph, processes, statistics, surgery, tuning
 from mipp.checks import checked
 from mipp.errors import InputError
 from mipp.options import Outputs, Progress
@@ -16,7 +16,7 @@ from mipp.origin import Applied, note_plans, plans_of
 from mipp.planning.model_outputs import check_same_outputs
 from mipp.planning.option_values import recorded_refit
 from mipp.planning.plan_figures import dataframe
-from mipp.planning.tuned import tune_read
+from mipp.planning.tuned import distance_read, tune_read
 from mipp.problem import calibration
 from mipp.records import Refusal
 from mipp.report import Measured, write
@@ -230,18 +230,24 @@ class AnyPlan(Generic[Model, Row, Total]):
         model, chosen = self._model(), tuning.read_tune(settings) or tuning.Tune()
         self._check_batches("Tuning", "leave tune= out")
         self._check_outputs()
-        seed = self._seed()
-        part = tuning.examples_of(self.batches, chosen, seed).trained_batches()
-        small, fewer = self._applied(model, refit, progress, part), None
-        if (self.refit if refit is True else refit) not in (None, False, "own"):
-            less = tuning.without_as_many(part, chosen, seed)
-            fewer = None if less is None else self._applied(model, refit, progress, less)
-        tuned = tune_read(
-            small, model, self.batches, chosen,
-            self.outputs, self._memory(), self._step(small), seed, progress, fewer,
-        )  # fmt: skip
-        if not tuned.better:
-            small = self._applied(model, refit, progress)
+        seed, memory = self._seed(), self._memory()
+        with processes.together(model):
+            part = tuning.examples_of(self.batches, chosen, seed).trained_batches()
+            lacking = None
+            if (self.refit if refit is True else refit) not in (None, False, "own"):
+                less = tuning.without_as_many(part, chosen, seed)
+                if processes.smallest("whether a refit may lack more", int(less is not None)):
+                    lacking = distance_read(
+                        self._applied(model, refit, progress, less), model, self.batches, chosen,
+                        self.outputs, memory, seed,
+                    )  # fmt: skip
+            small = self._applied(model, refit, progress, part)
+            tuned = tune_read(
+                small, model, self.batches, chosen,
+                self.outputs, memory, self._step(small), seed, progress, lacking,
+            )  # fmt: skip
+            if not tuned.better:
+                small = self._applied(model, refit, progress)
         self._note(model, small)
         return small, tuned
 

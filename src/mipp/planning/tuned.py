@@ -98,25 +98,34 @@ def tune_read(
     step: AnyStep | None = None,
     seed: int = 0,
     progress: Progress | bool | None = None,
-    fewer: nn.Module | None = None,
+    lacking: float | None = None,
 ) -> "tuning.Tuned":
-    """`tune` with batches that were read; ``fewer`` is as in `mipp.tuning.tune`."""
-
-    def answers(model: nn.Module) -> nn.Module:
-        return answering(model, outputs, example(model, data))
-
-    own, teacher = answers(small), answers(whole)
-    less = None if fewer is None else answers(fewer)
+    """`tune` with batches that were read; ``lacking`` is as in `mipp.tuning.tune`."""
+    own, teacher = (answering(model, outputs, example(model, data)) for model in (small, whole))
     with following(progress) as report, processes.together(whole):
         processes.same_model(small)
         done = tuning.tune(
             own, teacher, data, settings,
-            seed=seed, memory=memory, step=step, fewer=less, report=report,
+            seed=seed, memory=memory, step=step, lacking=lacking, report=report,
         )  # fmt: skip
         report.line(str(done))
     if not done.better:
         warnings.warn(_nothing_changed(done, settings), CalibrationWarning, stacklevel=5)
     return done
+
+
+def distance_read(
+    small: nn.Module,
+    whole: nn.Module,
+    data: Sequence[statistics.Batch],
+    settings: "tuning.Tune",
+    outputs: Outputs | None = None,
+    memory: float = math.inf,
+    seed: int = 0,
+) -> float:
+    """How far the small model is from the whole one on what `tune_read` holds out."""
+    own, teacher = (answering(model, outputs, example(model, data)) for model in (small, whole))
+    return tuning.distance(own, teacher, data, settings, seed=seed, memory=memory)
 
 
 def _nothing_changed(done: "tuning.Tuned", settings: "tuning.Tune") -> str:

@@ -4,9 +4,10 @@ The small model learns to give what the whole one gives (distillation). Examples
 learn from decide when to stop, and whether anything is changed at all.
 """
 
-from mipp.tuning.passes import examples_of, tune, without_as_many
+from mipp.tuning.passes import distance, examples_of, tune, without_as_many
 from mipp.tuning.settings import Augment, Tune, Tuned, TunePass, read_tune
 
 __all__ = [
-    "Augment", "Tune", "TunePass", "Tuned", "examples_of", "read_tune", "tune", "without_as_many",
+    "Augment", "Tune", "TunePass", "Tuned", "distance", "examples_of", "read_tune", "tune",
+    "without_as_many",
 ]  # fmt: skip

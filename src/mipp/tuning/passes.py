@@ -2,8 +2,8 @@
 
 import math
 import time
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 
 import torch
@@ -47,7 +47,7 @@ def tune(
     seed: int = 0,
     memory: float = math.inf,
     step: AnyStep | None = None,
-    fewer: nn.Module | None = None,
+    lacking: float | None = None,
     report: Progress = lambda *_: None,
 ) -> Tuned:
     """Tunes ``small``, in place; what goes wrong leaves it with the best weights so far.
@@ -60,8 +60,9 @@ def tune(
         seed: of what is held out, of the order, and of augmentation.
         memory: bytes; a quarter of it may hold answers of the whole model.
         step: in place of ``optimizer.step()``, which it calls itself.
-        fewer: ``small``, fitted without as many again of the examples as are held out. Only what
-            comes closer is kept than a fit on all examples is expected to be.
+        lacking: `distance` of the small model when it was fitted without as many again of the
+            examples as are held out. Only what comes closer is kept than a fit on all examples is
+            expected to be.
         report: called as ``report("tune", steps, total)``.
 
     Raises:
@@ -70,24 +71,11 @@ def tune(
         TrainingError: outputs of the small model that are not.
     """
     started = time.perf_counter()
-    _check_apart(small, whole)
-    models = (small, whole) if fewer is None else (small, whole, fewer)
-    examples = examples_of(batches, settings, seed)
-    with ExitStack() as stack:
-        stack.enter_context(gradients_enabled())
-        stack.enter_context(as_it_was(*models))
-        stack.enter_context(recurrent_gradients(*models))
-        last = _lies_channels_last(small, whole, batches[0], settings)
-        for model in (small, whole):
-            stack.enter_context(laid_out(model, enabled=last))
-        for parameter in whole.parameters():
-            parameter.requires_grad_(False)
-        run = _Run(small, whole, examples, settings, seed, memory, step, report, started)
-        if fewer is not None:
-            run.expect(fewer)
-        stack.callback(run.put_back_best)
+    with _running(small, whole, batches, settings, seed, memory, step, report) as run:
+        if lacking is not None:
+            run.expect(lacking)
         stopped = run.all_passes()
-    trained, held_out = (processes.total("the examples", n) for n in examples.counts())
+    trained, held_out = (processes.total("the examples", n) for n in run.examples.counts())
     return Tuned(
         before=run.before,
         after=run.best if run.kept else run.before,
@@ -99,6 +87,23 @@ def tune(
         seconds=time.perf_counter() - started,
         refitted=run.expected,
     )
+
+
+def distance(
+    small: nn.Module,
+    whole: nn.Module,
+    batches: Sequence[Batch],
+    settings: Tune,
+    *,
+    seed: int = 0,
+    memory: float = math.inf,
+) -> float:
+    """How far the small model is from the whole one on what `tune` holds out.
+
+    Arguments and errors are those of `tune`.
+    """
+    with _running(small, whole, batches, settings, seed, memory) as run:
+        return run.before
 
 
 def examples_of(batches: Sequence[Batch], settings: Tune, seed: int) -> Examples:
@@ -122,6 +127,35 @@ def without_as_many(part: Sequence[Batch], settings: Tune, seed: int) -> list[Ba
     if sum(units(batch) for batch in part) < 2:
         return None
     return examples_of(part, replace(settings, held_out=share), seed).trained_batches()
+
+
+@contextmanager
+def _running(
+    small: nn.Module,
+    whole: nn.Module,
+    batches: Sequence[Batch],
+    settings: Tune,
+    seed: int,
+    memory: float,
+    step: AnyStep | None = None,
+    report: Progress = lambda *_: None,
+) -> Iterator["_Run"]:
+    """A tuning before its first pass; afterwards the small model has the best weights."""
+    started = time.perf_counter()
+    _check_apart(small, whole)
+    examples = examples_of(batches, settings, seed)
+    with ExitStack() as stack:
+        stack.enter_context(gradients_enabled())
+        stack.enter_context(as_it_was(small, whole))
+        stack.enter_context(recurrent_gradients(small, whole))
+        last = _lies_channels_last(small, whole, batches[0], settings)
+        for model in (small, whole):
+            stack.enter_context(laid_out(model, enabled=last))
+        for parameter in whole.parameters():
+            parameter.requires_grad_(False)
+        run = _Run(small, whole, examples, settings, seed, memory, step, report, started)
+        stack.callback(run.put_back_best)
+        yield run
 
 
 class _Run:
@@ -152,7 +186,7 @@ class _Run:
         self.kept = self.nearest_pass = 0
         self.weights = [p.detach().clone() for p in self.parameters]
         self.expected: float | None = None
-        self.before = self.best = self.nearest = self.held_out(small)
+        self.before = self.best = self.nearest = self.held_out()
         if not math.isfinite(self.before):
             raise TrainingError(
                 f"the small model is {self.before} away from the whole one; expected a finite "
@@ -160,14 +194,14 @@ class _Run:
             )
         self.steps_per_pass = processes.largest("the steps of a pass", examples.n_steps())
 
-    def expect(self, fewer: nn.Module) -> None:
+    def expect(self, lacking: float) -> None:
         """Asks for less than what a fit on all examples is expected to leave.
 
         That the small model lacks examples is taken to make its distance longer by the factor by
-        which this one, that lacks as many again, is further away; and by no less than the share of
-        the examples says, as for errors that fall with one over their number.
+        which one that lacks as many again is further away (``lacking``); and by no less than the
+        share of the examples says, as for errors that fall with one over their number.
         """
-        further = self.held_out(fewer) / self.before if self.before > 0 else 1.0
+        further = lacking / self.before if self.before > 0 else 1.0
         self.expected = self.before / max(further, 1 / (1 - self.settings.held_out))
         self.best = self.expected
 
@@ -178,7 +212,7 @@ class _Run:
             begun = time.perf_counter()
             seed_generators(self.device, self.seed, number + 1)
             train, rate, in_time = self._one_pass(number)
-            away = self.held_out(self.small)
+            away = self.held_out()
             seconds = time.perf_counter() - begun
             self.passes.append(TunePass(rate, train, away, seconds))
             if away < self.nearest:
@@ -280,7 +314,7 @@ class _Run:
         gradients = [p.grad for p in self.parameters if p.grad is not None]
         processes.all_reduce("a step of tuning", value, *gradients)
 
-    def held_out(self, model: nn.Module) -> float:
+    def held_out(self) -> float:
         """Divergence on the held-out examples of all ranks, in the model's own precision."""
         n = len(self.teacher.scales)
         sums, counts = (torch.zeros(n, dtype=torch.float64, device=self.device) for _ in range(2))
@@ -288,7 +322,7 @@ class _Run:
             for parts in self.examples.pieces(self.examples.held_out):
                 batch = self.examples.batch(parts).to(self.device)
                 with blaming(None):
-                    found = answer_tensors(model(*batch.args, **batch.kwargs))
+                    found = answer_tensors(self.small(*batch.args, **batch.kwargs))
                 some = self.teacher.apart(found, self.teacher.answers(parts, batch), batch, 1.0)
                 sums, counts = sums + some[0].double(), counts + some[1].double()
         processes.all_reduce("the held-out examples", sums, counts)
