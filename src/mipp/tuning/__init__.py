@@ -4,7 +4,8 @@ The small model learns to give what the whole one gives (distillation). Examples
 learn from decide when to stop, and whether anything is changed at all.
 """
 
-from mipp.tuning.passes import distance, examples_of, tune, without_as_many
+from mipp.tuning.examples import examples_of, without_as_many
+from mipp.tuning.passes import distance, tune
 from mipp.tuning.settings import Augment, Tune, Tuned, TunePass, read_tune
 
 __all__ = [

@@ -12,7 +12,8 @@ from torch import Tensor
 from mipp.data.image_batches import flip_and_shift
 from mipp.errors import InputError
 from mipp.statistics import Batch, joined, same_constants
-from mipp.tuning.settings import Augment
+from mipp.tracing.guards import mixed_seed
+from mipp.tuning.settings import Augment, Tune
 
 Part = tuple[int, Tensor]
 """Number of a batch, and the numbers of some of its examples."""
@@ -133,6 +134,29 @@ class Examples:
         if len(targets) < len(picked) or len({target.shape[1:] for target in targets}) > 1:
             return joined(picked)  # which has none: they do not say what counts
         return replace(joined(picked), target=torch.cat(targets), shifted=picked[0].shifted)
+
+
+def examples_of(batches: Sequence[Batch], settings: Tune, seed: int) -> Examples:
+    """What `tune` trains on with this seed, and what it holds out.
+
+    Raises:
+        InputError: there are fewer than two examples.
+    """
+    return Examples.of(batches, settings.held_out, settings.batch_size, mixed_seed(seed, 0))
+
+
+def without_as_many(part: Sequence[Batch], settings: Tune, seed: int) -> list[Batch] | None:
+    """What `tune` trains on, without as many of it again as it holds out; None for too little.
+
+    Args:
+        part: what it trains on.
+        settings: how it holds out.
+        seed: another one leaves out others.
+    """
+    share = min(settings.held_out / (1 - settings.held_out), 0.5)
+    if sum(units(batch) for batch in part) < 2:
+        return None
+    return examples_of(part, replace(settings, held_out=share), seed).trained_batches()
 
 
 def _by_example(batch: Batch) -> bool:

@@ -4,7 +4,6 @@ import math
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -19,12 +18,11 @@ from mipp.statistics.loss import answer_tensors
 from mipp.tracing.guards import (
     as_it_was,
     gradients_enabled,
-    mixed_seed,
     recurrent_gradients,
     seed_generators,
 )
 from mipp.tracing.guards import channels_last as laid_out
-from mipp.tuning.examples import Examples, Parts, augmented, units
+from mipp.tuning.examples import Examples, Parts, augmented, examples_of
 from mipp.tuning.master_weights import MasterAdamW
 from mipp.tuning.settings import Stopped, Tune, Tuned, TunePass
 from mipp.tuning.teacher import Teacher
@@ -104,29 +102,6 @@ def distance(
     """
     with _running(small, whole, batches, settings, seed, memory) as run:
         return run.before
-
-
-def examples_of(batches: Sequence[Batch], settings: Tune, seed: int) -> Examples:
-    """What `tune` trains on with this seed, and what it holds out.
-
-    Raises:
-        InputError: there are fewer than two examples.
-    """
-    return Examples.of(batches, settings.held_out, settings.batch_size, mixed_seed(seed, 0))
-
-
-def without_as_many(part: Sequence[Batch], settings: Tune, seed: int) -> list[Batch] | None:
-    """What `tune` trains on, without as many of it again as it holds out; None for too little.
-
-    Args:
-        part: what it trains on.
-        settings: how it holds out.
-        seed: another one leaves out others.
-    """
-    share = min(settings.held_out / (1 - settings.held_out), 0.5)
-    if sum(units(batch) for batch in part) < 2:
-        return None
-    return examples_of(part, replace(settings, held_out=share), seed).trained_batches()
 
 
 @contextmanager
