@@ -32,6 +32,18 @@ def test_panels_fill_the_whole_matrix():
     torch.testing.assert_close(covariance, whole(rows.double())[1], rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.parametrize(("d", "blocks"), [(1, None), (1, 3), (2, 3)])
+def test_blocks_of_a_single_feature_vary_too(d, blocks):
+    rows = torch.randn(300, d * (blocks or 1))
+    moments = Moments(d, torch.device("cpu"), blocks=blocks)
+    moments.update(rows)
+    expected = [whole(part.double())[1] for part in rows.split(d, 1)]
+    covariance = moments.covariance()
+    torch.testing.assert_close(
+        covariance, torch.stack(expected) if blocks else expected[0], rtol=1e-5, atol=1e-6
+    )
+
+
 def test_one_process_needs_no_reduction():
     moments = Moments(2, torch.device("cpu"))
     moments.update(torch.randn(5, 2))
