@@ -157,3 +157,24 @@ def test_all_outputs_picked_are_as_all_outputs():
 def test_functions_that_pick_nothing_are_refused(outputs, text):
     with pytest.raises(InputError, match=text):
         mipp.plan(detector(), [X], budget="units=50%", outputs=outputs)
+
+
+def with_outputs(n):
+    """A regressor whose first output alone depends on anything."""
+    torch.manual_seed(0)
+    first, last, own = nn.Linear(6, 16), nn.Linear(16, n), torch.randn(16)
+    with torch.no_grad():
+        last.weight.zero_()
+        last.bias.zero_()
+        last.weight[0] = own
+    return nn.Sequential(first, nn.Tanh(), last)
+
+
+def test_a_single_output_says_as_much_as_beside_one_that_is_constant():
+    examples = [torch.randn(256, 6, generator=torch.Generator().manual_seed(k)) for k in range(4)]
+    alone, beside = (
+        mipp.plan(with_outputs(n), examples, "units=50%", loss="gaussian", progress=False)
+        for n in (1, 2)
+    )
+    assert alone.keep == beside.keep
+    assert alone.summary[0].nats_before == pytest.approx(beside.summary[0].nats_before, rel=0.2)
