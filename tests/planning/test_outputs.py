@@ -162,7 +162,7 @@ def test_functions_that_pick_nothing_are_refused(outputs, text):
 def with_outputs(n):
     """A regressor whose first output alone depends on anything."""
     torch.manual_seed(0)
-    first, last, own = nn.Linear(6, 16), nn.Linear(16, n), torch.randn(16)
+    first, own, last = nn.Linear(6, 16), torch.randn(16), nn.Linear(16, n)
     with torch.no_grad():
         last.weight.zero_()
         last.bias.zero_()
