@@ -1,5 +1,6 @@
 """The parts of the experiment at full width, on digits."""
 
+import warnings
 from dataclasses import replace
 
 import pytest
@@ -55,9 +56,10 @@ def test_at_once_has_accuracy_widths_and_information(at_once):
 
 
 def test_tuning_is_no_further_from_the_parent():
-    found = measured(part="tuned", budget="macs=3%")
+    with warnings.catch_warnings(action="ignore"):  # mirrored digits teach little
+        found = measured(part="tuned", budget="macs=3%")
     before, after = found["divergence"]
-    assert after <= before  # digits that are mirrored teach nothing, and tuning is undone
+    assert after <= before
     assert found["tuned"]["validation"] > found["refit"]["validation"] - 0.02
 
 
