@@ -569,10 +569,12 @@ def test_the_refit_leaves_out_the_examples_that_decide():
     whole, fresh = chosen.model, torch.randn(512, 6, generator=torch.Generator().manual_seed(9))
     refitted = chosen.apply()
     seen = distance(refitted, whole, [b.args[0] for b in chosen.batches])
-    small, tuned = chosen.apply_tuned(mipp.Tune(passes=60, learning_rate=3e-3, batch_size=16))
+    # inputs of the same kind, for which the whole model answers
+    more = mipp.Tune(passes=20, learning_rate=3e-3, batch_size=16, augment=torch.randn_like)
+    small, tuned = chosen.apply_tuned(more)
     far = kl(refitted, whole, fresh)
-    assert seen < 0.3 * far, "this refit has not learned the examples by heart"
-    assert 0.5 * far < tuned.before < 2 * far
+    assert seen < 0.4 * far, "this refit has not learned the examples by heart"
+    assert 0.25 * far < tuned.before < 4 * far
     assert tuned.better
     assert tuned.examples == (84, 12)
     assert kl(small, whole, fresh) < far
