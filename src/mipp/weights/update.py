@@ -113,6 +113,7 @@ def _fitted(
 ) -> tuple[Float[Tensor, "g m d"], Float[Tensor, "g d"], Float[Tensor, "g m"]]:
     """The weights, and the means of inputs and outputs (the bias, where nothing is centred)."""
     layer, n = stop.layer, len(stop.x)
+    many = n >= refit.few_rows * layer.block[1]  # otherwise held-out rows decide about the fit
     x_mean = stop.x.double().mean(0) if layer.centred else torch.zeros_like(stop.x[0]).double()
     y_mean = stop.y.double().mean(0) if layer.centred else torch.zeros_like(stop.y[0]).double()
     if not layer.centred and layer.kind != "conv_transpose" and stop.call.bias is not None:
@@ -128,7 +129,7 @@ def _fitted(
         moment = (x.T @ x).double() / n
         rows = Rows(
             moment, before.double(), torch.ones_like(before[:, 0]).double(),
-            ridge=refit.ridge, scale=pull_of(moment.diagonal()),
+            ridge=refit.ridge, scale=pull_of(moment.diagonal()) if many else None,
         )  # fmt: skip
         made.append(best_weights(rows, keeps[block], (y.T @ x).double() / n))
     return torch.stack(made), x_mean, y_mean
