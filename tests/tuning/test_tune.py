@@ -609,9 +609,10 @@ def test_patience_counts_passes_that_come_closer_though_not_close_enough():
 
 
 def test_nothing_is_made_up_for_without_a_refit():
-    tuned = plan().apply_tuned(QUICK, refit=False)[1]
-    assert tuned.refitted is None
-    assert tuned.better
+    for without in (False, None, "none"):
+        tuned = plan().apply_tuned(QUICK, refit=without)[1]
+        assert tuned.refitted is None
+        assert tuned.better
 
 
 @pytest.mark.parametrize("granularity", ["block", "weight"])

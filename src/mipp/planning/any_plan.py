@@ -14,7 +14,7 @@ from mipp.errors import InputError
 from mipp.options import Outputs, Progress
 from mipp.origin import Applied, note_plans, plans_of
 from mipp.planning.model_outputs import check_same_outputs
-from mipp.planning.option_values import recorded_refit
+from mipp.planning.option_values import read_refit, recorded_refit
 from mipp.planning.plan_figures import dataframe
 from mipp.planning.tuned import distance_read, tune_read
 from mipp.problem import calibration
@@ -234,7 +234,8 @@ class AnyPlan(Generic[Model, Row, Total]):
         with processes.together(model):
             part = tuning.examples_of(self.batches, chosen, seed).trained_batches()
             lacking = None
-            if (self.refit if refit is True else refit) not in (None, False, "own"):
+            wanted = self.refit if refit is True else refit
+            if wanted != "own" and read_refit(wanted) is not None:
                 less = tuning.without_as_many(part, chosen, seed)
                 if processes.smallest("whether a refit may lack more", int(less is not None)):
                     lacking = distance_read(

@@ -47,8 +47,8 @@ def tune(
             unless none does.
         whole: the model that it was pruned from; it is left as it was.
         batches: as in `mipp.plan`. Examples that a refit has seen look nearer than others, and so
-            hide what tuning brings: give others here, or use `Plan.apply_tuned`, which leaves what
-            is held out out of the refit. Targets are not used, except that what is to
+            hide what tuning brings: give others here, or use `Plan.apply_tuned`, whose refit does
+            without what is held out. Targets are not used, except that what is to
             give a target of -100 does not count. Without targets for each token, padding does not
             count, by ``attention_mask``. Under
             ``torch.distributed`` each process gives its own, gradients are those of all examples,
@@ -119,11 +119,14 @@ def distance_read(
     whole: nn.Module,
     data: Sequence[statistics.Batch],
     settings: "tuning.Tune",
-    outputs: Outputs | None = None,
-    memory: float = math.inf,
-    seed: int = 0,
+    outputs: Outputs | None,
+    memory: float,
+    seed: int,
 ) -> float:
-    """How far the small model is from the whole one on what `tune_read` holds out."""
+    """How far the small model is from the whole one on what `tune_read` holds out.
+
+    In nats for each prediction, or a share of the variance of the outputs, as in `mipp.Tuned`.
+    """
     own, teacher = (answering(model, outputs, example(model, data)) for model in (small, whole))
     return tuning.distance(own, teacher, data, settings, seed=seed, memory=memory)
 
@@ -133,8 +136,9 @@ def _nothing_changed(done: "tuning.Tuned", settings: "tuning.Tune") -> str:
     least = f"{done.before:.3g} {where}, and the weights from before were put back"
     if done.refitted is not None:
         least = f"{done.refitted:.3g} {where}, which a refit on all examples is expected to reach"
+    n = len(done.passes)
     return (
-        f"Tuning changed nothing: {len(done.passes)} passes came no closer to the whole model than "
+        f"Tuning changed nothing: {n} pass{'es' * (n != 1)} came no closer to the whole model than "
         f"{least}. Give more calibration examples, or a lower learning rate than "
         f"{settings.learning_rate:g}: mipp.Tune(learning_rate=...)."
     )

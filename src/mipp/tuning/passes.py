@@ -93,12 +93,13 @@ def distance(
     batches: Sequence[Batch],
     settings: Tune,
     *,
-    seed: int = 0,
-    memory: float = math.inf,
+    seed: int,
+    memory: float,
 ) -> float:
     """How far the small model is from the whole one on what `tune` holds out.
 
-    Arguments and errors are those of `tune`.
+    In nats for each prediction, or a share of the variance of the outputs. Arguments and errors are
+    those of `tune`.
     """
     with _running(small, whole, batches, settings, seed, memory) as run:
         return run.before
