@@ -12,7 +12,6 @@ nothing else differs.
 import math
 import random
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -20,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 import mipp
+from lab import wide_nets
 from lab.experiment import Experiment, Key, Rows, Settings
 from lab.experiments import antiberty, excited
 from lab.experiments.nets import LENET, parent
@@ -32,8 +32,8 @@ from mipp.tracing.calls import Call, CallHooks, weight_matrix
 from mipp.tracing.guards import measuring
 
 VGG = NetSpec(name="vgg16", data="cifar10", width=0.25, epochs=6)
-RESNET = NetSpec(name="resnet20", data="cifar10", epochs=4)
-PARENTS = {net.label: net for net in (LENET, VGG, RESNET)}
+RESNET = wide_nets.NETS["resnet20"]
+PARENTS = {net.label: net for net in (LENET, VGG)}
 EXCITED, TRANSFORMER = "squeeze-and-excite/cifar10", "antiberty"
 NETS = (LENET.label, VGG.label, RESNET.label, EXCITED, TRANSFORMER)
 HELD_OUT = 1024
@@ -51,9 +51,13 @@ Inputs = Tensor | dict[str, Tensor]
 
 def with_images(net: str, name: str, samples: int) -> tuple[nn.Module, list[Inputs], list[Inputs]]:
     """A net, batches to calibrate on, and others of the same split."""
-    drawn = data.calibration(data.load(name, "train"), samples + HELD_OUT, 256, 0)
+    learned = wide_nets.splits(name)[0] if net == RESNET.label else data.load(name, "train")
+    drawn = data.calibration(learned, samples + HELD_OUT, 256, 0)
     batches: list[Inputs] = [batch[0] for batch in drawn]
-    model = excited.trained() if net == EXCITED else parent(PARENTS[net], 0).eval()
+    if net == RESNET.label:
+        model = wide_nets.parent(RESNET, 0, progress=False)
+    else:
+        model = excited.trained() if net == EXCITED else parent(PARENTS[net], 0).eval()
     return model, batches[: samples // 256], batches[samples // 256 :]
 
 
@@ -93,7 +97,11 @@ def measure(key: Key, settings: Settings) -> dict[str, Any]:
     for group in asked:
         views = [view(model, graph, group, consumers[c], seen[c]) for c in group.consumers]
         lost = mipp.Gaussian().scorer(views, group.n_units).remove_least(group.n_units // 2)
-        told = float(sum(nats.sum() for _, nats in lost))
+        told = 0.0
+        for i, c in enumerate(group.consumers):
+            left = len(views[i].unit) - sum(int((views[i].unit == unit).sum()) for unit, _ in lost)
+            factor = seen[c].loss_per_nat(left)
+            told += factor * sum(float(nats[i]) for _, nats in lost)
         keep = np.ones(group.n_units, dtype=bool)
         keep[[unit for unit, _ in lost]] = False
         fits = {
@@ -120,12 +128,11 @@ def measure(key: Key, settings: Settings) -> dict[str, Any]:
 def view(
     model: nn.Module, graph: ChannelGraph, group: Group, consumer: Consumer, seen: Statistics
 ) -> information.ConsumerView:
-    """The consumer as an estimator is given it, with its positions as a plan tells of them."""
+    """The consumer as an estimator is given it."""
     weight = model.get_parameter(consumer.weight).detach()
-    made = information.consumer_view(
+    return information.consumer_view(
         graph, group, consumer, weight, seen.covariance, seen.fisher, {}
     )
-    return replace(made, uses=made.uses * seen.design_effect)
 
 
 def fit(
@@ -193,14 +200,16 @@ def tables(rows: Rows) -> Iterator[TextTable | str]:
         groups = row["groups"]
         lines = []
         for name, group in groups.items():
-            nats = [f"{group[k]:.5f}" for k in ("told", "kl", "error")]
-            ratios = [f"{group[k] / group['told']:.2f}" if k in group else "-" for k in KINDS]
+            nats = [f"{group[k]:.3g}" for k in ("told", "kl", "error")]
+            told = group["told"]  # 0 where no unit of the group changes the answer
+            ratios = [f"{group[k] / told:.2f}" if k in group and told else "-" for k in KINDS]
             lines.append([name, f"{group['positions']:g}", *nats, *ratios])
         header = ["group", "positions", "nats told", "KL", "standard error", *KINDS.values()]
         yield TextTable(row["net"], header, lines)
         for kind, label in KINDS.items():
             if all(kind in group for group in groups.values()):
-                yield f"{label}: {within([g[kind] / g['told'] for g in groups.values()])}"
+                told = [group for group in groups.values() if group["told"]]
+                yield f"{label}: {within([group[kind] / group['told'] for group in told])}"
 
 
 def within(ratios: Sequence[float]) -> str:

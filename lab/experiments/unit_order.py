@@ -24,7 +24,7 @@ from torch import Tensor
 
 import mipp
 from lab.experiment import Experiment, Key, Rows, Settings
-from lab.experiments.nats import RESNET, VGG
+from lab.experiments.nats import VGG
 from lab.experiments.nets import LENET, calibration, item_of, parent, test_batches
 from lab.images import train_images
 from lab.measurements import NetSpec
@@ -40,7 +40,7 @@ from mipp.tracing.guards import measuring
 NETS: dict[str, tuple[NetSpec, str]] = {
     "lenet5": (LENET, "units=20%"),
     "vgg16": (VGG, "units=50%"),
-    "resnet20": (RESNET, "units=50%"),
+    "resnet20": (NetSpec(name="resnet20", data="cifar10", epochs=4), "units=50%"),
 }
 ORDERS: tuple[Literal["product", "example"], ...] = ("product", "example")
 ROUNDS = 8

@@ -41,10 +41,14 @@ def test_it_is_the_sum_within_the_square_over_positions_times_means(kind, monkey
     torch.manual_seed(0)
     call, y = seen(layer, torch.randn(shape))
     gradient, n = torch.randn_like(y), shape[0]
+
     # residuals are the inputs themselves
-    monkeypatch.setattr(
-        design_effect, "_residual_map", lambda rows, seed: (torch.eye(4), torch.zeros(4))
-    )
+    def untold(windows: torch.Tensor, centre: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+        mixing = torch.zeros(4, 4, windows.shape[2])
+        mixing[:, :, centre] = torch.eye(4)
+        return mixing, torch.zeros(4)
+
+    monkeypatch.setattr(design_effect, "_residual_map", untold)
     everywhere = torch.arange(n_positions(call))
     effect = design_effect.DesignEffect()
     effect.update(call, gradient, n, None, everywhere, 0)
@@ -109,3 +113,26 @@ def test_an_input_that_is_changed_in_place_later_is_copied_from_the_second_batch
     config = CaptureConfig(fisher_samples=16)
     found, _ = capture(net, {0: consumer}, batches, loss="gaussian", config=config)
     assert found[0].design_effect > 1
+
+
+def test_a_map_that_its_neighbour_tells_shifted_leaves_nothing_within_the_window():
+    torch.manual_seed(0)
+    source = torch.randn(16, 1, 12, 12)
+    x = torch.cat([source, source.roll(1, 3)], 1)
+    left = {}
+    for side in (1, 3):
+        call, _ = seen(nn.Conv2d(2, 3, side), x)
+        left[side] = float(
+            design_effect._residual_maps(call, x, 0)[..., 2:-2, 2:-2].square().mean()
+        )
+    assert left[1] == pytest.approx(1.0, rel=0.1)
+    assert left[3] < 1e-3
+
+
+def test_small_examples_are_looked_at_until_there_are_enough_numbers(monkeypatch):
+    monkeypatch.setattr(design_effect, "ENOUGH", 128 * 64)
+    for width, enough in ((32, False), (64, True)):
+        call, y = seen(nn.Linear(width, 2), torch.randn(128, width))
+        effect = design_effect.DesignEffect()
+        effect.update(call, torch.randn_like(y), 128, None, torch.arange(0), 0)
+        assert effect.done == enough

@@ -3,8 +3,10 @@
 Moments are enough for an estimator in closed form; others read rows of observations.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -16,7 +18,7 @@ from mipp.covariance import FEW
 from mipp.errors import CalibrationError, InputError
 from mipp.pieces import runs_side_by_side
 from mipp.problem import Problem, less_memory, report_batches
-from mipp.records import AxisKey, Consumer, Group, Keep
+from mipp.records import AxisKey, Consumer, FloatArray, Group, Keep
 from mipp.statistics.few_rows import n_features
 from mipp.tracing.notes import Key, Notes
 
@@ -29,14 +31,14 @@ class Views:
 
     Attributes:
         loss: in words, which loss was used; empty before the first measurement.
-        design_effects: by consumer, of those that have been measured with Fisher information.
+        loss_per_nat: by consumer, of those that have been measured.
     """
 
     def __init__(self, problem: Problem) -> None:
         self.model, self.graph, self.batches = problem.model, problem.graph, problem.batches
         self.options, self.clock, self._problem = problem.options, problem.clock, problem
         self.loss = ""
-        self.design_effects: dict[int, float] = {}
+        self.loss_per_nat: dict[int, statistics.LossPerNat] = {}
         self._statistics: dict[int, statistics.Statistics] = {}
         self._observer = Observer(problem) if problem.options.needs_rows else None
 
@@ -73,7 +75,7 @@ class Views:
         def done(site: statistics.Site, measured: statistics.Statistics) -> None:
             self.clock.lap("capture")
             seen[site.index] = measured
-            self.design_effects[site.index] = measured.design_effect
+            self.loss_per_nat[site.index] = measured.loss_per_nat
             ready = [group for group in left.values() if set(group.consumers) <= seen.keys()]
             for group in ready:
                 score(group, views_of)
@@ -134,6 +136,25 @@ class Views:
     def _fisher_wanted(self) -> bool:
         return self.options.estimator.noise == "fisher"
 
+    def factors(self, group: Group) -> FloatArray:
+        """Nats of the loss for each nat measured, at each consumer of a group.
+
+        That is for half of its units: one factor, so that shares of the information are as
+        measured.
+        """
+        found = []
+        for index in group.consumers:
+            consumer = self.graph.consumers[index]
+            own = float((self.graph.axes[consumer.in_axis].group == group.index).mean())
+            features = n_features(self.graph, consumer) * (1 - own / 2)
+            found.append(self.loss_per_nat.get(index, statistics.LossPerNat())(features))
+        return np.array(found)
+
+    def _told(self, seen: statistics.Statistics) -> statistics.LossPerNat:
+        told = seen.loss_per_nat
+        # learned estimators have held-out rows of their own
+        return told if self._observer is None else replace(told, rows=math.inf)
+
     def _bytes(self, index: int) -> int:
         consumer = self.graph.consumers[index]
         shape = self.graph.shapes[consumer.weight]
@@ -167,7 +188,7 @@ class Views:
             if notes is not None and self._problem.noted is not None:
                 self._problem.noted.put(notes)
             self.clock.lap("capture")
-            self.design_effects |= {i: s.design_effect for i, s in self._statistics.items()}
+            self.loss_per_nat |= {i: self._told(s) for i, s in self._statistics.items()}
         return self._statistics
 
     def _notes(self, measured: Sequence[int]) -> tuple[Notes | None, dict[Key, float] | None]:

@@ -155,9 +155,9 @@ class Curves:
         return self._views.loss
 
     def told(self, group: Group, curve: Curve) -> Curve:
-        """The curve in nats of the loss: with the design effect of each consumer."""
-        effects = np.array([self._views.design_effects.get(c, 1.0) for c in group.consumers])
-        lost, total = curve.consumer_lost * effects, curve.consumer_total * effects
+        """The curve in nats of the loss on other examples, see `mipp.statistics.LossPerNat`."""
+        factors = self._views.factors(group)
+        lost, total = curve.consumer_lost * factors, curve.consumer_total * factors
         return Curve(curve.order, lost.sum(1), float(total.sum()), lost, total)
 
     def make(self, keep: Keep, share: float | None) -> dict[int, Curve]:

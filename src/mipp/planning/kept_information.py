@@ -159,10 +159,11 @@ def _kept(
                 stays = np.flatnonzero(mine.get(group.index, everything))
                 after = before if len(stays) == group.n_units else scorer.transfers(stays)
                 names = [traced.consumers[index].name for index in group.consumers]
-                effects = [views.design_effects.get(index, 1.0) for index in group.consumers]
                 out += [
-                    KeptInformation(group.name, name, float(b * effect), float(a * effect))
-                    for name, effect, b, a in zip(names, effects, before, after, strict=True)
+                    KeptInformation(group.name, name, float(b * factor), float(a * factor))
+                    for name, factor, b, a in zip(
+                        names, views.factors(group), before, after, strict=True
+                    )
                 ]
     return [tuple(one) for one in found]
 

@@ -6,6 +6,7 @@ from mipp.statistics.collect import capture, collect, collect_in_order, in_passe
 from mipp.statistics.consumer_rows import Rows, answers, collect_rows
 from mipp.statistics.joining import in_one, joinable, joined, same_constants
 from mipp.statistics.loss import Loss, floating_outputs
+from mipp.statistics.loss_per_nat import LossPerNat
 from mipp.statistics.recorder import OF_ROWS, CaptureConfig, Site, Statistics
 from mipp.statistics.shifted_labels import loss_shifts, noting_shift
 
@@ -14,6 +15,7 @@ __all__ = [
     "Batch",
     "CaptureConfig",
     "Loss",
+    "LossPerNat",
     "Rows",
     "Site",
     "Statistics",

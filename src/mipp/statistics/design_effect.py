@@ -11,7 +11,8 @@ gradients are, which counts at a single position too. Their ratio is what statis
 call the design effect of a sample in clusters (Kish 1965, "Survey Sampling").
 
 Which errors a removal will leave is not known yet. In their place stands what is left of each
-channel once a random half of the others, at the same position, has predicted what it can. Through
+channel once a random half of the others, within the window that the consumer sees, has predicted
+what it can: a map's neighbouring positions tell about it what a refit will use. Through
 its own columns ``W_i`` of the consumer's weight such a residual ``e_i`` changes the loss of an
 example by ``s_i = sum_q e_i(q) h_i(q)``, with ``h`` the gradient about the input through this
 consumer alone. So
@@ -27,6 +28,7 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
@@ -43,7 +45,11 @@ from mipp.tracing.calls import (
 )
 
 EXAMPLES = 128
-"""Examples that are enough; later batches are not looked at."""
+"""Examples that are enough where they are large; later batches are not looked at."""
+
+ENOUGH = 2**22
+"""Numbers of the input to look at before that: examples of a sure net are unlike each other, and
+those of a small one cost little."""
 
 CELLS = 2**26
 """Most numbers of a batch's input that are looked at; of the rest of its examples none."""
@@ -54,8 +60,8 @@ WINDOWS = 2048
 ROWS = 8192
 """Most positions of a batch from which channels learn to predict each other."""
 
-PREDICTORS = 256
-"""Most channels that predict the others: more would cost more than the layer itself."""
+PREDICTORS = 288
+"""Most numbers that predict a channel: more would cost more than the layer itself."""
 
 ROWS_PER_PREDICTOR = 4
 """Rows for each of them, so that they predict more than their own accidents."""
@@ -72,8 +78,14 @@ class DesignEffect:
     """Sums for the design effect of one consumer, over the batches that are passed back."""
 
     def __init__(self) -> None:
-        self.examples = 0
+        self._examples, self._numbers = 0, 0
         self._together, self._alone = 0.0, 0.0
+
+    @property
+    def done(self) -> bool:
+        """Whether enough was looked at, over all processes if each looks at as much."""
+        size = processes.rank_and_size()[1]
+        return self._examples * size >= EXAMPLES and self._numbers * size >= ENOUGH
 
     def update(
         self,
@@ -112,7 +124,8 @@ class DesignEffect:
             pick = pick[pick < cells].to(gradient.device)
             s, alone = _of_maps(call, gradient, pick, seed)
             seen = cells
-        self.examples += taken
+        self._examples += taken
+        self._numbers += call.input.numel()
         self._together += float(s.view(taken, -1, s.shape[-1]).sum(1).double().square().sum())
         self._alone += seen * float(alone)
 
@@ -146,8 +159,8 @@ def _of_tokens(
     """Products of residuals and gradients, one row a token; and the curvature at one token."""
     x, g = _wide(call.input).flatten(0, -2), _wide(gradient).flatten(0, -2)
     known = x if real is None else x[real]
-    mixing, shift = _residual_map(known[:: -(-len(known) // ROWS)], seed)
-    e = torch.addmm(-shift, x, mixing.T)
+    mixing, shift = _residual_map(known[:: -(-len(known) // ROWS)].unsqueeze(2), 0, seed)
+    e = torch.addmm(-shift, x, mixing[:, :, 0].T)
     h = g @ weight_matrix(call.kind, call.weight.detach()).to(g.dtype)
     own = (e, h) if real is None else (e[real], h[real])
     return e * h, (own[0].square().mean(0) * own[1].square().mean(0)).sum()
@@ -167,12 +180,7 @@ def _of_maps(
         wide = padded(call, g, tuple(x.shape[2:]))
         h = _CONV[dims](wide, weight, stride=call.stride, dilation=call.dilation)
         h, x = _same_space(h, x)
-    flat = x.flatten(2)
-    total, generator = len(flat) * flat.shape[2], torch.Generator().manual_seed(seed)
-    looked_at = torch.randint(total, (min(total, ROWS),), generator=generator).to(flat.device)
-    example, cell = looked_at // flat.shape[2], looked_at % flat.shape[2]
-    mixing, shift = _residual_map(flat[example, :, cell], seed)
-    e = (mixing @ flat).sub_(shift.unsqueeze(1)).view_as(x)
+    e = _residual_maps(call, x, seed)
     products = (e * h).flatten(2).sum(2)
     if call.kind != "conv":
         return products, (_mean_square(e) * _mean_square(h)).sum()
@@ -183,6 +191,37 @@ def _of_maps(
     covariance = torch.einsum("rck,rcl->ckl", windows, windows)
     curvature = torch.einsum("rck,rcl->ckl", felt, felt)
     return products, (covariance * curvature).sum() / len(pick) ** 2
+
+
+def _residual_maps(
+    call: Call, x: Float[Tensor, "n c *space"], seed: int
+) -> Float[Tensor, "n c *space"]:
+    """What others do not tell about each channel, at each cell, within the consumer's window.
+
+    Where half of the channels have more numbers in a window than may predict, at that cell alone.
+    """
+    sides, channels = tuple(call.weight.shape[2:]), x.shape[1]
+    if call.kind != "conv" or channels // 2 * math.prod(sides) > PREDICTORS:
+        sides = (1,) * len(sides)
+    middle = [(side - 1) // 2 for side in sides]
+    margins: list[int] = []
+    for side, before, step in zip(sides, middle, call.dilation, strict=True):
+        margins = [step * before, step * (side - 1 - before), *margins]
+    seen = replace(
+        call,
+        kind="conv",
+        input=nn.functional.pad(x, margins),
+        weight=call.weight.new_empty(1, channels, *sides),
+        stride=(1,) * len(sides),
+        padding=((0, 0),) * len(sides),
+    )
+    total, generator = n_positions(seen), torch.Generator().manual_seed(seed)
+    looked_at = torch.randint(total, (min(total, ROWS),), generator=generator).to(x.device)
+    windows = input_rows(seen, looked_at).unflatten(1, (channels, -1))
+    centre = int(np.ravel_multi_index(middle, sides))
+    mixing, shift = _residual_map(windows, centre, seed)
+    convolve, kernel = _CONV[len(sides) - 1], mixing.unflatten(2, sides)
+    return convolve(seen.input, kernel, -shift, dilation=call.dilation)
 
 
 def _same_space(large: Tensor, small: Tensor) -> tuple[Tensor, Tensor]:
@@ -201,25 +240,28 @@ def _wide(values: Tensor) -> Tensor:
 
 
 def _residual_map(
-    rows: Float[Tensor, "rows c"], seed: int
-) -> tuple[Float[Tensor, "c c"], Float[Tensor, " c"]]:
-    """``A`` and ``b``: what others do not tell about each channel of ``x`` is ``A x - b``.
+    windows: Float[Tensor, "rows c cells"], centre: int, seed: int
+) -> tuple[Float[Tensor, "c c cells"], Float[Tensor, " c"]]:
+    """``A`` and ``b``: what others do not tell about each channel at the centre is ``A x - b``.
 
     A random half of the channels is predicted by the other half, and the other way round.
     """
-    channels, generator = rows.shape[1], torch.Generator().manual_seed(seed)
-    order = torch.randperm(channels, generator=generator).to(rows.device)
-    mean, half = rows.mean(0), channels // 2
-    rows = (rows - mean)[:, order]
-    mixing = torch.eye(channels, dtype=rows.dtype, device=rows.device)
-    n = min(half, PREDICTORS, len(rows) // ROWS_PER_PREDICTOR)
+    rows, channels, cells = windows.shape
+    generator = torch.Generator().manual_seed(seed)
+    order = torch.randperm(channels, generator=generator).to(windows.device)
+    mean, half = windows.mean(0), channels // 2
+    apart = (windows - mean)[:, order]
+    mixing = torch.zeros(channels, channels, cells, dtype=windows.dtype, device=windows.device)
+    mixing[:, :, centre] = torch.eye(channels)
+    n = min(half, PREDICTORS // cells, rows // (ROWS_PER_PREDICTOR * cells))
     halves = (slice(n), slice(half, None)), (slice(channels - n, None), slice(half))
     for by, of in halves if n else ():
-        gram = (rows[:, by].T @ rows[:, by]).double()
+        known, wanted = apart[:, by].flatten(1), apart[:, of, centre]
+        gram = (known.T @ known).double()
         scale = float(gram.diagonal().mean())
         gram.diagonal().add_(1e-4 * scale if scale > 0 else 1.0)
-        across = (rows[:, by].T @ rows[:, of]).double()
-        mixing[of, by] = -torch.linalg.solve(gram, across).T.to(rows.dtype)
+        told = torch.linalg.solve(gram, (known.T @ wanted).double())
+        mixing[of, by] = -told.T.unflatten(1, (n, cells)).to(mixing.dtype)
     back = order.argsort()
     mixing = mixing[back][:, back]
-    return mixing, mixing @ mean
+    return mixing, (mixing * mean).sum((1, 2))

@@ -12,7 +12,8 @@ from mipp.checks import check_fields
 from mipp.covariance import Covariance, dense
 from mipp.errors import CalibrationError, InputError
 from mipp.moments import Moments, Squares
-from mipp.statistics.design_effect import EXAMPLES, DesignEffect
+from mipp.statistics.design_effect import DesignEffect
+from mipp.statistics.loss_per_nat import LossPerNat
 from mipp.tracing.calls import (
     Call,
     counted,
@@ -89,6 +90,11 @@ class Statistics:
     covariance: Covariance | Float[Tensor, "g d d"]
     fisher: Float[Tensor, "m m"] | Float[Tensor, "g m"] | None
     design_effect: float = 1.0
+
+    @property
+    def loss_per_nat(self) -> LossPerNat:
+        """For what is told of the loss; nats are left as they are where it was not measured."""
+        return LossPerNat() if self.fisher is None else LossPerNat(self.design_effect, self.rows)
 
     def moment(self, *, centred: bool) -> Float[Tensor, "*g d d"]:
         """Covariance of the input, or its second moment about zero."""
@@ -219,7 +225,7 @@ class Recorder:
     ) -> None:
         """Adds to the design effect once the loss is passed back."""
         effect = self.effect
-        if effect.examples >= EXAMPLES / processes.rank_and_size()[1]:
+        if effect.done:
             return
         seen = replace(call, input=call.input.clone()) if self._copies else call
         version = seen.input._version  # noqa: SLF001 - the only way to see in-place changes
