@@ -1,6 +1,8 @@
 """Budgets of latency, with a stopwatch that counts multiply-accumulates in place of time."""
 
 import copy
+import itertools
+import math
 
 import numpy as np
 import pytest
@@ -29,6 +31,22 @@ def overhead(works, *, seconds, fewest, device):
     """A thousand more for each call that is no lone layer, as a small net has."""
     runs = counting(works, seconds=seconds, fewest=fewest, device=device)
     return [run + (3000 if fewest > 5 else 0) for run in runs]
+
+
+def in_blocks(works, *, seconds, fewest, device):
+    """Multiply-accumulates of channels that are filled up to multiples of eight."""
+
+    def convolution(x, w, *_args, out_shape, **_kwargs):
+        channels = math.prod(-(-n // 8) * 8 for n in w[:2])
+        return 2 * channels * math.prod(w[2:]) * out_shape[0] * math.prod(out_shape[2:])
+
+    runs = []
+    for work in works:
+        mapping = {torch.ops.aten.convolution: convolution}
+        with FlopCounterMode(display=False, custom_mapping=mapping) as counter:
+            work()
+        runs.append(np.full(fewest, counter.get_total_flops() / 2))
+    return runs
 
 
 COUNTED = Latency(stopwatch=counting)
@@ -63,7 +81,7 @@ def test_where_time_is_macs_a_budget_of_latency_is_a_budget_of_macs():
     by_macs = mipp.plan(model, batches(), "macs=50%")
     # every width is in the table, so that nothing is interpolated
     fine = Latency(stopwatch=counting, shares=tuple(n / 48 for n in range(1, 49)))
-    plan = mipp.plan(model, batches(), "latency=50%", latency=fine)
+    plan = mipp.plan(model, batches(), "latency=50%", latency=fine, allocation="priced")
     assert plan.keep == by_macs.keep
     assert plan.before.latency == pytest.approx(plan.before.macs)
     assert plan.after.latency == pytest.approx(plan.after.macs)
@@ -96,6 +114,24 @@ def test_the_real_model_meets_the_budget(budget, method):
     again = mipp.Plan.from_json(plan.to_json())
     assert again.after == plan.after
     assert again.record.options["latency"]["batch"] == 1
+
+
+def test_where_kernels_work_in_blocks_the_ways_that_are_left_open_lose_the_fewest_nats():
+    torch.manual_seed(0)
+    widths = (3, 24, 24, 24, 4)
+    layers = [nn.Conv2d(a, b, 3, padding=1) for a, b in itertools.pairwise(widths)]
+    model = nn.Sequential(*(m for layer in layers for m in (layer, nn.ReLU())))[:-1]
+    data = [torch.randn(64, 3, 6, 6)]
+    timed = Latency(stopwatch=in_blocks, shares=(0.25, 0.5, 0.75, 1))
+
+    def lost(**options):
+        plan = mipp.plan(model, data, "latency=55%", latency=timed, progress=False, **options)
+        assert plan.after.latency <= 0.55 * plan.before.latency
+        return sum(row.nats_before - row.nats_after for row in plan.record.summary)
+
+    best = lost()
+    assert best < 0.9 * lost(allocation="priced", round_to=2)
+    assert best <= lost(allocation="uniform", round_to=8) * 1.001
 
 
 def test_several_rounds_and_several_budgets():

@@ -149,24 +149,61 @@ class Speed:
         self,
         budget: selection.Budget,
         target: float,
-        choose: Callable[[selection.Budget], Choice],
+        ways: Sequence[Callable[[selection.Budget], Choice]],
         made: Callable[[Choice], nn.Module],
+        lost: Callable[[Choice], float],
     ) -> tuple[Choice, Timed]:
         """The choice whose real model meets ``target`` (ms), and its time.
 
-        The bound given to the table is raised or lowered until the real model meets the target.
+        The bound given to the table is raised or lowered until the real model meets the target, for
+        each way to choose; the choice that loses the fewest nats is taken.
 
         Args:
             budget: with the bound on the latency.
             target: time that the real model may take (ms).
-            choose: the choice for a budget, by the table.
+            ways: to make the choice for a budget, by the table; the first one's errors are raised.
             made: the small model of a choice.
+            lost: nats that a choice loses.
 
         Raises:
             BudgetError: the target is not met, or is too near to the full time to be
                 distinguished from it.
         """
         self._check_noise(target, self.full)
+        met: list[tuple[float, Timed, Choice]] = []
+        errors: list[BudgetError] = []
+        for choose in ways:
+            fewest = min((nats for nats, _, _ in met), default=math.inf)
+
+            def worse(chosen: Choice, fewest: float = fewest) -> bool:
+                return lost(chosen) >= fewest
+
+            try:
+                found = self._met(budget, target, choose, made, worse)
+            except BudgetError as error:
+                errors.append(error)
+                continue
+            if found is not None:
+                met.append((lost(found[1]), *found))
+        if not met:
+            raise errors[0]
+        _, timed, chosen = min(met, key=lambda one: one[0])
+        self._check_noise(target, timed)
+        return chosen, timed
+
+    def _met(
+        self,
+        budget: selection.Budget,
+        target: float,
+        choose: Callable[[selection.Budget], Choice],
+        made: Callable[[Choice], nn.Module],
+        worse: Callable[[Choice], bool],
+    ) -> tuple[Timed, Choice] | None:
+        """The best choice of one way; None as soon as it is known to be ``worse`` than another's.
+
+        Raises:
+            BudgetError: the target is not met.
+        """
         search = _Search(target, self.full.ms)
         bound = target
         before: Choice | None = None
@@ -185,6 +222,8 @@ class Speed:
                 break
             before, found = chosen, self.time(made(chosen))
             search.add(bound, found, chosen)
+            if found.ms > target and worse(chosen):
+                return None  # what is fast enough loses more
             if (1 - self.settings.slack) * target <= found.ms <= target:
                 break
             bound = search.after(bound, found)
@@ -193,8 +232,7 @@ class Speed:
             best = miss  # over by less than the clock can distinguish
         if best is None:
             raise self._missed(search)
-        self._check_noise(target, best[0])
-        return best[1], best[0]
+        return best
 
     def describe(self, checked: Timed) -> dict[str, Any]:
         """How it was measured, as plain values; ``checked`` is the time of the small model."""

@@ -1,7 +1,7 @@
 """A budget, spent on curves or scores: the units that stay, in one step or several."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -9,11 +9,17 @@ import numpy as np
 from mipp import graph, selection
 from mipp.errors import BudgetError, InputError
 from mipp.methods import Scores, curves_of_scores
-from mipp.options import Options
+from mipp.options import Allocation, Options
 from mipp.planning.latency_budget import Speed, Timed, sliced
 from mipp.problem import Problem, whole_masks
 from mipp.prunable import protected
 from mipp.records import BoolArray, ChannelGraph, Curve, Keep
+
+BLOCK = 8
+"""Kernels work in blocks of so many channels."""
+
+Way = Callable[[selection.Budget], dict[int, BoolArray]]
+"""How a budget is spent: the units that stay, by group."""
 
 
 class Spending:
@@ -52,7 +58,7 @@ class Spending:
         if share < 1:
             return self._by_table(scores, keep, budget)
         return self._met(
-            self._problem, budget, lambda asked: dict(self._by_table(scores, keep, asked))
+            self._problem, budget, [lambda asked: dict(self._by_table(scores, keep, asked))]
         )
 
     def on_curves(
@@ -70,10 +76,15 @@ class Spending:
             # nothing can be measured behind an empty layer: only the last round may leave one
             options = replace(options, min_units=max(options.min_units, 1))
 
-        def choose(asked: selection.Budget) -> dict[int, BoolArray]:
-            return _spent(curves, problem.graph, asked, options, speed=self.speed)
+        def way(options: Options) -> Way:
+            return lambda asked: _spent(curves, problem.graph, asked, options, speed=self.speed)
 
-        return self._met(problem, budget, choose) if final else choose(budget)
+        def lost(chosen: Keep) -> float:
+            return sum(float(c.nats_lost[int((~chosen[g]).sum())]) for g, c in curves.items())
+
+        if not final:
+            return way(options)(budget)
+        return self._met(problem, budget, list(map(way, _ways(options))), lost)
 
     def _by_table(self, scores: Scores, keep: Keep, budget: selection.Budget) -> Keep:
         problem, made = self._problem, curves_of_scores(scores, keep)
@@ -84,14 +95,15 @@ class Spending:
         self,
         problem: Problem,
         budget: selection.Budget,
-        choose: Callable[[selection.Budget], dict[int, BoolArray]],
+        ways: Sequence[Way],
+        lost: Callable[[Keep], float] = lambda _: 0.0,
     ) -> dict[int, BoolArray]:
         """The choice for the budget; the real model is timed where it bounds the latency."""
         if self.speed is None:
-            return choose(budget)
+            return ways[0](budget)
         target = budget.limits(self.speed.whole)["latency"]
         chosen, self.checked = self.speed.meet(
-            budget, target, choose, lambda keep: sliced(problem.model, problem.graph, keep)
+            budget, target, ways, lambda keep: sliced(problem.model, problem.graph, keep), lost
         )
         problem.clock.lap("timing")
         return chosen
@@ -123,6 +135,22 @@ class Spending:
             }
         information = self.information(share)
         return replace(wanted, bounds=bounds, information=information, widths=widths, parts=parts)
+
+
+def _ways(options: Options) -> list[Options]:
+    """How a budget of latency may be spent: what the caller left open is tried both ways.
+
+    Prices are by a table that is too coarse for single channels, so that widths which are wider
+    than they need to be can lose fewer nats in the same time.
+    """
+    both: list[Allocation | None] = [None, "uniform"]
+    allocations = both if options.allocation is None else [options.allocation]
+    multiples = [options.round_to] if options.round_to > 1 else [1, BLOCK]
+    return [
+        replace(options, allocation=allocation, round_to=multiple)
+        for allocation in allocations
+        for multiple in multiples
+    ]
 
 
 def _spent(

@@ -93,7 +93,7 @@ class Statistics:
 
     @property
     def loss_per_nat(self) -> LossPerNat:
-        """For what is told of the loss; nats are left as they are where it was not measured."""
+        """For what is reported; nats are left as they are where no loss was measured."""
         return LossPerNat() if self.fisher is None else LossPerNat(self.design_effect, self.rows)
 
     def moment(self, *, centred: bool) -> Float[Tensor, "*g d d"]:
