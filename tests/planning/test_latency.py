@@ -127,9 +127,12 @@ def test_where_kernels_work_in_blocks_the_ways_that_are_left_open_lose_the_fewes
     def lost(**options):
         plan = mipp.plan(model, data, "latency=55%", latency=timed, progress=False, **options)
         assert plan.after.latency <= 0.55 * plan.before.latency
+        spread.append((plan.record.options["latency"]["allocation"], str(plan)))
         return sum(row.nats_before - row.nats_after for row in plan.record.summary)
 
+    spread = []
     best = lost()
+    assert f"; widths: {spread[0][0]}, in multiples of 8" in spread[0][1]
     assert best < 0.9 * lost(allocation="priced", round_to=2)
     assert best <= lost(allocation="uniform", round_to=8) * 1.001
 

@@ -325,7 +325,8 @@ def _unit_plans(
     for spending, choice in zip(spendings, choices, strict=True):
         latency = None
         if speed is not None and spending.checked is not None:
-            latency = speed.full, spending.checked, speed.describe(spending.checked)
+            how = speed.describe(spending.checked) | spending.spread
+            latency = speed.full, spending.checked, how
         words = to_dict(options, str(spending.budget))
         seen = problem.model if choice.model is None else choice.model
         record = plan_record(seen, problem.graph, choice, words, problem.batches, latency)

@@ -152,8 +152,8 @@ class Speed:
         ways: Sequence[Callable[[selection.Budget], Choice]],
         made: Callable[[Choice], nn.Module],
         lost: Callable[[Choice], float],
-    ) -> tuple[Choice, Timed]:
-        """The choice whose real model meets ``target`` (ms), and its time.
+    ) -> tuple[int, Choice, Timed]:
+        """The choice whose real model meets ``target`` (ms), which way it was made, and its time.
 
         The bound given to the table is raised or lowered until the real model meets the target, for
         each way to choose; the choice that loses the fewest nats is taken.
@@ -170,10 +170,10 @@ class Speed:
                 distinguished from it.
         """
         self._check_noise(target, self.full)
-        met: list[tuple[float, Timed, Choice]] = []
+        met: list[tuple[float, int, Timed, Choice]] = []
         errors: list[BudgetError] = []
-        for choose in ways:
-            fewest = min((nats for nats, _, _ in met), default=math.inf)
+        for number, choose in enumerate(ways):
+            fewest = min((one[0] for one in met), default=math.inf)
 
             def worse(chosen: Choice, fewest: float = fewest) -> bool:
                 return lost(chosen) >= fewest
@@ -184,12 +184,12 @@ class Speed:
                 errors.append(error)
                 continue
             if found is not None:
-                met.append((lost(found[1]), *found))
+                met.append((lost(found[1]), number, *found))
         if not met:
             raise errors[0]
-        _, timed, chosen = min(met, key=lambda one: one[0])
+        _, number, timed, chosen = min(met, key=lambda one: one[0])
         self._check_noise(target, timed)
-        return chosen, timed
+        return number, chosen, timed
 
     def _met(
         self,

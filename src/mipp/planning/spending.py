@@ -29,12 +29,14 @@ class Spending:
         budget: as it was requested.
         speed: of the whole model, where the budget bounds the latency.
         checked: latency of the chosen model, where the budget bounds it.
+        spread: how the widths were chosen for it, as plain values.
     """
 
     def __init__(self, problem: Problem, budget: selection.Budget, speed: Speed | None) -> None:
         self.budget, self._problem = budget, problem
         self.speed = speed if "latency" in budget.bounds else None
         self.checked: Timed | None = None
+        self.spread: dict[str, str | int] = {}
         self._full = graph.cost(problem.graph) if self.speed is None else self.speed.whole
         self._targets = budget.limits(self._full)
 
@@ -58,7 +60,9 @@ class Spending:
         if share < 1:
             return self._by_table(scores, keep, budget)
         return self._met(
-            self._problem, budget, [lambda asked: dict(self._by_table(scores, keep, asked))]
+            self._problem,
+            budget,
+            [(self._problem.options, lambda asked: dict(self._by_table(scores, keep, asked)))],
         )
 
     def on_curves(
@@ -84,7 +88,7 @@ class Spending:
 
         if not final:
             return way(options)(budget)
-        return self._met(problem, budget, list(map(way, _ways(options))), lost)
+        return self._met(problem, budget, [(one, way(one)) for one in _ways(options)], lost)
 
     def _by_table(self, scores: Scores, keep: Keep, budget: selection.Budget) -> Keep:
         problem, made = self._problem, curves_of_scores(scores, keep)
@@ -95,16 +99,23 @@ class Spending:
         self,
         problem: Problem,
         budget: selection.Budget,
-        ways: Sequence[Way],
+        ways: Sequence[tuple[Options, Way]],
         lost: Callable[[Keep], float] = lambda _: 0.0,
     ) -> dict[int, BoolArray]:
         """The choice for the budget; the real model is timed where it bounds the latency."""
         if self.speed is None:
-            return ways[0](budget)
+            return ways[0][1](budget)
         target = budget.limits(self.speed.whole)["latency"]
-        chosen, self.checked = self.speed.meet(
-            budget, target, ways, lambda keep: sliced(problem.model, problem.graph, keep), lost
+        number, chosen, self.checked = self.speed.meet(
+            budget,
+            target,
+            [way for _, way in ways],
+            lambda keep: sliced(problem.model, problem.graph, keep),
+            lost,
         )
+        spent = ways[number][0]
+        allocation = spent.allocation or spent.method.allocation
+        self.spread = {"allocation": allocation, "round_to": spent.round_to}
         problem.clock.lap("timing")
         return chosen
 

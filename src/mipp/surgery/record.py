@@ -191,6 +191,9 @@ def latency(before: float | None, after: float | None, how: object) -> list[str]
         line += f", measured on {how.get('device')} at batch size {how.get('batch')}"
         line += f", threads: {how.get('threads')}"
         line += f", ± {scatter[1]:.2g} ms" if scatter[1] is not None else ""
+        if "allocation" in how:
+            multiples = f", in multiples of {how['round_to']}" if how["round_to"] != 1 else ""
+            line += f"; widths: {how['allocation']}{multiples}"
     return [line]
 
 
