@@ -46,7 +46,12 @@ PLACES = {"cpu": ((1, 1), (1, 32)), "wall": ((1, 1), (2, 1), (1, 32), (2, 32))}
 SECONDS = 20
 """Of the turns of all nets."""
 PICTURE = Path(__file__).resolve().parents[2] / "docs" / "img" / "latency.svg"
-DRAWN: dict[str, Any] = {"net": "vgg16/cifar10", "runtime": "onnxruntime", "threads": 1, "batch": 1}
+DRAWN: dict[str, Any] = {
+    "net": "resnet20/cifar10",
+    "runtime": "onnxruntime",
+    "threads": 1,
+    "batch": 1,
+}
 
 
 @cache
@@ -129,6 +134,7 @@ def _budget(
     return {
         "again": _ratio(laps[1], laps[0]),
         "macs": plan.after.macs / plan.before.macs,
+        "spread": [plan.record.options["latency"][name] for name in ("allocation", "round_to")],
         "accuracy": retrain.evaluate(small, test, channels_last="auto").accuracy,
     }
 
@@ -149,10 +155,15 @@ def tables(rows: Rows) -> Iterator[TextTable]:
     budgets = [row for row in rows if row["part"] == "budget"]
     if budgets:
         lines = [
-            [row["net"], _place(row), *(_cell(row, name) for name in ("again", "macs", "accuracy"))]
+            [
+                row["net"],
+                _place(row),
+                ", in multiples of ".join(map(str, row.get("spread", "-"))),
+                *(_cell(row, name) for name in ("again", "macs", "accuracy")),
+            ]
             for row in budgets
         ]
-        header = ["net", "where", "time again", "MACs", "accuracy at once"]
+        header = ["net", "where", "widths", "time again", "MACs", "accuracy at once"]
         yield TextTable("Plans for latency=50%", header, lines)
 
 
@@ -182,7 +193,7 @@ def items(settings: Settings) -> Iterator[Key]:
 
 
 def picture(rows: Rows) -> Path:
-    """Draws accuracy at once against the time of VGG16 in ONNX Runtime."""
+    """Draws accuracy at once against the time of ResNet-20 in ONNX Runtime."""
     wanted = DRAWN | {"part": "times"}
     mine = [row for row in rows if {name: row.get(name) for name in wanted} == wanted]
     if not mine:
@@ -194,7 +205,7 @@ def picture(rows: Rows) -> Path:
         ratio = row["ratios"][f"{method}, {budget}"]
         curve[ratio] = [known[method][budget]["refit"]["test"]]
     whole = known["mipp"]["unpruned"]["test"]
-    title = "VGG16, CIFAR-10: pruned, not retrained, ONNX Runtime, one image"
+    title = "ResNet-20, CIFAR-10: pruned, not retrained, ONNX Runtime, one image"
     left = "time of a pass that is left"
     PICTURE.write_text(draw(title, curves, whole, left=left, ticks=(0.25, 0.5, 0.75)))
     return PICTURE
