@@ -1,6 +1,9 @@
-"""Nets at full width on CIFAR: how each is trained within an hour of one core, and on what.
+"""Nets at full width on CIFAR: how each is trained within hours of one core, and on what.
 
     python -m lab.wide_nets resnet20 vgg16    # trains their parents, one after the other
+
+Parents of a few megabytes come with the code, in `lab/trained`, so that what is measured there on
+different days is measured on the same net. The others are trained where they are wanted.
 
 The parents learn from the training split without a part for validation, which alone decides what
 is tried on it; the test split is looked at once, when a net is reported.
@@ -21,6 +24,8 @@ from mipp import data, models, retrain, surgery
 from mipp.data.dataset import Dataset, balanced_indices
 from mipp.options import Progress
 
+TRAINED = Path(__file__).parent / "trained"
+"""Parents that come with the code."""
 N_VALIDATION = 2_500
 """Images of the training split that no net learns from and nothing is calibrated on."""
 
@@ -50,7 +55,9 @@ class WideNet:
 _RECIPE = replace(retrain.recipe_for("vgg16"), label_smoothing=0.1)
 _PLAIN = replace(_RECIPE, label_smoothing=0.0)  # small nets do not overfit in so few epochs
 NETS = {
-    "resnet20": WideNet("resnet20", "cifar10", replace(_PLAIN, epochs=30, peak_lr=0.15)),
+    "resnet20": WideNet(
+        "resnet20", "cifar10", replace(_PLAIN, epochs=44, peak_lr=0.15), ((14, 16), (22, 24))
+    ),
     "resnet56": WideNet("resnet56", "cifar10", replace(_PLAIN, epochs=24), ((8, 24),)),
     "vgg16": WideNet("vgg16", "cifar10", replace(_RECIPE, epochs=12)),
     "resnet18": WideNet("resnet18", "cifar10", replace(_RECIPE, epochs=16), ((5, 24),)),
@@ -114,8 +121,13 @@ def path_of(net: WideNet, seed: int) -> Path:
 
 
 def parent(net: WideNet, seed: int, progress: Progress | bool | None = None) -> nn.Module:
-    """The trained net, from the cache or trained now; a training that was cut short goes on."""
+    """The trained net, with the code, from the cache, or trained now.
+
+    A training that was cut short goes on.
+    """
     path, model = path_of(net, seed), fresh(net, seed)
+    if (ours := TRAINED / path.name).exists():
+        return surgery.load(model, ours).eval()
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(path.with_suffix(".lock")):
         if path.exists():

@@ -66,3 +66,21 @@ def test_a_training_that_was_cut_short_goes_on_to_the_same_parent(monkeypatch, t
         assert torch.equal(again.state_dict()[name], value)
     monkeypatch.setattr(retrain, "train", None)  # what lies in the cache is not trained again
     assert not wide_nets.parent(NET, 0).training
+
+
+def test_a_parent_that_comes_with_the_code_is_taken(monkeypatch, tmp_path):
+    trained = wide_nets.parent(NET, 0, progress=False)
+    path = wide_nets.path_of(NET, 0)
+    monkeypatch.setattr(wide_nets, "TRAINED", tmp_path / "trained")
+    (tmp_path / "trained").mkdir()
+    path.rename(wide_nets.TRAINED / path.name)
+    again = wide_nets.parent(NET, 0, progress=False)
+    assert not path.exists()
+    torch.testing.assert_close(again.state_dict(), trained.state_dict(), rtol=0, atol=0)
+
+
+def test_parents_that_come_with_the_code_are_of_its_recipes():
+    names = {wide_nets.path_of(net, 0).name for net in wide_nets.NETS.values()}
+    found = {path.name for path in wide_nets.TRAINED.iterdir()}
+    assert found
+    assert found <= names
