@@ -30,6 +30,8 @@ from mipp.options import Order
 BUDGETS = ("macs=77%", "macs=54%")
 METHODS = ("blocks", "blocks, ordered", "units", "blocks, then units")
 DRAWS = 3
+EARLIER = 30
+"""Epochs of the parent of records that do not say."""
 BATCH = 32
 SECONDS = 2.0
 
@@ -123,7 +125,12 @@ def time_share(model: nn.Module, small: nn.Module, x: torch.Tensor) -> tuple[flo
 
 
 def tables(rows: Rows) -> list[TextTable]:
-    """A line for each budget and method."""
+    """A line for each budget and method, of each parent."""
+    parents = sorted({r.get("epochs", EARLIER) for r in rows})
+    return [_table(n, [r for r in rows if r.get("epochs", EARLIER) == n]) for n in parents]
+
+
+def _table(epochs: int, rows: Rows) -> TextTable:
     lines = []
     for budget in BUDGETS:
         for method in METHODS:
@@ -148,7 +155,7 @@ def tables(rows: Rows) -> list[TextTable]:
         "what goes", "MACs left, %", "params left, %", "time, %", "bare", "refitted", "tuned",
         "draws",
     ]  # fmt: skip
-    return [TextTable("", header, lines)]
+    return TextTable(f"parent of {epochs} epochs", header, lines)
 
 
 def items(settings: Settings) -> Iterator[Key]:
@@ -160,6 +167,7 @@ def items(settings: Settings) -> Iterator[Key]:
                     if (method, budget) != ("blocks, then units", BUDGETS[0]):
                         yield {
                             "net": NETS["resnet20"].label, "samples": settings["samples"],
+                            "epochs": NETS["resnet20"].recipe.epochs,
                             "part": part, "draw": draw, "budget": budget, "method": method,
                         }  # fmt: skip
 
