@@ -30,8 +30,6 @@ from mipp.options import Order
 BUDGETS = ("macs=77%", "macs=54%")
 METHODS = ("blocks", "blocks, ordered", "units", "blocks, then units")
 DRAWS = 3
-EARLIER = 30
-"""Epochs of the parent of records that do not say."""
 BATCH = 32
 SECONDS = 2.0
 
@@ -125,12 +123,7 @@ def time_share(model: nn.Module, small: nn.Module, x: torch.Tensor) -> tuple[flo
 
 
 def tables(rows: Rows) -> list[TextTable]:
-    """A line for each budget and method, of each parent."""
-    parents = sorted({r.get("epochs", EARLIER) for r in rows})
-    return [_table(n, [r for r in rows if r.get("epochs", EARLIER) == n]) for n in parents]
-
-
-def _table(epochs: int, rows: Rows) -> TextTable:
+    """A line for each budget and method."""
     lines = []
     for budget in BUDGETS:
         for method in METHODS:
@@ -155,7 +148,7 @@ def _table(epochs: int, rows: Rows) -> TextTable:
         "what goes", "MACs left, %", "params left, %", "time, %", "bare", "refitted", "tuned",
         "draws",
     ]  # fmt: skip
-    return TextTable(f"parent of {epochs} epochs", header, lines)
+    return [TextTable("", header, lines)]
 
 
 def items(settings: Settings) -> Iterator[Key]:
@@ -167,7 +160,6 @@ def items(settings: Settings) -> Iterator[Key]:
                     if (method, budget) != ("blocks, then units", BUDGETS[0]):
                         yield {
                             "net": NETS["resnet20"].label, "samples": settings["samples"],
-                            "epochs": NETS["resnet20"].recipe.epochs,
                             "part": part, "draw": draw, "budget": budget, "method": method,
                         }  # fmt: skip
 

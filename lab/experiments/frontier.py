@@ -158,13 +158,17 @@ def tables(rows: Rows) -> Iterator[TextTable]:
             [
                 row["net"],
                 _place(row),
-                ", in multiples of ".join(map(str, row.get("spread", "-"))),
+                _spread(*row["spread"]) if "spread" in row else "-",
                 *(_cell(row, name) for name in ("again", "macs", "accuracy")),
             ]
             for row in budgets
         ]
         header = ["net", "where", "widths", "time again", "MACs", "accuracy at once"]
         yield TextTable("Plans for latency=50%", header, lines)
+
+
+def _spread(allocation: str, multiple: int) -> str:
+    return allocation if multiple == 1 else f"{allocation}, in multiples of {multiple}"
 
 
 def _cell(row: dict[str, Any], name: str) -> str:
