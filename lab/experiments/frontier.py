@@ -134,7 +134,7 @@ def _budget(
     return {
         "again": _ratio(laps[1], laps[0]),
         "macs": plan.after.macs / plan.before.macs,
-        "spread": [plan.record.options["latency"][name] for name in ("allocation", "round_to")],
+        "widths_by": [plan.record.options["latency"][name] for name in ("allocation", "round_to")],
         "accuracy": retrain.evaluate(small, test, channels_last="auto").accuracy,
     }
 
@@ -158,7 +158,7 @@ def tables(rows: Rows) -> Iterator[TextTable]:
             [
                 row["net"],
                 _place(row),
-                _spread(*row["spread"]) if "spread" in row else "-",
+                _widths_by(*row["widths_by"]) if "widths_by" in row else "-",
                 *(_cell(row, name) for name in ("again", "macs", "accuracy")),
             ]
             for row in budgets
@@ -167,7 +167,7 @@ def tables(rows: Rows) -> Iterator[TextTable]:
         yield TextTable("Plans for latency=50%", header, lines)
 
 
-def _spread(allocation: str, multiple: int) -> str:
+def _widths_by(allocation: str, multiple: int) -> str:
     return allocation if multiple == 1 else f"{allocation}, in multiples of {multiple}"
 
 

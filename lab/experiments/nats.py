@@ -12,6 +12,7 @@ nothing else differs.
 import math
 import random
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -51,13 +52,13 @@ Inputs = Tensor | dict[str, Tensor]
 
 def with_images(net: str, name: str, samples: int) -> tuple[nn.Module, list[Inputs], list[Inputs]]:
     """A net, batches to calibrate on, and others of the same split."""
-    learned = wide_nets.splits(name)[0] if net == RESNET.label else data.load(name, "train")
-    drawn = data.calibration(learned, samples + HELD_OUT, 256, 0)
-    batches: list[Inputs] = [batch[0] for batch in drawn]
     if net == RESNET.label:
-        model = wide_nets.parent(RESNET, 0, progress=False)
+        model, images = wide_nets.parent(RESNET, 0, progress=False), wide_nets.splits(name)[0]
     else:
         model = excited.trained() if net == EXCITED else parent(PARENTS[net], 0).eval()
+        images = data.load(name, "train")
+    drawn = data.calibration(images, samples + HELD_OUT, 256, 0)
+    batches: list[Inputs] = [batch[0] for batch in drawn]
     return model, batches[: samples // 256], batches[samples // 256 :]
 
 
@@ -97,11 +98,7 @@ def measure(key: Key, settings: Settings) -> dict[str, Any]:
     for group in asked:
         views = [view(model, graph, group, consumers[c], seen[c]) for c in group.consumers]
         lost = mipp.Gaussian().scorer(views, group.n_units).remove_least(group.n_units // 2)
-        told = 0.0
-        for i, c in enumerate(group.consumers):
-            left = len(views[i].unit) - sum(int((views[i].unit == unit).sum()) for unit, _ in lost)
-            factor = seen[c].loss_per_nat(left)
-            told += factor * sum(float(nats[i]) for _, nats in lost)
+        told = float(sum(nats.sum() for _, nats in lost))
         keep = np.ones(group.n_units, dtype=bool)
         keep[[unit for unit, _ in lost]] = False
         fits = {
@@ -128,11 +125,13 @@ def measure(key: Key, settings: Settings) -> dict[str, Any]:
 def view(
     model: nn.Module, graph: ChannelGraph, group: Group, consumer: Consumer, seen: Statistics
 ) -> information.ConsumerView:
-    """The consumer as an estimator is given it."""
+    """The consumer as an estimator is given it, with its positions as a plan reports of them."""
     weight = model.get_parameter(consumer.weight).detach()
-    return information.consumer_view(
+    made = information.consumer_view(
         graph, group, consumer, weight, seen.covariance, seen.fisher, {}
     )
+    half = len(made.unit) - int((made.unit >= 0).sum()) / 2
+    return replace(made, uses=made.uses * seen.loss_per_nat(half))
 
 
 def fit(

@@ -150,10 +150,10 @@ class Views:
             found.append(self.loss_per_nat.get(index, statistics.LossPerNat())(features))
         return np.array(found)
 
-    def _told(self, seen: statistics.Statistics) -> statistics.LossPerNat:
-        told = seen.loss_per_nat
+    def _loss_per_nat(self, seen: statistics.Statistics) -> statistics.LossPerNat:
+        measured = seen.loss_per_nat
         # learned estimators have held-out rows of their own
-        return told if self._observer is None else replace(told, rows=math.inf)
+        return measured if self._observer is None else replace(measured, rows=math.inf)
 
     def _bytes(self, index: int) -> int:
         consumer = self.graph.consumers[index]
@@ -188,7 +188,7 @@ class Views:
             if notes is not None and self._problem.noted is not None:
                 self._problem.noted.put(notes)
             self.clock.lap("capture")
-            self.loss_per_nat |= {i: self._told(s) for i, s in self._statistics.items()}
+            self.loss_per_nat |= {i: self._loss_per_nat(s) for i, s in self._statistics.items()}
         return self._statistics
 
     def _notes(self, measured: Sequence[int]) -> tuple[Notes | None, dict[Key, float] | None]:

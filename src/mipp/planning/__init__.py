@@ -325,7 +325,7 @@ def _unit_plans(
     for spending, choice in zip(spendings, choices, strict=True):
         latency = None
         if speed is not None and spending.checked is not None:
-            how = speed.describe(spending.checked) | spending.spread
+            how = speed.describe(spending.checked) | spending.widths_by
             latency = speed.full, spending.checked, how
         words = to_dict(options, str(spending.budget))
         seen = problem.model if choice.model is None else choice.model

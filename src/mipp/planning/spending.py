@@ -29,14 +29,14 @@ class Spending:
         budget: as it was requested.
         speed: of the whole model, where the budget bounds the latency.
         checked: latency of the chosen model, where the budget bounds it.
-        spread: how the widths were chosen for it, as plain values.
+        widths_by: allocation and multiple of its widths, as plain values.
     """
 
     def __init__(self, problem: Problem, budget: selection.Budget, speed: Speed | None) -> None:
         self.budget, self._problem = budget, problem
         self.speed = speed if "latency" in budget.bounds else None
         self.checked: Timed | None = None
-        self.spread: dict[str, str | int] = {}
+        self.widths_by: dict[str, str | int] = {}
         self._full = graph.cost(problem.graph) if self.speed is None else self.speed.whole
         self._targets = budget.limits(self._full)
 
@@ -115,7 +115,7 @@ class Spending:
         )
         spent = ways[number][0]
         allocation = spent.allocation or spent.method.allocation
-        self.spread = {"allocation": allocation, "round_to": spent.round_to}
+        self.widths_by = {"allocation": allocation, "round_to": spent.round_to}
         problem.clock.lap("timing")
         return chosen
 

@@ -252,7 +252,7 @@ def _residual_map(
     mean, half = windows.mean(0), channels // 2
     apart = (windows - mean)[:, order]
     mixing = torch.zeros(channels, channels, cells, dtype=windows.dtype, device=windows.device)
-    mixing[:, :, centre] = torch.eye(channels)
+    mixing[:, :, centre] = torch.eye(channels, device=windows.device)
     n = min(half, PREDICTORS // cells, rows // (ROWS_PER_PREDICTOR * cells))
     halves = (slice(n), slice(half, None)), (slice(channels - n, None), slice(half))
     for by, of in halves if n else ():
@@ -264,4 +264,4 @@ def _residual_map(
         mixing[of, by] = -told.T.unflatten(1, (n, cells)).to(mixing.dtype)
     back = order.argsort()
     mixing = mixing[back][:, back]
-    return mixing, (mixing * mean).sum((1, 2))
+    return mixing, mixing.flatten(1) @ mean.flatten()
