@@ -11,10 +11,11 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import mipp
+from mipp import selection
 from mipp.errors import BudgetError, InputError
 from mipp.latency import Latency
 from mipp.planning import prunable_graph
-from mipp.planning.latency_budget import Speed
+from mipp.planning.latency_budget import Speed, Timed
 
 
 def counting(works, *, seconds, fewest, device):
@@ -135,6 +136,16 @@ def test_where_kernels_work_in_blocks_the_ways_that_are_left_open_lose_the_fewes
     assert f"; widths: {spread[0][0]}, in multiples of 8" in spread[0][1]
     assert best < 0.9 * lost(allocation="priced", round_to=2)
     assert best <= lost(allocation="uniform", round_to=8) * 1.001
+
+
+def test_where_no_way_is_fast_enough_the_error_has_the_fastest_of_all():
+    speed = object.__new__(Speed)
+    speed.full, speed.settings, speed.time = Timed(10.0, 0.1), Latency(tries=1), lambda ms: ms
+    budget, units = selection.Budget({"latency": (0.5, True)}), np.ones(3, dtype=bool)
+    times = iter([Timed(8.0, 0.0), Timed(6.0, 0.0), Timed(7.0, 0.0)])
+    ways = [lambda _: {0: units}] * 3
+    with pytest.raises(BudgetError, match="the fastest model takes 6 ± 0 ms"):
+        speed.meet(budget, 5.0, ways, lambda _: next(times), lambda _: 1.0)
 
 
 def test_several_rounds_and_several_budgets():

@@ -161,7 +161,7 @@ class Speed:
         Args:
             budget: with the bound on the latency.
             target: time that the real model may take (ms).
-            ways: to make the choice for a budget, by the table; the first one's errors are raised.
+            ways: to make the choice for a budget, by the table.
             made: the small model of a choice.
             lost: nats that a choice loses.
 
@@ -171,22 +171,25 @@ class Speed:
         """
         self._check_noise(target, self.full)
         met: list[tuple[float, int, Timed, Choice]] = []
-        errors: list[BudgetError] = []
+        searches: list[_Search] = []
+        first: BudgetError | None = None
         for number, choose in enumerate(ways):
             fewest = min((one[0] for one in met), default=math.inf)
 
             def worse(chosen: Choice, fewest: float = fewest) -> bool:
                 return lost(chosen) >= fewest
 
+            searches.append(_Search(target, self.full.ms))
             try:
-                found = self._met(budget, target, choose, made, worse)
+                found = self._met(budget, searches[-1], choose, made, worse)
             except BudgetError as error:
-                errors.append(error)
+                first = first or error
                 continue
             if found is not None:
                 met.append((lost(found[1]), number, *found))
-        if not met:
-            raise errors[0]
+        if first is not None and not met:
+            missed = [(s.miss[0].ms, n) for n, s in enumerate(searches) if s.miss is not None]
+            raise self._missed(searches[min(missed)[1]]) if missed else first
         _, number, timed, chosen = min(met, key=lambda one: one[0])
         self._check_noise(target, timed)
         return number, chosen, timed
@@ -194,7 +197,7 @@ class Speed:
     def _met(
         self,
         budget: selection.Budget,
-        target: float,
+        search: _Search,
         choose: Callable[[selection.Budget], Choice],
         made: Callable[[Choice], nn.Module],
         worse: Callable[[Choice], bool],
@@ -204,8 +207,7 @@ class Speed:
         Raises:
             BudgetError: the target is not met.
         """
-        search = _Search(target, self.full.ms)
-        bound = target
+        target = bound = search.target
         before: Choice | None = None
         for _ in range(self.settings.tries):
             asked = replace(budget, bounds={**budget.bounds, "latency": (bound, False)})
