@@ -64,7 +64,8 @@ def measure(key: Key, _settings: Settings) -> dict[str, Any]:
             found[budget][column] = {
                 "accuracy": _accuracy(own, test),
                 "nats": divergence(model, own, some),
-                "held_out": (tuned.before, tuned.refitted, tuned.after),
+                "held_out": (tuned.before, tuned.after),
+                "on_all": len(tuned.on_all),
                 "passes": len(tuned.passes),
                 "kept": tuned.kept,
                 "seconds": time.process_time() - started,

@@ -12,6 +12,7 @@ from torch import nn
 
 import mipp
 from mipp.errors import CalibrationError, CalibrationWarning, InputError, TrainingError
+from mipp.tuning import examples_of
 
 QUICK = mipp.Tune(passes=6, learning_rate=3e-3, batch_size=16)
 
@@ -565,14 +566,16 @@ def by_heart():
         return mipp.plan(whole, list(x), "units=50%", seed=1, method="random")
 
 
+MORE = mipp.Tune(passes=20, learning_rate=3e-3, batch_size=16, augment=torch.randn_like)
+"""With inputs of the same kind, for which the whole model answers."""
+
+
 def test_the_refit_leaves_out_the_examples_that_decide():
     chosen = by_heart()
     whole, fresh = chosen.model, torch.randn(512, 6, generator=torch.Generator().manual_seed(9))
     refitted = chosen.apply()
     seen = distance(refitted, whole, [b.args[0] for b in chosen.batches])
-    # inputs of the same kind, for which the whole model answers
-    more = mipp.Tune(passes=20, learning_rate=3e-3, batch_size=16, augment=torch.randn_like)
-    small, tuned = chosen.apply_tuned(more)
+    small, tuned = chosen.apply_tuned(MORE)
     far = kl(refitted, whole, fresh)
     assert seen < 0.4 * far, "this refit has not learned the examples by heart"
     assert 0.25 * far < tuned.before < 4 * far
@@ -583,36 +586,66 @@ def test_the_refit_leaves_out_the_examples_that_decide():
 
 def test_a_plan_whose_tuning_changes_nothing_is_fitted_on_all_examples():
     chosen = by_heart()
-    with pytest.warns(CalibrationWarning, match="which a refit on all examples is expected to"):
+    with pytest.warns(CalibrationWarning, match="Tuning changed nothing"):
         small, tuned = chosen.apply_tuned(mipp.Tune(passes=1, learning_rate=1e-12))
     assert not tuned.better
     assert tuned.after == tuned.before
+    assert tuned.on_all == ()
     assert same(state(chosen.apply()), small)
 
 
-def test_tuning_has_to_make_up_for_the_examples_that_the_refit_lacks():
+def test_what_helps_is_done_once_more_on_all_examples():
+    """The model is the refit on all examples, trained on all of them in the passes kept."""
     chosen = by_heart()
-    fresh = torch.randn(512, 6, generator=torch.Generator().manual_seed(9))
-    with pytest.warns(CalibrationWarning, match="Tuning changed nothing"):
-        small, tuned = chosen.apply_tuned(mipp.Tune(passes=2, learning_rate=1e-5))
-    assert min(p.held_out for p in tuned.passes) < tuned.before, "these passes do help"
-    assert tuned.refitted < tuned.before
-    assert same(state(chosen.apply()), small)
-    # the estimate of what a refit on all examples reaches is near the truth
-    assert 0.25 < tuned.refitted / kl(small, chosen.model, fresh) < 4
+    fresh = torch.randn(4096, 6, generator=torch.Generator().manual_seed(9))
+    small, tuned = chosen.apply_tuned(MORE)
+    assert len(tuned.on_all) == tuned.kept > 0
+    assert f"; then {tuned.kept} passes on all examples" in str(tuned)
+    part = examples_of(chosen.batches, MORE, seed=1)
+    assert part.counts() == tuned.examples == (84, 12)
+    assert part.with_all().counts() == (96, 12)
+    less = chosen._applied(chosen.model, True, False, part.trained_batches())
+    inputs = [batch.args[0] for batch in chosen.batches]
+    assert mipp.tune(less, chosen.model, inputs, MORE, seed=1) == replace(tuned, on_all=())
+    assert not same(state(less), small)
+    far = kl(chosen.apply(), chosen.model, fresh)
+    assert kl(small, chosen.model, fresh) < kl(less, chosen.model, fresh) < 0.9 * far
 
 
-def test_patience_counts_passes_that_come_closer_though_not_close_enough():
-    slow = mipp.Tune(passes=3, learning_rate=1e-5, patience=1)
-    with pytest.warns(CalibrationWarning, match="3 passes came no closer"):
-        tuned = by_heart().apply_tuned(slow)[1]
-    assert tuned.stopped == "passes"
+def test_passes_that_were_undone_are_not_repeated(monkeypatch):
+    monkeypatch.setattr("mipp.tuning.passes.FAR", 0.0)  # until a pass comes closer, all are undone
+    chosen, wild = by_heart(), replace(MORE, learning_rate=1.0)
+    tuned = chosen.apply_tuned(wild)[1]
+    undone = next(n for n, done in enumerate(tuned.passes) if done.held_out < tuned.before)
+    assert undone > 0
+    assert len(tuned.on_all) == tuned.kept - undone
 
 
-def test_nothing_is_made_up_for_without_a_refit():
+def test_a_model_that_is_worse_on_what_it_has_seen_now_is_not_taken(monkeypatch):
+    def spoil(run, _):
+        for parameter in run.parameters:
+            parameter.data.zero_()
+        return [0.0]
+
+    chosen = by_heart()
+    monkeypatch.setattr("mipp.tuning.training.Run.repeat", spoil)
+    small, tuned = chosen.apply_tuned(MORE)
+    assert tuned.on_all == ()
+    assert distance(small, chosen.model, [b.args[0] for b in chosen.batches]) < tuned.before
+
+
+def test_the_time_is_for_both_trainings():
+    chosen = by_heart()
+    long = mipp.Tune(passes=10_000, learning_rate=1e-3, batch_size=16, minutes=1 / 15)
+    tuned = chosen.apply_tuned(long)[1]
+    assert tuned.stopped == "minutes"
+    assert tuned.seconds < 3
+
+
+def test_without_a_refit_nothing_is_repeated():
     for without in (False, None, "none"):
         tuned = plan().apply_tuned(QUICK, refit=without)[1]
-        assert tuned.refitted is None
+        assert tuned.on_all == ()
         assert tuned.better
 
 

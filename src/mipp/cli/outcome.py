@@ -249,10 +249,10 @@ def _tuning_content(tuned: tuning.Tuned) -> dict[str, Any]:
     """What came of tuning, as ``--json`` has it."""
     trained, held_out = tuned.examples
     return _pair(tuned.before, tuned.after) | {
-        "refitted": tuned.refitted,
         "unit": tuned.unit,
         "passes": len(tuned.passes),
         "kept": tuned.kept,
+        "passes_on_all": len(tuned.on_all),
         "stopped": tuned.stopped,
         "examples": {"trained": trained, "held_out": held_out},
     }

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, Self, TypeVar
 
@@ -16,7 +16,7 @@ from mipp.origin import Applied, note_plans, plans_of
 from mipp.planning.model_outputs import check_same_outputs
 from mipp.planning.option_values import read_refit, recorded_refit
 from mipp.planning.plan_figures import dataframe
-from mipp.planning.tuned import distance_read, tune_read
+from mipp.planning.tuned import Tuning
 from mipp.problem import calibration
 from mipp.records import Refusal
 from mipp.report import Measured, write
@@ -204,9 +204,10 @@ class AnyPlan(Generic[Model, Row, Total]):
 
         A refit comes nearer to the original on examples that it has seen than on others; where a
         layer has more inputs than there are rows, it leaves no difference there. So the examples
-        that tuning holds out, which decide what is kept, are left out of the refit, too. What that
-        costs is estimated from another refit, without as many again. If no pass comes closer than a
-        refit on all examples is expected to, the model is what `apply` gives without tuning.
+        that tuning holds out, which decide what is kept, are left out of the refit, too. Where the
+        passes up to some number have brought such a model closer, the refit on all examples is
+        tuned in as many, on all examples. If no pass has, the model is what `apply` gives without
+        tuning. ``minutes=`` is the time of both together.
 
         Args:
             settings: how to tune; True for the defaults.
@@ -231,24 +232,21 @@ class AnyPlan(Generic[Model, Row, Total]):
         self._check_batches("Tuning", "leave tune= out")
         self._check_outputs()
         seed, memory = self._seed(), self._memory()
+        wanted = self.refit if refit is True else refit
+        fits = wanted != "own" and read_refit(wanted) is not None
+        if fits and chosen.minutes is not None:
+            chosen = replace(chosen, minutes=chosen.minutes / 2)
+        todo = Tuning(model, self.batches, chosen, self.outputs, memory, seed, progress)
         with processes.together(model):
             part = tuning.examples_of(self.batches, chosen, seed).trained_batches()
-            lacking = None
-            wanted = self.refit if refit is True else refit
-            if wanted != "own" and read_refit(wanted) is not None:
-                less = tuning.without_as_many(part, chosen, seed)
-                if processes.smallest("whether a refit may lack more", int(less is not None)):
-                    lacking = distance_read(
-                        self._applied(model, refit, progress, less), model, self.batches, chosen,
-                        self.outputs, memory, seed,
-                    )  # fmt: skip
             small = self._applied(model, refit, progress, part)
-            tuned = tune_read(
-                small, model, self.batches, chosen,
-                self.outputs, memory, self._step(small), seed, progress, lacking,
-            )  # fmt: skip
-            if not tuned.better:
-                small = self._applied(model, refit, progress)
+            tuned, course = todo.tune(small, self._step(small))
+            if fits:
+                full = self._applied(model, refit, progress)
+                if tuned.better:
+                    tuned = todo.tune_on_all(full, self._step(full), tuned, course)
+                if tuned.on_all or not tuned.better:
+                    small = full
         self._note(model, small)
         return small, tuned
 

@@ -3,6 +3,7 @@
 import math
 import warnings
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import nn
@@ -85,57 +86,88 @@ def tune(
     check_ordinary(small)
     data = calibration(whole, batches, samples)
     chosen = tuning.read_tune(settings) or tuning.Tune()
-    return tune_read(small, whole, data, chosen, outputs, read_memory(memory), step, seed, progress)
+    todo = Tuning(whole, data, chosen, outputs, read_memory(memory), seed, progress)
+    return todo.tune(small, step)[0]
 
 
-def tune_read(
-    small: nn.Module,
-    whole: nn.Module,
-    data: Sequence[statistics.Batch],
-    settings: "tuning.Tune",
-    outputs: Outputs | None = None,
-    memory: float = math.inf,
-    step: AnyStep | None = None,
-    seed: int = 0,
-    progress: Progress | bool | None = None,
-    lacking: float | None = None,
-) -> "tuning.Tuned":
-    """`tune` with batches that were read; ``lacking`` is as in `mipp.tuning.tune`."""
-    own, teacher = (answering(model, outputs, example(model, data)) for model in (small, whole))
-    with following(progress) as report, processes.together(whole):
-        processes.same_model(small)
-        done = tuning.tune(
-            own, teacher, data, settings,
-            seed=seed, memory=memory, step=step, lacking=lacking, report=report,
-        )  # fmt: skip
-        report.line(str(done))
-    if not done.better:
-        warnings.warn(_nothing_changed(done, settings), CalibrationWarning, stacklevel=5)
-    return done
+@dataclass(frozen=True, eq=False)
+class Tuning:
+    """What small models are tuned with.
 
-
-def distance_read(
-    small: nn.Module,
-    whole: nn.Module,
-    data: Sequence[statistics.Batch],
-    settings: "tuning.Tune",
-    outputs: Outputs | None,
-    memory: float,
-    seed: int,
-) -> float:
-    """How far the small model is from the whole one on what `tune_read` holds out.
-
-    In nats for each prediction, or a share of the variance of the outputs, as in `mipp.Tuned`.
+    Attributes:
+        whole: model that they learn from.
+        data: the calibration batches.
+        settings: how to tune.
+        outputs: picks outputs of either model.
+        memory: bytes, as in `mipp.tuning.tune`.
+        seed: of what is held out, of the order, and of augmentation.
+        progress: as in `mipp.tune`.
     """
-    own, teacher = (answering(model, outputs, example(model, data)) for model in (small, whole))
-    return tuning.distance(own, teacher, data, settings, seed=seed, memory=memory)
+
+    whole: nn.Module
+    data: Sequence[statistics.Batch]
+    settings: "tuning.Tune"
+    outputs: Outputs | None = None
+    memory: float = math.inf
+    seed: int = 0
+    progress: Progress | bool | None = None
+
+    def tune(self, small: nn.Module, step: AnyStep | None) -> "tuple[tuning.Tuned, tuning.Course]":
+        """Tunes ``small``, in place, as `mipp.tuning.tune` does; warns if it changed nothing."""
+        own, teacher = self._answering(small)
+        with following(self.progress) as report, processes.together(self.whole):
+            processes.same_model(small)
+            tuned, course = tuning.tune(
+                own, teacher, self.data, self.settings,
+                seed=self.seed, memory=self.memory, step=step, report=report,
+            )  # fmt: skip
+            report.line(str(tuned))
+        if not tuned.better:
+            warnings.warn(_nothing_changed(tuned, self.settings), CalibrationWarning, stacklevel=5)
+        return tuned, course
+
+    def tune_on_all(
+        self,
+        small: nn.Module,
+        step: AnyStep | None,
+        tuned: "tuning.Tuned",
+        course: "tuning.Course",
+    ) -> "tuning.Tuned":
+        """Tunes ``small``, in place, on all examples, in the passes that another one has kept.
+
+        Args:
+            small: fitted on all examples.
+            step: in place of ``optimizer.step()``.
+            tuned: what came of the other one, whose fit was without what it held out.
+            course: the passes that it has kept.
+
+        Returns:
+            The record with the losses of these passes; without them where the model is further
+            away on what was held out than the other one, which has never seen it.
+        """
+        own, teacher = self._answering(small)
+        with following(self.progress) as report, processes.together(self.whole):
+            losses, away = tuning.tune_on_all(
+                own, teacher, self.data, self.settings, course,
+                seed=self.seed, memory=self.memory, step=step, report=report,
+            )  # fmt: skip
+            if not away <= tuned.after:
+                return tuned
+            done = replace(tuned, on_all=losses)
+            report.line(str(done))
+        return done
+
+    def _answering(self, small: nn.Module) -> tuple[nn.Module, nn.Module]:
+        own, teacher = (
+            answering(model, self.outputs, example(model, self.data))
+            for model in (small, self.whole)
+        )
+        return own, teacher
 
 
 def _nothing_changed(done: "tuning.Tuned", settings: "tuning.Tune") -> str:
     where = f"{done.unit} on {done.examples[1]} held-out examples"
     least = f"{done.before:.3g} {where}, and the weights from before were put back"
-    if done.refitted is not None:
-        least = f"{done.refitted:.3g} {where}, which a refit on all examples is expected to reach"
     n = len(done.passes)
     return (
         f"Tuning changed nothing: {n} pass{'es' * (n != 1)} came no closer to the whole model than "

@@ -4,11 +4,12 @@ The small model learns to give what the whole one gives (distillation). Examples
 learn from decide when to stop, and whether anything is changed at all.
 """
 
-from mipp.tuning.examples import examples_of, without_as_many
-from mipp.tuning.passes import distance, tune
+from mipp.tuning.examples import examples_of
+from mipp.tuning.passes import Course
 from mipp.tuning.settings import Augment, Tune, Tuned, TunePass, read_tune
+from mipp.tuning.training import tune, tune_on_all
 
 __all__ = [
-    "Augment", "Tune", "TunePass", "Tuned", "distance", "examples_of", "read_tune", "tune",
-    "without_as_many",
+    "Augment", "Course", "Tune", "TunePass", "Tuned", "examples_of", "read_tune", "tune",
+    "tune_on_all",
 ]  # fmt: skip

@@ -67,6 +67,14 @@ class Examples:
         size = batch_size or max(map(len, batches))
         return cls(batches, _filled(kept), _filled(apart), size)
 
+    def with_all(self) -> "Examples":
+        """The same examples, of which those that are held out are trained on, too."""
+        parts: dict[int, list[Tensor]] = {}
+        for number, some in sorted([*self.trained, *self.held_out], key=lambda part: part[0]):
+            parts.setdefault(number, []).append(some)
+        trained = [(number, torch.cat(some).sort().values) for number, some in parts.items()]
+        return replace(self, trained=trained)
+
     def trained_batches(self) -> list[Batch]:
         """What is left of the batches without the examples that are held out."""
         return [self.batch([part]) for part in self.trained]
@@ -143,20 +151,6 @@ def examples_of(batches: Sequence[Batch], settings: Tune, seed: int) -> Examples
         InputError: there are fewer than two examples.
     """
     return Examples.of(batches, settings.held_out, settings.batch_size, mixed_seed(seed, 0))
-
-
-def without_as_many(part: Sequence[Batch], settings: Tune, seed: int) -> list[Batch] | None:
-    """What `tune` trains on, without as many of it again as it holds out; None for too little.
-
-    Args:
-        part: what it trains on.
-        settings: how it holds out.
-        seed: another one leaves out others.
-    """
-    share = min(settings.held_out / (1 - settings.held_out), 0.5)
-    if sum(units(batch) for batch in part) < 2:
-        return None
-    return examples_of(part, replace(settings, held_out=share), seed).trained_batches()
 
 
 def _by_example(batch: Batch) -> bool:

@@ -1,30 +1,23 @@
-"""Training on the answers of the whole model, and the decision which weights to keep."""
+"""The passes of a training on the answers of the whole model, and which weights are kept."""
 
 import math
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from mipp import processes, surgery
+from mipp import processes
 from mipp.errors import InputError, TrainingError
 from mipp.options import Progress
 from mipp.retrain import AnyStep
 from mipp.retrain.numerics import numerics_for
-from mipp.statistics import Batch, blaming
+from mipp.statistics import blaming
 from mipp.statistics.loss import answer_tensors
-from mipp.tracing.guards import (
-    as_it_was,
-    gradients_enabled,
-    recurrent_gradients,
-    seed_generators,
-)
-from mipp.tracing.guards import channels_last as laid_out
-from mipp.tuning.examples import Examples, Parts, augmented, examples_of
+from mipp.tracing.guards import seed_generators
+from mipp.tuning.examples import Examples, Parts, augmented
 from mipp.tuning.master_weights import MasterAdamW
-from mipp.tuning.settings import Stopped, Tune, Tuned, TunePass
+from mipp.tuning.settings import Stopped, Tune, TunePass
 from mipp.tuning.teacher import Teacher
 
 WARMUP = 0.1
@@ -36,106 +29,30 @@ LOWER = 0.5
 """The learning rate after such a pass, as a share of its last one."""
 
 
-def tune(
-    small: nn.Module,
-    whole: nn.Module,
-    batches: Sequence[Batch],
-    settings: Tune,
-    *,
-    seed: int = 0,
-    memory: float = math.inf,
-    step: AnyStep | None = None,
-    lacking: float | None = None,
-    report: Progress = lambda *_: None,
-) -> Tuned:
-    """Tunes ``small``, in place; what goes wrong leaves it with the best weights so far.
+@dataclass(frozen=True)
+class Course:
+    """Passes that led to the weights that were kept.
 
-    Args:
-        small: the pruned model.
-        whole: the model that it was pruned from; is left as it is.
-        batches: calibration batches, with which the model can be called.
-        settings: how to tune.
-        seed: of what is held out, of the order, and of augmentation.
-        memory: bytes; a quarter of it may hold answers of the whole model.
-        step: in place of ``optimizer.step()``, which it calls itself.
-        lacking: `distance` of the small model when it was fitted without as many again of the
-            examples as are held out. Only what comes closer is kept than a fit on all examples is
-            expected to be.
-        report: called as ``report("tune", steps, total)``.
-
-    Raises:
-        InputError: models whose outputs cannot be compared; too few examples.
-        CalibrationError: outputs of the whole model that are not finite.
-        TrainingError: outputs of the small model that are not.
+    Attributes:
+        first: number of passes before them, which were undone.
+        last: number of the last one, from 1.
+        rate: the highest learning rate of the schedule that they are part of.
     """
-    started = time.perf_counter()
-    with _running(small, whole, batches, settings, seed, memory, step, report) as run:
-        if lacking is not None:
-            run.expect(lacking)
-        stopped = run.all_passes()
-    trained, held_out = (processes.total("the examples", n) for n in run.examples.counts())
-    return Tuned(
-        before=run.before,
-        after=run.best if run.kept else run.before,
-        unit=run.teacher.unit,
-        passes=tuple(run.passes),
-        kept=run.kept,
-        stopped=stopped,
-        examples=(trained, held_out),
-        seconds=time.perf_counter() - started,
-        refitted=run.expected,
-    )
+
+    first: int
+    last: int
+    rate: float
 
 
-def distance(
-    small: nn.Module,
-    whole: nn.Module,
-    batches: Sequence[Batch],
-    settings: Tune,
-    *,
-    seed: int,
-    memory: float,
-) -> float:
-    """How far the small model is from the whole one on what `tune` holds out.
+class Run:
+    """The state of one tuning.
 
-    In nats for each prediction, or a share of the variance of the outputs. Arguments and errors are
-    those of `tune`.
+    Attributes:
+        before: distance of the two models on the held-out examples before it; None without any.
+        best: the same of the weights that are kept.
+        kept: number of the pass that gave them, from 1; 0 for those from before.
+        passes: all that were made.
     """
-    with _running(small, whole, batches, settings, seed, memory) as run:
-        return run.before
-
-
-@contextmanager
-def _running(
-    small: nn.Module,
-    whole: nn.Module,
-    batches: Sequence[Batch],
-    settings: Tune,
-    seed: int,
-    memory: float,
-    step: AnyStep | None = None,
-    report: Progress = lambda *_: None,
-) -> Iterator["_Run"]:
-    """A tuning before its first pass; afterwards the small model has the best weights."""
-    started = time.perf_counter()
-    _check_apart(small, whole)
-    examples = examples_of(batches, settings, seed)
-    with ExitStack() as stack:
-        stack.enter_context(gradients_enabled())
-        stack.enter_context(as_it_was(small, whole))
-        stack.enter_context(recurrent_gradients(small, whole))
-        last = _lies_channels_last(small, whole, batches[0], settings)
-        for model in (small, whole):
-            stack.enter_context(laid_out(model, enabled=last))
-        for parameter in whole.parameters():
-            parameter.requires_grad_(False)
-        run = _Run(small, whole, examples, settings, seed, memory, step, report, started)
-        stack.callback(run.put_back_best)
-        yield run
-
-
-class _Run:
-    """The state of one tuning."""
 
     def __init__(
         self,
@@ -159,31 +76,23 @@ class _Run:
         self.rate = settings.learning_rate
         self.optimizer = MasterAdamW(self.parameters, self.rate)
         self.passes: list[TunePass] = []
-        self.kept = self.nearest_pass = 0
+        self.kept = self.begun = 0
         self.weights = [p.detach().clone() for p in self.parameters]
-        self.expected: float | None = None
-        self.before = self.best = self.nearest = self.held_out()
+        self.before = self.best = math.inf
+        self.steps_per_pass = processes.largest("the steps of a pass", examples.n_steps())
+
+    def choose(self) -> Stopped:
+        """Trains until there are no more passes, no patience or no time; says which.
+
+        What comes closest on the held-out examples is kept.
+        """
+        settings = self.settings
+        self.before = self.best = self.held_out()
         if not math.isfinite(self.before):
             raise TrainingError(
                 f"the small model is {self.before} away from the whole one; expected a finite "
                 "number. Its outputs are not finite: refit it, or prune less."
             )
-        self.steps_per_pass = processes.largest("the steps of a pass", examples.n_steps())
-
-    def expect(self, lacking: float) -> None:
-        """Asks for less than what a fit on all examples is expected to leave.
-
-        That the small model lacks examples is taken to make its distance longer by the factor by
-        which one that lacks as many again is further away (``lacking``); and by no less than the
-        share of the examples says, as for errors that fall with one over their number.
-        """
-        further = lacking / self.before if self.before > 0 else 1.0
-        self.expected = self.before / max(further, 1 / (1 - self.settings.held_out))
-        self.best = self.expected
-
-    def all_passes(self) -> Stopped:
-        """Trains until there are no more passes, no patience or no time; says which."""
-        settings = self.settings
         for number in range(settings.passes):
             begun = time.perf_counter()
             seed_generators(self.device, self.seed, number + 1)
@@ -191,21 +100,38 @@ class _Run:
             away = self.held_out()
             seconds = time.perf_counter() - begun
             self.passes.append(TunePass(rate, train, away, seconds))
-            if away < self.nearest:
-                self.nearest, self.nearest_pass = away, number + 1
             if away < self.best:
                 self.best, self.kept = away, number + 1
                 self.weights = [p.detach().clone() for p in self.parameters]
             elif self.kept == 0 and away > FAR * self.before:
                 self._start_again(LOWER * rate)
+                self.begun = number + 1
             if not in_time:
                 return "minutes"
-            if (
-                settings.patience is not None
-                and number + 1 - self.nearest_pass >= settings.patience
-            ):
+            if settings.patience is not None and number + 1 - self.kept >= settings.patience:
                 return "patience"
         return "passes"
+
+    def repeat(self, course: Course) -> list[float]:
+        """Trains in the passes that another run has kept, and keeps the last weights.
+
+        Returns:
+            Mean loss of each pass.
+        """
+        losses: list[float] = []
+        self.rate = course.rate
+        for number in range(course.first, course.last):
+            seed_generators(self.device, self.seed, number + 1)
+            loss, _, in_time = self._one_pass(number)
+            losses.append(loss)
+            if not in_time:
+                break
+        self.weights = [p.detach().clone() for p in self.parameters]
+        return losses
+
+    def course(self) -> Course:
+        """The passes that led to the weights that are kept."""
+        return Course(self.begun, self.kept, self.rate)
 
     def _start_again(self, rate: float) -> None:
         """Goes back to the weights from before, with a highest learning rate of ``rate``."""
@@ -334,30 +260,6 @@ def _trained(small: nn.Module) -> list[nn.Parameter]:
     for parameter in chosen:
         parameter.requires_grad_(True)
     return chosen
-
-
-def _lies_channels_last(small: nn.Module, whole: nn.Module, batch: Batch, settings: Tune) -> bool:
-    """Whether filters lie channels-last: where that is faster, and both models run with it."""
-    device = next((p.device for p in whole.parameters()), torch.device("cpu"))
-    faster = numerics_for(device, settings.precision, "auto").channels_last
-    if not faster or not any(p.dim() == 4 for p in whole.parameters()):
-        return False
-    for model in (small, whole):
-        some = batch.part(0, 2).to(next((p.device for p in model.parameters()), device))
-        with laid_out(model, enabled=True):
-            if surgery.failure(model, some.args, some.kwargs):  # `view` wants them contiguous
-                return False
-    return True
-
-
-def _check_apart(small: nn.Module, whole: nn.Module) -> None:
-    mine = {id(p) for p in small.parameters()}
-    if small is whole or any(id(p) in mine for p in whole.parameters()):
-        raise InputError(
-            "the small model shares parameters with the whole one; expected two models, of which "
-            "the whole one keeps its weights. Give what plan.apply() returned, and the model that "
-            "was planned for."
-        )
 
 
 def _check_gradient(loss: Tensor) -> None:

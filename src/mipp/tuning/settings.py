@@ -118,8 +118,8 @@ class Tuned:
         stopped: by ``passes``, ``patience`` or ``minutes``.
         examples: how many were trained on, and how many were held out.
         seconds: of it all; not compared by ``==``.
-        refitted: what ``before`` would be if the refit had had all examples, as it is estimated;
-            only what is lower was kept. None where no refit was compared.
+        on_all: mean loss of each pass on all examples, from a refit on all, that followed
+            (`Plan.apply_tuned`); empty where there was none.
 
     Examples:
         >>> done = TunePass(1e-3, train=0.21, held_out=0.19, seconds=1.5)
@@ -135,7 +135,7 @@ class Tuned:
     stopped: Stopped
     examples: tuple[int, int]
     seconds: float = field(compare=False)
-    refitted: float | None = None
+    on_all: tuple[float, ...] = ()
 
     @property
     def better(self) -> bool:
@@ -143,14 +143,17 @@ class Tuned:
         return self.kept > 0
 
     def __str__(self) -> str:
-        n = len(self.passes)
-        spent = f"{n} pass{'es' * (n != 1)}, {in_words(self.seconds)}"
+        spent = f"{_passes(len(self.passes))}, {in_words(self.seconds)}"
         count = self.examples[1]
         where = f"from the whole model on {count} held-out example{'s' * (count != 1)}, {spent}"
         if not self.better:
-            least = self.before if self.refitted is None else self.refitted
-            return f"not tuned: no pass came closer than {least:.3g} {self.unit} {where}"
-        return f"tuned: {self.before:.3g} -> {self.after:.3g} {self.unit} {where}"
+            return f"not tuned: no pass came closer than {self.before:.3g} {self.unit} {where}"
+        then = f"; then {_passes(len(self.on_all))} on all examples" if self.on_all else ""
+        return f"tuned: {self.before:.3g} -> {self.after:.3g} {self.unit} {where}{then}"
+
+
+def _passes(n: int) -> str:
+    return f"{n} pass{'es' * (n != 1)}"
 
 
 def read_tune(tune: Any) -> Tune | None:
