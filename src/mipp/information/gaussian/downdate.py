@@ -6,7 +6,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from mipp.covariance import inverse_from
-from mipp.information.gaussian.standardised import FeatureSpace, cholesky, logdet_eye_plus
+from mipp.information.gaussian.errors_made import ErrorsMade
+from mipp.information.gaussian.standardised import FeatureSpace, cholesky
 from mipp.records import FloatArray
 
 
@@ -35,7 +36,8 @@ class State:
         self.P, self.B, self.k, self.uses = P, B, k, uses
         self._z = Z
         """None for small losses."""
-        self._errors = errors if errors is not None else P.new_zeros(len(B), len(B)).double()
+        made = errors if errors is not None else P.new_zeros(len(B), len(B)).double()
+        self._errors = ErrorsMade(made)
         self._slots = torch.arange(len(P) // k, device=P.device)
 
     @classmethod
@@ -75,7 +77,7 @@ class State:
 
     def lost(self) -> float:
         """Nats that are lost without the units that are gone."""
-        return 0.5 * self.uses * logdet_eye_plus(self._errors)
+        return self.uses * self._errors.nats()
 
     @property
     def device(self) -> torch.device:
@@ -104,7 +106,7 @@ class State:
         p_i = self.P[i]
         b_i, z_i = self.B[:, i], None if self._z is None else self._z[:, i]
         t = torch.linalg.solve(p_i[:, i], p_i)
-        self._errors += (b_i @ torch.linalg.solve(p_i[:, i], b_i.T)).double()
+        self._errors.add(b_i, p_i[:, i])
         self.P.addmm_(p_i.T, t, alpha=-1)
         self.B.addmm_(b_i, t, alpha=-1)
         if self._z is not None and z_i is not None:
@@ -135,14 +137,15 @@ class State:
         """Nats that would be lost with one unit now."""
         c = self._columns(unit)
         p, b = self.P[c][:, c].double(), self.B[:, c].double()
-        return self.uses * float(delta(p.unsqueeze(0), seen_through(self._errors, b).unsqueeze(0)))
+        return self.uses * float(delta(p.unsqueeze(0), self._errors.seen_through(b).unsqueeze(0)))
 
 
 class SmallLosses:
     """The elimination of a few candidate units where losses are small next to the noise.
 
     With ``R = B^T B`` a unit costs ``Delta_i = 1/2 trace(inverse(P_ii) R_ii)``; removing it changes
-    P by a Schur complement, and B by ``B_i inverse(P_ii) P_i:``.
+    P by a Schur complement, and B by ``B_i T`` with ``T = inverse(P_ii) P_i:``, so that R changes by
+    ``T^T H + H^T T`` with ``H = R_i: - R_ii T / 2``.
     """
 
     def __init__(
@@ -164,11 +167,11 @@ class SmallLosses:
     def remove(self, j: int) -> None:
         """Removes candidate ``j``; its own block of P is left as the identity."""
         i = slice(j * self.k, (j + 1) * self.k)
-        p, r = self.p[i].clone(), self.r[i].clone()
-        t = torch.linalg.solve(p[:, i], p)
-        self.r -= t.T @ r
-        self.r -= (r - r[:, i] @ t).T @ t
-        self.p -= p.T @ t
+        p = self.p[i].clone()
+        t = _solved(p[:, i], p)
+        h = self.r[i] - self.r[i, i] @ t / 2
+        self.r.addmm_(torch.cat([t, h]).T, torch.cat([h, t]), alpha=-1)
+        self.p.addmm_(p.T, t, alpha=-1)
         for x in (self.p, self.r):
             x[i] = 0
             x[:, i] = 0
@@ -184,14 +187,6 @@ def squared_errors(p: Float[Tensor, "u k k"], r: Float[Tensor, "u k k"]) -> Floa
     if bool((fault > 0).any()):
         root[fault > 0] = torch.linalg.cholesky_ex(_positive(p[fault > 0]))[0]
     return 0.5 * _trace(torch.cholesky_solve(r, root)).clamp_min(0)
-
-
-def seen_through(errors: Float[Tensor, "r r"], b: Float[Tensor, "r k"]) -> Float[Tensor, "k k"]:
-    """``B^T inverse(I + errors) B``: what is left of a regression beside the errors there are."""
-    noisy = errors.clone()
-    noisy.diagonal().add_(1)
-    half = torch.linalg.solve_triangular(cholesky(noisy), b, upper=False)
-    return half.T @ half
 
 
 class Candidates:
@@ -223,10 +218,7 @@ class Candidates:
         i = slice(j * self.k, (j + 1) * self.k)
         for x in (self.p, self.m):
             column = x[:, i].clone()
-            if self.k == 1:
-                x.addr_(column[:, 0], column[:, 0] / -column[j])
-            else:
-                x.sub_(column @ torch.linalg.solve(column[i], column.T))
+            x.addmm_(column, _solved(column[i], column.T), alpha=-1)
             x[i] = 0
             x[:, i] = 0
             x[i, i] = torch.eye(self.k, dtype=x.dtype)
@@ -251,6 +243,11 @@ def delta(p: Float[Tensor, "u k k"], r: Float[Tensor, "u k k"]) -> Float[Tensor,
         eye = torch.eye(p.shape[-1], dtype=p.dtype, device=p.device)
         nats[large] = _block_logdet(eye + both[large])
     return 0.5 * nats.clamp_min(0)
+
+
+def _solved(block: Float[Tensor, "k k"], rows: Float[Tensor, "k n"]) -> Float[Tensor, "k n"]:
+    """``inverse(block) @ rows``."""
+    return rows / block if len(block) == 1 else torch.linalg.solve(block, rows)
 
 
 def _trace(blocks: Float[Tensor, "u k k"]) -> Float[Tensor, " u"]:

@@ -205,7 +205,7 @@ class GaussianScorer:
         where = self._position(unit)
         nats = self._taken(self._nats_at(where))
         self._commit(where)
-        self._lost = np.array([state.lost() for state in self._states])
+        self._lost = self._lost_by_now()
         return nats
 
     def _taken(self, nats: FloatArray) -> FloatArray:
@@ -269,11 +269,15 @@ class GaussianScorer:
 
     def _exact(self, nats: FloatArray) -> FloatArray:
         """Nats lost in one round ``(units, consumers)``, so scaled that their sums are exact."""
-        before, self._lost = self._lost, np.array([state.lost() for state in self._states])
+        before, self._lost = self._lost, self._lost_by_now()
         summed = nats.sum(0)
         scale = np.divide(self._lost - before, summed, out=np.ones_like(summed), where=summed > 0)
         small = np.array([state.small for state in self._states])
         return nats * np.where(small, scale, 1.0)
+
+    def _lost_by_now(self) -> FloatArray:
+        """Nats that are lost, of consumers whose losses are small; 0 of others."""
+        return np.array([state.lost() if state.small else 0.0 for state in self._states])
 
     def _commit(self, where: np.ndarray) -> None:
         self._states = [
