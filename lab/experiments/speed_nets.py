@@ -54,12 +54,18 @@ def _built_in(name: str, label: str, samples: int, batch: int) -> Net:
     return Net(label, lambda: models.build(name, seed=0), batches, "macs=50%")
 
 
-def _transformer(label: str, case: str, batches: Callable[[], list[Batch]], root: str) -> Net:
+def _transformer(
+    label: str,
+    case: str,
+    batches: Callable[[], list[Batch]],
+    root: str,
+    dtype: torch.dtype | None = None,
+) -> Net:
     """Half of the neurons of each MLP; heads stay."""
 
     def make() -> nn.Module:
         torch.manual_seed(0)
-        return large.CASES[case](2)[0]
+        return large.CASES[case](2)[0].to(dtype=dtype)
 
     options = {"protect": large.HEADS, "allocation": "uniform", "memory": large.MEMORY[case]}
     return Net(label, make, batches, "units=50%", options, 0.1, (root,), 0.5)
@@ -88,6 +94,13 @@ NETS = {
     ),
     "llama-1.1b": _transformer(
         "1.1 B, 16 texts", "1.1 B, grouped queries", lambda: _texts(32000, 16, 512), "mlp.gate_proj"
+    ),
+    "llama-1.1b-float32": _transformer(
+        "1.1 B in float32, 16 texts",
+        "1.1 B, grouped queries",
+        lambda: _texts(32000, 16, 512),
+        "mlp.gate_proj",
+        torch.float32,
     ),
 }
 

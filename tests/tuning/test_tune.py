@@ -595,12 +595,12 @@ def test_a_plan_whose_tuning_changes_nothing_is_fitted_on_all_examples():
 
 
 def test_what_helps_is_done_once_more_on_all_examples():
-    """The model is the refit on all examples, trained on all of them in the passes kept."""
+    """The model is the refit on all examples, trained on all of them to the end."""
     chosen = by_heart()
     fresh = torch.randn(4096, 6, generator=torch.Generator().manual_seed(9))
     small, tuned = chosen.apply_tuned(MORE)
-    assert len(tuned.on_all) == tuned.kept > 0
-    assert f"; then {tuned.kept} passes on all examples" in str(tuned)
+    assert len(tuned.on_all) == len(tuned.passes) == 20
+    assert "; then 20 passes on all examples" in str(tuned)
     part = examples_of(chosen.batches, MORE, seed=1)
     assert part.counts() == tuned.examples == (84, 12)
     assert part.with_all().counts() == (96, 12)
@@ -612,13 +612,31 @@ def test_what_helps_is_done_once_more_on_all_examples():
     assert kl(small, chosen.model, fresh) < kl(less, chosen.model, fresh) < 0.9 * far
 
 
+def test_with_patience_the_learning_rate_falls_over_as_many_passes_as_were_made(monkeypatch):
+    rates = []
+    real = mipp.tuning.passes.Run._one_pass
+
+    def noted(run, number):
+        found = real(run, number)
+        rates.append(found[1])
+        return found
+
+    monkeypatch.setattr("mipp.tuning.passes.Run._one_pass", noted)
+    tuned = by_heart().apply_tuned(replace(MORE, passes=60, patience=3))[1]
+    n = len(tuned.passes)
+    assert tuned.stopped == "patience"
+    assert len(tuned.on_all) == n == len(rates) / 2
+    assert rates[n - 1] > 0.5 * MORE.learning_rate
+    assert rates[-1] < 0.1 * rates[n - 1]
+
+
 def test_passes_that_were_undone_are_not_repeated(monkeypatch):
     monkeypatch.setattr("mipp.tuning.passes.FAR", 0.0)  # until a pass comes closer, all are undone
     chosen, wild = by_heart(), replace(MORE, learning_rate=1.0)
     tuned = chosen.apply_tuned(wild)[1]
     undone = next(n for n, done in enumerate(tuned.passes) if done.held_out < tuned.before)
     assert undone > 0
-    assert len(tuned.on_all) == tuned.kept - undone
+    assert len(tuned.on_all) == 20 - undone
 
 
 def test_a_model_that_is_worse_on_what_it_has_seen_now_is_not_taken(monkeypatch):

@@ -204,10 +204,10 @@ class AnyPlan(Generic[Model, Row, Total]):
 
         A refit comes nearer to the original on examples that it has seen than on others; where a
         layer has more inputs than there are rows, it leaves no difference there. So the examples
-        that tuning holds out, which decide what is kept, are left out of the refit, too. Where the
-        passes up to some number have brought such a model closer, the refit on all examples is
-        tuned in as many, on all examples. If no pass has, the model is what `apply` gives without
-        tuning. ``minutes=`` is the time of both together.
+        that tuning holds out, and that decide, are left out of the refit, too. Where tuning has
+        brought such a model closer, the refit on all examples is tuned in the same way, on all
+        examples and to the end. Where it has not, the model is what `apply` gives without tuning.
+        ``minutes=`` is the time of both together.
 
         Args:
             settings: how to tune; True for the defaults.

@@ -133,17 +133,17 @@ class Tuning:
         tuned: "tuning.Tuned",
         course: "tuning.Course",
     ) -> "tuning.Tuned":
-        """Tunes ``small``, in place, on all examples, in the passes that another one has kept.
+        """Tunes ``small``, in place, on all examples, as another one was without some of them.
 
         Args:
             small: fitted on all examples.
             step: in place of ``optimizer.step()``.
             tuned: what came of the other one, whose fit was without what it held out.
-            course: the passes that it has kept.
+            course: the way that it took.
 
         Returns:
-            The record with the losses of these passes; without them where the model is further
-            away on what was held out than the other one, which has never seen it.
+            The record with the losses of its passes; without them where the model is further away
+            on what was held out than the other one, which has never seen it.
         """
         own, teacher = self._answering(small)
         with following(self.progress) as report, processes.together(self.whole):

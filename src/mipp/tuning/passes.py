@@ -31,16 +31,16 @@ LOWER = 0.5
 
 @dataclass(frozen=True)
 class Course:
-    """Passes that led to the weights that were kept.
+    """What another tuning of the same model needs to go the same way.
 
     Attributes:
-        first: number of passes before them, which were undone.
-        last: number of the last one, from 1.
-        rate: the highest learning rate of the schedule that they are part of.
+        passes: how many were made.
+        undone: how many of them were undone, at the beginning.
+        rate: the highest learning rate.
     """
 
-    first: int
-    last: int
+    passes: int
+    undone: int
     rate: float
 
 
@@ -76,7 +76,7 @@ class Run:
         self.rate = settings.learning_rate
         self.optimizer = MasterAdamW(self.parameters, self.rate)
         self.passes: list[TunePass] = []
-        self.kept = self.begun = 0
+        self.kept = self.undone = 0
         self.weights = [p.detach().clone() for p in self.parameters]
         self.before = self.best = math.inf
         self.steps_per_pass = processes.largest("the steps of a pass", examples.n_steps())
@@ -105,7 +105,7 @@ class Run:
                 self.weights = [p.detach().clone() for p in self.parameters]
             elif self.kept == 0 and away > FAR * self.before:
                 self._start_again(LOWER * rate)
-                self.begun = number + 1
+                self.undone = number + 1
             if not in_time:
                 return "minutes"
             if settings.patience is not None and number + 1 - self.kept >= settings.patience:
@@ -113,14 +113,14 @@ class Run:
         return "passes"
 
     def repeat(self, course: Course) -> list[float]:
-        """Trains in the passes that another run has kept, and keeps the last weights.
+        """Trains as another run did, and keeps the last weights.
 
         Returns:
             Mean loss of each pass.
         """
         losses: list[float] = []
         self.rate = course.rate
-        for number in range(course.first, course.last):
+        for number in range(course.undone, course.passes):
             seed_generators(self.device, self.seed, number + 1)
             loss, _, in_time = self._one_pass(number)
             losses.append(loss)
@@ -130,8 +130,8 @@ class Run:
         return losses
 
     def course(self) -> Course:
-        """The passes that led to the weights that are kept."""
-        return Course(self.begun, self.kept, self.rate)
+        """The way that it took."""
+        return Course(len(self.passes), self.undone, self.rate)
 
     def _start_again(self, rate: float) -> None:
         """Goes back to the weights from before, with a highest learning rate of ``rate``."""

@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 
 import torch
 from torch import nn
@@ -45,7 +46,7 @@ def tune(
         report: called as ``report("tune", steps, total)``.
 
     Returns:
-        What came of it, and the passes that led to the weights that were kept.
+        What came of it, and which way it went.
 
     Raises:
         InputError: models whose outputs cannot be compared; too few examples.
@@ -82,14 +83,16 @@ def tune_on_all(
     step: AnyStep | None = None,
     report: Progress = lambda *_: None,
 ) -> tuple[tuple[float, ...], float]:
-    """Tunes ``small``, in place, on all examples, in the passes that `tune` has kept.
+    """Tunes ``small``, in place, on all examples, as `tune` did without those that it held out.
 
-    Arguments and errors are those of `tune`.
+    The learning rate falls to 0 over as many passes as `tune` made, and the weights after the last
+    one are kept. Arguments and errors are those of `tune`.
 
     Returns:
         Mean loss of each pass; and the distance on what `tune` has held out, and this has not.
     """
     examples = examples_of(batches, settings, seed).with_all()
+    settings = replace(settings, passes=course.passes)
     with _running(small, whole, examples, settings, seed, memory, step, report) as run:
         losses = run.repeat(course)
         return tuple(losses), run.held_out()

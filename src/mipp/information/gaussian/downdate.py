@@ -144,7 +144,7 @@ class SmallLosses:
     """The elimination of a few candidate units where losses are small next to the noise.
 
     With ``R = B^T B`` a unit costs ``Delta_i = 1/2 trace(inverse(P_ii) R_ii)``; removing it changes
-    P by a Schur complement, and B by ``B_i T`` with ``T = inverse(P_ii) P_i:``, so that R changes by
+    P by a Schur complement, and B by ``B_i T`` with ``T = inverse(P_ii) P_i:``, so that R loses
     ``T^T H + H^T T`` with ``H = R_i: - R_ii T / 2``.
     """
 
