@@ -4,7 +4,7 @@ import copy
 import math
 import warnings
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 
 import pytest
 import torch
@@ -162,17 +162,43 @@ def test_a_rate_that_takes_it_far_away_is_lowered_from_the_weights_before(monkey
     assert {done.held_out for done in undone.passes[1:]} == {undone.before}
 
 
-def test_the_best_pass_is_kept_and_not_the_last_one():
+@pytest.mark.parametrize(
+    ("distances", "by_chance", "kept"),
+    [
+        ([1.0, 0.5, 0.3, 0.4], False, 2),
+        ([1.0, 0.5, 0.3, 0.4], True, 3),
+        ([1.0, 0.5, 0.3, 1.5], True, 2),  # no closer than before
+        ([1.0, 1.5, 1.1, 1.2], True, 0),
+    ],
+)
+@pytest.mark.filterwarnings("ignore::mipp.errors.CalibrationWarning")
+def test_the_best_pass_is_kept_or_the_last_where_chance_explains_it(
+    monkeypatch, distances, by_chance, kept
+):
+    states, places = [], iter(distances)
+
+    def held_out(run):
+        states.append(state(run.small))
+        return next(places)
+
+    monkeypatch.setattr("mipp.tuning.passes.Run.held_out", held_out)
+    monkeypatch.setattr("mipp.tuning.passes.Run._by_chance", lambda *_: by_chance)
     small, whole, batches = setting()
-    rough = mipp.Tune(passes=12, learning_rate=0.05, patience=None, batch_size=8)
-    first = copy.deepcopy(small)
-    tuned = mipp.tune(first, whole, batches, rough)
-    lows = [done.held_out for done in tuned.passes]
-    assert tuned.better
-    assert tuned.kept == lows.index(min(lows)) + 1
-    assert tuned.after == min(lows)
-    assert tuned.kept < len(lows), "the test wants a pass that gets worse"
-    assert distance(first, whole, batches) == pytest.approx(tuned.after, rel=1e-5)
+    tuned = mipp.tune(small, whole, batches, mipp.Tune(passes=3))
+    assert (tuned.kept, tuned.after) == (kept, distances[kept])
+    assert same(states[kept], small)
+    assert len(states) == 4
+
+
+def test_what_chance_explains():
+    by_chance = partial(mipp.tuning.passes.Run._by_chance, None)
+    best, spread = torch.full((16,), 1.0), torch.linspace(-1, 1, 16)
+    error = float(16**0.5 * spread.std())  # of a sum of 16
+    assert by_chance(best + spread + 0.9 * error / 16, best)
+    assert not by_chance(best + spread + 1.1 * error / 16, best)
+    assert by_chance(best - 0.1, best)
+    assert not by_chance(best + 0.1, best)  # each of them says the same
+    assert not by_chance(best[:1] + 0.1, best[:1])
 
 
 def test_patience_and_time_end_it():

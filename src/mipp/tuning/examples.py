@@ -127,10 +127,11 @@ class Examples:
         several = len(self._groups) > 1
         return [made[k] for k in torch.randperm(len(made))] if several else made
 
-    def pieces(self, parts: Parts) -> Iterator[Parts]:
-        """Parts of at most ``batch_size`` examples, in order."""
+    def pieces(self, parts: Parts, least: int = 1) -> Iterator[Parts]:
+        """Parts of at most ``batch_size`` examples, in order; ``least`` of them if possible."""
+        each = -(-sum(len(examples) for _, examples in parts) // least)
         for number, examples in parts:
-            for some in examples.split(self.batch_size):
+            for some in examples.split(max(1, min(self.batch_size, each))):
                 yield [(number, some)]
 
     def batch(self, parts: Parts) -> Batch:

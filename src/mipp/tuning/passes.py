@@ -25,6 +25,8 @@ WARMUP = 0.1
 FAR = 2.0
 """A pass is undone that ends so many times as far from the whole model as tuning began. What is
 nearer often comes back as the rate falls."""
+JUDGES = 16
+"""Parts of the held-out examples, at least, whose spread says what is chance."""
 LOWER = 0.5
 """The learning rate after such a pass, as a share of its last one."""
 
@@ -79,13 +81,24 @@ class Run:
         self.kept = self.undone = 0
         self.weights = [p.detach().clone() for p in self.parameters]
         self.before = self.best = math.inf
+        self.shares = self.best_shares = torch.zeros(0)
         self.steps_per_pass = processes.largest("the steps of a pass", examples.n_steps())
 
     def choose(self) -> Stopped:
         """Trains until there are no more passes, no patience or no time; says which.
 
-        What comes closest on the held-out examples is kept.
+        What comes closest on the held-out examples is kept. Or what comes last, if it is closer
+        than before, and further away than the closest by no more than chance explains.
         """
+        stopped = self._passes()
+        if 0 < self.kept < len(self.passes) and stopped != "patience":
+            last = self.passes[-1].held_out
+            if last < self.before and self._by_chance(self.shares, self.best_shares):
+                self.best, self.kept = last, len(self.passes)
+                self.weights = [p.detach().clone() for p in self.parameters]
+        return stopped
+
+    def _passes(self) -> Stopped:
         settings = self.settings
         self.before = self.best = self.held_out()
         if not math.isfinite(self.before):
@@ -101,7 +114,7 @@ class Run:
             seconds = time.perf_counter() - begun
             self.passes.append(TunePass(rate, train, away, seconds))
             if away < self.best:
-                self.best, self.kept = away, number + 1
+                self.best, self.kept, self.best_shares = away, number + 1, self.shares
                 self.weights = [p.detach().clone() for p in self.parameters]
             elif self.kept == 0 and away > FAR * self.before:
                 self._start_again(LOWER * rate)
@@ -217,24 +230,42 @@ class Run:
         processes.all_reduce("a step of tuning", value, *gradients)
 
     def held_out(self) -> float:
-        """Divergence on the held-out examples of all ranks, in the model's own precision."""
-        n = len(self.teacher.scales)
-        sums, counts = (torch.zeros(n, dtype=torch.float64, device=self.device) for _ in range(2))
+        """Divergence on the held-out examples of all ranks, in the model's own precision.
+
+        ``shares`` is what each of several parts of them adds to it.
+        """
+        counts = torch.zeros(len(self.teacher.scales), dtype=torch.float64, device=self.device)
+        found: list[Tensor] = []
         with torch.no_grad():
-            for parts in self.examples.pieces(self.examples.held_out):
+            for parts in self.examples.pieces(self.examples.held_out, JUDGES):
                 batch = self.examples.batch(parts).to(self.device)
                 with blaming(None):
-                    found = answer_tensors(self.small(*batch.args, **batch.kwargs))
-                some = self.teacher.apart(found, self.teacher.answers(parts, batch), batch, 1.0)
-                sums, counts = sums + some[0].double(), counts + some[1].double()
-        processes.all_reduce("the held-out examples", sums, counts)
+                    given = answer_tensors(self.small(*batch.args, **batch.kwargs))
+                sums, n = self.teacher.apart(given, self.teacher.answers(parts, batch), batch, 1.0)
+                found.append(sums.double())
+                counts += n.double()
+        processes.all_reduce("the held-out examples", counts)
         if not bool(counts.any()):
             raise InputError(
                 "no prediction for the held-out examples counts: all are padding, or have the "
                 "target -100. Expected one at least. Give more examples that have labels, or leave "
                 "the labels out."
             )
-        return float((sums / counts.clamp(min=1)).mean())
+        each = torch.stack(found) if found else counts.new_zeros(0, len(counts))
+        self.shares = (each / counts.clamp(min=1)).mean(1)
+        away = self.shares.sum().reshape(1)
+        processes.all_reduce("the distance on the held-out examples", away)
+        return float(away)
+
+    def _by_chance(self, shares: Tensor, other: Tensor) -> bool:
+        """Whether the sum of the shares is above the other one by its standard error at most."""
+        more = shares - other
+        found = torch.stack([more.sum(), more.square().sum(), more.new_tensor(len(more))])
+        processes.all_reduce("the parts of the held-out examples", found)
+        total, squares, n = found.tolist()
+        if n < 2:
+            return False
+        return total <= math.sqrt(max(squares - total**2 / n, 0.0) * n / (n - 1))
 
     def put_back_best(self) -> None:
         """The small model gets the best weights so far."""

@@ -25,7 +25,8 @@ class Tune:
     """How a pruned model is tuned on the calibration examples, without labels.
 
     The small model is trained with AdamW to give what the whole one gives. What comes closest on
-    held-out examples is kept, so that there the model is never further away than before.
+    held-out examples is kept, or what comes last where chance can explain the difference, so that
+    there the model is never further away than before.
 
     Attributes:
         passes: over the examples, at most. The learning rate falls to 0 over them.

@@ -8,7 +8,7 @@ from mipp.information.gaussian.standardised import cholesky, logdet_eye_plus
 
 FEW = 1 / 6
 """Columns of a removal, as a share of the outputs, up to which its nats are cheaper as a correction
-of an inverse that is carried along than from all errors anew."""
+of an inverse that is carried along than from all errors."""
 
 
 class ErrorsMade:
