@@ -683,7 +683,7 @@ def test_the_time_is_for_both_trainings():
     long = mipp.Tune(passes=10_000, learning_rate=1e-3, batch_size=16, minutes=1 / 15)
     tuned = chosen.apply_tuned(long)[1]
     assert tuned.stopped == "minutes"
-    assert tuned.seconds < 3
+    assert tuned.seconds < 6
 
 
 def test_without_a_refit_nothing_is_repeated():

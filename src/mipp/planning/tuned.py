@@ -1,6 +1,7 @@
 """Tuning a pruned model on the calibration examples: the public call, and that of plans."""
 
 import math
+import time
 import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -38,10 +39,11 @@ def tune(
     """Tunes a pruned model on calibration examples, in place and without labels.
 
     The small model learns to give what the whole one gives. Some examples are held out: the weights
-    that come closest to the whole model on them are kept. Where no pass comes closer than the
-    weights were before, these are put back, with a warning. Both models run in evaluation mode, so
-    that statistics of BatchNorm stay as they are and nothing is dropped out; modes and random
-    generators are restored. An error or Ctrl-C leaves the small model with the best weights so far.
+    that come closest to the whole model on them are kept, or the last ones where chance explains
+    the difference. Where no pass comes closer than the weights were before, these are put back,
+    with a warning. Both models run in evaluation mode, so that statistics of BatchNorm stay as they
+    are and nothing is dropped out; modes and random generators are restored. An error or Ctrl-C
+    leaves the small model with the best weights so far.
 
     Args:
         small: what `Plan.apply` returned. Parameters that require no gradient stay as they are,
@@ -145,15 +147,17 @@ class Tuning:
             The record with the losses of its passes; without them where the model is further away
             on what was held out than the other one, which has never seen it.
         """
+        started = time.perf_counter()
         own, teacher = self._answering(small)
         with following(self.progress) as report, processes.together(self.whole):
             losses, away = tuning.tune_on_all(
                 own, teacher, self.data, self.settings, course,
                 seed=self.seed, memory=self.memory, step=step, report=report,
             )  # fmt: skip
+            seconds = tuned.seconds + time.perf_counter() - started
             if not away <= tuned.after:
-                return tuned
-            done = replace(tuned, on_all=losses)
+                return replace(tuned, seconds=seconds)
+            done = replace(tuned, on_all=losses, seconds=seconds)
             report.line(str(done))
         return done
 

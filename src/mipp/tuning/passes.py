@@ -25,10 +25,10 @@ WARMUP = 0.1
 FAR = 2.0
 """A pass is undone that ends so many times as far from the whole model as tuning began. What is
 nearer often comes back as the rate falls."""
-JUDGES = 16
-"""Parts of the held-out examples, at least, whose spread says what is chance."""
 LOWER = 0.5
 """The learning rate after such a pass, as a share of its last one."""
+JUDGES = 16
+"""Parts of the held-out examples, at least, whose spread says what is chance."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Run:
     """The state of one tuning.
 
     Attributes:
-        before: distance of the two models on the held-out examples before it; None without any.
+        before: distance of the two models on the held-out examples before it.
         best: the same of the weights that are kept.
         kept: number of the pass that gave them, from 1; 0 for those from before.
         passes: all that were made.

@@ -75,3 +75,16 @@ def test_a_block_that_rounding_has_made_indefinite_is_solved_all_the_same():
     made.add(torch.cat([b[:, :1], torch.zeros(R, 1)], 1), odd)
     expected = whole([(b, p), (b[:, :1], torch.ones(1, 1))])
     assert made.nats() == pytest.approx(0.5 * float(expected.logdet()), rel=1e-6)
+
+
+def test_an_inverse_that_rounding_has_spoilt_is_dropped():
+    made = ErrorsMade(torch.zeros(R, R, dtype=torch.float64))
+    removals = [removal(1, seed) for seed in range(3)]
+    made.add(*removals[0])
+    made.nats()
+    made.seen_through(removals[0][0].double())
+    made._inverse.fill_(-1e3)
+    for some in removals[1:]:
+        made.add(*some)
+        assert made.nats() > 0
+    assert made.nats() == pytest.approx(0.5 * float(whole(removals).logdet()), rel=1e-9)

@@ -43,7 +43,10 @@ class ErrorsMade:
             self._inverse = self._logdet = None
             return
         solved = self._inverse @ u
-        more = torch.linalg.cholesky(torch.eye(u.shape[1]).to(u) + u.T @ solved)
+        more, fault = torch.linalg.cholesky_ex(torch.eye(u.shape[1]).to(u) + u.T @ solved)
+        if int(fault) != 0:  # rounding has had its way with the inverse
+            self._inverse = self._logdet = None
+            return
         self._logdet += 2 * float(more.diagonal().log().sum())
         half = torch.linalg.solve_triangular(more, solved.T, upper=False)
         self._inverse.addmm_(half.T, half, alpha=-1)
