@@ -672,7 +672,7 @@ def test_a_model_that_is_worse_on_what_it_has_seen_now_is_not_taken(monkeypatch)
         return [0.0]
 
     chosen = by_heart()
-    monkeypatch.setattr("mipp.tuning.training.Run.repeat", spoil)
+    monkeypatch.setattr("mipp.tuning.two_trainings.Run.repeat", spoil)
     small, tuned = chosen.apply_tuned(MORE)
     assert tuned.on_all == ()
     assert distance(small, chosen.model, [b.args[0] for b in chosen.batches]) < tuned.before
