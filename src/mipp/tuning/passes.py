@@ -47,13 +47,29 @@ class Course:
 
 
 class Run:
-    """The state of one tuning.
+    """The state of one tuning, whose time begins when it is made.
 
     Attributes:
         before: distance of the two models on the held-out examples before it.
         best: the same of the weights that are kept.
         kept: number of the pass that gave them, from 1; 0 for those from before.
         passes: all that were made.
+        shares: what each of several parts of the held-out examples adds to their distance, in the
+            unit of the teacher, shape ``(parts,)``, as last measured on this rank.
+
+    Args:
+        small: is trained, in place.
+        whole: gives the answers.
+        examples: that it is trained on, and that are held out.
+        settings: how to tune.
+        seed: of the order, and of augmentation.
+        memory: bytes; a quarter of it may hold answers of the whole model.
+        step: in place of ``optimizer.step()``.
+        report: called as ``report("tune", steps, total)``.
+
+    Raises:
+        InputError: models whose outputs cannot be compared.
+        CalibrationError: outputs of the whole model that are not finite.
     """
 
     def __init__(
@@ -66,10 +82,10 @@ class Run:
         memory: float,
         step: AnyStep | None,
         report: Progress,
-        started: float,
     ) -> None:
         self.small, self.examples, self.settings = small, examples, settings
-        self.seed, self.take_step, self.report, self.started = seed, step, report, started
+        self.seed, self.take_step, self.report = seed, step, report
+        self.started = time.perf_counter()
         self.parameters = _trained(small)
         self.device = self.parameters[0].device
         numerics = numerics_for(self.device, settings.precision, channels_last=False)

@@ -17,7 +17,7 @@ from mipp.retrain.numerics import numerics_for
 from mipp.statistics import Batch
 from mipp.tracing.guards import as_it_was, gradients_enabled, recurrent_gradients
 from mipp.tracing.guards import channels_last as laid_out
-from mipp.tuning.examples import Examples, examples_of
+from mipp.tuning.examples import examples_of
 from mipp.tuning.passes import Course, Run
 from mipp.tuning.settings import Tune, Tuned
 
@@ -55,7 +55,9 @@ def tune(
     """
     started = time.perf_counter()
     examples = examples_of(batches, settings, seed)
-    with _running(small, whole, examples, settings, seed, memory, step, report) as run:
+    with _prepared(small, whole, batches[0], settings) as stack:
+        run = Run(small, whole, examples, settings, seed, memory, step, report)
+        stack.callback(run.put_back_best)
         stopped = run.choose()
     trained, held_out = (processes.total("the examples", n) for n in examples.counts())
     tuned = Tuned(
@@ -93,37 +95,29 @@ def tune_on_all(
     """
     examples = examples_of(batches, settings, seed).with_all()
     settings = replace(settings, passes=course.passes)
-    with _running(small, whole, examples, settings, seed, memory, step, report) as run:
+    with _prepared(small, whole, batches[0], settings) as stack:
+        run = Run(small, whole, examples, settings, seed, memory, step, report)
+        stack.callback(run.put_back_best)
         losses = run.repeat(course)
         return tuple(losses), run.held_out()
 
 
 @contextmanager
-def _running(
-    small: nn.Module,
-    whole: nn.Module,
-    examples: Examples,
-    settings: Tune,
-    seed: int,
-    memory: float,
-    step: AnyStep | None,
-    report: Progress,
-) -> Iterator[Run]:
-    """A tuning before its first pass; afterwards the small model has the weights that it kept."""
-    started = time.perf_counter()
+def _prepared(
+    small: nn.Module, whole: nn.Module, batch: Batch, settings: Tune
+) -> Iterator[ExitStack]:
+    """Both models as they have to be while tuning; as they were afterwards."""
     _check_apart(small, whole)
     with ExitStack() as stack:
         stack.enter_context(gradients_enabled())
         stack.enter_context(as_it_was(small, whole))
         stack.enter_context(recurrent_gradients(small, whole))
-        last = _lies_channels_last(small, whole, examples.batches[0], settings)
+        last = _lies_channels_last(small, whole, batch, settings)
         for model in (small, whole):
             stack.enter_context(laid_out(model, enabled=last))
         for parameter in whole.parameters():
             parameter.requires_grad_(False)
-        run = Run(small, whole, examples, settings, seed, memory, step, report, started)
-        stack.callback(run.put_back_best)
-        yield run
+        yield stack
 
 
 def _lies_channels_last(small: nn.Module, whole: nn.Module, batch: Batch, settings: Tune) -> bool:
