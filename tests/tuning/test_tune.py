@@ -159,6 +159,7 @@ def test_a_rate_that_takes_it_far_away_is_lowered_from_the_weights_before(monkey
     monkeypatch.setattr("mipp.tuning.passes.LOWER", 0.0)
     with pytest.warns(CalibrationWarning, match="changed nothing"):
         undone = mipp.tune(start, whole, batches, wild)
+    assert undone.passes[0] == first
     assert {done.held_out for done in undone.passes[1:]} == {undone.before}
 
 
@@ -639,7 +640,7 @@ def test_what_helps_is_done_once_more_on_all_examples():
 
 
 def test_with_patience_the_learning_rate_falls_over_as_many_passes_as_were_made(monkeypatch):
-    rates = []
+    rates, places = [], iter([1.0, 0.5, 0.6, 0.6, 0.6, 0.4])  # the last one of the second training
     real = mipp.tuning.passes.Run._one_pass
 
     def noted(run, number):
@@ -647,22 +648,21 @@ def test_with_patience_the_learning_rate_falls_over_as_many_passes_as_were_made(
         rates.append(found[1])
         return found
 
+    monkeypatch.setattr("mipp.tuning.passes.Run.held_out", lambda _: next(places))
     monkeypatch.setattr("mipp.tuning.passes.Run._one_pass", noted)
     tuned = by_heart().apply_tuned(replace(MORE, passes=60, patience=3))[1]
-    n = len(tuned.passes)
     assert tuned.stopped == "patience"
-    assert len(tuned.on_all) == n == len(rates) / 2
-    assert rates[n - 1] > 0.5 * MORE.learning_rate
-    assert rates[-1] < 0.1 * rates[n - 1]
+    assert len(tuned.passes) == len(tuned.on_all) == 4
+    assert rates[3] > 0.5 * MORE.learning_rate
+    assert rates[-1] < 0.1 * rates[3]
 
 
 def test_passes_that_were_undone_are_not_repeated(monkeypatch):
-    monkeypatch.setattr("mipp.tuning.passes.FAR", 0.0)  # until a pass comes closer, all are undone
-    chosen, wild = by_heart(), replace(MORE, learning_rate=1.0)
-    tuned = chosen.apply_tuned(wild)[1]
-    undone = next(n for n, done in enumerate(tuned.passes) if done.held_out < tuned.before)
-    assert undone > 0
-    assert len(tuned.on_all) == 20 - undone
+    places = iter([1.0, 3.0, 2.5, 0.5, 0.4, 0.3])
+    monkeypatch.setattr("mipp.tuning.passes.Run.held_out", lambda _: next(places))
+    tuned = by_heart().apply_tuned(replace(MORE, passes=4))[1]
+    assert tuned.kept == 4
+    assert len(tuned.on_all) == 2
 
 
 def test_a_model_that_is_worse_on_what_it_has_seen_now_is_not_taken(monkeypatch):
