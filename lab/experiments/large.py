@@ -55,17 +55,22 @@ def vit(n: int) -> tuple[torch.nn.Module, list[dict[str, torch.Tensor]]]:
 
 
 def grouped_queries(n: int) -> tuple[torch.nn.Module, list[dict[str, torch.Tensor]]]:
-    """16 layers, 2048 wide, 32 query heads over 8 key and value heads, 8192 gated neurons."""
+    """16 layers of `llama`."""
+    return llama(16, 32000), tokens(32000, n)
+
+
+def llama(n_layers: int, vocabulary: int) -> torch.nn.Module:
+    """2048 wide, 32 query heads over 8 key and value heads, 8192 gated neurons, in bfloat16."""
     import transformers  # noqa: PLC0415 - an extra
 
     config = transformers.LlamaConfig(
-        vocab_size=32000, hidden_size=2048, intermediate_size=8192, num_hidden_layers=16,
-        num_attention_heads=32, num_key_value_heads=8,
+        vocab_size=vocabulary, hidden_size=2048, intermediate_size=8192,
+        num_hidden_layers=n_layers, num_attention_heads=32, num_key_value_heads=8,
     )  # fmt: skip
     torch.set_default_dtype(torch.bfloat16)
     model = transformers.LlamaForCausalLM(config)
     torch.set_default_dtype(torch.float32)
-    return model, tokens(32000, n)
+    return model
 
 
 def tokens(vocabulary: int, n: int) -> list[dict[str, torch.Tensor]]:

@@ -28,6 +28,7 @@ class Net:
         roots: Ends of the names of the layers whose outputs Torch-Pruning may remove; empty for all
             but the last.
         share: Of the channels that Torch-Pruning removes.
+        works: What is measured of it; all where empty.
     """
 
     label: str
@@ -38,6 +39,7 @@ class Net:
     noise: float | str = "fisher"
     roots: tuple[str, ...] = ()
     share: float = 0.3
+    works: tuple[str, ...] = ()
 
 
 def _built_in(name: str, label: str, samples: int, batch: int) -> Net:
@@ -59,16 +61,17 @@ def _transformer(
     case: str,
     batches: Callable[[], list[Batch]],
     root: str,
-    dtype: torch.dtype | None = None,
+    works: tuple[str, ...] = (),
+    some: Callable[[], nn.Module] | None = None,
 ) -> Net:
-    """Half of the neurons of each MLP; heads stay."""
+    """Half of the neurons of each MLP; heads stay. Of the case, or some of it."""
 
     def make() -> nn.Module:
         torch.manual_seed(0)
-        return large.CASES[case](2)[0].to(dtype=dtype)
+        return large.CASES[case](2)[0] if some is None else some()
 
     options = {"protect": large.HEADS, "allocation": "uniform", "memory": large.MEMORY[case]}
-    return Net(label, make, batches, "units=50%", options, 0.1, (root,), 0.5)
+    return Net(label, make, batches, "units=50%", options, 0.1, (root,), 0.5, works)
 
 
 def _texts(vocabulary: int, n: int, length: int) -> list[Batch]:
@@ -83,6 +86,9 @@ def _pictures(n: int) -> list[Batch]:
     return [{"pixel_values": x} for x in images]
 
 
+WITHOUT_OBS = ("pass", "mipp", "l2", "taylor", "flap", "gram")
+"""OBS removes one unit at a time, each for a product as large as a layer's second moments."""
+
 NETS = {
     "lenet5": _built_in("lenet5", "LeNet5", 2560, 256),
     "vgg16": _built_in("vgg16", "VGG16", 2560, 128),
@@ -93,14 +99,19 @@ NETS = {
         "BERT-base, 256 texts", "BERT-base", lambda: _texts(1000, 256, 128), "intermediate.dense"
     ),
     "llama-1.1b": _transformer(
-        "1.1 B, 16 texts", "1.1 B, grouped queries", lambda: _texts(32000, 16, 512), "mlp.gate_proj"
-    ),
-    "llama-1.1b-float32": _transformer(
-        "1.1 B in float32, 16 texts",
+        "1.1 B, 16 texts",
         "1.1 B, grouped queries",
         lambda: _texts(32000, 16, 512),
         "mlp.gate_proj",
-        torch.float32,
+        WITHOUT_OBS,
+    ),
+    "llama-2-blocks": _transformer(
+        "two blocks of it, 128 texts",
+        "1.1 B, grouped queries",
+        lambda: _texts(2000, 128, 512),
+        "mlp.gate_proj",
+        WITHOUT_OBS,
+        lambda: large.llama(2, 2000),
     ),
 }
 

@@ -1,6 +1,7 @@
 """Refits of a part of the weights: a factor for each channel, or the bias alone."""
 
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ import mipp
 from mipp import errors, graph, surgery
 from mipp.methods.thinet import scales
 from mipp.surgery import Refit
+from mipp.surgery.refit import fitting
 from mipp.surgery.refit.fitting import chosen_strength
 from mipp.surgery.refit.ridge import Regression, Ridge
 
@@ -305,6 +307,38 @@ def test_gains_are_those_of_fits_to_the_other_rows(n, bias, toward):
             x, y = problem.x[own] - fitted.x_mean, problem.y[own] - fitted.y_mean
             left = (y - x @ weight.T).square().sum(1)
             torch.testing.assert_close(found[place, own], bare - left, rtol=1e-6, atol=1e-8)
+
+
+def test_very_many_outputs_are_judged_by_mixtures_of_them():
+    problem, fold = regression(60, d=20, m=900), torch.arange(60) % 4
+    noise = torch.randn(60, 900, generator=torch.Generator().manual_seed(4)).double()
+    problem = replace(problem, y=problem.y + 3 * noise)
+    found = Ridge(problem).gains([0.01, 1.0, 30.0], fold)
+    parts = [
+        replace(problem, y=problem.y[:, some], old=problem.old[some], bias=problem.bias[some])
+        for some in torch.arange(900).split(100)
+    ]
+    exact = sum(Ridge(part).gains([0.01, 1.0, 30.0], fold) for part in parts)
+    torch.testing.assert_close(found.sum(1), exact.sum(1), rtol=0.1, atol=0)
+    assert not torch.equal(found, exact)
+    # what is fitted in the end has all outputs
+    whole, part = Ridge(problem), Ridge(parts[3])
+    whole.gains([0.01], fold)
+    torch.testing.assert_close(whole.solution(0.01)[300:400], part.solution(0.01))
+
+
+@pytest.mark.parametrize(("n_examples", "judged"), [(15, 15), (16, 4), (40, 10)])
+def test_of_wide_layers_one_part_in_four_of_enough_examples_is_held_out(
+    n_examples, judged, monkeypatch
+):
+    monkeypatch.setattr(fitting, "WIDE", 8)
+    problem, seen = regression(4 * n_examples, d=12), []
+    fitted = Ridge(problem)
+    gains = fitted.gains
+    monkeypatch.setattr(fitted, "gains", lambda s, fold: seen.append(fold) or gains(s, fold))
+    chosen_strength(fitted, 1e-3, torch.arange(n_examples).repeat_interleave(4))
+    assert len(seen[0].view(-1, 4)[seen[0].view(-1, 4)[:, 0] >= 0]) == judged
+    assert (int(seen[0].max()) == 0) == (judged < n_examples)
 
 
 @pytest.mark.parametrize("n", [200, 30])

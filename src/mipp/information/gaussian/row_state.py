@@ -16,7 +16,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from mipp.information.gaussian.downdate import Candidates, SmallLosses, State, delta
+from mipp.information.gaussian.candidates import Candidates, SmallLosses, delta
+from mipp.information.gaussian.downdate import State
 from mipp.information.gaussian.standardised import RowSpace, cholesky
 
 
@@ -115,15 +116,15 @@ class RowState:
         eye = torch.eye(self.k, dtype=v.dtype, device=v.device)
         return (eye - v.mT @ v) / self.ridge, u.mT @ u
 
-    def candidate(self, chosen: Int[Tensor, " u"]) -> Candidates | SmallLosses:
-        """P and R of the chosen units alone, in float64."""
+    def candidate(self, chosen: Int[Tensor, " u"], most: int) -> Candidates | SmallLosses:
+        """P and R of the chosen units alone, in float64, of which ``most`` are to be removed."""
         columns = self._columns(chosen)
         v, _, u = self._seen(self._rows[:, columns], self._weight[:, columns])
         eye = torch.eye(v.shape[1], dtype=v.dtype, device=v.device)
         p = (eye - v.T @ v) / self.ridge
         if self.small:
-            return SmallLosses(p.cpu(), (u.T @ u).cpu(), self.k, self.uses)
-        return Candidates(p.cpu(), (p + u.T @ u).cpu(), self.k, self.uses)
+            return SmallLosses(p.cpu(), (u.T @ u).cpu(), self.k, self.uses, most)
+        return Candidates(p.cpu(), (p + u.T @ u).cpu(), self.k, self.uses, most)
 
     def downdate(self, gone: Int[Tensor, " u"]) -> "RowState | State":
         """Removes the units ``gone`` and returns the state to go on with."""

@@ -19,10 +19,11 @@ import torch
 
 from mipp.checks import check_fields
 from mipp.errors import InputError
+from mipp.information.gaussian.candidates import delta, squared_errors
 from mipp.information.gaussian.crossvalidated import CrossValidated
-from mipp.information.gaussian.downdate import State, delta, squared_errors
+from mipp.information.gaussian.downdate import State
 from mipp.information.gaussian.row_state import RowState
-from mipp.information.gaussian.standardised import RowSpace, Whole, total, unit_columns
+from mipp.information.gaussian.standardised import RowSpace, Whole, unit_columns
 from mipp.information.views import (
     Observations,
     Reads,
@@ -127,10 +128,10 @@ class GaussianScorer:
     def _state(self, whole: Whole) -> tuple[State | RowState, float]:
         """The elimination before anything is removed, and the nats of all units."""
         view = whole.view
-        space, weight = whole.standardised()
+        made = whole.standardised()
         columns = unit_columns(view.unit, self.n_units)
         dtype = self._dtype(len(view.unit), columns.shape[1])
-        nats = total(space, weight, view.uses)
+        nats, space, weight = made.total(view.uses), made.space, made.weight
         # a share of the variance as noise, or the residual of a regression, is no small loss
         small = whole.noise == "fisher" and self._config.small_losses and not self._observed
         if isinstance(space, RowSpace):
@@ -247,7 +248,8 @@ class GaussianScorer:
     def _round(self, chosen: np.ndarray, n: int) -> list[tuple[int, FloatArray]]:
         """Removes the ``n`` least informative of the chosen units, re-scored after each."""
         device = self._states[0].device
-        small = [s.candidate(torch.as_tensor(chosen, device=device)) for s in self._states]
+        units_there = torch.as_tensor(chosen, device=device)
+        small = [s.candidate(units_there, min(n, len(chosen))) for s in self._states]
         left = np.ones(len(chosen), dtype=bool)
         units: list[int] = []
         lost: list[FloatArray] = []

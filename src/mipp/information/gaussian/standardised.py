@@ -5,8 +5,8 @@ identity. A feature that never varies carries no information: it has no weight, 
 scale nor the ridge matters.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -103,13 +103,30 @@ class RowSpace:
 Space = FeatureSpace | RowSpace
 
 
-def standardised(
-    view: ConsumerView, noise: float | str, ridge: float
-) -> tuple[Space, Float[Tensor, "r d"]]:
+class Standardised(NamedTuple):
+    """A consumer in these units.
+
+    Attributes:
+        space: Correlations of its inputs.
+        weight: Its weight; ``r`` is at most ``min(m, d)`` of its ``m`` outputs and ``d`` features.
+        times: The weight times the correlations, where that is known.
+    """
+
+    space: Space
+    weight: Float[Tensor, "r d"]
+    times: Float[Tensor, "r d"] | None = None
+
+    def total(self, uses: float | int) -> float:
+        """Nats that all features transfer."""
+        times = self.space.times(self.weight) if self.times is None else self.times
+        return 0.5 * uses * logdet_eye_plus(times @ self.weight.T)
+
+
+def standardised(view: ConsumerView, noise: float | str, ridge: float) -> Standardised:
     """The correlations of a consumer's inputs, and its weight in units of the noise.
 
     Args:
-        view: The consumer, ``d`` features and ``m`` outputs; ``r`` is at most ``min(m, d)``.
+        view: The consumer.
         noise: As in `mipp.Gaussian`.
         ridge: Added to the variance of each feature, as a share of it.
 
@@ -123,45 +140,57 @@ def standardised(
     weight = torch.where(constant, 0.0, view.weight.double() * scale)
     if isinstance(covariance, Factor):
         rows = covariance.rows.double() / scale
-        white = whitened(weight, lambda: (weight @ rows.T).square().sum(1), view.fisher, noise)
-        return RowSpace(rows, max(ridge, LEAST_RIDGE)), white
+        space = RowSpace(rows, max(ridge, LEAST_RIDGE))
+        if noise == "fisher":
+            return Standardised(space, _in_fisher_units(weight, view.fisher))
+        each = (weight @ rows.T).square().sum(1)
+        return Standardised(space, _no_taller(_rows_in_units(weight, weight, each, noise)))
     matrix = covariance.double() / scale
     matrix /= scale.unsqueeze(1)
-    white = whitened(weight, lambda: ((weight @ matrix) * weight).sum(1), view.fisher, noise)
-    matrix.diagonal().add_(constant.to(matrix.dtype) + ridge)
-    return FeatureSpace(matrix), white
+    more = constant.to(matrix.dtype) + ridge
+    if noise == "fisher":
+        matrix.diagonal().add_(more)
+        return Standardised(FeatureSpace(matrix), _in_fisher_units(weight, view.fisher))
+    times = weight @ matrix
+    each = (times * weight).sum(1)
+    matrix.diagonal().add_(more)
+    times = _rows_in_units(times.add_(weight * more), weight, each, noise)
+    white = _rows_in_units(weight, weight, each, noise)
+    if len(white) > white.shape[1]:
+        return Standardised(FeatureSpace(matrix), _no_taller(white))
+    return Standardised(FeatureSpace(matrix), white, times)
 
 
-def whitened(
+def _in_fisher_units(
+    weight: Float[Tensor, "m d"], fisher: Float[Tensor, "m m"] | None
+) -> Float[Tensor, "r d"]:
+    """The weight where the inverse Fisher information is the noise.
+
+    Directions that no noise-free loss sees are dropped.
+    """
+    if fisher is None:
+        raise InputError("noise='fisher' needs Fisher matrices, and none were captured.")
+    fisher = fisher.to(weight.dtype)
+    wide = weight.shape[0] > weight.shape[1]
+    # the smaller of F and W^T F W is decomposed
+    white = fisher_whitening(weight.T @ fisher @ weight if wide else fisher)
+    return white if wide else white @ weight
+
+
+def _rows_in_units(
+    rows: Float[Tensor, "m d"],
     weight: Float[Tensor, "m d"],
-    variance: Callable[[], Float[Tensor, " m"]],
-    fisher: Float[Tensor, "m m"] | None,
+    variance: Float[Tensor, " m"],
     noise: float | str,
 ) -> Float[Tensor, "r d"]:
-    """``weight`` in units in which the noise of the outputs is the identity.
+    """Rows of the outputs that vary, over the deviation of a noise of that share of variance."""
+    seen = variance > VISIBLE * weight.square().sum(1)
+    return rows[seen] / (float(noise) * variance[seen]).sqrt().unsqueeze(1)
 
-    ``r`` is at most ``min(m, d)``: directions that no noise-free loss sees are dropped.
 
-    Args:
-        weight: Of features of unit variance.
-        variance: Gives that of each output, which only a relative noise needs.
-        fisher: Fisher information about the outputs.
-        noise: As in `mipp.Gaussian`.
-    """
-    if noise == "fisher":
-        if fisher is None:
-            raise InputError("noise='fisher' needs Fisher matrices, and none were captured.")
-        fisher = fisher.to(weight.dtype)
-        wide = weight.shape[0] > weight.shape[1]
-        # the smaller of F and W^T F W is decomposed
-        white = fisher_whitening(weight.T @ fisher @ weight if wide else fisher)
-        return white if wide else white @ weight
-    each = variance()
-    seen = each > VISIBLE * weight.square().sum(1)
-    white = weight[seen] / (float(noise) * each[seen]).sqrt().unsqueeze(1)
-    if white.shape[0] > white.shape[1]:
-        white = torch.linalg.qr(white, mode="r").R
-    return white
+def _no_taller(white: Float[Tensor, "m d"]) -> Float[Tensor, "r d"]:
+    """At most as many rows as features that are equivalent."""
+    return torch.linalg.qr(white, mode="r").R if len(white) > white.shape[1] else white
 
 
 def fisher_whitening(fisher: Float[Tensor, "m m"]) -> Float[Tensor, "r m"]:
@@ -239,13 +268,14 @@ class Whole:
     noise: float | str
     ridge: float
 
-    def standardised(self) -> tuple[Space, Float[Tensor, "r d"]]:
-        """Correlations of the inputs, and the weight in units of the noise."""
+    def standardised(self) -> Standardised:
+        """The consumer in the units in which it is computed."""
         return standardised(self.view, self.noise, self.ridge)
 
     def solo(self) -> Float[Tensor, " units"]:
         """Nats that each unit transfers on its own."""
-        space, weight = self.standardised()
+        made = self.standardised()
+        space, weight = made.space, made.weight
         columns = unit_columns(self.view.unit, self.n_units)
         explained = space.times(weight)
         noisy = explained @ weight.T
@@ -263,13 +293,8 @@ class Whole:
 
     def transfers(self, units: Int[Tensor, " u"]) -> float:
         """Nats that the units ``units`` transfer together, others as given."""
-        space, weight = self.standardised()
+        made = self.standardised()
         owner = self.view.unit
         given = torch.isin(owner, units) | (owner < 0)
-        left = logdet_eye_plus(space.unexplained(weight, given))
-        return max(0.0, total(space, weight, self.view.uses) - 0.5 * self.view.uses * left)
-
-
-def total(space: Space, weight: Float[Tensor, "r d"], uses: float | int) -> float:
-    """Nats that all features transfer."""
-    return 0.5 * uses * logdet_eye_plus(space.times(weight) @ weight.T)
+        left = logdet_eye_plus(made.space.unexplained(made.weight, given))
+        return max(0.0, made.total(self.view.uses) - 0.5 * self.view.uses * left)

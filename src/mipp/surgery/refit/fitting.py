@@ -31,9 +31,9 @@ N_FOLDS = 8
 MANY = 64
 """Examples from which half as many folds do."""
 
-WIDE, HELD_OUT = 1024, 4
-"""Features beyond which one part in four of many examples does, since each fold costs several
-solutions."""
+WIDE, ENOUGH, HELD_OUT = 1024, 16, 4
+"""Features beyond which, and examples from which on, one part in four of the examples is held out
+and no other, since each fold costs several factorisations."""
 
 STRENGTHS = (1.0, 30.0, 1000.0)
 """Multiples of the requested ridge that held-out rows choose from."""
@@ -283,7 +283,7 @@ def chosen_strength(
     def gains() -> Float[Tensor, "strengths examples"]:
         number = _numbers(example)
         n_examples = int(number.max()) + 1
-        if n_examples >= MANY and fitted.problem.x.shape[1] > WIDE:
+        if n_examples >= ENOUGH and fitted.problem.x.shape[1] > WIDE:
             fold = (number % HELD_OUT).clamp_max(1).neg()  # every fourth example, and no other
         else:
             n_folds = min(N_FOLDS if n_examples < MANY else N_FOLDS // 2, n_examples)

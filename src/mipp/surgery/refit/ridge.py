@@ -1,7 +1,7 @@
 """Ridge regression, in the smaller of feature and row space, and what it gains on held-out rows."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -36,6 +36,18 @@ class Regression:
         """The weights that the ridge pulls towards."""
         return self.old if self.toward == "old" else torch.zeros_like(self.old)
 
+    def mixed(self, mixtures: Float[Tensor, "m k"]) -> "Regression":
+        """The same rows with mixtures of the outputs, whose solutions are mixed alike."""
+        bias = None if self.bias is None else self.bias.double() @ mixtures
+        y = self.y @ mixtures.to(self.y.dtype)
+        return replace(self, y=y, old=mixtures.T @ self.old, bias=bias)
+
+
+MIXTURES = 128
+"""Random mixtures of outputs that fits are judged by where there are more than twice as many: a
+squared error over all outputs is that over the mixtures, but for some percent (Johnson and
+Lindenstrauss 1984), and a solution for each output costs more than the factorisation."""
+
 
 RARE = 0.1
 """Share of the median variance by which every feature is pulled besides its own."""
@@ -53,6 +65,27 @@ def pull_of(variance: Float[Tensor, " d"]) -> Float[Tensor, " d"]:
     typical = varying.median() if len(varying) else variance.new_zeros(())
     pull = variance + RARE * typical + 1e-8 * variance.mean()
     return torch.where(pull > 0, pull, 1.0)
+
+
+@dataclass(frozen=True, eq=False)
+class _Outputs:
+    """Outputs about their mean, or mixtures of them."""
+
+    y: Float[Tensor, "n m"]
+    mean: Float[Tensor, " m"]
+    problem: Regression
+
+    def mixed(self) -> "_Outputs":
+        """The same with random mixtures in place of very many outputs."""
+        n_outputs = len(self.mean)
+        if n_outputs <= 2 * MIXTURES:
+            return self
+        draw = torch.Generator().manual_seed(n_outputs)
+        drawn = torch.randn(n_outputs, MIXTURES, generator=draw, dtype=torch.float64)
+        mixtures = drawn.to(self.mean.device) / MIXTURES**0.5
+        mean = self.mean @ mixtures
+        mixed = self.problem.mixed(mixtures)
+        return _Outputs(mixed.y - mean.to(mixed.y.dtype), mean, mixed)
 
 
 class Ridge:
@@ -73,7 +106,8 @@ class Ridge:
         if problem.centred:
             self.x_mean, self.y_mean = problem.x.double().mean(0), problem.y.double().mean(0)
         self._x = problem.x - self.x_mean.to(problem.x.dtype)
-        self._y = problem.y - self.y_mean.to(problem.y.dtype)
+        y = problem.y - self.y_mean.to(problem.y.dtype)
+        self._outputs = _Outputs(y, self.y_mean, problem)
         variance = self._x.square().mean(0, dtype=torch.float64)
         if problem.centred:
             constant = ~varies(variance, self.x_mean, problem.x.dtype)
@@ -81,13 +115,14 @@ class Ridge:
             self._x[:, constant] = 0
         self._pull = pull_of(variance)
         self.in_rows = len(self._x) < self._x.shape[1]
-        self._all: _Rows | _Sums | None = None
+        self._second: Tensor | None = None
+        self._inner: Tensor | None = None
 
     def solution(self, strength: float) -> Float[Tensor, "m d"] | None:
         """The weights; None where the equations cannot be solved."""
-        if self._all is None:
-            self._all = self._rows() if self.in_rows else self._sums(self._x, self._y)
-        return self._all.solution(strength)
+        if self.in_rows:
+            return self._rows(self._outputs).solution(strength)
+        return self._sums(slice(None), self._outputs, self._second).solution(strength)
 
     def gains(
         self, strengths: Sequence[float], fold: Int[Tensor, " n"]
@@ -98,11 +133,14 @@ class Ridge:
             strengths: from the weakest to the strongest.
             fold: of each row, counted from 0; -1 for rows that are never held out, which gain 0.
                 Of one fold, strengths are not tried beyond one that gains less than that before.
+
+        Very many outputs count by random mixtures of them.
         """
+        seen = self._outputs.mixed()
         held_out, alone = fold >= 0, int(fold.max()) == 0
         found = self._pull.new_full((len(strengths), len(fold)), -torch.inf)
-        for mine, fitted in self._others(fold):
-            none, before = self._without(mine), -torch.inf
+        for mine, fitted in self._others(fold, seen):
+            none, before = self._without(mine, seen), -torch.inf
             for place, strength in enumerate(strengths):
                 errors = fitted.errors(strength, mine)
                 if errors is not None:
@@ -114,41 +152,54 @@ class Ridge:
         found[:, ~held_out] = 0
         return found
 
-    def _others(self, fold: Int[Tensor, " n"]) -> "Iterator[tuple[Bool[Tensor, ' n'], _Fitted]]":
+    def _others(
+        self, fold: Int[Tensor, " n"], seen: "_Outputs"
+    ) -> "Iterator[tuple[Bool[Tensor, ' n'], _Fitted]]":
         """Each fold's rows, and what is fitted to the others."""
         parts = [fold == number for number in range(int(fold.max()) + 1)]
         if self.in_rows:
-            whole = self._rows()
+            whole = self._rows(seen)
             for mine in parts:
                 yield mine, whole.without(mine)
             return
         never = [fold < 0] if bool((fold < 0).any()) else []
-        sums = [self._sums(self._x[mine], self._y[mine]) for mine in parts + never]
-        self._all = total = _Sums.added(sums)
+        sums = [self._sums(mine, seen) for mine in parts + never]
+        total = _Sums.added(sums)
+        self._second = total.xx
         for mine, own in zip(parts, sums, strict=False):
-            yield mine, total.less(own).on(self._x, self._y)
+            yield mine, total.less(own).on(self._x, seen.y)
 
-    def _without(self, rows: Bool[Tensor, " n"]) -> Float[Tensor, " r"]:
+    def _without(self, rows: Bool[Tensor, " n"], seen: "_Outputs") -> Float[Tensor, " r"]:
         """Squared errors of the layer as it is; a norm behind it takes up what the mean shifts."""
-        problem, old = self.problem, self.problem.old
-        left = (self._y[rows] - self._x[rows] @ old.T.to(self._x.dtype)).double()
+        problem, old = seen.problem, seen.problem.old
+        left = (seen.y[rows] - self._x[rows] @ old.T.to(self._x.dtype)).double()
         if problem.bias is not None:
-            left += self.y_mean - old @ self.x_mean - problem.bias.double()
+            left += seen.mean - old @ self.x_mean - problem.bias.double()
         elif problem.centred:
             # about the mean of the others, of which all rows have none
             left += left.sum(0) / (~rows).sum()
         return left.square().sum(1)
 
-    def _sums(self, x: Float[Tensor, "r d"], y: Float[Tensor, "r m"]) -> "_Sums":
+    def _sums(
+        self,
+        rows: "slice | Bool[Tensor, ' n']",
+        seen: "_Outputs",
+        second: Float[Tensor, "d d"] | None = None,
+    ) -> "_Sums":
+        """Over some rows, whose second moments may be known."""
+        x, y = self._x[rows], seen.y[rows]
         return _Sums(
             len(x), x.sum(0, dtype=torch.float64), y.sum(0, dtype=torch.float64),
-            gram(x).double(), (x.T @ y).double(), self._pull, self.problem,
+            gram(x).double() if second is None else second, (x.T @ y).double(), self._pull,
+            seen.problem,
         )  # fmt: skip
 
-    def _rows(self) -> "_Rows":
-        x, anchor = self._x.double(), self.problem.anchor
-        scaled = x / self._pull
-        return _Rows(x @ scaled.T, self._y.double() - x @ anchor.T, scaled, self.problem)
+    def _rows(self, seen: "_Outputs") -> "_Rows":
+        x, anchor = self._x.double(), seen.problem.anchor
+        if self._inner is None:
+            self._inner = gram((x / self._pull.sqrt()).T)
+        left = seen.y.double() - x @ anchor.T
+        return _Rows(self._inner, left, x / self._pull, seen.problem)
 
 
 class _Sums:
