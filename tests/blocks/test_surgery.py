@@ -137,3 +137,43 @@ def test_a_plan_or_record_of_another_model_is_refused():
         without_blocks(stacked(), [RemovedBlock("1.layers.1", "nothing", 7)])
     with pytest.raises(errors.InputError, match="expected the number of one of 2 modules"):
         RemovedBlock("layers.2", "nothing", 2)
+
+
+class Counted(nn.Module):
+    """Reads its list by numbers up to how many it was told that there are."""
+
+    def __init__(self, depth, others=0):
+        super().__init__()
+        self.num_layers, self.depth, self.width = depth, depth, depth
+        self.layers = nn.ModuleList(Residual(8) for _ in range(depth))
+        self.others = nn.ModuleList(Residual(8) for _ in range(others))
+
+    def forward(self, x):
+        for number in range(self.num_layers):
+            x = self.layers[number](x)
+        return x
+
+
+def test_what_holds_a_list_counts_what_is_left_of_it(tmp_path):
+    torch.manual_seed(0)
+    net, x = Counted(4).eval(), torch.randn(32, 8)
+    gone = [RemovedBlock(f"layers.{n}", "nothing", 4) for n in (0, 2)]
+    small = without_blocks(net, gone)
+    assert (small.num_layers, small.depth, small.width, net.num_layers) == (2, 2, 4, 4)
+    torch.testing.assert_close(small(x), net.layers[3](net.layers[1](x)))
+    plan = mipp.plan(net, [x], "units=50%", granularity="block", progress=False)
+    assert len(plan.apply().layers) == 2  # not four, two of them identities
+    mipp.save(small, tmp_path / "small.safetensors")
+    torch.testing.assert_close(mipp.load(Counted(4), tmp_path / "small.safetensors")(x), small(x))
+
+
+def test_a_number_that_may_count_either_of_two_lists_stays():
+    net = Counted(3, others=3)
+    assert without_blocks(net, [RemovedBlock("others.1", "nothing", 3)]).num_layers == 3
+
+
+def test_an_encoder_of_torch_counts_its_layers():
+    layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+    net = nn.TransformerEncoder(layer, 3, enable_nested_tensor=False).eval()
+    small = without_blocks(net, [RemovedBlock("layers.1", "nothing", 3)])
+    assert small.num_layers == len(small.layers) == 2

@@ -1,6 +1,5 @@
 """``mipp prune``: a smaller model under a budget, and what it costs in accuracy."""
 
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -8,17 +7,15 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from mipp.cli import arguments as arg
-from mipp.cli import names
+from mipp.cli import names, prune_options
 from mipp.cli.output import Output, check_target, open_output, readable_errors, write_text
 from mipp.cli.plan_options import with_plan_options
-from mipp.errors import InputError
 from mipp.options import Granularity
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from mipp import retrain, tuning
-    from mipp.cli.model_names import Network
+    from mipp import retrain
     from mipp.cli.opening import Subject
     from mipp.cli.outcome import Outcome
 
@@ -171,18 +168,18 @@ def prune(
     from mipp.report import check_plotly, current_versions
 
     with readable_errors(debug) as guard:
-        _check_says_how_much(granularity, budget, options["confidence"], preset)
+        prune_options.check_says_how_much(granularity, budget, options["confidence"], preset)
         output = open_output(json)
-        _check_agree(options["refit"], no_refit, retraining, retrain_lr, distill)
-        tune_by = _tuning(tune_minutes, tune_augment, wanted=tune)
-        _check_preset(preset, granularity)
-        given = _read_options(options, no_refit)
+        prune_options.check_agree(options["refit"], no_refit, retraining, retrain_lr, distill)
+        tune_by = prune_options.tuning_of(tune_minutes, tune_augment, wanted=tune)
+        prune_options.check_preset(preset, granularity)
+        given = prune_options.read_options(options, no_refit)
         read_outputs(given.get("outputs"))
         if preset is not None:
             given = presets.change(presets.paper(), given)
         found = find_network(model, pretrained=pretrained)
         network = replace(found, outputs=given.get("outputs"))
-        train_by = _training(given, network, train_epochs)
+        train_by = prune_options.training_of(given, network, train_epochs)
         retrain_by = (
             fine_tuning(network.recipe, retraining, retrain_lr, distill) if retraining else None
         )
@@ -199,7 +196,7 @@ def prune(
         torch.manual_seed(seed)
         reading = DataOptions(data_root, tokenizer, shape, seed)
         subject = find_subject(network, data, reading, task, metric)
-        _check_trainable(subject, retraining, train_by)
+        prune_options.check_trainable(subject, retraining, train_by)
         guard.arguments_read()
         if report is not None:
             check_plotly()
@@ -230,15 +227,6 @@ def prune(
                 "versions": current_versions(),
             }
         )
-
-
-def _check_trainable(
-    subject: "Subject", retraining: int, train_by: "retrain.Recipe | None"
-) -> None:
-    if retraining:
-        subject.check_trainable("--retrain")
-    if train_by is not None:
-        subject.check_trainable("--method")
 
 
 def _write(
@@ -272,72 +260,3 @@ def _say_where(output: Output, files: dict[str, Path | None]) -> None:
     for what, path in files.items():
         if path is not None:
             output.say(f"{what} in {path}")
-
-
-def _check_says_how_much(granularity: str, *given: object) -> None:
-    if granularity in ("unit", "block", "weight") and all(value is None for value in given):
-        raise typer.BadParameter(
-            "say how much may be left (--budget macs=50%; of single weights --budget params=10%), "
-            "or when to stop (--confidence 0.95 or --preset paper).",
-            param_hint="--budget",
-        )
-
-
-def _check_agree(
-    refit: str | None, no_refit: bool, retraining: int, retrain_lr: float | None, distill: float
-) -> None:
-    if no_refit and refit not in (None, "none"):
-        raise InputError(f"--refit {refit} and --no-refit were both given; give one of them.")
-    if (retrain_lr is not None or distill) and not retraining:
-        raise InputError("--retrain-lr and --distill need --retrain EPOCHS.")
-
-
-def _tuning(
-    minutes: float | None, augment: 'Literal["flip-shift"] | None', *, wanted: bool
-) -> "tuning.Tune | None":
-    """How to tune; None for not at all."""
-    from mipp import tuning
-
-    if not wanted and (minutes is not None or augment is not None):
-        raise InputError("--tune-minutes and --tune-augment need --tune.")
-    return tuning.Tune(minutes=minutes, augment=augment) if wanted else None
-
-
-def _check_preset(preset: str | None, granularity: str) -> None:
-    if preset is not None and granularity != "unit":
-        raise InputError(
-            f"--preset {preset} was given with --granularity {granularity}; it is for units. "
-            "Leave one of the two out."
-        )
-
-
-def _training(
-    options: dict[str, Any], network: "Network", train_epochs: int | None
-) -> "retrain.Recipe | None":
-    """The recipe of methods that train, None for the others."""
-    if options.get("method") in names.TRAINING_METHODS:
-        return replace(network.recipe, epochs=train_epochs or network.recipe.epochs)
-    if train_epochs is not None:
-        methods = " or ".join(names.TRAINING_METHODS)
-        raise InputError(
-            f"--train-epochs {train_epochs} needs --method {methods}, which train; --retrain "
-            "EPOCHS is for what comes after pruning."
-        )
-    return None
-
-
-def _read_options(options: dict[str, Any], no_refit: bool) -> dict[str, Any]:
-    """Those that were given, as `mipp.plan` takes them."""
-    from mipp.cli.own_code import find
-
-    given = {
-        name: value for name, value in options.items() if value is not None and value is not False
-    }
-    if no_refit:
-        given["refit"] = "none"
-    if "noise" in given:
-        with suppress(ValueError):
-            given["noise"] = float(given["noise"])
-    if "outputs" in given:
-        given["outputs"] = find(given["outputs"], "--outputs")
-    return given

@@ -2,8 +2,8 @@
 
 A block that stands in an `nn.ModuleList` or `nn.Sequential` is taken out of it. Those behind it
 move up, unless their names are no numbers; indices of layers that they hold (``layer_idx``, for
-caches), and numbers and lists of configs that count them, follow. Any other block becomes an
-`nn.Identity`.
+caches), what holds the list and counts it (``num_layers``), and numbers and lists of configs
+follow. Any other block becomes an `nn.Identity`.
 
 Blocks are named as in the full-size model. Units that were pruned, before or after, are named as in
 the model that has lost the blocks.
@@ -27,6 +27,8 @@ BLOCKS = "_mipp_blocks"
 """Attribute of a model that holds its `RemovedBlock` records, for `mipp.save`."""
 _INDEX = re.compile(r"_?(layer|block)_?(idx|index|id|num|number)")
 """Attributes with a block's own place among the others."""
+_COUNT = re.compile(r"_?(((num|n)_?)([a-z]+_)?(layer|block)s|depth)")
+"""Attributes with the number of blocks in a list."""
 
 
 def leaves_of(model: nn.Module, name: str) -> Leaves:
@@ -85,7 +87,10 @@ def take_out(model: nn.Module, blocks: Sequence[RemovedBlock]) -> None:
                     nn.Identity().train(here.training))  # fmt: skip
     # inner lists first, while the names of the outer ones are as they were
     for path in sorted(_lists(blocks), key=lambda p: -p.count(".")):
-        _shorten(model.get_submodule(path), [b for b in blocks if b.container == path])
+        mine = [block for block in blocks if block.container == path]
+        if mine[0].leaves == "nothing" and path:
+            _lower_counts(model.get_submodule(path.rpartition(".")[0]), mine)
+        _shorten(model.get_submodule(path), mine)
     lengths = {b.container: b.siblings for b in before if b.siblings}
 
     def in_full(block: RemovedBlock) -> RemovedBlock:
@@ -119,6 +124,16 @@ def _shorten(container: nn.Module, blocks: Sequence[RemovedBlock]) -> None:
         container._modules[str(place) if moves else key] = child  # noqa: SLF001
         if moves and child is not None:
             _renumber(child, int(key), place)
+
+
+def _lower_counts(owner: nn.Module, blocks: Sequence[RemovedBlock]) -> None:
+    """Lets the attributes that count a list follow; of two lists as long it could be either."""
+    length = blocks[0].siblings
+    lists = [m for m in owner.children() if isinstance(m, nn.ModuleList | nn.Sequential)]
+    if sum(len(each) == length for each in lists) == 1:
+        for name, value in list(vars(owner).items()):
+            if type(value) is int and value == length and _COUNT.fullmatch(name):
+                setattr(owner, name, value - len(blocks))
 
 
 def _renumber(block: nn.Module, before: int, after: int) -> None:

@@ -88,3 +88,16 @@ def test_an_inverse_that_rounding_has_spoilt_is_dropped():
         made.add(*some)
         assert made.nats() > 0
     assert made.nats() == pytest.approx(0.5 * float(whole(removals).logdet()), rel=1e-9)
+
+
+@pytest.mark.parametrize("values", [[-1e6], [1.8, -2.4e-3], [-1.0, -5.0]])
+def test_what_rounding_has_made_indefinite_is_taken_for_small(values):
+    """What is removed gives errors as large as the block could be, none that are negative."""
+    turn = torch.linalg.qr(removal(len(values), 0)[1])[0]
+    p = turn @ torch.tensor(values).diag() @ turn.T
+    made, (b, _) = ErrorsMade(torch.zeros(R, R, dtype=torch.float64)), removal(len(values), 1)
+    made.add(b, p)
+    assert float(torch.linalg.eigvalsh(made.matrix).min()) > -1e-9
+    assert 0 < made.nats() <= 0.5 * float((1 + b.square().sum() / min(map(abs, values))).log()) * 2
+    made.add(*removal(1, 2))
+    assert made.seen_through(b.double()).isfinite().all()

@@ -241,6 +241,21 @@ def test_float32_above_the_limit_agrees_with_float64():
     np.testing.assert_allclose(lost(exact), lost(single), rtol=1e-3)
 
 
+@pytest.mark.parametrize("noise", ["fisher", 0.1])
+def test_fewer_rows_than_features_are_too_much_for_float32(noise):
+    """Precisions of a million come down to one; rounding errors of theirs would be as large."""
+    n, d = 60, 96
+    generator = torch.Generator().manual_seed(0)
+    rows = torch.randn(n, d, generator=generator, dtype=torch.float64)
+    weight = torch.randn(8, d, generator=generator, dtype=torch.float64)
+    fisher = 1e-4 * torch.eye(8, dtype=torch.float64) if noise == "fisher" else None
+    view = ConsumerView(rows.T @ rows / n, weight, fisher, torch.arange(d), 1)
+    exact = Gaussian(noise=noise).scorer([view], d).remove_least(d)
+    single = Gaussian(noise=noise, single_above=0).scorer([view], d).remove_least(d)
+    assert [u for u, _ in exact] == [u for u, _ in single]
+    np.testing.assert_allclose(lost(exact), lost(single), rtol=1e-6)
+
+
 def test_larger_rounds_stay_close_to_one_at_a_time():
     view = random_view(13, n_units=60, k=2, outputs=20)
     exact = lost(

@@ -9,6 +9,16 @@ from mipp.information.gaussian.candidates import Candidates, SmallLosses, delta
 from mipp.information.gaussian.errors_made import ErrorsMade
 from mipp.information.gaussian.standardised import FeatureSpace, cholesky
 
+RESOLVED = 1e5
+"""Largest diagonal entry of a precision that float32 may hold: later entries are near one, and what
+is left of such large ones has their rounding errors, of 1e-7 of them."""
+
+
+def number_type(precision: Float[Tensor, "uk uk"], wanted: torch.dtype) -> torch.dtype:
+    """float64 in place of float32 where features are nearly combinations of others."""
+    large = bool((precision.diagonal() > RESOLVED).any())
+    return torch.float64 if large else wanted
+
 
 class State:
     """One consumer during the elimination: precision P, regression B, Z = inverse(C) B, unit-major.
@@ -51,8 +61,9 @@ class State:
         small: bool = False,
     ) -> "State":
         """No unit removed; ``columns`` of a unit end in -1 where it has fewer than ``k``."""
-        P = inverse_from(cholesky(space.matrix)).to(dtype)
-        B = weight.to(dtype)
+        P = inverse_from(cholesky(space.matrix))
+        dtype = number_type(P, dtype)
+        P, B = P.to(dtype), weight.to(dtype)
         k, flat = columns.shape[1], columns.flatten()
         pad, real = flat < 0, flat.clamp_min(0)
         if not torch.equal(flat, torch.arange(len(P), device=flat.device)):

@@ -10,6 +10,9 @@ FEW = 1 / 6
 """Columns of a removal, as a share of the outputs, up to which its nats are cheaper as a correction
 of an inverse that is carried along than from all errors."""
 
+LEAST = 1e-7
+"""Share of the largest eigenvalue of a block that float32 does not resolve."""
+
 
 class ErrorsMade:
     """Covariance E of a consumer's errors, in units of its noise: it has lost 1/2 log det(I + E).
@@ -33,10 +36,8 @@ class ErrorsMade:
         """The errors of a removal."""
         self._few = b.shape[1] <= FEW * len(b)
         root, fault = torch.linalg.cholesky_ex(p.double())
-        if int(fault) != 0:  # float32 has made the block not quite positive
-            self.matrix += (b @ torch.linalg.solve(p, b.T)).double()
-            self._inverse = self._logdet = None
-            return
+        if int(fault) != 0:
+            root = torch.linalg.cholesky(_of_this_size(p.double()))
         u = torch.linalg.solve_triangular(root, b.double().T, upper=False).T
         self.matrix.addmm_(u, u.T)
         if self._inverse is None or self._logdet is None or not self._few:
@@ -70,3 +71,13 @@ class ErrorsMade:
         noisy = self.matrix.clone()
         noisy.diagonal().add_(1)
         return cholesky(noisy)
+
+
+def _of_this_size(block: Float[Tensor, "k k"]) -> Float[Tensor, "k k"]:
+    """A positive block in place of one that rounding has made indefinite.
+
+    An eigenvalue that has become negative was smaller than its rounding error.
+    """
+    values, vectors = torch.linalg.eigh((block + block.T) / 2)
+    error = values.abs().max() * LEAST + values.min().abs()
+    return (vectors * values.clamp_min(error)) @ vectors.T

@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from mipp.information.gaussian.candidates import Candidates, SmallLosses, delta
-from mipp.information.gaussian.downdate import State
+from mipp.information.gaussian.downdate import State, number_type
 from mipp.information.gaussian.standardised import RowSpace, cholesky
 
 
@@ -152,10 +152,10 @@ class RowState:
         own = self._rows.shape[1]
         P = torch.cholesky_inverse(cholesky(moments))[:own, :own]
         _, B, U = self._seen(self._rows, self._weight)
-        Z = None
+        dtype, Z = number_type(P, self._dtype), None
         if not self.small:
-            Z = torch.linalg.solve_triangular(self._noise_root.T, U, upper=True).to(self._dtype)
-        P, B = P.to(self._dtype).contiguous(), B.to(self._dtype)
+            Z = torch.linalg.solve_triangular(self._noise_root.T, U, upper=True).to(dtype)
+        P, B = P.to(dtype).contiguous(), B.to(dtype)
         return State(P, B, Z, self.k, self.uses, self.errors)
 
 
