@@ -8,6 +8,8 @@ from torch import nn
 
 import mipp
 from mipp import errors
+from mipp.tracing.lockstep import visit_in_order
+from tests.blocks.nets import vectors, with_identities
 
 TORCH = "[enforce fail at alloc_cpu.cpp:121] . DefaultCPUAllocator: can't allocate memory"
 SHORT = [RuntimeError(TORCH), MemoryError(), torch.OutOfMemoryError("CUDA out of memory.")]
@@ -101,3 +103,28 @@ def test_other_errors_pass_as_they_are(net, batches, monkeypatch):
     monkeypatch.setattr("mipp.moments.Moments.update", _failing(RuntimeError("a bug")))
     with pytest.raises(RuntimeError, match=r"^a bug$"):
         mipp.plan(net, batches, "units=50%", noise=0.1)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"noise": 0.1}, {"method": "l2"}, {"granularity": "weight"}, {"granularity": "block"}],
+    ids=["mipp", "l2", "weights", "blocks"],
+)
+def test_the_memory_of_a_plan_is_that_of_its_refit(monkeypatch, options):
+    """Also where the plan has been written and read again."""
+    given = []
+
+    def visits(*args, **kwargs):
+        given.append(args[4])
+        return visit_in_order(*args, **kwargs)
+
+    monkeypatch.setattr(sys.modules["mipp.surgery.refit.walk"], "visit_in_order", visits)
+    torch.manual_seed(0)
+    net, data = with_identities(), vectors()
+    budget = "params=60%" if options.get("granularity") == "weight" else "units=50%"
+    plan = mipp.plan(net, data, budget, memory=40_000, progress=False, **options)
+    plan.apply(progress=False)
+    again = type(plan).from_json(plan.to_json(), net, batches=data)
+    again.apply(progress=False)
+    assert len(given) >= 2
+    assert set(given) == {40_000}

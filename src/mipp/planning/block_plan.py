@@ -255,6 +255,7 @@ def to_dict(options: BlockOptions, budget: selection.Budget) -> dict[str, Any]:
         "loss": options.loss,
         "protect": list(options.protect),
         "samples": options.samples,
+        "memory": options.memory,
         "score_samples": options.score_samples,
         "refit": None if options.refit is None else asdict(options.refit),
         "seed": options.seed,

@@ -254,6 +254,7 @@ def to_dict(options: Options, budget: str) -> dict[str, Any]:
         "min_units": options.min_units,
         "round_to": options.round_to,
         "samples": options.samples,
+        "memory": options.memory,
         "refit": None if refit is None else asdict(refit),
         "seed": options.seed,
     }
@@ -281,6 +282,7 @@ def weights_to_dict(options: WeightOptions, budget: selection.Budget | None) -> 
         "allocation": None if options.pattern is not None else options.spread,
         "protect": list(options.protect),
         "samples": options.samples,
+        "memory": options.memory,
         "refit": asdict(refit) if isinstance(refit, surgery.Refit) else refit,
         "seed": options.seed,
     }

@@ -46,8 +46,8 @@ _CHOICES = {
 }
 LESS_MEMORY = (
     "Call apply(refit=False), or fit less: apply(refit='norm'), a smaller "
-    "mipp.Refit(rows_per_feature=, min_rows=), or a plan with fewer samples=, as memory= is that "
-    "of planning alone. A method that needs no refit is method='l2' with refit=False."
+    "mipp.Refit(rows_per_feature=, min_rows=), or a plan with less memory= or fewer samples=. A "
+    "method that needs no refit is method='l2' with refit=False."
 )
 """What to do where memory runs out in a refit."""
 
