@@ -26,8 +26,8 @@ class _Precision:
         self._rows = matrix.new_empty(most * k, len(matrix))
         self._solved = torch.empty_like(self._rows)
 
-    def remove(self, j: int) -> tuple[Float[Tensor, "k uk"], Float[Tensor, "k k"]]:
-        """Removes unit ``j``; ``inverse(P_jj) P_j:`` before that, and ``P_jj``."""
+    def remove(self, j: int) -> Float[Tensor, "k uk"]:
+        """Removes unit ``j``, and returns ``inverse(P_jj) P_j:`` from before."""
         k, done, i = self._k, slice(self._n * self._k), slice(j * self._k, (j + 1) * self._k)
         rows = self._matrix[i] - self._solved[done, i].T @ self._rows[done]
         block = rows[:, i].clone()
@@ -37,7 +37,7 @@ class _Precision:
         self._n += 1
         self.blocks -= _products(rows, solved, k)
         self.blocks[j] = torch.eye(k, dtype=rows.dtype)
-        return solved, block
+        return solved
 
 
 def _diagonal_blocks(matrix: Float[Tensor, "uk uk"], k: int) -> Float[Tensor, "u k k"]:
@@ -89,7 +89,7 @@ class SmallLosses:
         k, done, i = self._k, slice(self._n * self._k), slice(j * self._k, (j + 1) * self._k)
         t_before, h_before = self._t[done], self._h[done]
         r = self._r[i] - t_before[:, i].T @ h_before - h_before[:, i].T @ t_before
-        t, _ = self._p.remove(j)
+        t = self._p.remove(j)
         h = r - r[:, i] @ t / 2
         new = slice(done.stop, done.stop + k)
         self._t[new], self._h[new] = t, h

@@ -79,5 +79,5 @@ def _of_this_size(block: Float[Tensor, "k k"]) -> Float[Tensor, "k k"]:
     An eigenvalue that has become negative was smaller than its rounding error.
     """
     values, vectors = torch.linalg.eigh((block + block.T) / 2)
-    error = values.abs().max() * LEAST + values.min().abs()
+    error = values.abs().max() * LEAST + values.min().abs() + torch.finfo(values.dtype).eps
     return (vectors * values.clamp_min(error)) @ vectors.T
