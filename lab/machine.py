@@ -10,6 +10,7 @@ import torch
 
 import mipp
 from lab.measurements import Machine, Versions
+from mipp.retrain.numerics import capabilities
 
 _CPUS = Path("/proc/cpuinfo")
 
@@ -39,9 +40,9 @@ def in_a_line() -> str:
     Ratios differ between processors, too: one with AMX passes bfloat16 several times as fast as
     float32, and inverts matrices no faster.
     """
-    flags = _flags()
-    named = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")
-    kinds = [platform.machine(), *(flag for flag in named if flag in flags)]
+    has = capabilities()
+    named = ("avx2", "avx512_f", "avx512f", "avx512_bf16", "amx_bf16")
+    kinds = [platform.machine(), *(name for name in named if has.get(name))]
     return f"{' '.join(kinds)}, {os.cpu_count()} cores, {torch.get_num_threads()} threads"
 
 
@@ -76,19 +77,9 @@ def _git(source: Path, *arguments: str) -> str:
 
 @cache
 def _processor() -> str:
-    return _said("model name") or platform.processor() or platform.machine()
-
-
-@cache
-def _flags() -> frozenset[str]:
-    """What Linux says that the processor can do; empty elsewhere."""
-    return frozenset(_said("flags").split())
-
-
-def _said(name: str) -> str:
-    """The first line of that name about the processors; empty where there is none."""
     lines = _CPUS.read_text().splitlines() if _CPUS.exists() else []
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith(name)), "")
+    named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return named[0] if named else platform.processor() or platform.machine()
 
 
 def _memory() -> int:

@@ -58,19 +58,19 @@ def _built_in(name: str, label: str, samples: int, batch: int) -> Net:
 
 def _transformer(
     label: str,
-    case: str,
+    model: Callable[[], nn.Module],
     batches: Callable[[], list[Batch]],
     root: str,
+    memory: str = "1GiB",
     works: tuple[str, ...] = (),
-    some: Callable[[], nn.Module] | None = None,
 ) -> Net:
-    """Half of the neurons of each MLP; heads stay. Of the case, or some of it."""
+    """Half of the neurons of each MLP; heads stay."""
 
     def make() -> nn.Module:
         torch.manual_seed(0)
-        return large.CASES[case](2)[0] if some is None else some()
+        return model()
 
-    options = {"protect": large.HEADS, "allocation": "uniform", "memory": large.MEMORY[case]}
+    options = {"protect": large.HEADS, "allocation": "uniform", "memory": memory}
     return Net(label, make, batches, "units=50%", options, 0.1, (root,), 0.5, works)
 
 
@@ -94,24 +94,30 @@ NETS = {
     "vgg16": _built_in("vgg16", "VGG16", 2560, 128),
     "resnet18": _built_in("resnet18", "ResNet-18", 2560, 128),
     "resnet50": _built_in("resnet50_imagenet", "ResNet-50 at 224", 512, 16),
-    "vit-b16": _transformer("ViT-B/16, 128 images", "ViT-B/16", lambda: _pictures(128), "mlp.fc1"),
+    "vit-b16": _transformer(
+        "ViT-B/16, 128 images", lambda: large.vit(2)[0], lambda: _pictures(128), "mlp.fc1"
+    ),
     "bert-base": _transformer(
-        "BERT-base, 256 texts", "BERT-base", lambda: _texts(1000, 256, 128), "intermediate.dense"
+        "BERT-base, 256 texts",
+        lambda: large.bert(2)[0],
+        lambda: _texts(1000, 256, 128),
+        "intermediate.dense",
     ),
     "llama-1.1b": _transformer(
         "1.1 B, 16 texts",
-        "1.1 B, grouped queries",
+        lambda: large.grouped_queries(2)[0],
         lambda: _texts(32000, 16, 512),
         "mlp.gate_proj",
+        "4GiB",
         WITHOUT_OBS,
     ),
     "llama-2-blocks": _transformer(
         "two blocks of it, 128 texts",
-        "1.1 B, grouped queries",
+        lambda: large.llama(2, 2000),
         lambda: _texts(2000, 128, 512),
         "mlp.gate_proj",
+        "4GiB",
         WITHOUT_OBS,
-        lambda: large.llama(2, 2000),
     ),
 }
 

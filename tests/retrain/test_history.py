@@ -143,7 +143,7 @@ def test_another_precision_after_the_checkpoint_is_reported(
     path = tmp_path / "run.safetensors"
     mine = train(make_model(), batches, AUTO, checkpoint=path, progress=False).numerics
     other = {"amx_bf16": mine.precision == "float32"}
-    monkeypatch.setattr(numerics, "_capabilities", lambda: other)
+    monkeypatch.setattr(numerics, "capabilities", lambda: other)
     train(make_model(), Fragile([None], None), AUTO, checkpoint=path, progress=False)
     assert "the epochs of the checkpoint were computed in" in caplog.text
 

@@ -23,7 +23,7 @@ NEITHER = "no AMX or AVX512-BF16"
     ],
 )
 def test_a_cpu_computes_in_bfloat16_where_that_is_faster(monkeypatch, capabilities, gain, expected):
-    monkeypatch.setattr(numerics, "_capabilities", lambda: capabilities)
+    monkeypatch.setattr(numerics, "capabilities", lambda: capabilities)
     monkeypatch.setattr(numerics, "_measured_gain", lambda: gain)
     found = numerics_for(CPU, "auto", "auto")
     assert (found.precision, found.channels_last) == (expected[0], True)
@@ -81,7 +81,7 @@ def test_an_older_torch_leaves_the_capabilities_to_linux(monkeypatch, tmp_path):
         path = tmp_path / "cpuinfo"
         path.write_text(f"processor\t: 0\nflags\t\t: {flags}\nprocessor\t: 1\n")
         monkeypatch.setattr(numerics, "_CPUS", path)
-        assert ("amx_bf16" in numerics._capabilities()) is has
+        assert ("amx_bf16" in numerics.capabilities()) is has
     monkeypatch.setattr(numerics, "_CPUS", tmp_path / "none")
     assert numerics_for(CPU, "auto", "auto").precision == "float32"
 

@@ -87,7 +87,7 @@ def _computes_bfloat16(device: torch.device) -> tuple[bool, str]:
         name = torch.cuda.get_device_name(device)
         return fast, f"{'' if fast else 'no '}bfloat16 on {name}"
     if device.type == "cpu":
-        has = _capabilities()  # torch and Linux have the same names
+        has = capabilities()  # torch and Linux have the same names
         if has.get("amx_bf16"):
             return True, "AMX"
         if not has.get("avx512_bf16"):
@@ -114,7 +114,7 @@ def _measured_gain() -> float:
     return min(seconds[torch.float32]) / min(seconds[torch.bfloat16])
 
 
-def _capabilities() -> Mapping[str, Any]:
+def capabilities() -> Mapping[str, Any]:
     """Instructions of the CPU by name; those of Linux where this torch does not list them."""
     if hasattr(torch.cpu, "get_capabilities"):
         found: Mapping[str, Any] = torch.cpu.get_capabilities()

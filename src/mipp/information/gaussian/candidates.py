@@ -26,10 +26,15 @@ class _Precision:
         self._rows = matrix.new_empty(most * k, len(matrix))
         self._solved = torch.empty_like(self._rows)
 
-    def remove(self, j: int) -> Float[Tensor, "k uk"]:
-        """Removes unit ``j``, and returns ``inverse(P_jj) P_j:`` from before."""
+    @property
+    def solved(self) -> Float[Tensor, "gone uk"]:
+        """``inverse(P_jj) P_j:`` of the units that are gone, each from before its removal."""
+        return self._solved[: self._n * self._k]
+
+    def remove(self, j: int) -> None:
+        """Removes unit ``j``."""
         k, done, i = self._k, slice(self._n * self._k), slice(j * self._k, (j + 1) * self._k)
-        rows = self._matrix[i] - self._solved[done, i].T @ self._rows[done]
+        rows = self._matrix[i] - self.solved[:, i].T @ self._rows[done]
         block = rows[:, i].clone()
         solved = rows / block if k == 1 else torch.linalg.solve(block, rows)
         new = slice(done.stop, done.stop + k)
@@ -37,7 +42,6 @@ class _Precision:
         self._n += 1
         self.blocks -= _products(rows, solved, k)
         self.blocks[j] = torch.eye(k, dtype=rows.dtype)
-        return solved
 
 
 def _diagonal_blocks(matrix: Float[Tensor, "uk uk"], k: int) -> Float[Tensor, "u k k"]:
@@ -75,10 +79,9 @@ class SmallLosses:
         uses: float | int,
         most: int,
     ) -> None:
-        self._p, self._r, self._k, self._uses, self._n = _Precision(p, k, most), r, k, uses, 0
+        self._p, self._r, self._k, self._uses = _Precision(p, k, most), r, k, uses
         self._r_blocks = _diagonal_blocks(r, k)
-        self._t = r.new_empty(most * k, len(r))
-        self._h = torch.empty_like(self._t)
+        self._h = r.new_empty(most * k, len(r))
 
     def nats(self) -> FloatArray:
         """Nats lost with each candidate; 0 for those already removed."""
@@ -86,14 +89,13 @@ class SmallLosses:
 
     def remove(self, j: int) -> None:
         """Removes candidate ``j``."""
-        k, done, i = self._k, slice(self._n * self._k), slice(j * self._k, (j + 1) * self._k)
-        t_before, h_before = self._t[done], self._h[done]
-        r = self._r[i] - t_before[:, i].T @ h_before - h_before[:, i].T @ t_before
-        t = self._p.remove(j)
-        h = r - r[:, i] @ t / 2
-        new = slice(done.stop, done.stop + k)
-        self._t[new], self._h[new] = t, h
-        self._n += 1
+        k, i, t = self._k, slice(j * self._k, (j + 1) * self._k), self._p.solved
+        done = len(t)
+        h = self._h[:done]
+        r = self._r[i] - t[:, i].T @ h - h[:, i].T @ t
+        self._p.remove(j)
+        t = self._p.solved[done:]
+        self._h[done : done + k] = h = r - r[:, i] @ t / 2
         both = _products(t, h, k)
         self._r_blocks -= both + both.mT
         self._r_blocks[j] = 0
@@ -134,7 +136,7 @@ def squared_errors(p: Float[Tensor, "u k k"], r: Float[Tensor, "u k k"]) -> Floa
         return 0.5 * (r / p).flatten().clamp_min(0)
     root, fault = torch.linalg.cholesky_ex(p)
     if bool((fault > 0).any()):
-        root[fault > 0] = torch.linalg.cholesky_ex(_positive(p[fault > 0]))[0]
+        root[fault > 0] = torch.linalg.cholesky_ex(positive(p[fault > 0]))[0]
     return 0.5 * _trace(torch.cholesky_solve(r, root)).clamp_min(0)
 
 
@@ -145,7 +147,7 @@ def delta(p: Float[Tensor, "u k k"], r: Float[Tensor, "u k k"]) -> Float[Tensor,
         return 0.5 * torch.log1p((r / p).flatten().clamp_min(0))
     root, fault = torch.linalg.cholesky_ex(p)
     if bool((fault > 0).any()):
-        root[fault > 0] = torch.linalg.cholesky_ex(_positive(p[fault > 0]))[0]
+        root[fault > 0] = torch.linalg.cholesky_ex(positive(p[fault > 0]))[0]
     half = torch.linalg.solve_triangular(root, r, upper=False)
     both = torch.linalg.solve_triangular(root, half.mT, upper=False)
     both = (both + both.mT) / 2
@@ -171,10 +173,14 @@ RESOLUTION = 1e-7
 """Share of the largest eigenvalue of a block below which float32 does not resolve the others."""
 
 
-def _positive(blocks: Float[Tensor, "u k k"]) -> Float[Tensor, "u k k"]:
-    """The blocks, with eigenvalues that rounding has made too small raised to the resolution."""
+def positive(blocks: Float[Tensor, "u k k"]) -> Float[Tensor, "u k k"]:
+    """Blocks that rounding has made indefinite, with eigenvalues raised to the rounding error.
+
+    One that has become negative was smaller than that error.
+    """
     values, vectors = torch.linalg.eigh((blocks + blocks.mT) / 2)
-    floor = (RESOLUTION * values[:, -1:]).clamp_min(torch.finfo(values.dtype).tiny)
+    error = RESOLUTION * values.abs().amax(1) + values[:, 0].clamp_max(0).abs()
+    floor = error.clamp_min(torch.finfo(values.dtype).eps).unsqueeze(1)
     return (vectors * torch.maximum(values, floor).unsqueeze(1)) @ vectors.mT
 
 
@@ -183,5 +189,5 @@ def _block_logdet(blocks: Float[Tensor, "u k k"]) -> Float[Tensor, " u"]:
         return blocks.flatten().clamp_min(torch.finfo(blocks.dtype).tiny).log()
     root, fault = torch.linalg.cholesky_ex(blocks)
     if bool((fault > 0).any()):
-        root[fault > 0] = torch.linalg.cholesky_ex(_positive(blocks[fault > 0]))[0]
+        root[fault > 0] = torch.linalg.cholesky_ex(positive(blocks[fault > 0]))[0]
     return 2 * root.diagonal(dim1=1, dim2=2).log().sum(1)

@@ -4,14 +4,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from mipp.information.gaussian.candidates import positive
 from mipp.information.gaussian.standardised import cholesky, logdet_eye_plus
 
 FEW = 1 / 6
 """Columns of a removal, as a share of the outputs, up to which its nats are cheaper as a correction
 of an inverse that is carried along than from all errors."""
-
-LEAST = 1e-7
-"""Share of the largest eigenvalue of a block that float32 does not resolve."""
 
 
 class ErrorsMade:
@@ -37,7 +35,7 @@ class ErrorsMade:
         self._few = b.shape[1] <= FEW * len(b)
         root, fault = torch.linalg.cholesky_ex(p.double())
         if int(fault) != 0:
-            root = torch.linalg.cholesky(_of_this_size(p.double()))
+            root = torch.linalg.cholesky(positive(p.double().unsqueeze(0))[0])
         u = torch.linalg.solve_triangular(root, b.double().T, upper=False).T
         self.matrix.addmm_(u, u.T)
         if self._inverse is None or self._logdet is None or not self._few:
@@ -71,13 +69,3 @@ class ErrorsMade:
         noisy = self.matrix.clone()
         noisy.diagonal().add_(1)
         return cholesky(noisy)
-
-
-def _of_this_size(block: Float[Tensor, "k k"]) -> Float[Tensor, "k k"]:
-    """A positive block in place of one that rounding has made indefinite.
-
-    An eigenvalue that has become negative was smaller than its rounding error.
-    """
-    values, vectors = torch.linalg.eigh((block + block.T) / 2)
-    error = values.abs().max() * LEAST + values.min().abs() + torch.finfo(values.dtype).eps
-    return (vectors * values.clamp_min(error)) @ vectors.T

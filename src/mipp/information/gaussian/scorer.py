@@ -65,7 +65,8 @@ class Gaussian:
             re-scorings. Within a round the candidates are still re-scored exactly after each
             removal.
         single_above: Number of features above which float32 is used instead of float64 (eight times
-            as many where units have more than 32 of them, whose blocks float32 resolves badly).
+            as many where units have more than 32 of them, whose blocks float32 resolves badly),
+            unless features are nearly combinations of others.
         small_losses: With ``noise="fisher"``: whether units are compared by the squared errors that
             their removal makes, in units of the noise, which is their information where that is
             small. What a curve says is lost is exact either way, apart from how a round's loss is
