@@ -45,3 +45,16 @@ def test_a_wide_layer_loses_nearly_as_little_as_by_exact_elimination_and_swaps(m
         assert torch.equal(mask.sum(1), keep)
         lost.append(float(rows.nats(errors_left(rows, mask)).sum()))
     assert lost[1] < 1.04 * lost[0]
+
+
+def test_prices_from_products_in_bfloat16_are_nearly_the_same(monkeypatch):
+    monkeypatch.setattr(row_curves, "EXACT", 0)
+    exact = problem(48, 96)
+    nats = []
+    for dtype in (torch.float32, torch.bfloat16):
+        rows = Rows(exact.covariance.float(), exact.weight.float(), exact.noise.float())
+        object.__setattr__(rows, "coarse", rows.correlation.to(dtype))
+        whole = [torch.ones(48, 96, dtype=torch.bool)]
+        nats.append(curves_of([rows], whole, None).nats.sum(0))
+    assert not torch.equal(*nats)
+    torch.testing.assert_close(nats[1], nats[0], rtol=0.01, atol=0.01 * float(nats[0][-1]))

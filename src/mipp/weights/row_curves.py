@@ -10,6 +10,7 @@ from torch import Tensor
 from mipp.statistics import Statistics
 from mipp.weights.layers import Layer
 from mipp.weights.regression import (
+    Pace,
     Path,
     Pattern,
     Rows,
@@ -33,12 +34,12 @@ LARGE = 2048
 much of the time, and the swaps after it compensate for that. Without a pattern there are no swaps,
 either."""
 
-END = 64
+END = 32
 """A path that ends early does so at this fraction of the weights: by then a row has lost most of
 its information."""
 
-HALF = 0.5
-"""Share of a row's weights that stay in a round of a path that is followed for its prices alone."""
+PRICES = Pace(share=0.5, steps=1, first=0.2, coarse=True)
+"""Of a path that is followed for its prices alone."""
 
 AHEAD = 1.5
 """The exact end of a path, in float64, starts from this multiple of the weights that stay."""
@@ -148,11 +149,11 @@ def curves_of(
             shown[0] = True
             sizes, errors = _to_nothing(rows, path, shown)
         elif pattern is None:
-            path = follow(rows, max(1, d // END), None, HALF, 1, live)
+            path = follow(rows, max(1, d // END), None, PRICES, live)
             sizes, errors = _between(*_to_nothing(rows, path, slice(None)))
         else:
-            fewest, share, steps = (d // END, 0.65, 2) if d > LARGE else (1, 0.8, 3)
-            path = follow(rows, fewest, pattern, share, steps, live)
+            fewest, pace = (d // END, Pace(0.65, 2)) if d > LARGE else (1, Pace())
+            path = follow(rows, fewest, pattern, pace, live)
             sizes, errors = _to_nothing(rows, path, slice(None))
         nats.append(rows.nats(errors).double())
         kept.append(torch.minimum(sizes.to(live.device), live.sum(1, keepdim=True)))

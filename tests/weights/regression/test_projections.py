@@ -55,7 +55,8 @@ def test_of_copies_the_first_stays_and_the_others_only_where_nothing_else_is_lef
 def test_turns_in_bfloat16_leave_no_more_unexplained(monkeypatch):
     rows, count = problem(40, 120, torch.float32), torch.full((40,), 30)
     lost = []
-    for fast in (False, True):
-        monkeypatch.setattr(projections, "_computes_bfloat16", lambda device, fast=fast: fast)
+    for dtype in (torch.float32, torch.bfloat16):
+        monkeypatch.setattr(projections, "coarse_type", lambda values, dtype=dtype: dtype)
         lost.append(errors(rows, alternating(rows, count)))
     assert lost[1] < 1.01 * lost[0]
+    assert lost[1] != lost[0]

@@ -9,6 +9,7 @@ import torch
 import mipp
 from mipp import information
 from mipp.weights.regression import (
+    Pace,
     Pattern,
     Rows,
     best_weights,
@@ -155,7 +156,7 @@ def test_the_rows_nats_together_are_no_less_than_what_all_outputs_lose_jointly()
 
 def test_the_path_is_nested_and_its_errors_are_no_less_than_the_best_weights_leave():
     rows = problem(m=5, d=40, ridge=1e-4)
-    path = follow(rows, 3, steps=4)
+    path = follow(rows, 3, pace=Pace(steps=4))
     assert path.sizes[0] == 40
     assert path.sizes[-1] == 3
     assert (path.rank.sort(1).values == torch.arange(40)).all()
@@ -169,7 +170,7 @@ def test_the_path_is_nested_and_its_errors_are_no_less_than_the_best_weights_lea
 
 def test_with_many_steps_its_errors_are_those_of_the_best_weights():
     rows = problem(m=5, d=30, ridge=1e-2)
-    path = follow(rows, 5, steps=60)
+    path = follow(rows, 5, pace=Pace(steps=60))
     for step, size in enumerate(path.sizes.tolist()):
         best = errors_left(rows, path.mask(torch.full((5,), size)))
         torch.testing.assert_close(path.errors[:, step], best, rtol=1e-3, atol=1e-6)

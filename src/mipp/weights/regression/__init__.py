@@ -9,12 +9,13 @@ and removing one more weight ``q`` adds ``w_q^2 / inverse(Cov(x_S))_qq`` to ``e`
 step of the optimal brain surgeon. Derivation and limits: docs/research/weights.md.
 """
 
-from mipp.weights.regression.approximate import Path, follow, improved
+from mipp.weights.regression.approximate import Pace, Path, follow, improved
 from mipp.weights.regression.exact import eliminate, follow_exactly
 from mipp.weights.regression.least_squares import Pattern, Rows, best_weights, errors_left
 from mipp.weights.regression.projections import alternating
 
 __all__ = [
+    "Pace",
     "Path",
     "Pattern",
     "Rows",

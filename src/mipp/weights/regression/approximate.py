@@ -57,12 +57,29 @@ class Path:
         return self.rank >= self.rank.shape[1] - keep.unsqueeze(1)
 
 
+@dataclass(frozen=True)
+class Pace:
+    """How fast a path is followed.
+
+    Attributes:
+        share: Share of a row's weights that stay in a round.
+        steps: Conjugate-gradient steps after each round.
+        first: Share that the first round removes; the next removes twice as much, and so on down to
+            ``share``.
+        coarse: Whether products may be coarse (`Rows.coarse`).
+    """
+
+    share: float = 0.8
+    steps: int = 3
+    first: float = 0.02
+    coarse: bool = False
+
+
 def follow(
     rows: Rows,
     fewest: int = 1,
     pattern: Pattern | None = None,
-    share: float = 0.8,
-    steps: int = 3,
+    pace: Pace = Pace(),
     allowed: Bool[Tensor, "m d"] | None = None,
 ) -> Path:
     """Eliminates down to ``fewest`` weights a row, in rounds.
@@ -74,8 +91,7 @@ def follow(
         rows: The rows of a layer.
         fewest: Weights that a row keeps at the end (a pattern's quota, if that is more).
         pattern: Keeps its quota in every run.
-        share: Share of a row's weights that stay in a round.
-        steps: Conjugate-gradient steps after each round.
+        pace: Of the rounds.
         allowed: Weights outside of it, which have to be zero, stay zero and are removed first.
     """
     m, d = rows.shape
@@ -90,7 +106,7 @@ def follow(
     spare = take_over(rows, weight, free_to_move)
     copies = min(int(spare.sum(1).max()), d - fewest)
     sizes = [d] if copies else []
-    sizes += _sizes(d - copies, fewest, share)
+    sizes += _sizes(d - copies, fewest, pace)
     errors = [torch.zeros_like(whole)]
     for number, (before, after) in enumerate(itertools.pairwise(sizes)):
         size = weight.abs() * own_share(rows, mask & free_to_move).sqrt()
@@ -101,7 +117,7 @@ def follow(
         gone = last.topk(before - after, 1, largest=False, sorted=False).indices
         order.scatter_(1, gone, number + _below_one(size).gather(1, gone))
         mask.scatter_(1, gone, torch.zeros_like(gone, dtype=torch.bool))
-        weight, left = fitted(rows, weight, target, mask & free_to_move, steps)
+        weight, left = fitted(rows, weight, target, mask & free_to_move, pace.steps, pace.coarse)
         # target'w is explained at the optimum; this formula also holds on the way there
         explained = (target + left).mul(weight).sum(1)
         errors.append((whole - explained).clamp_min(0))
@@ -161,14 +177,14 @@ def own_share(rows: Rows, mask: Bool[Tensor, "m d"]) -> Float[Tensor, " d"]:
     return (found / n_rows).clamp_min(LOWEST)
 
 
-def _sizes(d: int, fewest: int, share: float) -> list[int]:
-    """Sizes of the kept set after every round, by a fixed share; the last is exactly ``fewest``.
+def _sizes(d: int, fewest: int, pace: Pace) -> list[int]:
+    """Sizes of the kept set after every round; the last is exactly ``fewest``.
 
-    The first rounds remove 2 %, 4 %, 8 % and so on, to resolve weights that cost nothing.
+    Small first rounds resolve weights that cost nothing.
     """
-    sizes, goes = [d], 0.02
+    sizes, goes = [d], pace.first
     while sizes[-1] > fewest:
-        stays = int(np.floor(max(share, 1 - goes) * sizes[-1]))
+        stays = int(np.floor(max(pace.share, 1 - goes) * sizes[-1]))
         sizes.append(max(fewest, min(sizes[-1] - 1, stays)))
         goes *= 2
     return sizes

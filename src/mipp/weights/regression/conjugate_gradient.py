@@ -14,6 +14,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from mipp.retrain.numerics import numerics_for
+
 DIRECTIONS = 32
 """Most directions of a row's small system."""
 
@@ -91,6 +93,12 @@ class Directions:
         return applied
 
 
+def coarse_type(values: Tensor) -> torch.dtype:
+    """The number type of products that may be coarse: bfloat16 where that is faster."""
+    fast = numerics_for(values.device, "auto", "auto").precision == "bfloat16"
+    return torch.bfloat16 if fast and values.dtype == torch.float32 else values.dtype
+
+
 def descent(
     correlation: Float[Tensor, "d d"],
     directions: Directions,
@@ -105,7 +113,7 @@ def descent(
     as the directions say. That takes no product with the whole matrix.
 
     Args:
-        correlation: Of the inputs.
+        correlation: Of the inputs, in the weights' own number type or a coarser one.
         directions: The preconditioner.
         weight: Of standardised inputs.
         target: Covariance of standardised inputs with the outputs.
@@ -119,13 +127,13 @@ def descent(
     inverse = directions.within(mask)
     taken = inverse(directions.shared(weight * ~mask).mul_(mask))
     weight = (weight * mask).add_(taken)
-    left = torch.addmm(target, weight, correlation, alpha=-1)
+    left = target - _product(weight, correlation, torch.empty_like(weight))
     turned = inverse(left * mask)
     along, norm = turned, (left * turned).sum(1)
     # tensors of this size are changed in place: making new ones takes as long as the arithmetic
     across, changed = torch.empty_like(left), torch.empty_like(left)
     for _ in range(steps):
-        torch.mm(along, correlation, out=across)
+        _product(along, correlation, across)
         curve = torch.mul(along, across, out=changed).sum(1)
         stride = torch.where(curve > 0, norm / curve, torch.zeros_like(norm)).unsqueeze(1)
         weight.addcmul_(stride, along)
@@ -135,3 +143,12 @@ def descent(
         turn = torch.where(norm > 0, fresh / norm, torch.zeros_like(norm)).unsqueeze(1)
         along, norm = turned.addcmul_(turn, along), fresh
     return weight, left
+
+
+def _product(
+    values: Float[Tensor, "m d"], correlation: Float[Tensor, "d d"], out: Float[Tensor, "m d"]
+) -> Float[Tensor, "m d"]:
+    """Into ``out``, by way of the correlations' number type."""
+    if correlation.dtype == values.dtype:
+        return torch.mm(values, correlation, out=out)
+    return out.copy_(values.to(correlation.dtype) @ correlation)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mipp.covariance import inverse_from
 from mipp.errors import InputError
-from mipp.weights.regression.conjugate_gradient import Directions, descent
+from mipp.weights.regression.conjugate_gradient import Directions, coarse_type, descent
 
 MEMORY = 2**28
 """Bytes of second moments of the rows that are solved at once."""
@@ -138,6 +138,11 @@ class Rows:
         return Directions.of(self.correlation)
 
     @cached_property
+    def coarse(self) -> Float[Tensor, "d d"]:
+        """The correlations for products that may be coarse."""
+        return self.correlation.to(coarse_type(self.correlation))
+
+    @cached_property
     def inverse(self) -> Float[Tensor, "d d"]:
         """The inverse of the correlations."""
         return inverse_from(torch.linalg.cholesky(self.correlation))
@@ -154,9 +159,11 @@ def fitted(
     target: Float[Tensor, "m d"],
     mask: Bool[Tensor, "m d"],
     steps: int,
+    coarse: bool = False,
 ) -> tuple[Float[Tensor, "m d"], Float[Tensor, "m d"]]:
-    """`descent` with the layer's own correlations."""
-    return descent(rows.correlation, rows.directions, weight, target, mask, steps)
+    """`descent` with the layer's own correlations, or its coarse ones."""
+    correlation = rows.coarse if coarse else rows.correlation
+    return descent(correlation, rows.directions, weight, target, mask, steps)
 
 
 def best_weights(

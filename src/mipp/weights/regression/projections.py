@@ -17,14 +17,14 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from mipp.covariance import inverse_from
-from mipp.retrain.numerics import numerics_for
 from mipp.weights.regression.approximate import take_over
+from mipp.weights.regression.conjugate_gradient import coarse_type
 from mipp.weights.regression.least_squares import Rows
 
-PENALTIES = tuple(0.1 * 7 ** (stage / 4) for stage in range(5))
-"""``rho`` of each stage, from 0.1 to 0.7, for inputs of variance 1. Each takes an inverse."""
+PENALTIES = (0.25, 0.35, 0.5)
+"""``rho`` of each stage, for inputs of variance 1. Each takes an inverse."""
 
-TURNS = 5
+TURNS = 4
 """Turns in each stage."""
 
 
@@ -51,13 +51,11 @@ def alternating(
     keep = torch.minimum(keep, free.sum(1))
     both = start.clone()
     # an error of 0.4 % decides between weights of equal worth at most; later turns correct it
-    coarse = start.dtype == torch.float32 and _computes_bfloat16(start.device)
+    coarse = coarse_type(start)
     for stage, penalty in enumerate(PENALTIES):
         nearer = rows.correlation.clone()
         nearer.diagonal().add_(penalty)
-        nearer = inverse_from(torch.linalg.cholesky(nearer)).mul_(penalty)
-        if coarse:
-            nearer = nearer.bfloat16()
+        nearer = inverse_from(torch.linalg.cholesky(nearer)).mul_(penalty).to(coarse)
         for turn in range(turns):
             stays = _largest(both, keep, free, spare)
             apart = both.masked_fill(stays, 0)
@@ -66,16 +64,8 @@ def alternating(
             if turn == turns - 1 and stage < len(PENALTIES) - 1:
                 apart.mul_(penalty / PENALTIES[stage + 1])  # u is in units of rho
             apart.add_(start)
-            if coarse:
-                both = apart.add_(pull.bfloat16() @ nearer)
-            else:
-                both = torch.addmm(apart, pull, nearer)
+            both = apart.add_(pull.to(coarse) @ nearer)
     return _largest(both, keep, free, spare)
-
-
-def _computes_bfloat16(device: torch.device) -> bool:
-    """Whether the device multiplies bfloat16 faster than float32."""
-    return numerics_for(device, "auto", "auto").precision == "bfloat16"
 
 
 def _largest(
