@@ -1,7 +1,7 @@
 """What the layers of a net gave at some rows, and the means of its norms' inputs: for a refit."""
 
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -40,6 +40,11 @@ class PieceNotes:
     x: list[Float[Tensor, "rows d"]] = field(default_factory=list)
     y: list[Float[Tensor, "rows m"]] = field(default_factory=list)
     example: list[Int[Tensor, " rows"]] = field(default_factory=list)
+
+    @property
+    def n_bytes(self) -> int:
+        """Bytes of all rows."""
+        return sum(t.numel() * t.element_size() for t in (*self.x, *self.y))
 
     def add(
         self, call: Call, output: Tensor, pick: Int[Tensor, " rows"], seen: int, *, inputs: bool
@@ -198,6 +203,4 @@ class Notes:
     @property
     def n_bytes(self) -> int:
         """Bytes of all rows."""
-        pieces = [piece for layer in self.layers.values() for piece in layer.values()]
-        tensors: Sequence[Tensor] = [t for piece in pieces for t in (*piece.x, *piece.y)]
-        return sum(t.numel() * t.element_size() for t in tensors)
+        return sum(piece.n_bytes for layer in self.layers.values() for piece in layer.values())

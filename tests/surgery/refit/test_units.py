@@ -238,6 +238,65 @@ def test_batches_that_do_not_fit_into_memory_are_run_again_and_fit_the_same(memo
         torch.testing.assert_close(value, fitted[1e12][name], rtol=1e-6, atol=1e-7)
 
 
+def test_with_little_memory_the_original_runs_once_for_as_many_layers_as_there_is_room_for():
+    torch.manual_seed(5)
+    layers = []
+    for inputs in (2, *[8] * 7):
+        layers += [nn.Conv2d(inputs, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU()]
+    model = nn.Sequential(*layers, nn.Flatten(), nn.Linear(288, 3)).eval()
+    batches = pieces(*torch.randn(240, 2, 6, 6).split(40))
+    traced = graph.trace(model, (torch.randn(4, 2, 6, 6),))
+    kept = kept_indices(
+        traced, {g.index: np.arange(g.n_units) < g.n_units - 2 for g in traced.groups}
+    )
+    few = Refit(rows_per_feature=1, min_rows=600, few_rows=0.0)
+    calls, fitted = {}, {}
+    # 600 rows of up to 8 outputs in 6 batches: a quarter of the memory has room for 2 of 8 layers
+    for limit in (1.0, 1.5e5, 1e12):
+        small = slice_model(model, kept)
+        calls[limit] = {model: 0, small: 0}
+        hooks = [
+            net[0].register_forward_pre_hook(
+                lambda *_, net=net, mine=calls[limit]: mine.update({net: mine[net] + 1})
+            )
+            for net in (model, small)
+        ]
+        refit(small, model, traced, kept, batches, few, memory=limit)
+        fitted[limit] = small.state_dict()
+        for hook in hooks:
+            hook.remove()
+    runs = {limit: mine[model] / 6 for limit, mine in calls.items()}
+    assert runs[1e12] == 1
+    assert 3 <= runs[1.5e5] <= 6
+    assert 7 <= runs[1.0] <= 9  # a layer at a time: 9 layers, of which the first is not fitted
+    for limit in (1.0, 1.5e5):
+        for name, value in fitted[limit].items():
+            torch.testing.assert_close(value, fitted[1e12][name], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("memory", [4e4, 8e4, 1.6e5, 3.2e5, 6.4e5])
+def test_batches_that_go_apart_on_their_way_fit_the_same(memory):
+    torch.manual_seed(5)
+    layers, inputs = [], 2
+    for outputs in (4, 6, 12, 20, 40):  # later places hold more
+        layers += [nn.Conv2d(inputs, outputs, 3, padding=1), nn.BatchNorm2d(outputs), nn.ReLU()]
+        inputs = outputs
+    model = nn.Sequential(*layers, nn.Flatten(), nn.Linear(40 * 36, 3)).eval()
+    batches = pieces(*torch.randn(96, 2, 6, 6).split(16))
+    traced = graph.trace(model, (torch.randn(4, 2, 6, 6),))
+    kept = kept_indices(
+        traced, {g.index: np.arange(g.n_units) < g.n_units - 2 for g in traced.groups}
+    )
+    few = Refit(rows_per_feature=8, min_rows=2000, few_rows=0.0)
+    fitted = []
+    for limit in (memory, 1e12):
+        small = slice_model(model, kept)
+        refit(small, model, traced, kept, batches, few, memory=limit)
+        fitted.append(small.state_dict())
+    for name, value in fitted[0].items():
+        torch.testing.assert_close(value, fitted[1][name], rtol=1e-5, atol=1e-6)
+
+
 def test_an_error_of_one_batch_ends_all_of_them():
     class Fails(nn.Module):
         def __init__(self):

@@ -1,6 +1,7 @@
 """What the net before pruning gave at some rows of each layer."""
 
 import itertools
+import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -48,8 +49,16 @@ class Draw:
         return pick.sort().values
 
 
+class _Stop(BaseException):
+    """Ends a forward pass that goes on elsewhere, or later."""
+
+
 class Original:
     """The net that says what layers should give, run on all batches.
+
+    Its batches run one after the other (`run_all`), or in step with the changed net's (`beside`).
+    Where there is no room for that many to wait, they go apart: each then runs from the start and
+    notes the next few layers before the changed net comes there (`note_ahead`).
 
     Padding that a keyword ``attention_mask`` marks does not count.
 
@@ -60,6 +69,9 @@ class Original:
         draw: which rows are noted.
         squares: whether the variances of norms are wanted.
         guard: a context for the run on each batch, by its number.
+
+    Attributes:
+        apart: whether batches no longer wait.
     """
 
     def __init__(
@@ -76,42 +88,75 @@ class Original:
         self._layers = {layer.key: layer for layer in layers}
         self._starts = [0, *itertools.accumulate(piece.size for piece in pieces)]
         self.notes = Notes(squares=squares)
-        self._noted: list[set[Place]] = [set() for _ in pieces]
+        self.apart = False
+        self._noted: list[dict[Place, None]] = [{} for _ in pieces]
+        self._waiting: set[int] = set()
+        self._finished: set[int] = set()
 
-    def run(self, number: int, pause: Pause[Place] | None = None) -> None:
+    def run(self, number: int, pause: Pause[Place] | None = None, room: float = math.inf) -> None:
         """Runs one batch, and waits at each layer and norm after it has been noted.
 
-        A batch that waits may be run again from the start; what it has noted is not noted again.
+        A batch may be run again from the start; what it has noted is not noted again. Once batches
+        have gone apart it does not wait, and ends before the first new layer for which there is no
+        room among so many bytes of notes.
         """
         piece, notes, held, noted = self._pieces[number], self.notes, Held(), self._noted[number]
+        before, taken = set(noted), 0
         mask = token_mask(piece.inputs[1])
-        known = sum(isinstance(place, int) for place in noted)
+        known = sum(isinstance(place, int) for place in before)
         add_norm = notes.norm_hook(piece.size / self._draw.n_samples, known)
 
+        def wait(place: Place, x: Tensor) -> None:
+            if pause is None or self.apart:
+                return
+            self._waiting.add(number)
+            try:
+                pause(place, holds=held.at(x))
+            finally:
+                self._waiting.discard(number)
+
         def note(call: Call, output: Tensor) -> Tensor:
+            nonlocal taken
             layer = self._layers.get(call.key) or self._layers.get((call.name, None))
             if layer is None:
                 return output
-            if pause is not None and layer.key in noted:
+            if layer.key in before:
                 notes.come_by(layer.key)
+            elif taken >= room:
+                raise _Stop
             else:
                 pick, seen = self._draw.pick(layer, call, piece.number, mask), self._starts[number]
                 notes.add(layer.key, number, call, output, pick, seen, inputs=layer.note_inputs)
-                noted.add(layer.key)
-            if pause is not None:
-                pause(layer.key, holds=held.at(output))
+                noted[layer.key] = None
+                if self.apart:
+                    taken += notes.layers[layer.key][number].n_bytes
+            wait(layer.key, output)
             return output
 
         def on_norm(call: NormCall) -> None:
             place = add_norm(call)
-            noted.add(place)
-            if pause is not None:
-                pause(place, holds=held.at(call.input))
+            noted[place] = None
+            wait(place, call.input)
 
         hooks = CallHooks(self.model, after=note, on_norm=on_norm, grouped=True)
-        with self._guard(piece.number), hooks:
-            args, kwargs = piece.inputs
-            self.model(*args, **dict(kwargs))
+        args, kwargs = piece.inputs
+        try:
+            with self._guard(piece.number), hooks:
+                self.model(*args, **dict(kwargs))
+        except _Stop:
+            return
+        self._finished.add(number)
+
+    def beside(self, number: int, room: float, pause: Pause[Place]) -> None:
+        """Runs one batch in step; once they go apart, on to as many layers as there is room for."""
+        if not (self.apart and self._noted[number]):
+            self.run(number, pause, room)
+
+    def note_ahead(self, number: int, visited: Place, room: float) -> None:
+        """Notes the next layers of a batch that went apart, if the last one noted is visited."""
+        over = not self.apart or number in self._waiting or number in self._finished
+        if not over and next(reversed(self._noted[number])) == visited:
+            self.run(number, room=room)
 
     def run_all(self) -> Notes:
         """Runs all batches, one after the other."""

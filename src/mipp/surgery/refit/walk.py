@@ -46,7 +46,8 @@ def walk(
         layers: where to stop.
         pieces: the batches.
         original: the original, or what it gave on these batches. It runs first, or in step with the
-            changed net where its rows would take more than a quarter of the memory allowed.
+            changed net where its rows would take more than a quarter of the memory allowed. If that
+            leaves too little room for batches to wait, it notes some layers at a time.
         visit: called at each layer before the net goes on.
         n_samples: examples of all processes.
         norm: how BatchNorm statistics of ``changed`` follow, see `mipp.Refit`.
@@ -66,13 +67,15 @@ def walk(
         several = any(layer.several for layer in layers)
         world = processes.rank_and_size()[1]
         beside: list[Callable[[Pause[Place]], None]] = []
+        in_step: Original | None = None
+        room = memory / 4 / max(len(pieces), 1)
         if isinstance(original, Notes):
             notes = original
         elif several or world > 1 or original.n_bytes() <= memory / 4:
             notes = original.run_all()
         else:
-            notes = original.notes
-            beside = [partial(original.run, number) for number in range(len(pieces))]
+            notes, in_step = original.notes, original
+            beside = [partial(original.beside, number, room) for number in range(len(pieces))]
         own = _Walk(
             changed, layers, pieces, notes, visit, n_samples, norm, norm_channels or {},
             once=notes is not original,
@@ -80,11 +83,19 @@ def walk(
         runs = [partial(own.run, number) for number in range(len(pieces))]
         # the original comes first, so that places are known and noted before they are waited at
         shift = len(beside)
+        # a batch that does not reach what it reached in the original would miss what is noted later
+        separable = not any(layer.note_inputs for layer in layers)
 
         def arrive(place: Place, there: Sequence[int]) -> None:
-            own.arrive(place, [number - shift for number in there if number >= shift])
+            mine = [number - shift for number in there if number >= shift]
+            own.arrive(place, mine)
+            if in_step:
+                for number in mine:
+                    in_step.note_ahead(number, place, room)
 
         def leave(number: int) -> None:
+            if in_step:
+                in_step.apart = separable
             if number >= shift:  # what the original gave is noted
                 own.leave(number - shift)
 
