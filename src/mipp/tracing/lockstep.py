@@ -36,16 +36,16 @@ State = Callable[[], AbstractContextManager[None]]
 
 
 class Held:
-    """About how many bytes a forward pass holds: a layer's input and output, and what skips it."""
+    """About how many bytes a forward pass holds: a layer's input, and what skips the layer."""
 
     def __init__(self) -> None:
         self._before = deque([0], maxlen=LOOK_BACK)
 
     def at(self, x: Tensor) -> int:
-        """Where ``x`` comes next."""
+        """Where ``x`` comes next: it and, at most, one as large as the largest of late."""
         own = x.numel() * x.element_size()
         self._before.append(own)
-        return own + 2 * max(self._before)
+        return own + max(self._before)
 
 
 class _Ended(BaseException):
