@@ -87,9 +87,9 @@ class _Common:
     samples: int | None = option("Calibration examples that are used at most; None for all.", 5120)
     memory: int = option(
         "Bytes (or text such as `4GiB`) that second moments may take. If they need more, layers "
-        "are measured one after the other. It bounds a refit, too: outputs of the original take at "
-        "most a quarter of it. As many batches wait for each other at a layer as fit into it; the "
-        "others are run from the start to each layer.",
+        "are measured one after the other, or in several passes. It bounds a refit, too: outputs "
+        "of the original take at most a quarter of it. As many batches wait for each other at a "
+        "layer as fit into it; the others are run from the start to each layer.",
         4 * 2**30,
     )
     outputs: Outputs | None = option(

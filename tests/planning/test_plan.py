@@ -11,7 +11,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import mipp
-from mipp import errors, models, selection
+from mipp import errors, models, selection, statistics
 from mipp.errors import CalibrationError
 
 
@@ -215,7 +215,10 @@ def test_several_budgets_and_information_together():
 
 @pytest.mark.parametrize("noise", ["fisher", 0.1])
 @pytest.mark.parametrize("keeps", [False, True])
-def test_memory_too_small_for_all_moments_changes_nothing_but_the_passes(noise, keeps):
+def test_memory_too_small_for_all_moments_changes_nothing_but_the_passes(noise, keeps, monkeypatch):
+    # also where there is no room for all batches to wait, and several passes would be less
+    monkeypatch.setattr(statistics, "bytes_held", lambda *_: 0)
+
     class Keeping(Residual):
         def forward(self, x):
             self.last = super().forward(x)
@@ -236,6 +239,25 @@ def test_memory_too_small_for_all_moments_changes_nothing_but_the_passes(noise, 
     theirs = plan.apply().state_dict()
     for name, value in split.apply().state_dict().items():
         torch.testing.assert_close(value, theirs[name], rtol=1e-2, atol=1e-2)
+
+
+def test_batches_that_have_no_room_to_wait_are_measured_in_few_passes():
+    torch.manual_seed(3)
+    layers = []
+    for inputs in (3, *[16] * 6):
+        layers += [nn.Conv2d(inputs, 16, 3, padding=1), nn.ReLU()]
+    model = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 4)).eval()
+    images = [torch.randn(32, 3, 16, 16) for _ in range(6)]
+    passes, plans = [], []
+    model[0].register_forward_pre_hook(lambda _, args: passes.append(len(args[0])))
+    # six layers of 144 inputs take 1 MB, and a batch between two layers as much
+    for memory in (10**9, 600_000):
+        passes.clear()
+        plans.append(mipp.plan(model, images, "macs=50%", noise=0.1, memory=memory))
+        if memory == 10**9:
+            once = sum(passes)
+    assert once < sum(passes) <= 2.5 * once
+    assert plans[0].keep == plans[1].keep
 
 
 def test_a_plan_survives_json_and_applies_to_a_fresh_copy():

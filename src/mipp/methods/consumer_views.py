@@ -48,10 +48,11 @@ class Views:
         Where the measurements of all groups do not fit into the memory allowed, they are made layer
         after layer while all batches run side by side, and forgotten when a group has been scored;
         where that cannot be (several processes, rows of observations, an order to keep to), in
-        several passes.
+        several passes. So they are where that is less than running batches again and again, since
+        not all of them have room to wait.
         """
         parts = self.parts()
-        if len(parts) > 1 and any_order and self._in_order():
+        if len(parts) > 1 and any_order and self._in_order(len(parts)):
             self._each_in_order(score)
             return
         for part in parts:
@@ -59,10 +60,15 @@ class Views:
             for group in part:
                 score(group, views_of)
 
-    def _in_order(self) -> bool:
-        """Whether layers can be measured one after the other."""
+    def _in_order(self, n_passes: int) -> bool:
+        """Whether layers can and should be measured one after the other."""
         if self._observer is not None or processes.rank_and_size()[1] > 1:
             return False
+        if 2 * n_passes <= len(self.graph.consumers):  # a batch runs again to half of a pass
+            first = self.batches[0]
+            n_batches = sum(len(batch) for batch in self.batches) / len(first)
+            if n_batches * statistics.bytes_held(self.model, first) > self.options.memory:
+                return False
         return runs_side_by_side(self.model, self.batches)
 
     def _each_in_order(self, score: Callable[[Group, ViewsOf], None]) -> None:

@@ -2,7 +2,14 @@
 
 from mipp.statistics.batches import Batch, agreed, read_batch, read_batches
 from mipp.statistics.calling import advice, advised, blaming, check_call, check_images
-from mipp.statistics.collect import capture, collect, collect_in_order, in_passes, site_of
+from mipp.statistics.collect import (
+    bytes_held,
+    capture,
+    collect,
+    collect_in_order,
+    in_passes,
+    site_of,
+)
 from mipp.statistics.consumer_rows import Rows, answers, collect_rows
 from mipp.statistics.joining import in_one, joinable, joined, same_constants
 from mipp.statistics.loss import Loss, floating_outputs
@@ -24,6 +31,7 @@ __all__ = [
     "agreed",
     "answers",
     "blaming",
+    "bytes_held",
     "capture",
     "check_call",
     "check_images",

@@ -159,6 +159,21 @@ def collect_in_order(
     return run.how
 
 
+def bytes_held(model: nn.Module, batch: Batch) -> int:
+    """About how many bytes the forward pass of a batch holds at most while it waits at a layer.
+
+    Args:
+        model: as in `collect`; it runs once.
+        batch: keyword and positional arguments of the model.
+    """
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    there, held, sizes = batch.to(device), Held(), [0]
+    hooks = CallHooks(model, before=lambda call: sizes.append(held.at(call.input)), grouped=True)
+    with torch.no_grad(), measuring(model), blaming(0), hooks:
+        model(*there.args, **there.kwargs)
+    return max(sizes)
+
+
 class _Run:
     """Recorders of some sites, and passes of the model that they watch.
 
