@@ -19,6 +19,9 @@ from mipp.methods.shared.input_moments import measured, readers
 from mipp.methods.shared.samples import ExampleMethod
 from mipp.records import FloatArray, IntArray
 
+TOGETHER = 128
+"""Columns that are removed before the matrices are changed."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class OBS(ExampleMethod, ScoringMethod):
@@ -80,13 +83,14 @@ def eliminate(layers: "list[Layer]", units: IntArray) -> tuple[IntArray, FloatAr
     Returns:
         The order, and the summed relative error after each removal, both of shape ``(n_units,)``.
     """
-    left, order, errors = units.tolist(), [], []
+    left, order, errors = np.sort(units), [], []
     error = 0.0
-    while left:
+    while len(left):
         costs = np.sum([layer.costs(left) for layer in layers], axis=0)
         least = int(np.argmin(costs))
         error += float(costs[least])
-        unit = left.pop(least)
+        unit = int(left[least])
+        left = np.delete(left, least)
         for layer in layers:
             layer.remove(unit)
         order.append(unit)
@@ -94,12 +98,38 @@ def eliminate(layers: "list[Layer]", units: IntArray) -> tuple[IntArray, FloatAr
     return np.array(order, dtype=np.int64), np.array(errors)
 
 
-class Layer:
-    """One layer that reads the units: its weight W and inverse(H) during the elimination.
+@dataclass(eq=False)
+class _Blocks:
+    """Units with equally many columns, and their blocks on the diagonals.
 
     Attributes:
-        weight: Of the whole layer, shape ``(m, d)``; removed columns are zero.
-        inverse: inverse(H), shape ``(d, d)``; removed rows and columns are zero.
+        units: Shape ``(n,)``.
+        columns: Shape ``(n, k)``.
+        inverse: Of inverse(H), shape ``(n, k, k)``; the identity once a unit is removed.
+        gram: Of W'W, shape ``(n, k, k)``; zero then.
+    """
+
+    units: Int[Tensor, " n"]
+    columns: Int[Tensor, "n k"]
+    inverse: Float[Tensor, "n k k"]
+    gram: Float[Tensor, "n k k"]
+
+    def costs(self) -> Float[Tensor, " n"]:
+        """Squared error that each unit's removal adds."""
+        if self.columns.shape[1] == 1:
+            return (self.gram / self.inverse).flatten()
+        solved = torch.linalg.solve(self.inverse, self.gram)
+        return solved.diagonal(dim1=1, dim2=2).sum(1)
+
+
+class Layer:
+    """One layer that reads the units: inverse(H) and W'W during the elimination.
+
+    A removal changes both matrices by a few rows times a few columns. These are collected, and
+    applied many at a time, as products of large matrices: until then only the diagonal blocks,
+    and the rows of the next unit, are brought up to date.
+
+    Attributes:
         energy: Mean squared norm of the layer's output.
     """
 
@@ -122,45 +152,74 @@ class Layer:
                 "features repeat each other up to rounding. Use more damping, such as 0.01, or a "
                 "model in float64."
             )
-        self.inverse = inverse_from(root)
-        self.weight = weight.clone()
+        self._inverse, self._gram = inverse_from(root), weight.T @ weight
         self.energy = float(((weight @ second_moment.double()) * weight).sum())
+        self._left = torch.ones_like(weight[0])
         self._columns = {int(u): torch.nonzero(unit == u).flatten() for u in torch.unique(unit)}
+        sizes = {len(columns) for columns in self._columns.values()}
+        self._blocks = [self._blocks_of(size) for size in sorted(sizes)]
+        # inverse(H) becomes that - old' share, and W'W becomes that - share' half - half' share
+        self._changes = weight.new_empty(3, TOGETHER + max(sizes), len(dead))
+        self._n_changes = 0
 
-    def costs(self, units: list[int]) -> FloatArray:
+    @property
+    def inverse(self) -> Float[Tensor, "d d"]:
+        """The inverse of H for what is left; removed rows and columns are zero."""
+        self._apply()
+        return self._inverse * self._left * self._left.unsqueeze(1)
+
+    def costs(self, units: IntArray) -> FloatArray:
         """Squared error that each unit's removal adds, relative to the layer's output energy.
 
         It is zero for a layer whose inputs or outputs are all zero.
         """
-        found = np.zeros(len(units))
-        if self.energy <= 0:
-            return found
-        sizes: dict[int, list[int]] = {}
-        for place, unit in enumerate(units):
-            sizes.setdefault(len(self._of(unit)), []).append(place)
-        for size, places in sizes.items():
-            if size == 0:
-                continue
-            columns = torch.stack([self._of(units[place]) for place in places])
-            blocks = self.inverse[columns.unsqueeze(2), columns.unsqueeze(1)]
-            mine = self.weight[:, columns].movedim(0, 1)
-            solved = torch.linalg.solve(blocks, mine.mT)
-            found[places] = (mine.mT * solved).sum((1, 2)).cpu().numpy() / self.energy
-        return found
+        found = np.zeros(1 + max(*self._columns, int(units.max())))
+        if self.energy > 0:
+            for blocks in self._blocks:
+                found[blocks.units.numpy()] = blocks.costs().cpu().numpy() / self.energy
+        return found[units]
 
     def remove(self, unit: int) -> None:
         """Removes the unit; the remaining weights compensate for it."""
-        gone = self._of(unit)
-        if not len(gone):
+        gone = self._columns.get(unit)
+        if gone is None:
             return
-        across = self.inverse[gone]
+        old, shares, halves = self._changes[:, : self._n_changes]
+        across = self._inverse[gone].addmm_(old[:, gone].T, shares, alpha=-1)
+        gram = self._gram[gone].addmm_(shares[:, gone].T, halves, alpha=-1)
+        gram.addmm_(halves[:, gone].T, shares, alpha=-1)
+        # rounding has left small numbers where columns were removed
+        across.mul_(self._left)
+        gram.mul_(self._left)
+        # with W_g the unit's weights, W becomes W - W_g share
         share = torch.linalg.solve(across[:, gone], across)
-        self.weight.addmm_(self.weight[:, gone], share, alpha=-1)
-        self.inverse.addmm_(across.T, share, alpha=-1)
-        # rounding has left small numbers here
-        self.weight[:, gone] = 0
-        self.inverse[gone] = 0
-        self.inverse[:, gone] = 0
+        half = gram.addmm(gram[:, gone], share, alpha=-0.5)
+        change = torch.stack([across, share, half])
+        self._changes[:, self._n_changes : self._n_changes + len(gone)] = change
+        self._n_changes += len(gone)
+        self._left[gone] = 0
+        for blocks in self._blocks:
+            mine, theirs, half = change[:, :, blocks.columns]
+            blocks.inverse -= torch.einsum("gni,gnj->nij", mine, theirs)
+            both = torch.einsum("gni,gnj->nij", theirs, half)
+            blocks.gram -= both + both.mT
+            if blocks.columns.shape[1] == len(gone):
+                out = blocks.units == unit
+                blocks.gram[out] = 0
+                blocks.inverse[out] = torch.eye(len(gone)).to(across)
+        if self._n_changes >= TOGETHER:
+            self._apply()
 
-    def _of(self, unit: int) -> Int[Tensor, " k"]:
-        return self._columns.get(unit, torch.empty(0, dtype=torch.int64))
+    def _apply(self) -> None:
+        """Changes both matrices by what has been collected."""
+        old, share, half = self._changes[:, : self._n_changes]
+        self._inverse.addmm_(old.T, share, alpha=-1)
+        self._gram.addmm_(share.T, half, alpha=-1)
+        self._gram.addmm_(half.T, share, alpha=-1)
+        self._n_changes = 0
+
+    def _blocks_of(self, size: int) -> _Blocks:
+        found = {u: columns for u, columns in self._columns.items() if len(columns) == size}
+        columns = torch.stack(list(found.values()))
+        at = columns.unsqueeze(2), columns.unsqueeze(1)
+        return _Blocks(torch.tensor(list(found)), columns, self._inverse[at], self._gram[at])
