@@ -278,12 +278,14 @@ def test_time_of_training_is_that_of_training_also_with_a_budget_of_latency():
     def stopwatch(works, **_):
         return [np.full(5, 1.0 if number == 0 else 0.4) for number in range(len(works))]
 
+    started = time.monotonic()
     plan = mipp.plan(
         wide(), batches(), "latency=70%", method=Slow(), training=bundle(),
         latency=mipp.Latency(stopwatch=stopwatch),
     )  # fmt: skip
     assert plan.seconds["train"] >= 0.5
-    assert plan.seconds["timing"] < plan.seconds["train"]
+    # what is counted as timing leaves room for the training
+    assert time.monotonic() - started - plan.seconds["timing"] >= 0.5
 
 
 def test_training_that_is_missing_or_leads_elsewhere_is_an_error():
