@@ -67,6 +67,13 @@ def test_units_with_different_numbers_of_columns_whenever_the_matrices_are_chang
         assert error == pytest.approx(expected, rel=1e-6)
 
 
+def test_a_layer_that_reads_no_unit_any_more_costs_nothing():
+    layer = Layer(torch.zeros(0, 0), torch.zeros(3, 0), torch.zeros(0, dtype=torch.int64), 0.01)
+    order, errors = eliminate([layer], np.array([2, 4]))
+    assert order.tolist() == [2, 4]
+    assert errors.tolist() == [0, 0]
+
+
 def test_the_least_costly_unit_goes_at_every_step_and_errors_are_relative_and_add_up():
     moment, weight = problem()
     order, errors = eliminate([Layer(moment, weight, UNIT, 0)], np.arange(5))

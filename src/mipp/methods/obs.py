@@ -159,7 +159,7 @@ class Layer:
         sizes = {len(columns) for columns in self._columns.values()}
         self._blocks = [self._blocks_of(size) for size in sorted(sizes)]
         # inverse(H) becomes that - old' share, and W'W becomes that - share' half - half' share
-        self._changes = weight.new_empty(3, TOGETHER + max(sizes), len(dead))
+        self._changes = weight.new_empty(3, TOGETHER + max(sizes, default=0), len(dead))
         self._n_changes = 0
 
     @property
@@ -173,7 +173,7 @@ class Layer:
 
         It is zero for a layer whose inputs or outputs are all zero.
         """
-        found = np.zeros(1 + max(*self._columns, int(units.max())))
+        found = np.zeros(1 + max([int(units.max()), *self._columns]))
         if self.energy > 0:
             for blocks in self._blocks:
                 found[blocks.units.numpy()] = blocks.costs().cpu().numpy() / self.energy
