@@ -1,12 +1,24 @@
-"""Errors for memory that ran out: which layer needed it, and what needs less."""
+"""Memory that is not needed any more, and errors for memory that ran out: where, and what helps."""
 
+import ctypes
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from mipp.errors import MippError
 
 _SIGNS = ("can't allocate memory", "not enough memory", "out of memory")
 """What torch's allocators say, in a plain RuntimeError on the CPU."""
+
+
+def give_back() -> None:
+    """Gives memory that has been freed back to the system, where the C library (glibc) keeps it.
+
+    Threads have pools of their own, so that what one has freed is otherwise lost to the next.
+    """
+    if sys.platform == "linux":
+        with suppress(OSError, AttributeError):
+            ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
 @contextmanager

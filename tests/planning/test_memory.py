@@ -1,6 +1,9 @@
 """Memory that runs out is said with the layer that wanted it."""
 
+import os
+import platform
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -8,6 +11,7 @@ from torch import nn
 
 import mipp
 from mipp import errors
+from mipp.out_of_memory import give_back
 from mipp.tracing.lockstep import visit_in_order
 from tests.blocks.nets import vectors, with_identities
 
@@ -128,3 +132,18 @@ def test_the_memory_of_a_plan_is_that_of_its_refit(monkeypatch, options):
     again.apply(progress=False)
     assert len(given) >= 2
     assert set(given) == {40_000}
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc keeps it")
+def test_freed_memory_goes_back_to_the_system():
+    def resident():
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+    # too small to be mapped one by one, and held in place by what stays in between
+    pieces = [bytearray(b"x" * 100_000) for _ in range(2000)]
+    kept = pieces[::50]
+    del pieces
+    before = resident()
+    give_back()
+    assert before - resident() > 100e6
+    assert all(piece[-1] == ord("x") for piece in kept)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from mipp import processes
+from mipp.out_of_memory import give_back
 from mipp.records import Consumer
 from mipp.statistics.batches import Batch
 from mipp.statistics.calling import blaming
@@ -81,7 +82,9 @@ def collect(
     for recorder in run.recorders:
         recorder.check(with_fisher=loss is not None)
     processes.agree("the loss", [run.how])
-    return [recorder.merged() for recorder in run.recorders], run.how
+    merged = [recorder.merged() for recorder in run.recorders]
+    give_back()
+    return merged, run.how
 
 
 def collect_in_order(

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from mipp import processes
 from mipp.errors import SurgeryError
+from mipp.out_of_memory import give_back
 from mipp.surgery.refit.norms import follow
 from mipp.surgery.refit.original import Original
 from mipp.surgery.refit.reached import Arrival, Piece, Reached, WalkedLayer
@@ -60,7 +61,9 @@ def walk(
         SurgeryError: a layer gets other positions in the changed net than in the original.
     """
     guarded = [changed] if isinstance(original, Notes) else [changed, original.model]
+    give_back()
     with torch.no_grad(), ExitStack() as stack:
+        stack.callback(give_back)
         for model in guarded:
             stack.enter_context(measuring(model, values=model is not changed))
         buffers = [(buffer, buffer.clone()) for buffer in changed.buffers()]
