@@ -36,7 +36,10 @@ State = Callable[[], AbstractContextManager[None]]
 
 
 class Held:
-    """About how many bytes a forward pass holds: a layer's input, and what skips the layer."""
+    """About how many bytes a forward pass holds: a layer's input, and what skips the layer.
+
+    At the norm of a shortcut it holds half as much again, since two tensors wait there.
+    """
 
     def __init__(self) -> None:
         self._before = deque([0], maxlen=LOOK_BACK)
