@@ -129,8 +129,17 @@ class Layer:
     applied many at a time, as products of large matrices: until then only the diagonal blocks,
     and the rows of the next unit, are brought up to date.
 
+    Args:
+        second_moment: E[X X'] of what the layer takes in, shape ``(d, d)``.
+        weight: The columns of its weight that read it, shape ``(m, d)``.
+        unit: Which unit each column reads, shape ``(d,)``.
+        damping: As in `OBS`.
+
     Attributes:
         energy: Mean squared norm of the layer's output.
+
+    Raises:
+        CalibrationError: The damped moments cannot be inverted.
     """
 
     def __init__(

@@ -152,6 +152,14 @@ class Original:
         if not (self.apart and self._noted[number]):
             self.run(number, pause, room)
 
+    def go_apart(self) -> None:
+        """Lets batches wait no longer, unless inputs of layers are noted, as those of experts are.
+
+        A batch that does not reach an expert which it reached in the original would wait at no
+        later layer, since those are not noted yet.
+        """
+        self.apart = not any(layer.note_inputs for layer in self._layers.values())
+
     def note_ahead(self, number: int, visited: Place, room: float) -> None:
         """Notes the next layers of a batch that went apart, if the last one noted is visited."""
         over = not self.apart or number in self._waiting or number in self._finished

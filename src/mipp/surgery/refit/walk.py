@@ -86,8 +86,6 @@ def walk(
         runs = [partial(own.run, number) for number in range(len(pieces))]
         # the original comes first, so that places are known and noted before they are waited at
         shift = len(beside)
-        # a batch that does not reach what it reached in the original would miss what is noted later
-        separable = not any(layer.note_inputs for layer in layers)
 
         def arrive(place: Place, there: Sequence[int]) -> None:
             mine = [number - shift for number in there if number >= shift]
@@ -98,7 +96,7 @@ def walk(
 
         def leave(number: int) -> None:
             if in_step:
-                in_step.apart = separable
+                in_step.go_apart()
             if number >= shift:  # what the original gave is noted
                 own.leave(number - shift)
 
