@@ -185,7 +185,7 @@ def items(_settings: Settings) -> Iterator[Key]:
         {"net": name, "work": work}
         for name, net in NETS.items()
         for work in WORKS
-        if work in (net.works or WORKS) and not (work == LITTLE and "memory" in net.options)
+        if not (work == LITTLE and "memory" in net.options)
     )
 
 

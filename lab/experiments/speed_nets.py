@@ -28,7 +28,6 @@ class Net:
         roots: Ends of the names of the layers whose outputs Torch-Pruning may remove; empty for all
             but the last.
         share: Of the channels that Torch-Pruning removes.
-        works: What is measured of it; all where empty.
     """
 
     label: str
@@ -39,7 +38,6 @@ class Net:
     noise: float | str = "fisher"
     roots: tuple[str, ...] = ()
     share: float = 0.3
-    works: tuple[str, ...] = ()
 
 
 def _built_in(name: str, label: str, samples: int, batch: int) -> Net:
@@ -62,7 +60,6 @@ def _transformer(
     batches: Callable[[], list[Batch]],
     root: str,
     memory: str = "1GiB",
-    works: tuple[str, ...] = (),
 ) -> Net:
     """Half of the neurons of each MLP; heads stay."""
 
@@ -71,7 +68,7 @@ def _transformer(
         return model()
 
     options = {"protect": large.HEADS, "allocation": "uniform", "memory": memory}
-    return Net(label, make, batches, "units=50%", options, 0.1, (root,), 0.5, works)
+    return Net(label, make, batches, "units=50%", options, 0.1, (root,), 0.5)
 
 
 def _texts(vocabulary: int, n: int, length: int) -> list[Batch]:
@@ -85,9 +82,6 @@ def _pictures(n: int) -> list[Batch]:
     images = torch.randn(n, 3, 224, 224, generator=generator).split(large.BATCH)
     return [{"pixel_values": x} for x in images]
 
-
-WITHOUT_OBS = ("pass", "mipp", "l2", "taylor", "flap", "gram")
-"""OBS takes a few inverses of each layer in double precision, which is long for 8,192 features."""
 
 NETS = {
     "lenet5": _built_in("lenet5", "LeNet5", 2560, 256),
@@ -109,7 +103,6 @@ NETS = {
         lambda: _texts(32000, 16, 512),
         "mlp.gate_proj",
         "4GiB",
-        WITHOUT_OBS,
     ),
     "llama-2-blocks": _transformer(
         "two blocks of it, 128 texts",
@@ -117,7 +110,6 @@ NETS = {
         lambda: _texts(2000, 128, 512),
         "mlp.gate_proj",
         "4GiB",
-        WITHOUT_OBS,
     ),
 }
 
