@@ -1,14 +1,17 @@
 """Memory that is not needed any more, and errors for memory that ran out: where, and what helps."""
 
 import ctypes
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 
 from mipp.errors import MippError
 
 _SIGNS = ("can't allocate memory", "not enough memory", "out of memory")
 """What torch's allocators say, in a plain RuntimeError on the CPU."""
+_STATM = Path("/proc/self/statm")
 
 
 def give_back() -> None:
@@ -19,6 +22,32 @@ def give_back() -> None:
     if sys.platform == "linux":
         with suppress(OSError, AttributeError):
             ctypes.CDLL("libc.so.6").malloc_trim(0)
+
+
+class FreedMemory:
+    """Gives freed memory back whenever the process has grown by ``limit`` bytes.
+
+    The C library keeps pieces of up to 32 MiB, of every thread and between what is still needed:
+    batches that go on side by side would leave several times what they hold.
+    """
+
+    def __init__(self, limit: float) -> None:
+        self._limit, self._least = limit, resident()
+
+    def check(self) -> None:
+        """Looks at the process; some microseconds where nothing is to be done."""
+        now = resident()
+        if now - self._least > self._limit:
+            give_back()
+            self._least = resident()
+        self._least = min(self._least, now)
+
+
+def resident() -> int:
+    """Bytes of memory that the process has; 0 where the system does not tell."""
+    if not _STATM.exists():
+        return 0
+    return int(_STATM.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 @contextmanager

@@ -1,9 +1,7 @@
 """Memory that runs out is said with the layer that wanted it."""
 
-import os
 import platform
 import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -11,7 +9,7 @@ from torch import nn
 
 import mipp
 from mipp import errors
-from mipp.out_of_memory import give_back
+from mipp.out_of_memory import FreedMemory, give_back, resident
 from mipp.tracing.lockstep import visit_in_order
 from tests.blocks.nets import vectors, with_identities
 
@@ -134,16 +132,58 @@ def test_the_memory_of_a_plan_is_that_of_its_refit(monkeypatch, options):
     assert set(given) == {40_000}
 
 
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc keeps it")
-def test_freed_memory_goes_back_to_the_system():
-    def resident():
-        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-
-    # too small to be mapped one by one, and held in place by what stays in between
+def _kept_in_between():
+    """Pieces too small to be mapped one by one, of which those that stay hold the rest in place."""
     pieces = [bytearray(b"x" * 100_000) for _ in range(2000)]
-    kept = pieces[::50]
-    del pieces
+    return pieces[::50]
+
+
+glibc = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc keeps it")
+
+
+@glibc
+def test_freed_memory_goes_back_to_the_system():
+    kept = _kept_in_between()
     before = resident()
     give_back()
     assert before - resident() > 100e6
     assert all(piece[-1] == ord("x") for piece in kept)
+
+
+@glibc
+def test_freed_memory_goes_back_when_the_process_has_grown():
+    give_back()
+    freed = FreedMemory(100e6)
+    before = resident()
+    kept = _kept_in_between()
+    grown = resident()
+    freed.check()
+    assert grown - before > 150e6
+    assert resident() - before < 50e6
+    assert len(kept) == 40
+
+
+def test_a_process_that_has_not_grown_is_let_alone(monkeypatch):
+    monkeypatch.setattr("mipp.out_of_memory.give_back", _failing(AssertionError))
+    freed = FreedMemory(1e15)
+    freed.check()
+
+
+@glibc
+def test_batches_side_by_side_take_what_they_hold(monkeypatch):
+    """Layers free more than they hold, and threads have pools of their own."""
+    monkeypatch.setattr("mipp.out_of_memory.give_back", lambda: given.append(1) or give_back())
+    given, highest = [], [0]
+
+    def run(pause):
+        for place in range(4):
+            held = _kept_in_between()
+            pause(place, holds=100_000 * len(held))
+            highest[0] = max(highest[0], resident())
+
+    give_back()
+    before = resident()
+    visit_in_order([run] * 6, {n: n for n in range(4)}, lambda *_: None, memory=400e6)
+    assert given
+    # of each, 40 pieces stay; without giving back it is 200 MB of each
+    assert highest[0] - before < 500e6

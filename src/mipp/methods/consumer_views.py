@@ -14,8 +14,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mipp import information, out_of_memory, processes, statistics, surgery
-from mipp.covariance import FEW
 from mipp.errors import CalibrationError, InputError
+from mipp.methods.shared.by_group import (
+    collect_by_group,
+    measured_bytes,
+    one_layer_at_a_time,
+    passes,
+)
 from mipp.pieces import runs_side_by_side
 from mipp.problem import Problem, less_memory, report_batches
 from mipp.records import AxisKey, Consumer, FloatArray, Group, Keep
@@ -38,6 +43,8 @@ class Views:
         self.model, self.graph, self.batches = problem.model, problem.graph, problem.batches
         self.options, self.clock, self._problem = problem.options, problem.clock, problem
         self.loss = ""
+        here = sum(len(batch) for batch in problem.batches)
+        self._n_examples = processes.total("the number of examples", here)
         self.loss_per_nat: dict[int, statistics.LossPerNat] = {}
         self._statistics: dict[int, statistics.Statistics] = {}
         self._observer = Observer(problem) if problem.options.needs_rows else None
@@ -52,7 +59,10 @@ class Views:
         not all of them have room to wait.
         """
         parts = self.parts()
-        if len(parts) > 1 and any_order and self._in_order(len(parts)):
+        many = any_order and self._observer is None
+        if many and one_layer_at_a_time(
+            self.model, self.graph, self.batches, self.options.memory, len(parts)
+        ):
             self._each_in_order(score)
             return
         for part in parts:
@@ -60,43 +70,24 @@ class Views:
             for group in part:
                 score(group, views_of)
 
-    def _in_order(self, n_passes: int) -> bool:
-        """Whether layers can and should be measured one after the other."""
-        if self._observer is not None or processes.rank_and_size()[1] > 1:
-            return False
-        if 2 * n_passes <= len(self.graph.consumers):  # a batch runs again to half of a pass
-            first = self.batches[0]
-            n_batches = sum(len(batch) for batch in self.batches) / len(first)
-            if n_batches * statistics.bytes_held(self.model, first) > self.options.memory:
-                return False
-        return runs_side_by_side(self.model, self.batches)
-
     def _each_in_order(self, score: Callable[[Group, ViewsOf], None]) -> None:
-        consumers, left = self.graph.consumers, {g.index: g for g in self.graph.groups}
-        seen: dict[int, statistics.Statistics] = {}
+        consumers = self.graph.consumers
 
-        def views_of(group: Group, keep: Keep) -> list[information.View]:
-            return [self._view(group, consumers[c], seen[c], keep) for c in group.consumers]
-
-        def done(site: statistics.Site, measured: statistics.Statistics) -> None:
+        def score_measured(group: Group, seen: Mapping[int, statistics.Statistics]) -> None:
             self.clock.lap("capture")
-            seen[site.index] = measured
-            self.loss_per_nat[site.index] = measured.loss_per_nat
-            ready = [group for group in left.values() if set(group.consumers) <= seen.keys()]
-            for group in ready:
-                score(group, views_of)
-                del left[group.index]
-            needed = {c for group in left.values() for c in group.consumers}
-            for index in seen.keys() - needed:
-                del seen[index]
+            self.loss_per_nat |= {c: seen[c].loss_per_nat for c in seen}
+
+            def views_of(group: Group, keep: Keep) -> list[information.View]:
+                return [self._view(group, consumers[c], seen[c], keep) for c in group.consumers]
+
+            score(group, views_of)
             self.clock.lap("plan")
 
-        read = sorted({c for group in left.values() for c in group.consumers})
-        sites = [statistics.site_of(consumers[c], c) for c in read]
         self.clock.lap("plan")
+        read = sorted({index for group in self.graph.groups for index in group.consumers})
         with self.enough_memory("measuring", read):
-            self.loss = statistics.collect_in_order(
-                self.model, sites, self.batches, done,
+            self.loss = collect_by_group(
+                self.model, self.graph, self.batches, score_measured,
                 loss=self.options.loss if self._fisher_wanted() else None,
                 config=self.options.calibration, seed=self.options.seed,
                 advance=report_batches(self._problem), memory=self.options.memory,
@@ -105,10 +96,7 @@ class Views:
 
     def parts(self) -> list[list[Group]]:
         """Groups in passes whose measurements fit into the memory allowed."""
-        groups = self.graph.groups
-        needs = [group.consumers for group in groups]
-        passes = statistics.in_passes(needs, self._bytes, self.options.memory)
-        return [[groups[number] for number in part] for part in passes]
+        return passes(self.graph, self._bytes, self.options.memory)
 
     def of(self, part: Sequence[Group]) -> ViewsOf:
         """Measures what the groups' consumers take in."""
@@ -162,17 +150,9 @@ class Views:
         return measured if self._observer is None else replace(measured, rows=math.inf)
 
     def _bytes(self, index: int) -> int:
-        consumer = self.graph.consumers[index]
-        shape = self.graph.shapes[consumer.weight]
-        inputs = n_features(self.graph, consumer)
-        # the window of outputs of a transposed convolution belongs to its Fisher matrix
-        outputs = int(np.prod(shape)) // inputs
         rows = self._observer.bytes(index) if self._observer is not None else 0
-        fisher = outputs**2 if self._fisher_wanted() else 0
-        seen = consumer.uses * sum(len(batch) for batch in self.batches)
-        # far fewer rows than features are kept as they are, see `mipp.covariance.Factor`
-        stored = int(seen) if FEW * seen <= inputs else inputs
-        return 8 * (inputs * stored + fisher) + rows
+        fisher = self._fisher_wanted()
+        return measured_bytes(self.graph, index, self._n_examples, fisher=fisher) + rows
 
     def _measure(self, part: Sequence[Group]) -> Mapping[int, statistics.Statistics]:
         wanted = sorted({c for group in part for c in group.consumers})

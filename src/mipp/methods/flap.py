@@ -14,8 +14,9 @@ from torch import Tensor
 from mipp import surgery
 from mipp.methods.method import Question, Scores, ScoringMethod
 from mipp.methods.shared.aggregate import Normalisation, normalised
-from mipp.methods.shared.input_moments import Reader, measured, readers
+from mipp.methods.shared.input_moments import Reader, each_group
 from mipp.methods.shared.samples import ExampleMethod
+from mipp.records import Group
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,13 +49,14 @@ class FLAP(ExampleMethod, ScoringMethod):
 
     def score(self, question: Question) -> Scores:
         """The metric of each unit, on the scale of its group."""
-        statistics = measured(question, self.drawn(question))
         scores = {}
-        for group in question.graph.groups:
-            values = np.zeros(group.n_units)
-            for reader in readers(question, group, statistics):
+
+        def score(group: Group, readers: list[Reader]) -> None:
+            scores[group.index] = values = np.zeros(group.n_units)
+            for reader in readers:
                 np.add.at(values, reader.unit.cpu().numpy(), self._of(reader).cpu().numpy())
-            scores[group.index] = values
+
+        each_group(question, self.drawn(question), score)
         return normalised(scores, question.keep, self.normalise)
 
     def _of(self, reader: Reader) -> Tensor:

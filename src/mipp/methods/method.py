@@ -50,6 +50,7 @@ class Question:
             zero; parameters that are absent are whole.
         round: Counts from 1 to ``rounds``.
         rounds: Number of rounds.
+        memory: Bytes that measurements may take, as in `mipp.Options`.
     """
 
     model: nn.Module
@@ -61,6 +62,7 @@ class Question:
     live: Mapping[str, Tensor] = field(default_factory=dict)
     round: int = 1
     rounds: int = 1
+    memory: int = 4 * 2**30
 
     def parameters(self) -> dict[str, nn.Parameter]:
         """The model's floating-point parameters by name, shared ones once."""

@@ -15,9 +15,9 @@ from mipp import surgery
 from mipp.covariance import inverse_from
 from mipp.errors import CalibrationError
 from mipp.methods.method import Question, Scores, ScoringMethod
-from mipp.methods.shared.input_moments import measured, readers
+from mipp.methods.shared.input_moments import Reader, each_group
 from mipp.methods.shared.samples import ExampleMethod
-from mipp.records import FloatArray, IntArray
+from mipp.records import FloatArray, Group, IntArray
 
 TOGETHER = 128
 """Columns that are removed before the matrices are changed."""
@@ -60,20 +60,22 @@ class OBS(ExampleMethod, ScoringMethod):
 
     def score(self, question: Question) -> Scores:
         """Relative errors along the order of removal; removed units get zero."""
-        statistics = measured(question, self.drawn(question))
         scores = {}
-        for group in question.graph.groups:
+
+        def score(group: Group, readers: list[Reader]) -> None:
             layers = [
                 Layer(
                     reader.covariance if self.centred else reader.second_moment,
                     reader.weight, reader.unit, self.damping,
                 )
-                for reader in readers(question, group, statistics)
+                for reader in readers
             ]  # fmt: skip
             scores[group.index] = np.zeros(group.n_units)
             alive = question.keep.get(group.index, np.ones(group.n_units, dtype=bool))
             order, errors = eliminate(layers, np.flatnonzero(alive))
             scores[group.index][order] = errors
+
+        each_group(question, self.drawn(question), score)
         return scores
 
 

@@ -35,6 +35,7 @@ class SNIP(ExampleMethod, WeightMethod):
     at_init = True
     ranking = "global"
 
+    batch_size: int | None = 128
     norms: Norms = "train"
 
     def terms(self, question: Question) -> dict[str, Tensor]:

@@ -151,7 +151,6 @@ def collect_in_order(
                 leave(number)
         recorder.check(with_fisher=loss is not None)
         done(recorder.site, recorder.merged())
-        recorder.moments = recorder.fisher = None
 
     with torch.no_grad(), measuring(model):
         runs = [partial(running, number) for number in range(len(batches))]

@@ -275,7 +275,7 @@ class Recorder:
             _check_finite(self.fisher.finite, name)
 
     def merged(self) -> Statistics:
-        """What all ranks have seen together."""
+        """What all ranks have seen together; the recorder keeps nothing of it."""
         name, moments, fisher = self.site.name, self.moments, None
         assert moments is not None
         moments.all_reduce(f"what {name} takes in")
@@ -285,6 +285,7 @@ class Recorder:
             fisher = self.fisher.second_moment()
             _check_finite(bool(torch.isfinite(fisher).all()), name)
             self.effect.all_reduce(name)
+        self.moments = self.fisher = None
         uses, mean, ratio = positions / self.n_samples, moments.mean, self.effect.ratio
         return Statistics(moments.count, uses, mean, moments.covariance(), fisher, ratio)
 

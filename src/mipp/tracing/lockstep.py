@@ -18,6 +18,8 @@ from typing import Generic, Protocol, TypeVar
 import torch
 from torch import Tensor
 
+from mipp.out_of_memory import FreedMemory
+
 Place = TypeVar("Place", bound=Hashable)
 Place_contra = TypeVar("Place_contra", bound=Hashable, contravariant=True)
 
@@ -121,6 +123,7 @@ class _Together(Generic[Place]):
         self._runs, self._memory, self._leave = runs, memory, leave
         self._threads = [_Thread(run, self.visited) for run in runs]
         self._left: dict[int, Place] = {}
+        self._freed = FreedMemory(memory / 8)
 
     def places(self) -> list[Place]:
         """Where somebody waits, or would."""
@@ -138,6 +141,7 @@ class _Together(Generic[Place]):
                 self._threads[number] = _Thread(self._runs[number], self.visited)
             thread = self._threads[number]
             thread.go_on()
+            self._freed.check()
             held = sum(t.holds for t in self._threads if t is not thread and t.place is not None)
             if thread.place is not None and held and held + thread.holds > self._memory:
                 place = thread.place

@@ -35,7 +35,10 @@ from mipp.tracing.guards import generators_kept, recurrent_gradients, seed_gener
 def question_of(problem: Problem) -> Question:
     """The question about the caller's own model."""
     options = problem.options
-    return Question(problem.model, problem.graph, problem.batches, options.loss, options.seed)
+    return Question(
+        problem.model, problem.graph, problem.batches, options.loss, options.seed,
+        memory=options.memory,
+    )  # fmt: skip
 
 
 def in_rounds(

@@ -11,6 +11,9 @@ from mipp.methods.method import Method, Question
 from mipp.records import IntArray
 from mipp.statistics import Batch
 
+MOST_TOGETHER = 128
+"""Examples in a batch at most, where the method is not told how many."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ExampleMethod(Method):
@@ -18,11 +21,12 @@ class ExampleMethod(Method):
 
     Attributes:
         examples: Number of examples, drawn from the batches; None for all.
-        batch_size: Of the batches that these are put in.
+        batch_size: Of the batches that these are put in; None for that of the caller's batches, at
+            most 128.
     """
 
     examples: int | None = 128
-    batch_size: int = 128
+    batch_size: int | None = None
 
     def __post_init__(self) -> None:
         """Refuse to look at nothing."""
@@ -31,7 +35,8 @@ class ExampleMethod(Method):
 
     def drawn(self, question: Question) -> list[Batch]:
         """The examples of this round, see `drawn`."""
-        return drawn(question, self.examples, self.batch_size)
+        size = self.batch_size or min(MOST_TOGETHER, max(map(len, question.batches)))
+        return drawn(question, self.examples, size)
 
 
 def drawn(
