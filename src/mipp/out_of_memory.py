@@ -13,6 +13,9 @@ _SIGNS = ("can't allocate memory", "not enough memory", "out of memory")
 """What torch's allocators say, in a plain RuntimeError on the CPU."""
 _STATM = Path("/proc/self/statm")
 
+MOST_FREED = 2**29
+"""Bytes of memory that has been freed which a process may keep."""
+
 
 def give_back() -> None:
     """Gives memory that has been freed back to the system, where the C library (glibc) keeps it.
@@ -31,7 +34,7 @@ class FreedMemory:
     batches that go on side by side would leave several times what they hold.
     """
 
-    def __init__(self, limit: float) -> None:
+    def __init__(self, limit: float = MOST_FREED) -> None:
         self._limit, self._least = limit, resident()
 
     def check(self) -> None:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from mipp import processes
-from mipp.out_of_memory import give_back
+from mipp.out_of_memory import FreedMemory, give_back
 from mipp.records import Consumer
 from mipp.statistics.batches import Batch
 from mipp.statistics.calling import blaming
@@ -218,7 +218,7 @@ class _Run:
         rows_noted: Mapping[Key, float] | None = None,
     ) -> None:
         """Runs the batches; ``inputs``: whether inputs are measured, too."""
-        seen, noted = 0, rows_noted or {}
+        seen, noted, freed = 0, rows_noted or {}, FreedMemory()
         with measuring(self._model), recurrent_gradients(self._model):
             for i, whole in enumerate(batches):
                 number, batch = i * self._world + self._rank, whole.to(self.device)
@@ -254,6 +254,7 @@ class _Run:
                 seen += len(batch)
                 if backward:
                     self._pass_back(output, batch, number)
+                freed.check()
                 if advance:
                     advance()
 

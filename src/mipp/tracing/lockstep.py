@@ -18,7 +18,7 @@ from typing import Generic, Protocol, TypeVar
 import torch
 from torch import Tensor
 
-from mipp.out_of_memory import FreedMemory
+from mipp.out_of_memory import MOST_FREED, FreedMemory
 
 Place = TypeVar("Place", bound=Hashable)
 Place_contra = TypeVar("Place_contra", bound=Hashable, contravariant=True)
@@ -123,7 +123,7 @@ class _Together(Generic[Place]):
         self._runs, self._memory, self._leave = runs, memory, leave
         self._threads = [_Thread(run, self.visited) for run in runs]
         self._left: dict[int, Place] = {}
-        self._freed = FreedMemory(memory / 8)
+        self._freed = FreedMemory(min(memory / 8, MOST_FREED))
 
     def places(self) -> list[Place]:
         """Where somebody waits, or would."""
