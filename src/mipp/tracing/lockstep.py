@@ -40,17 +40,17 @@ State = Callable[[], AbstractContextManager[None]]
 class Held:
     """About how many bytes a forward pass holds: a layer's input and output, and what skips it.
 
-    At the norm of a shortcut of a ResNet these are three tensors of the largest size, all there.
+    At the norm of a shortcut of a ResNet that is two more tensors of the largest size.
     """
 
     def __init__(self) -> None:
         self._before = deque([0], maxlen=LOOK_BACK)
 
-    def at(self, x: Tensor) -> int:
-        """Where ``x`` comes next."""
+    def at(self, x: Tensor, *, norm: bool = False) -> int:
+        """Where ``x`` comes next: in front of a layer or a norm."""
         own = x.numel() * x.element_size()
         self._before.append(own)
-        return own + 2 * max(self._before)
+        return own + (1 + norm) * max(self._before)
 
 
 class _Ended(BaseException):

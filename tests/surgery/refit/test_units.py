@@ -212,7 +212,7 @@ def test_both_nets_in_step_fit_what_one_after_the_other_fits(memory):
 
 
 @pytest.mark.parametrize("norm", ["mean", "full"])
-@pytest.mark.parametrize("memory", [1.0, 7e5])
+@pytest.mark.parametrize("memory", [1.0, 4e5])
 def test_batches_that_do_not_fit_into_memory_are_run_again_and_fit_the_same(memory, norm):
     torch.manual_seed(5)
     model = nn.Sequential(

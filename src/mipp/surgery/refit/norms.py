@@ -1,12 +1,77 @@
 """BatchNorm statistics that follow what pruning does to a norm's input."""
 
+import weakref
+from collections.abc import Collection
+from dataclasses import dataclass
+
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
 from mipp.covariance import varies
-from mipp.tracing.calls import NormCall
-from mipp.tracing.notes import NormSums
+from mipp.surgery.refit.reached import WalkedLayer
+from mipp.tracing.calls import Call, NormCall
+from mipp.tracing.notes import Key, NormSums
+
+
+class LastLayer:
+    """The layer that ran last in a forward pass, for norms that read just what it gave."""
+
+    def __init__(self) -> None:
+        self._key: Key | None = None
+        self._only: str | None = None
+        self._made: weakref.ref[Tensor] | None = None
+        self._version = 0
+
+    def ran(self, call: Call, output: Tensor) -> Tensor:
+        """Notes a layer, and gives its output."""
+        self._only = call.name if self._key is None else None
+        self._key, self._made = call.key, None
+        if not output.is_inference():  # else changes in place are not to be seen
+            self._made, self._version = weakref.ref(output), output._version  # noqa: SLF001
+        return output
+
+    def key(self, norm: NormCall) -> Key | None:
+        """Of the layer, where the norm reads its output as it was."""
+        x = norm.input
+        if self._made is None or self._made() is not x or x._version != self._version:  # noqa: SLF001
+            return None
+        return self._key
+
+    def first(self, norm: NormCall) -> str | None:
+        """The name of that layer's weight, where no other has run."""
+        return None if self.key(norm) is None else self._only
+
+
+@dataclass(frozen=True)
+class Shortcuts:
+    """Norms whose statistics follow without a look at what all batches put in.
+
+    Attributes:
+        fitted: layers with one call, fitted to what they really take in: the mean of what such a
+            layer gives is known from the rows of its fit.
+        readers: weights that read units, or are scaled. What the first layer of all gives is the
+            same as before, but for outputs that are gone, if it is none of them.
+    """
+
+    fitted: Collection[Key]
+    readers: Collection[str]
+
+    def unchanged(self, last: LastLayer, norm: NormCall) -> bool:
+        """Whether a norm reads what it read before, but for channels that are gone."""
+        first = last.first(norm)
+        return first is not None and first not in self.readers
+
+    def layer(self, last: LastLayer, norm: NormCall) -> Key | None:
+        """The fitted layer whose output a norm reads."""
+        key = last.key(norm)
+        return key if key in self.fitted else None
+
+
+def shortcuts(layers: Collection[WalkedLayer], readers: Collection[str], norm: str) -> Shortcuts:
+    """Those of a walk along these layers, where norms follow as `mipp.Refit` says."""
+    fitted = {layer.key for layer in layers if not layer.note_inputs and layer.factors is None}
+    return Shortcuts(fitted if norm == "mean" else set(), readers)
 
 
 def follow(

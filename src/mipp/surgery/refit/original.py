@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from jaxtyping import Int
 from torch import Tensor, nn
 
+from mipp.surgery.refit.norms import LastLayer, Shortcuts
 from mipp.surgery.refit.reached import Piece, WalkedLayer
 from mipp.tracing.calls import Call, CallHooks, NormCall, token_mask
 from mipp.tracing.lockstep import Held, Pause
@@ -72,6 +73,8 @@ class Original:
 
     Attributes:
         apart: whether batches no longer wait.
+        shortcuts: norms at which the changed net does not wait, and so neither does this; None: it
+            waits at all of them.
     """
 
     def __init__(
@@ -89,7 +92,10 @@ class Original:
         self._starts = [0, *itertools.accumulate(piece.size for piece in pieces)]
         self.notes = Notes(squares=squares)
         self.apart = False
-        self._noted: list[dict[Place, None]] = [{} for _ in pieces]
+        self.shortcuts: Shortcuts | None = None
+        self._noted: list[set[Place]] = [set() for _ in pieces]
+        self._last: dict[int, Place] = {}
+        """By batch, the last place noted at which the changed net waits."""
         self._waiting: set[int] = set()
         self._finished: set[int] = set()
 
@@ -101,22 +107,24 @@ class Original:
         room among so many bytes of notes.
         """
         piece, notes, held, noted = self._pieces[number], self.notes, Held(), self._noted[number]
-        before, taken = set(noted), 0
+        before, taken, last, ways = set(noted), 0, LastLayer(), self.shortcuts
         mask = token_mask(piece.inputs[1])
         known = sum(isinstance(place, int) for place in before)
         add_norm = notes.norm_hook(piece.size / self._draw.n_samples, known)
 
-        def wait(place: Place, x: Tensor) -> None:
+        def wait(place: Place, x: Tensor, *, norm: bool = False) -> None:
+            self._last[number] = place
             if pause is None or self.apart:
                 return
             self._waiting.add(number)
             try:
-                pause(place, holds=held.at(x))
+                pause(place, holds=held.at(x, norm=norm))
             finally:
                 self._waiting.discard(number)
 
         def note(call: Call, output: Tensor) -> Tensor:
             nonlocal taken
+            last.ran(call, output)
             layer = self._layers.get(call.key) or self._layers.get((call.name, None))
             if layer is None:
                 return output
@@ -127,7 +135,7 @@ class Original:
             else:
                 pick, seen = self._draw.pick(layer, call, piece.number, mask), self._starts[number]
                 notes.add(layer.key, number, call, output, pick, seen, inputs=layer.note_inputs)
-                noted[layer.key] = None
+                noted.add(layer.key)
                 if self.apart:
                     taken += notes.layers[layer.key][number].n_bytes
             wait(layer.key, output)
@@ -135,8 +143,9 @@ class Original:
 
         def on_norm(call: NormCall) -> None:
             place = add_norm(call)
-            noted[place] = None
-            wait(place, call.input)
+            noted.add(place)
+            if ways is None or not (ways.layer(last, call) or ways.unchanged(last, call)):
+                wait(place, call.input, norm=True)
 
         hooks = CallHooks(self.model, after=note, on_norm=on_norm, grouped=True)
         args, kwargs = piece.inputs
@@ -163,7 +172,7 @@ class Original:
     def note_ahead(self, number: int, visited: Place, room: float) -> None:
         """Notes the next layers of a batch that went apart, if the last one noted is visited."""
         over = not self.apart or number in self._waiting or number in self._finished
-        if not over and next(reversed(self._noted[number])) == visited:
+        if not over and self._last[number] == visited:
             self.run(number, room=room)
 
     def run_all(self) -> Notes:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mipp import processes
 from mipp.moments import Moments
-from mipp.tracing.calls import Call, input_rows
+from mipp.tracing.calls import Call, input_rows, weight_matrix
 from mipp.tracing.notes import Key, PieceNotes
 
 Inputs = tuple[tuple[Any, ...], Mapping[str, Any]]
@@ -112,7 +112,7 @@ class Arrival:
         return self.notes.pick[0].to(self.call.input.device)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Reached:
     """One layer of the changed net, reached by all batches.
 
@@ -121,11 +121,14 @@ class Reached:
         call: of some batch, whose ``weight`` and ``bias`` are the changed net's, to be set in
             place.
         arrivals: of the batches.
+        means: of the inputs and of what the original gave, over the rows of all processes, once a
+            fit has looked at them; in blocks.
     """
 
     layer: WalkedLayer
     call: Call
     arrivals: Sequence[Arrival]
+    means: tuple[Float[Tensor, "g d"], Float[Tensor, "g m"]] | None = None
 
     @property
     def n_rows(self) -> int:
@@ -163,11 +166,10 @@ class Reached:
         if not everywhere:
             return Rows(x, y, example)
         name, apart = self.layer.name, example + processes.rank_and_size()[0] * 2**40
-        return Rows(
-            processes.gathered(f"inputs of {name}", x),
-            processes.gathered(f"outputs of {name}", y),
-            processes.gathered(f"examples of {name}", apart),
-        )
+        x = processes.gathered(f"inputs of {name}", x)
+        y = processes.gathered(f"outputs of {name}", y)
+        self.means = x.mean(0, dtype=torch.float64), y.mean(0, dtype=torch.float64)
+        return Rows(x, y, processes.gathered(f"examples of {name}", apart))
 
     def moments(self) -> Moments:
         """Moments of inputs and outputs, over the rows of all processes."""
@@ -179,7 +181,24 @@ class Reached:
         for part in self.pieces():
             moments.update(part.x.flatten(1), part.y.flatten(1).to(part.x.dtype))
         moments.all_reduce(f"what {self.layer.name} takes in")
+        self.means = moments.mean, moments.target_mean
         return moments
+
+    def shift(self) -> Float[Tensor, " m"] | None:
+        """The mean of what the layer gives now less that of the original, over the rows of its fit.
+
+        None where no fit has looked at them, and for a transposed convolution, whose rows are parts
+        of outputs.
+        """
+        call = self.call
+        if self.means is None or call.kind == "conv_transpose":
+            return None
+        x, y = (mean.double() for mean in self.means)
+        weight = weight_matrix(call.kind, call.weight).double().view(*y.shape, -1)
+        now = (weight @ x.unsqueeze(2)).flatten()
+        if call.bias is not None:
+            now = now + call.bias.detach()
+        return now - y.flatten()
 
 
 def _in_blocks(rows: Float[Tensor, "n f"], blocks: int) -> Float[Tensor, "n g d"]:

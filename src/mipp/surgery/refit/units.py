@@ -109,9 +109,11 @@ def refit(
             draw = Draw(config.rows_per_feature, config.min_rows, n_samples, seed)
             source = Original(original, layers, pieces, draw, squares=squares)
         assert source is not None
+        readers = {c.weight for c in graph.consumers}
+        readers.update(scale.tensor for scale in scale_keeps(graph, kept))
         walk(
             small, layers, pieces, source, visit, n_samples=n_samples, norm=config.norm,
-            norm_channels=norm_channels, memory=memory,
+            norm_channels=norm_channels, readers=readers, memory=memory,
         )  # fmt: skip
 
 

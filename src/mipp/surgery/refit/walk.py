@@ -6,7 +6,7 @@ net side by side: they wait at each layer until it is fitted to all of them, and
 
 import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
@@ -17,13 +17,13 @@ from torch import Tensor, nn
 from mipp import processes
 from mipp.errors import SurgeryError
 from mipp.out_of_memory import give_back
-from mipp.surgery.refit.norms import follow
+from mipp.surgery.refit.norms import LastLayer, Shortcuts, follow, shortcuts
 from mipp.surgery.refit.original import Original
 from mipp.surgery.refit.reached import Arrival, Piece, Reached, WalkedLayer
 from mipp.tracing.calls import Call, CallHooks, NormCall, n_positions
 from mipp.tracing.guards import measuring
 from mipp.tracing.lockstep import Held, Pause, visit_in_order
-from mipp.tracing.notes import NormSums, Notes, PieceNotes, Place
+from mipp.tracing.notes import Key, NormSums, Notes, PieceNotes, Place
 
 
 def walk(
@@ -36,6 +36,7 @@ def walk(
     n_samples: int,
     norm: str,
     norm_channels: Mapping[int, Tensor] | None = None,
+    readers: Collection[str] | None = None,
     memory: float = math.inf,
 ) -> None:
     """Visits every layer of ``changed`` in the order in which it runs.
@@ -54,6 +55,10 @@ def walk(
         norm: how BatchNorm statistics of ``changed`` follow, see `mipp.Refit`.
         norm_channels: ``id`` of a running mean of ``changed`` -> its channels in the original, of
             norms that lost some.
+        readers: weights of ``changed`` that read units, or are scaled, where ``visit`` has the
+            last word on those of ``layers``. Then batches do not wait at norms right behind a layer
+            that was fitted to what reaches it, or behind a first layer that is no reader. None:
+            they wait at every norm.
         memory: bytes allowed. Batches that would hold more than that while they wait are run from
             the start to each layer.
 
@@ -69,6 +74,9 @@ def walk(
         buffers = [(buffer, buffer.clone()) for buffer in changed.buffers()]
         several = any(layer.several for layer in layers)
         world = processes.rank_and_size()[1]
+        ways = None if readers is None else shortcuts(layers, readers, norm)
+        if isinstance(original, Original):
+            original.shortcuts = ways
         beside: list[Callable[[Pause[Place]], None]] = []
         in_step: Original | None = None
         room = memory / 4 / max(len(pieces), 1)
@@ -80,7 +88,7 @@ def walk(
             notes, in_step = original.notes, original
             beside = [partial(original.beside, number, room) for number in range(len(pieces))]
         own = _Walk(
-            changed, layers, pieces, notes, visit, n_samples, norm, norm_channels or {},
+            changed, layers, pieces, notes, visit, n_samples, norm, norm_channels or {}, ways,
             once=notes is not original,
         )  # fmt: skip
         runs = [partial(own.run, number) for number in range(len(pieces))]
@@ -127,6 +135,7 @@ class _Walk:
         n_samples: int,
         norm: str,
         norm_channels: Mapping[int, Tensor],
+        ways: Shortcuts | None,
         *,
         once: bool,
     ) -> None:
@@ -135,12 +144,16 @@ class _Walk:
         self._model, self._pieces, self._notes, self._visit = changed, pieces, notes, visit
         self._layers = {layer.key: layer for layer in layers}
         self._n_samples, self._norm, self._norm_channels = n_samples, norm, norm_channels
+        self._ways = ways
+        self._shifts: dict[Key, Tensor] = {}
+        self._together: dict[int, bool] = {}
+        """By norm, whether all batches wait at it."""
         self._waiting: dict[int, Call | NormCall | Arrival | _SavedNorm] = {}
         self.followed: set[int] = set()
 
     def run(self, number: int, pause: Pause[Place]) -> None:
         """Runs one batch, and waits at each layer and norm before it runs."""
-        norms, held = itertools.count(), Held()
+        norms, held, last = itertools.count(), Held(), LastLayer()
 
         def before(call: Call) -> None:
             key = call.key if call.key in self._layers else (call.name, None)
@@ -149,12 +162,31 @@ class _Walk:
                 pause(key, holds=held.at(call.input))
 
         def on_norm(call: NormCall) -> None:
-            self._waiting[number] = call
-            pause(next(norms), holds=held.at(call.input))
+            place = next(norms)
+            if self._wait_at(place, call, last):
+                self._waiting[number] = call
+                pause(place, holds=held.at(call.input, norm=True))
 
         args, kwargs = self._pieces[number].inputs
-        with CallHooks(self._model, before=before, on_norm=on_norm, grouped=True):
+        hooks = CallHooks(self._model, before=before, after=last.ran, on_norm=on_norm, grouped=True)
+        with hooks:
             self._model(*args, **dict(kwargs))
+
+    def _wait_at(self, place: int, call: NormCall, last: LastLayer) -> bool:
+        """Whether all batches wait at a norm; if not, its mean has followed already."""
+        if self._norm == "keep":
+            return False
+        if place not in self._together:
+            ways, shift = self._ways, None
+            if ways is not None and (key := ways.layer(last, call)) is not None:
+                shift = self._shifts.get(key)
+            unchanged = ways is not None and ways.unchanged(last, call)
+            self._together[place] = shift is None and not unchanged
+            if not self._together[place]:
+                self.followed.update((id(call.running_mean), id(call.running_var)))
+            if shift is not None:
+                call.running_mean.add_(shift.to(call.running_mean))
+        return self._together[place]
 
     def arrive(self, place: Place, there: Sequence[int]) -> None:
         """Fits a layer, or lets a norm follow, with the batches that wait there."""
@@ -173,7 +205,11 @@ class _Walk:
                 "together with the other processes. Give each process more batches, or call "
                 "apply(refit=False)."
             )
-        self._visit(Reached(layer, arrivals[0].call, arrivals))
+        reached = Reached(layer, arrivals[0].call, arrivals)
+        self._visit(reached)
+        shift = reached.shift()
+        if shift is not None:
+            self._shifts[place] = shift
         if self._once:
             self._notes.layers[place] = {}
 
