@@ -14,9 +14,8 @@ from torch import Tensor
 from mipp import surgery
 from mipp.methods.method import Question, Scores, ScoringMethod
 from mipp.methods.shared.aggregate import Normalisation, normalised
-from mipp.methods.shared.input_moments import Reader, each_group
+from mipp.methods.shared.input_moments import Reader, with_variances
 from mipp.methods.shared.samples import ExampleMethod
-from mipp.records import Group
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,18 +49,15 @@ class FLAP(ExampleMethod, ScoringMethod):
     def score(self, question: Question) -> Scores:
         """The metric of each unit, on the scale of its group."""
         scores = {}
-
-        def score(group: Group, readers: list[Reader]) -> None:
+        for group, readers in with_variances(question, self.drawn(question)):
             scores[group.index] = values = np.zeros(group.n_units)
             for reader in readers:
                 np.add.at(values, reader.unit.cpu().numpy(), self._of(reader).cpu().numpy())
-
-        each_group(question, self.drawn(question), score)
         return normalised(scores, question.keep, self.normalise)
 
     def _of(self, reader: Reader) -> Tensor:
         """The metric of each feature, shape ``(d,)``."""
-        variance = reader.covariance.diagonal()
+        variance = reader.variance
         if self.metric == "ifv":
             return variance
         if self.metric == "wifv":

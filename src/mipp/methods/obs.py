@@ -64,12 +64,9 @@ class OBS(ExampleMethod, ScoringMethod):
 
         def score(group: Group, readers: list[Reader]) -> None:
             layers = [
-                Layer(
-                    reader.covariance if self.centred else reader.second_moment,
-                    reader.weight, reader.unit, self.damping,
-                )
+                Layer(reader.moment(centred=self.centred), reader.weight, reader.unit, self.damping)
                 for reader in readers
-            ]  # fmt: skip
+            ]
             scores[group.index] = np.zeros(group.n_units)
             alive = question.keep.get(group.index, np.ones(group.n_units, dtype=bool))
             order, errors = eliminate(layers, np.flatnonzero(alive))

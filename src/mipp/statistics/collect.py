@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -277,6 +278,7 @@ def capture(
     advance: Callable[[], None] | None = None,
     notes: Notes | None = None,
     rows_noted: Mapping[Key, float] | None = None,
+    variances: bool = False,
 ) -> tuple[dict[int, Statistics], str]:
     """Measures every consumer of units in one pass over the batches; see `collect`.
 
@@ -290,11 +292,15 @@ def capture(
         advance: called after each batch.
         notes: as in `collect`.
         rows_noted: as in `collect`.
+        variances: whether variances alone are wanted, see `Site`.
 
     Returns:
         The statistics by consumer index, and in words which loss was used.
     """
-    sites = [site_of(consumer, index) for index, consumer in consumers.items()]
+    sites = [
+        replace(site_of(consumer, index), variances=variances)
+        for index, consumer in consumers.items()
+    ]
     found, how = collect(
         model, sites, batches, loss=loss, config=config, seed=seed, advance=advance,
         notes=notes, rows_noted=rows_noted,

@@ -78,7 +78,7 @@ class Statistics:
         uses: positions of an example, on average.
         mean (g, d): of the input ``X``.
         covariance (g, d, d): of the input; of a consumer as a `Factor` where there are far fewer
-            rows than features.
+            rows than features, and of one where variances alone are wanted with blocks of 1.
         fisher: Fisher information of the loss about the output ``Y`` at one position, in nats: the
             matrix (m, m) for a consumer, the diagonal (g, m) otherwise. None where no loss was
             given.
@@ -115,6 +115,8 @@ class Site:
             block by block, with the diagonal of the Fisher information.
         index: seeds the draw of positions.
         routed: whether the positions that it gets depend on values, as for the tokens of an expert.
+        variances: whether the features of a consumer are blocks of their own, so that covariances
+            are not computed.
     """
 
     name: str
@@ -122,6 +124,7 @@ class Site:
     call: int | None
     index: int
     routed: bool
+    variances: bool = False
 
 
 class Recorder:
@@ -159,8 +162,8 @@ class Recorder:
                 f"batch {batch_number}. Check the model in evaluation mode on that batch "
                 "(half precision overflows above 65504: use bfloat16 or float32)."
             )
-        blocks = self._blocks(call)
         if self.moments is None:
+            blocks = rows.shape[1] if self.site.variances else self._blocks(call)
             d = rows.shape[1] // (blocks or 1)
             self.moments = Moments(d, rows.device, self.config.dtype, blocks)
         self.moments.update(rows)

@@ -1,6 +1,6 @@
 """Second moments of what the layers behind a group take in, for methods that look at those."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -32,7 +32,8 @@ class Reader:
         unit: which unit each of these columns reads.
         weight: these columns of the weight matrix.
         mean: of these inputs.
-        covariance: of these inputs.
+        variance: of these inputs.
+        covariance: of these inputs, where it was measured.
     """
 
     consumer: Consumer
@@ -40,12 +41,13 @@ class Reader:
     unit: Int[Tensor, " d"]
     weight: Float[Tensor, "m d"]
     mean: Float[Tensor, " d"]
-    covariance: Float[Tensor, "d d"]
+    variance: Float[Tensor, " d"]
+    covariance: Float[Tensor, "d d"] | None = None
 
-    @property
-    def second_moment(self) -> Float[Tensor, "d d"]:
-        """E[X X']."""
-        return self.covariance + torch.outer(self.mean, self.mean)
+    def moment(self, *, centred: bool) -> Float[Tensor, "d d"]:
+        """The covariance, or E[X X']."""
+        assert self.covariance is not None
+        return self.covariance if centred else self.covariance + torch.outer(self.mean, self.mean)
 
 
 def each_group(
@@ -61,19 +63,42 @@ def each_group(
     parts = passes(
         graph, lambda index: measured_bytes(graph, index, n_examples, fisher=False), memory
     )
-    seed = question.seed + question.round
 
     def measured(group: Group, seen: Mapping[int, Statistics]) -> None:
         score(group, [_reader(question, group, index, seen[index]) for index in group.consumers])
 
     if one_layer_at_a_time(model, graph, batches, memory, len(parts)):
+        seed = _seed(question)
         collect_by_group(model, graph, batches, measured, loss=None, seed=seed, memory=memory)
         return
     for part in parts:
-        wanted = {index: graph.consumers[index] for group in part for index in group.consumers}
-        found = capture(model, wanted, batches, loss=None, seed=seed)[0]
+        found = _captured(question, batches, part)
         for group in part:
             measured(group, found)
+
+
+def with_variances(
+    question: Question, batches: list[Batch]
+) -> Iterator[tuple[Group, list[Reader]]]:
+    """Each group and its consumers, whose inputs' variances are measured, and no covariances."""
+    groups = question.graph.groups
+    found = _captured(question, batches, groups, variances=True)
+    for group in groups:
+        yield group, [_reader(question, group, index, found[index]) for index in group.consumers]
+
+
+def _seed(question: Question) -> int:
+    return question.seed + question.round
+
+
+def _captured(
+    question: Question, batches: list[Batch], groups: Sequence[Group], *, variances: bool = False
+) -> dict[int, Statistics]:
+    consumers = question.graph.consumers
+    wanted = {index: consumers[index] for group in groups for index in group.consumers}
+    return capture(
+        question.model, wanted, batches, loss=None, seed=_seed(question), variances=variances
+    )[0]
 
 
 def _reader(question: Question, group: Group, index: int, seen: Statistics) -> Reader:
@@ -81,11 +106,13 @@ def _reader(question: Question, group: Group, index: int, seen: Statistics) -> R
     columns, unit = own_columns(question, group, consumer)
     chosen = torch.from_numpy(columns).to(seen.mean.device)
     weight = question.model.get_parameter(consumer.weight).detach()
-    matrix = weight_matrix(consumer.kind, weight).to(seen.covariance.dtype)
-    return Reader(
-        consumer, columns, torch.from_numpy(unit).to(chosen.device), matrix[:, chosen],
-        seen.mean[chosen], dense(submatrix(seen.covariance, chosen)),
-    )  # fmt: skip
+    matrix = weight_matrix(consumer.kind, weight).to(seen.mean.dtype)[:, chosen]
+    owner, mean = torch.from_numpy(unit).to(chosen.device), seen.mean.flatten()[chosen]
+    covariance = seen.covariance
+    if isinstance(covariance, Tensor) and covariance.dim() == 3:  # of each feature alone
+        return Reader(consumer, columns, owner, matrix, mean, covariance.flatten()[chosen])
+    found = dense(submatrix(covariance, chosen))
+    return Reader(consumer, columns, owner, matrix, mean, found.diagonal(), found)
 
 
 def own_columns(question: Question, group: Group, consumer: Consumer) -> tuple[IntArray, IntArray]:

@@ -235,8 +235,9 @@ class LeastSquares:
     def fit_bias(self) -> None:
         """Fits the bias such that the mean is kept; without one there is nothing to fit."""
         if self.bias is not None:
-            x_mean, y_mean, *_ = self._moments(centred=True)
-            self.bias.data.copy_(y_mean - self.old @ x_mean)
+            x_mean, y_mean = (mean[0].double() for mean in self.reached.all_means())
+            finite(torch.cat([x_mean, y_mean]), self.consumer.name)
+            self.bias.data.copy_(y_mean - self._fixed - self.old @ x_mean)
 
 
 def best_fit(

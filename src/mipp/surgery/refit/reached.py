@@ -184,6 +184,21 @@ class Reached:
         self.means = moments.mean, moments.target_mean
         return moments
 
+    def all_means(self) -> tuple[Float[Tensor, "g d"], Float[Tensor, "g m"]]:
+        """`means`, looked at where they have not been."""
+        if self.means is None:
+            call, d = self.call, self.layer.features
+            g, m = call.groups, call.weight.numel() // (call.groups * d)
+            x, y = (
+                torch.zeros(g, n, dtype=torch.float64, device=call.input.device) for n in (d, m)
+            )
+            for part in self.pieces():
+                x += part.x.sum(0, dtype=torch.float64)
+                y += part.y.sum(0, dtype=torch.float64)
+            processes.all_reduce(f"the means of {self.layer.name}", x, y)
+            self.means = x / self.n_rows, y / self.n_rows
+        return self.means
+
     def shift(self) -> Float[Tensor, " m"] | None:
         """The mean of what the layer gives now less that of the original, over the rows of its fit.
 
