@@ -9,7 +9,7 @@ from torch import nn
 
 from mipp import graph
 from mipp.surgery import Piece, Refit, kept_indices, refit, slice_model
-from mipp.surgery.refit.norms import Shortcuts
+from mipp.surgery.refit.norms import DirectNorms
 from mipp.tracing.lockstep import visit_in_order
 
 ALL_ROWS = Refit(rows_per_feature=1e9)
@@ -43,12 +43,12 @@ def small_of(model, x):
     return slice_model(model, kept, traced.aliases), traced, kept
 
 
-def refitted(model, x, monkeypatch, *, shortcuts=True, **options):
+def refitted(model, x, monkeypatch, *, direct=True, **options):
     """The state of the small net after a refit, and at which norms batches waited."""
     walk = sys.modules["mipp.surgery.refit.walk"]
-    if not shortcuts:
-        monkeypatch.setattr(walk, "shortcuts", lambda *_: Shortcuts((), ()))
-        monkeypatch.setattr(Shortcuts, "unchanged", lambda *_: False)
+    if not direct:
+        monkeypatch.setattr(walk, "direct_norms", lambda *_: DirectNorms((), ()))
+        monkeypatch.setattr(DirectNorms, "unchanged", lambda *_: False)
     waited = set()
 
     def visiting(runs, order, visit, *args):
@@ -89,7 +89,7 @@ def made(between=None, **options):
 def test_norms_follow_as_from_all_inputs(net, waits_at, memory, monkeypatch):
     model, x = made(**net)
     direct, waited = refitted(model, x, monkeypatch, memory=memory)
-    plain, everywhere = refitted(model, x, monkeypatch, memory=memory, shortcuts=False)
+    plain, everywhere = refitted(model, x, monkeypatch, memory=memory, direct=False)
     assert waited == waits_at
     assert everywhere == {0, 1, 2}
     moved = plain["norm2.running_mean"] - model.norm2.running_mean[2:]
@@ -102,7 +102,7 @@ def test_norms_follow_as_from_all_inputs(net, waits_at, memory, monkeypatch):
 def test_a_grouped_convolution_is_waited_behind(monkeypatch):
     model, x = made(groups=8)
     direct, waited = refitted(model, x, monkeypatch)
-    plain, _ = refitted(model, x, monkeypatch, shortcuts=False)
+    plain, _ = refitted(model, x, monkeypatch, direct=False)
     assert waited == {2}  # it is not fitted
     for name, value in plain.items():
         torch.testing.assert_close(direct[name], value, rtol=1e-4, atol=1e-5, msg=name)
@@ -114,7 +114,7 @@ def test_a_grouped_convolution_is_waited_behind(monkeypatch):
 def test_what_does_not_follow_from_a_fit_waits(config, monkeypatch):
     model, x = made()
     direct, waited = refitted(model, x, monkeypatch, config=config)
-    plain, _ = refitted(model, x, monkeypatch, config=config, shortcuts=False)
+    plain, _ = refitted(model, x, monkeypatch, config=config, direct=False)
     assert waited == {1, 2}  # the first norm takes in what it took in before
     for name, value in plain.items():
         torch.testing.assert_close(direct[name], value, rtol=1e-4, atol=1e-5, msg=name)

@@ -12,7 +12,7 @@ from mipp.records import IntArray
 from mipp.statistics import Batch
 
 MOST_TOGETHER = 128
-"""Examples in a batch at most, where the method is not told how many."""
+"""Examples in a batch at most, where the method does not say how many."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -44,7 +44,7 @@ class LastLayer:
 
 
 @dataclass(frozen=True)
-class Shortcuts:
+class DirectNorms:
     """Norms whose statistics follow without a look at what all batches put in.
 
     Attributes:
@@ -68,10 +68,12 @@ class Shortcuts:
         return key if key in self.fitted else None
 
 
-def shortcuts(layers: Collection[WalkedLayer], readers: Collection[str], norm: str) -> Shortcuts:
+def direct_norms(
+    layers: Collection[WalkedLayer], readers: Collection[str], norm: str
+) -> DirectNorms:
     """Those of a walk along these layers, where norms follow as `mipp.Refit` says."""
     fitted = {layer.key for layer in layers if not layer.note_inputs and layer.factors is None}
-    return Shortcuts(fitted if norm == "mean" else set(), readers)
+    return DirectNorms(fitted if norm == "mean" else set(), readers)
 
 
 def follow(

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from jaxtyping import Int
 from torch import Tensor, nn
 
-from mipp.surgery.refit.norms import LastLayer, Shortcuts
+from mipp.surgery.refit.norms import DirectNorms, LastLayer
 from mipp.surgery.refit.reached import Piece, WalkedLayer
 from mipp.tracing.calls import Call, CallHooks, NormCall, token_mask
 from mipp.tracing.lockstep import Held, Pause
@@ -73,7 +73,7 @@ class Original:
 
     Attributes:
         apart: whether batches no longer wait.
-        shortcuts: norms at which the changed net does not wait, and so neither does this; None: it
+        direct: norms at which the changed net does not wait, and so neither does this; None: it
             waits at all of them.
     """
 
@@ -92,7 +92,7 @@ class Original:
         self._starts = [0, *itertools.accumulate(piece.size for piece in pieces)]
         self.notes = Notes(squares=squares)
         self.apart = False
-        self.shortcuts: Shortcuts | None = None
+        self.direct: DirectNorms | None = None
         self._noted: list[set[Place]] = [set() for _ in pieces]
         self._last: dict[int, Place] = {}
         """By batch, the last place noted at which the changed net waits."""
@@ -107,7 +107,7 @@ class Original:
         room among so many bytes of notes.
         """
         piece, notes, held, noted = self._pieces[number], self.notes, Held(), self._noted[number]
-        before, taken, last, ways = set(noted), 0, LastLayer(), self.shortcuts
+        before, taken, last, ways = set(noted), 0, LastLayer(), self.direct
         mask = token_mask(piece.inputs[1])
         known = sum(isinstance(place, int) for place in before)
         add_norm = notes.norm_hook(piece.size / self._draw.n_samples, known)

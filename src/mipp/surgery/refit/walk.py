@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from mipp import processes
 from mipp.errors import SurgeryError
 from mipp.out_of_memory import give_back
-from mipp.surgery.refit.norms import LastLayer, Shortcuts, follow, shortcuts
+from mipp.surgery.refit.norms import DirectNorms, LastLayer, direct_norms, follow
 from mipp.surgery.refit.original import Original
 from mipp.surgery.refit.reached import Arrival, Piece, Reached, WalkedLayer
 from mipp.tracing.calls import Call, CallHooks, NormCall, n_positions
@@ -74,9 +74,9 @@ def walk(
         buffers = [(buffer, buffer.clone()) for buffer in changed.buffers()]
         several = any(layer.several for layer in layers)
         world = processes.rank_and_size()[1]
-        ways = None if readers is None else shortcuts(layers, readers, norm)
+        ways = None if readers is None else direct_norms(layers, readers, norm)
         if isinstance(original, Original):
-            original.shortcuts = ways
+            original.direct = ways
         beside: list[Callable[[Pause[Place]], None]] = []
         in_step: Original | None = None
         room = memory / 4 / max(len(pieces), 1)
@@ -135,7 +135,7 @@ class _Walk:
         n_samples: int,
         norm: str,
         norm_channels: Mapping[int, Tensor],
-        ways: Shortcuts | None,
+        ways: DirectNorms | None,
         *,
         once: bool,
     ) -> None:
