@@ -118,6 +118,9 @@ class Moments:
 
     def _add(self, centred: Float[Tensor, "g n z"]) -> None:
         assert self._scatter is not None
+        if centred.shape[2] == 1:  # features alone, for which no product is fast
+            self._scatter += centred.square().sum(1, keepdim=True)
+            return
         for start in range(0, self._d, PANEL):
             panel = slice(start, min(start + PANEL, self._d))
             self._scatter[:, panel, start:] += centred[:, :, panel].mT @ centred[:, :, start:]
