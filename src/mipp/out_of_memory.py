@@ -13,8 +13,8 @@ _SIGNS = ("can't allocate memory", "not enough memory", "out of memory")
 """What torch's allocators say, in a plain RuntimeError on the CPU."""
 _STATM = Path("/proc/self/statm")
 
-MOST_FREED = 2**29
-"""Bytes of memory that has been freed which a process may keep."""
+MOST_FREED = 4 * 2**30
+"""Bytes by which a process may grow before it gives back what has been freed."""
 
 
 def give_back() -> None:
@@ -28,22 +28,26 @@ def give_back() -> None:
 
 
 class FreedMemory:
-    """Gives freed memory back whenever the process has grown by ``limit`` bytes.
+    """Gives freed memory back where a process has grown by more than it may.
 
     The C library keeps pieces of up to 32 MiB, of every thread and between what is still needed:
-    batches that go on side by side would leave several times what they hold.
+    batches that go on side by side would leave several times what they hold. Pages that went back
+    are filled with zeros when they are used again, which takes time, so that it is done as rarely
+    as the bound allows.
+
+    Args:
+        bound: bytes by which the process may grow from now on.
     """
 
-    def __init__(self, limit: float = MOST_FREED) -> None:
-        self._limit, self._least = limit, resident()
+    def __init__(self, bound: float = MOST_FREED) -> None:
+        self._bound, self._start = bound, resident()
+        self._next = self._start + bound
 
     def check(self) -> None:
         """Looks at the process; some microseconds where nothing is to be done."""
-        now = resident()
-        if now - self._least > self._limit:
+        if resident() > self._next:
             give_back()
-            self._least = resident()
-        self._least = min(self._least, now)
+            self._next = max(self._start + self._bound, resident() + self._bound / 8)
 
 
 def resident() -> int:

@@ -32,6 +32,8 @@ class CHIP(MapMethod):
     summary = "how independent the unit's feature maps are"
     source = "Sui et al. 2021, arXiv 2110.13981"
 
+    batch_size: int | None = 128
+
     def add(self, sums: list[FloatArray], maps: Maps, precision: float) -> None:  # noqa: ARG002
         """Adds what each matrix loses without a unit."""
         count, totals, _ = sums

@@ -69,6 +69,7 @@ class Views:
             views_of = self.of(part)
             for group in part:
                 score(group, views_of)
+            del views_of  # and what was measured, before the next pass
 
     def _each_in_order(self, score: Callable[[Group, ViewsOf], None]) -> None:
         consumers = self.graph.consumers
@@ -160,6 +161,7 @@ class Views:
             self.clock.lap("plan")
             with self.enough_memory("measuring", wanted):
                 notes, rows = self._notes(wanted)
+                self._statistics = {}
                 self._statistics, self.loss = statistics.capture(
                     self.model,
                     {c: self.graph.consumers[c] for c in wanted},

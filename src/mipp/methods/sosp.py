@@ -33,6 +33,7 @@ class SOSP(ExampleMethod, WeightMethod):
             instead, as MIPP's comparison describes it.
         own: Whether theta_s has the bias, norm parameters and depthwise filter, too.
         examples: 1000.
+        batch_size: 128, on which norms in training mode depend.
         norms: With ``"train"`` signed scores of filters in front of a BatchNorm are exactly zero.
     """
 
@@ -45,6 +46,7 @@ class SOSP(ExampleMethod, WeightMethod):
 
     aggregation: Aggregation = "signed"
     examples: int | None = 1000
+    batch_size: int | None = 128
     norms: Norms = "eval"
 
     def orders(

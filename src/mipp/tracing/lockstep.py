@@ -38,19 +38,20 @@ State = Callable[[], AbstractContextManager[None]]
 
 
 class Held:
-    """About how many bytes a forward pass holds: a layer's input and output, and what skips it.
+    """About how many bytes a forward pass holds: a tensor, and others that are there beside it.
 
-    At the norm of a shortcut of a ResNet that is two more tensors of the largest size.
+    In front of a layer that is what skips it; at the norm of a shortcut of a ResNet, or behind a
+    layer, there is one more. They are taken to be as large as the largest that came by.
     """
 
     def __init__(self) -> None:
         self._before = deque([0], maxlen=LOOK_BACK)
 
-    def at(self, x: Tensor, *, norm: bool = False) -> int:
-        """Where ``x`` comes next: in front of a layer or a norm."""
+    def at(self, x: Tensor, others: int = 1) -> int:
+        """Where ``x`` comes next, and so many others are held."""
         own = x.numel() * x.element_size()
         self._before.append(own)
-        return own + (1 + norm) * max(self._before)
+        return own + others * max(self._before)
 
 
 class _Ended(BaseException):
@@ -123,7 +124,7 @@ class _Together(Generic[Place]):
         self._runs, self._memory, self._leave = runs, memory, leave
         self._threads = [_Thread(run, self.visited) for run in runs]
         self._left: dict[int, Place] = {}
-        self._freed = FreedMemory(min(memory / 8, MOST_FREED))
+        self._freed = FreedMemory(min(memory, MOST_FREED))
 
     def places(self) -> list[Place]:
         """Where somebody waits, or would."""

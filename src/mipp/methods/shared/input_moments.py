@@ -75,6 +75,7 @@ def each_group(
         found = _captured(question, batches, part)
         for group in part:
             measured(group, found)
+        del found  # before the next pass
 
 
 def with_variances(

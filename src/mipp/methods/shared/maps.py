@@ -66,8 +66,8 @@ class MapMethod(ExampleMethod, ScoringMethod):
     """A method whose scores are means over feature maps.
 
     Attributes:
-        examples: Images, drawn from the batches; 640 are five batches of 128, as in the code of the
-            authors of HRank and CHIP. None for all.
+        examples: Images, drawn from the batches; 640, of which the authors of HRank and CHIP make
+            five batches. None for all.
     """
 
     needs = "data"

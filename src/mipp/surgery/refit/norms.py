@@ -10,24 +10,29 @@ from torch import Tensor
 
 from mipp.covariance import varies
 from mipp.surgery.refit.reached import WalkedLayer
-from mipp.tracing.calls import Call, NormCall
+from mipp.tracing.calls import LINEAR, Call, NormCall
 from mipp.tracing.notes import Key, NormSums
 
 
 class LastLayer:
-    """The layer that ran last in a forward pass, for norms that read just what it gave."""
+    """The layer that ran last in a forward pass, for norms that read just what it gave.
+
+    That is with the layer's outputs as their channels, and nothing changed in place in between.
+    """
 
     def __init__(self) -> None:
         self._key: Key | None = None
-        self._only: str | None = None
+        self._first: str | None = None
         self._made: weakref.ref[Tensor] | None = None
         self._version = 0
 
     def ran(self, call: Call, output: Tensor) -> Tensor:
         """Notes a layer, and gives its output."""
-        self._only = call.name if self._key is None else None
-        self._key, self._made = call.key, None
-        if not output.is_inference():  # else changes in place are not to be seen
+        first = self._key is None and call.groups == 1
+        self._first, self._key, self._made = call.name if first else None, call.key, None
+        dims = 2 if call.kind in LINEAR else call.weight.dim()
+        # of inference tensors changes in place are not to be seen
+        if output.dim() == dims and not output.is_inference():
             self._made, self._version = weakref.ref(output), output._version  # noqa: SLF001
         return output
 
@@ -38,9 +43,9 @@ class LastLayer:
             return None
         return self._key
 
-    def first(self, norm: NormCall) -> str | None:
-        """The name of that layer's weight, where no other has run."""
-        return None if self.key(norm) is None else self._only
+    def first_weight(self, norm: NormCall) -> str | None:
+        """Its weight, where no other layer has run and all of its inputs reach each output."""
+        return None if self.key(norm) is None else self._first
 
 
 @dataclass(frozen=True)
@@ -50,8 +55,10 @@ class DirectNorms:
     Attributes:
         fitted: layers with one call, fitted to what they really take in: the mean of what such a
             layer gives is known from the rows of its fit.
-        readers: weights that read units, or are scaled. What the first layer of all gives is the
-            same as before, but for outputs that are gone, if it is none of them.
+        readers: weights that read units or were scaled, and so may give something else than
+            before. What the first layer of all gives is as before, but for outputs that are gone,
+            if it is none of them and mixes all that it reads: had something in front of it lost
+            features, it would read units.
     """
 
     fitted: Collection[Key]
@@ -59,7 +66,7 @@ class DirectNorms:
 
     def unchanged(self, last: LastLayer, norm: NormCall) -> bool:
         """Whether a norm reads what it read before, but for channels that are gone."""
-        first = last.first(norm)
+        first = last.first_weight(norm)
         return first is not None and first not in self.readers
 
     def layer(self, last: LastLayer, norm: NormCall) -> Key | None:

@@ -102,23 +102,25 @@ class Original:
     def run(self, number: int, pause: Pause[Place] | None = None, room: float = math.inf) -> None:
         """Runs one batch, and waits at each layer and norm after it has been noted.
 
+        It does not wait at norms where the changed net does not, see `direct`.
+
         A batch may be run again from the start; what it has noted is not noted again. Once batches
         have gone apart it does not wait, and ends before the first new layer for which there is no
         room among so many bytes of notes.
         """
         piece, notes, held, noted = self._pieces[number], self.notes, Held(), self._noted[number]
-        before, taken, last, ways = set(noted), 0, LastLayer(), self.direct
+        before, taken, last, direct = set(noted), 0, LastLayer(), self.direct
         mask = token_mask(piece.inputs[1])
         known = sum(isinstance(place, int) for place in before)
         add_norm = notes.norm_hook(piece.size / self._draw.n_samples, known)
 
-        def wait(place: Place, x: Tensor, *, norm: bool = False) -> None:
+        def wait(place: Place, x: Tensor) -> None:
             self._last[number] = place
             if pause is None or self.apart:
                 return
             self._waiting.add(number)
             try:
-                pause(place, holds=held.at(x, norm=norm))
+                pause(place, holds=held.at(x, others=2))
             finally:
                 self._waiting.discard(number)
 
@@ -144,8 +146,8 @@ class Original:
         def on_norm(call: NormCall) -> None:
             place = add_norm(call)
             noted.add(place)
-            if ways is None or not (ways.layer(last, call) or ways.unchanged(last, call)):
-                wait(place, call.input, norm=True)
+            if direct is None or not (direct.layer(last, call) or direct.unchanged(last, call)):
+                wait(place, call.input)
 
         hooks = CallHooks(self.model, after=note, on_norm=on_norm, grouped=True)
         args, kwargs = piece.inputs
@@ -170,7 +172,7 @@ class Original:
         self.apart = not any(layer.note_inputs for layer in self._layers.values())
 
     def note_ahead(self, number: int, visited: Place, room: float) -> None:
-        """Notes the next layers of a batch that went apart, if the last one noted is visited."""
+        """Notes the next layers of a batch that went apart, where it has come to the last one."""
         over = not self.apart or number in self._waiting or number in self._finished
         if not over and self._last[number] == visited:
             self.run(number, room=room)

@@ -55,10 +55,10 @@ def walk(
         norm: how BatchNorm statistics of ``changed`` follow, see `mipp.Refit`.
         norm_channels: ``id`` of a running mean of ``changed`` -> its channels in the original, of
             norms that lost some.
-        readers: weights of ``changed`` that read units, or are scaled, where ``visit`` has the
-            last word on those of ``layers``. Then batches do not wait at norms right behind a layer
-            that was fitted to what reaches it, or behind a first layer that is no reader. None:
-            they wait at every norm.
+        readers: weights of ``changed`` that read units or were scaled, and so may give something
+            else than before. Then batches do not wait at norms right behind a layer of ``layers``
+            whose fit has looked at its means, or behind a first layer that is no reader. None: they
+            wait at every norm.
         memory: bytes allowed. Batches that would hold more than that while they wait are run from
             the start to each layer.
 
@@ -74,9 +74,9 @@ def walk(
         buffers = [(buffer, buffer.clone()) for buffer in changed.buffers()]
         several = any(layer.several for layer in layers)
         world = processes.rank_and_size()[1]
-        ways = None if readers is None else direct_norms(layers, readers, norm)
+        direct = None if readers is None else direct_norms(layers, readers, norm)
         if isinstance(original, Original):
-            original.direct = ways
+            original.direct = direct
         beside: list[Callable[[Pause[Place]], None]] = []
         in_step: Original | None = None
         room = memory / 4 / max(len(pieces), 1)
@@ -88,7 +88,7 @@ def walk(
             notes, in_step = original.notes, original
             beside = [partial(original.beside, number, room) for number in range(len(pieces))]
         own = _Walk(
-            changed, layers, pieces, notes, visit, n_samples, norm, norm_channels or {}, ways,
+            changed, layers, pieces, notes, visit, n_samples, norm, norm_channels or {}, direct,
             once=notes is not original,
         )  # fmt: skip
         runs = [partial(own.run, number) for number in range(len(pieces))]
@@ -135,7 +135,7 @@ class _Walk:
         n_samples: int,
         norm: str,
         norm_channels: Mapping[int, Tensor],
-        ways: DirectNorms | None,
+        direct: DirectNorms | None,
         *,
         once: bool,
     ) -> None:
@@ -144,15 +144,15 @@ class _Walk:
         self._model, self._pieces, self._notes, self._visit = changed, pieces, notes, visit
         self._layers = {layer.key: layer for layer in layers}
         self._n_samples, self._norm, self._norm_channels = n_samples, norm, norm_channels
-        self._ways = ways
+        self._direct = direct
         self._shifts: dict[Key, Tensor] = {}
-        self._together: dict[int, bool] = {}
+        self._waits_at: dict[int, bool] = {}
         """By norm, whether all batches wait at it."""
         self._waiting: dict[int, Call | NormCall | Arrival | _SavedNorm] = {}
         self.followed: set[int] = set()
 
     def run(self, number: int, pause: Pause[Place]) -> None:
-        """Runs one batch, and waits at each layer and norm before it runs."""
+        """Runs one batch, and waits before each layer, and before norms that do not follow from it."""
         norms, held, last = itertools.count(), Held(), LastLayer()
 
         def before(call: Call) -> None:
@@ -165,7 +165,7 @@ class _Walk:
             place = next(norms)
             if self._wait_at(place, call, last):
                 self._waiting[number] = call
-                pause(place, holds=held.at(call.input, norm=True))
+                pause(place, holds=held.at(call.input, others=2))
 
         args, kwargs = self._pieces[number].inputs
         hooks = CallHooks(self._model, before=before, after=last.ran, on_norm=on_norm, grouped=True)
@@ -174,19 +174,16 @@ class _Walk:
 
     def _wait_at(self, place: int, call: NormCall, last: LastLayer) -> bool:
         """Whether all batches wait at a norm; if not, its mean has followed already."""
-        if self._norm == "keep":
-            return False
-        if place not in self._together:
-            ways, shift = self._ways, None
-            if ways is not None and (key := ways.layer(last, call)) is not None:
-                shift = self._shifts.get(key)
-            unchanged = ways is not None and ways.unchanged(last, call)
-            self._together[place] = shift is None and not unchanged
-            if not self._together[place]:
+        if place not in self._waits_at:
+            key = self._direct.layer(last, call) if self._direct else None
+            shift = None if key is None else self._shifts.get(key)
+            unchanged = self._direct is not None and self._direct.unchanged(last, call)
+            self._waits_at[place] = shift is None and not unchanged
+            if not self._waits_at[place]:
                 self.followed.update((id(call.running_mean), id(call.running_var)))
             if shift is not None:
                 call.running_mean.add_(shift.to(call.running_mean))
-        return self._together[place]
+        return self._waits_at[place]
 
     def arrive(self, place: Place, there: Sequence[int]) -> None:
         """Fits a layer, or lets a norm follow, with the batches that wait there."""
@@ -207,8 +204,7 @@ class _Walk:
             )
         reached = Reached(layer, arrivals[0].call, arrivals)
         self._visit(reached)
-        shift = reached.shift()
-        if shift is not None:
+        if self._direct and place in self._direct.fitted and (shift := reached.shift()) is not None:
             self._shifts[place] = shift
         if self._once:
             self._notes.layers[place] = {}
