@@ -152,7 +152,7 @@ class _Walk:
         self.followed: set[int] = set()
 
     def run(self, number: int, pause: Pause[Place]) -> None:
-        """Runs one batch, and waits before each layer, and before norms that do not follow from it."""
+        """Runs one batch, and waits before each layer, and before norms that follow from none."""
         norms, held, last = itertools.count(), Held(), LastLayer()
 
         def before(call: Call) -> None:
