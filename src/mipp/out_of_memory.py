@@ -13,7 +13,7 @@ _SIGNS = ("can't allocate memory", "not enough memory", "out of memory")
 """What torch's allocators say, in a plain RuntimeError on the CPU."""
 _STATM = Path("/proc/self/statm")
 
-MOST_FREED = 4 * 2**30
+MOST_FREED = 2 * 2**30
 """Bytes by which a process may grow before it gives back what has been freed."""
 
 

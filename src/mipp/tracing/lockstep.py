@@ -124,7 +124,7 @@ class _Together(Generic[Place]):
         self._runs, self._memory, self._leave = runs, memory, leave
         self._threads = [_Thread(run, self.visited) for run in runs]
         self._left: dict[int, Place] = {}
-        self._freed = FreedMemory(min(memory, MOST_FREED))
+        self._freed = FreedMemory(min(memory, 2 * MOST_FREED))
 
     def places(self) -> list[Place]:
         """Where somebody waits, or would."""
