@@ -48,7 +48,7 @@ class Held:
         self._before = deque([0], maxlen=LOOK_BACK)
 
     def at(self, x: Tensor, others: int = 1) -> int:
-        """Where ``x`` comes next, and so many others are held."""
+        """Where ``x`` comes next, with so many others beside it."""
         own = x.numel() * x.element_size()
         self._before.append(own)
         return own + others * max(self._before)
