@@ -26,6 +26,9 @@ class CHIP(MapMethod):
     of its singular values. Where channels are single numbers (linear layers), the examples of a
     batch are the columns of A, which is our choice. A group with several matrices gets their mean.
     Each matrix takes as many decompositions as there are units.
+
+    Attributes:
+        batch_size: 128, the authors' batch; scores of linear layers depend on it.
     """
 
     name = "chip"

@@ -17,6 +17,7 @@ from mipp import information, out_of_memory, processes, statistics, surgery
 from mipp.errors import CalibrationError, InputError
 from mipp.methods.shared.by_group import (
     collect_by_group,
+    consumers_of,
     measured_bytes,
     one_layer_at_a_time,
     passes,
@@ -59,8 +60,8 @@ class Views:
         not all of them have room to wait.
         """
         parts = self.parts()
-        many = any_order and self._observer is None
-        if many and one_layer_at_a_time(
+        layered = any_order and self._observer is None
+        if layered and one_layer_at_a_time(
             self.model, self.graph, self.batches, self.options.memory, len(parts)
         ):
             self._each_in_order(score)
@@ -85,8 +86,7 @@ class Views:
             self.clock.lap("plan")
 
         self.clock.lap("plan")
-        read = sorted({index for group in self.graph.groups for index in group.consumers})
-        with self.enough_memory("measuring", read):
+        with self.enough_memory("measuring", consumers_of(self.graph.groups)):
             self.loss = collect_by_group(
                 self.model, self.graph, self.batches, score_measured,
                 loss=self.options.loss if self._fisher_wanted() else None,
@@ -110,7 +110,7 @@ class Views:
         with_fisher = self.options.target == "activations" and self._fisher_wanted()
         seen = self._measure(part) if with_fisher else {}
         self.clock.lap("plan")
-        read_by = sorted({c for group in part for c in group.consumers})
+        read_by = consumers_of(part)
         with self.enough_memory("gathering rows for", read_by):
             rows = observer.rows(read_by)
         self.clock.lap("capture")
@@ -156,12 +156,12 @@ class Views:
         return measured_bytes(self.graph, index, self._n_examples, fisher=fisher) + rows
 
     def _measure(self, part: Sequence[Group]) -> Mapping[int, statistics.Statistics]:
-        wanted = sorted({c for group in part for c in group.consumers})
+        wanted = consumers_of(part)
         if any(c not in self._statistics for c in wanted):
             self.clock.lap("plan")
             with self.enough_memory("measuring", wanted):
                 notes, rows = self._notes(wanted)
-                self._statistics = {}
+                self._statistics = {}  # those of the last pass go before the next are measured
                 self._statistics, self.loss = statistics.capture(
                     self.model,
                     {c: self.graph.consumers[c] for c in wanted},

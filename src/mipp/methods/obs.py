@@ -62,7 +62,7 @@ class OBS(ExampleMethod, ScoringMethod):
         """Relative errors along the order of removal; removed units get zero."""
         scores = {}
 
-        def score(group: Group, readers: list[Reader]) -> None:
+        def remove_all(group: Group, readers: list[Reader]) -> None:
             layers = [
                 Layer(reader.moment(centred=self.centred), reader.weight, reader.unit, self.damping)
                 for reader in readers
@@ -72,7 +72,7 @@ class OBS(ExampleMethod, ScoringMethod):
             order, errors = eliminate(layers, np.flatnonzero(alive))
             scores[group.index][order] = errors
 
-        each_group(question, self.drawn(question), score)
+        each_group(question, self.drawn(question), remove_all)
         return scores
 
 

@@ -4,7 +4,7 @@ All in one pass where that fits. Otherwise layer after layer while all batches r
 in several passes, each over some of the groups.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -46,6 +46,11 @@ def passes(graph: ChannelGraph, n_bytes: Callable[[int], int], memory: int) -> l
     """
     found = statistics.in_passes([group.consumers for group in graph.groups], n_bytes, memory)
     return [[graph.groups[number] for number in part] for part in found]
+
+
+def consumers_of(groups: Iterable[Group]) -> list[int]:
+    """The indices of all consumers of the groups, in rising order."""
+    return sorted({index for group in groups for index in group.consumers})
 
 
 def one_layer_at_a_time(
@@ -98,10 +103,9 @@ def collect_by_group(
         for group in ready:
             score(group, {index: seen[index] for index in group.consumers})
             del left[group.index]
-        needed = {index for group in left.values() for index in group.consumers}
-        for index in seen.keys() - needed:
+        for index in seen.keys() - set(consumers_of(left.values())):
             del seen[index]
 
-    read = sorted({index for group in left.values() for index in group.consumers})
-    sites = [statistics.site_of(graph.consumers[index], index) for index in read]
+    consumers = graph.consumers
+    sites = [statistics.site_of(consumers[i], i) for i in consumers_of(graph.groups)]
     return statistics.collect_in_order(model, sites, batches, done, **options)

@@ -13,6 +13,7 @@ from mipp.covariance import dense, submatrix
 from mipp.methods.method import Question
 from mipp.methods.shared.by_group import (
     collect_by_group,
+    consumers_of,
     measured_bytes,
     one_layer_at_a_time,
     passes,
@@ -96,7 +97,7 @@ def _captured(
     question: Question, batches: list[Batch], groups: Sequence[Group], *, variances: bool = False
 ) -> dict[int, Statistics]:
     consumers = question.graph.consumers
-    wanted = {index: consumers[index] for group in groups for index in group.consumers}
+    wanted = {index: consumers[index] for index in consumers_of(groups)}
     return capture(
         question.model, wanted, batches, loss=None, seed=_seed(question), variances=variances
     )[0]
