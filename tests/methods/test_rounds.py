@@ -1,5 +1,6 @@
 """The loop that all methods share, and the hook for those that train."""
 
+import copy
 import itertools
 import time
 from dataclasses import dataclass, replace
@@ -10,8 +11,17 @@ import torch
 from torch import nn
 
 import mipp
-from mipp import errors, methods
-from mipp.methods import SNIP, Method, ScoringMethod, SynFlow, Trained, TrainingMethod
+from mipp import errors, graph, methods
+from mipp.methods import (
+    SNIP,
+    Method,
+    Question,
+    ScoringMethod,
+    SynFlow,
+    Trained,
+    TrainingMethod,
+)
+from mipp.methods.shared.iterative import ask
 from mipp.planning.option_values import unit_options
 
 from .nets import Normed, data, jitter_norms, plain, question, some, unchecked, wide
@@ -122,6 +132,48 @@ def test_half_precision_is_scored_in_float32():
     assert asked.batches[0].args[0].dtype == torch.float32
     assert next(model.parameters()).dtype == torch.bfloat16
     mipp.plan(model, half, "units=50%", method="snip")
+
+
+def test_a_method_that_only_reads_gets_the_model_itself_until_units_are_gone():
+    @dataclass(frozen=True, kw_only=True)
+    class Reader(Probe):
+        reads_only = True
+
+    model, probe = jitter_norms(Normed()).bfloat16().train(), Reader(rounds=2)
+    half = [(batch.args[0].bfloat16(), batch.target) for batch in batches()]
+    mipp.plan(model, half, "units=50%", method=probe)
+    first, second = probe.seen
+    assert first.model is model
+    assert first.batches[0].args[0].dtype == torch.bfloat16
+    assert second.model is not model
+    assert {p.dtype for p in second.model.parameters()} == {torch.bfloat16}
+    assert second.live
+    assert model.training
+
+
+READ_ONLY = [
+    name
+    for name in methods.names()
+    if isinstance(methods.get(name), ScoringMethod) and methods.get(name).reads_only
+]
+
+
+@pytest.mark.parametrize("name", READ_ONLY)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_methods_that_only_read_rank_units_in_half_precision_nearly_as_in_float32(name, dtype):
+    model = jitter_norms(Normed()).eval().to(dtype)
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    ranks = []
+    for net in (model, copy.deepcopy(model).float()):
+        given = data(dtype=next(net.parameters()).dtype)
+        traced = graph.trace(net, (given[0].args[0][:4],))
+        scores = ask(methods.get(name), Question(net, traced, given))
+        ranks.append({g: np.argsort(np.argsort(values)) for g, values in scores.items()})
+    for group, ranked in ranks[0].items():
+        assert np.abs(ranked - ranks[1][group]).sum() <= 2, (group, ranked, ranks[1][group])
+    assert ranks[0].keys() == ranks[1].keys() != set()
+    for key, value in model.state_dict().items():
+        assert torch.equal(value, before[key])
 
 
 def test_scores_that_are_not_finite_are_an_error_but_those_of_removed_units_are_not_read():

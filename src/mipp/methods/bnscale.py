@@ -31,6 +31,7 @@ class BNScale(ScoringMethod):
     needs = "nothing"
     at_init = False
     ranking = "global"
+    reads_only = True
 
     def score(self, question: Question) -> Scores:
         """The mean of the factors on each unit; groups without any are left out."""

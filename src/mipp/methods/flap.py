@@ -40,6 +40,7 @@ class FLAP(ExampleMethod, ScoringMethod):
     needs = "data"
     at_init = True
     ranking = "global"
+    reads_only = True
     update = surgery.Refit(fits="bias")
 
     metric: Literal["wifv", "ifv", "wifn"] = "wifv"

@@ -35,6 +35,7 @@ class FPGM(ScoringMethod):
     needs = "nothing"
     at_init = True
     ranking = "local"
+    reads_only = True
 
     own: bool = False
 

@@ -27,6 +27,7 @@ class LeaveOneOut(ScoringMethod):
     needs = "data"
     at_init = True
     ranking = "global"
+    reads_only = True
 
     noise: float | str = "fisher"
 

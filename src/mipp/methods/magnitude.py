@@ -27,6 +27,7 @@ class L1(WeightMethod):
     needs = "nothing"
     at_init = True
     ranking = "local"
+    reads_only = True
 
     normalise: Normalisation = "none"
 

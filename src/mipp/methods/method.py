@@ -40,7 +40,8 @@ class Question:
     Attributes:
         model: A copy of the caller's model that the method may change, in evaluation mode, in at
             least float32, with gradients enabled. Removed units are zeros in it, as
-            `mipp.Plan.mask` makes them.
+            `mipp.Plan.mask` makes them. A method that `reads_only` is given the model in its own
+            precision and mode, and the caller's own one as long as nothing is removed.
         graph: Of the full-size model, whose names and shapes the copy has.
         batches: As the caller gave them; `shared.samples.drawn` draws some examples.
         loss: As in `mipp.Options`.
@@ -310,7 +311,14 @@ class Method(ABC):
 
 @dataclass(frozen=True, kw_only=True)
 class ScoringMethod(Method):
-    """A method that ranks the units of the net as it is."""
+    """A method that ranks the units of the net as it is.
+
+    Attributes:
+        reads_only: Whether it leaves the model as it is and needs no derivatives through it, at any
+            precision. Then no copy of the model is made for it.
+    """
+
+    reads_only: ClassVar[bool] = False
 
     @abstractmethod
     def score(self, question: Question) -> Scores:

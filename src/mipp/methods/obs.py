@@ -47,6 +47,7 @@ class OBS(ExampleMethod, ScoringMethod):
     needs = "data"
     at_init = True
     ranking = "local"
+    reads_only = True
     update = surgery.Refit()
 
     damping: float | int = 1e-2

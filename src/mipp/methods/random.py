@@ -19,6 +19,7 @@ class Random(ScoringMethod):
     needs = "nothing"
     at_init = True
     ranking = "local"
+    reads_only = True
 
     def score(self, question: Question) -> Scores:
         """Numbers between 0 and 1."""

@@ -51,6 +51,7 @@ class ThiNet(ExampleMethod, ScoringMethod):
     needs = "data"
     at_init = True
     ranking = "local"
+    reads_only = True
     update = surgery.Refit(fits="scale")
 
     variant: Literal["iccv", "tpami"] = "iccv"

@@ -1,7 +1,7 @@
 """Scoring and removal in rounds: a masked copy, its scores, fewer units, and again."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -122,10 +122,11 @@ def ask(method: ScoringMethod, question: Question) -> Scores:
 def _own_scores(method: ScoringMethod, question: Question) -> Scores:
     """From the examples of this process alone."""
     check_labels(method, question)
-    with undisturbed(question):
-        copied = surgery.mask_model(question.model, question.graph, question.keep)
-        live = live_entries(question, copied)
-        own = method.score(workable(replace(question, model=copied, live=live)))
+    with undisturbed(question, derivatives=not method.reads_only):
+        if not (method.reads_only and all(mask.all() for mask in question.keep.values())):
+            copied = surgery.mask_model(question.model, question.graph, question.keep)
+            question = replace(question, model=copied, live=live_entries(question, copied))
+        own = method.score(question if method.reads_only else workable(question))
     for group in question.graph.groups:
         if group.index not in own:
             continue
@@ -160,7 +161,7 @@ def mean_over_ranks(what: str, scores: Tensor) -> Tensor:
     size = processes.rank_and_size()[1]
     if size == 1:
         return scores
-    merged = scores.detach().clone()
+    merged = scores.detach().to(torch.promote_types(scores.dtype, torch.float32), copy=True)
     processes.all_reduce(f"the scores of {what}", merged)
     return merged / size
 
@@ -207,8 +208,14 @@ def check_labels(method: Method, question: Question) -> None:
 
 
 @contextmanager
-def undisturbed(question: Question) -> Iterator[None]:
-    """Generators seeded for the block and put back after it; full precision; gradients enabled."""
+def undisturbed(question: Question, *, derivatives: bool = True) -> Iterator[None]:
+    """Generators seeded for the block and put back after it; no TF32; gradients enabled.
+
+    Args:
+        question: Its model, its seed and its round.
+        derivatives: Whether second derivatives are wanted: the faster kernels of attention have
+            none.
+    """
     devices = {p.device for p in question.model.parameters()}
     cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
     tf32 = cudnn.allow_tf32, matmul.allow_tf32
@@ -216,8 +223,7 @@ def undisturbed(question: Question) -> Iterator[None]:
         generators_kept(devices),
         torch.enable_grad(),
         recurrent_gradients(question.model),
-        # the faster kernels of attention have no second derivative
-        sdpa_kernel(SDPBackend.MATH),
+        sdpa_kernel(SDPBackend.MATH) if derivatives else nullcontext(),
     ):
         # seeds devices of the model alone: others are not put back
         for device in devices:

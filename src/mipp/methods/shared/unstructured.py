@@ -11,7 +11,14 @@ from torch import Tensor, nn
 
 from mipp import out_of_memory, weights
 from mipp.errors import CalibrationError, InputError
-from mipp.methods.method import NOT_MEASURED, Method, Question, WeightChoice, WeightTarget
+from mipp.methods.method import (
+    NOT_MEASURED,
+    Method,
+    Question,
+    ScoringMethod,
+    WeightChoice,
+    WeightTarget,
+)
 from mipp.methods.shared.gradients import prunable_weights
 from mipp.methods.shared.iterative import check_labels, mean_over_ranks, undisturbed, workable
 from mipp.problem import WeightProblem, less_memory
@@ -74,13 +81,16 @@ def weight_masks(
     data = noting_shift(model, read_batches(batches), 4)
     first = Question(model, nothing, data, loss, seed, rounds=method.rounds)
     check_labels(method, first)
+    reads_only = isinstance(method, ScoringMethod) and method.reads_only
     named = dict(model.named_parameters())
     names = prunable_weights(model) if names is None else names
     masks = {n: torch.ones_like(named[n], dtype=torch.bool) for n in names}
     for number in range(1, method.rounds + 1):
-        question = replace(first, model=_masked(model, masks), live=masks, round=number)
-        with undisturbed(question):
-            scores = method.weight_scores(workable(question))
+        question = replace(first, round=number)
+        if not (reads_only and number == 1):
+            question = replace(question, model=_masked(model, masks), live=masks)
+        with undisturbed(question, derivatives=not reads_only):
+            scores = method.weight_scores(question if reads_only else workable(question))
         for name, mask in masks.items():
             if not torch.isfinite(scores[name][mask]).all():
                 raise CalibrationError(
