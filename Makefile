@@ -27,9 +27,9 @@ test: $(VENV)/.for-developers ## All tests; WORKERS=n runs n at a time
 integrations: export OMP_NUM_THREADS ?= 1
 integrations: export MIPP_GUIDES := 1
 integrations: export PYTHONDONTWRITEBYTECODE :=
-integrations: $(OTHERS)/.done ## Tests with the packages of others, and the guides as written
+integrations: $(OTHERS)/.done ## Tests with the packages of others; guides and notebooks as written
 	$(OTHERS)/bin/python -m pytest -n $(WORKERS) --dist worksteal tests/integrations
-	$(BIN)/python -m pytest -n $(WORKERS) tests/docs/test_guides.py
+	$(BIN)/python -m pytest -n $(WORKERS) tests/docs/test_guides.py tests/docs/test_notebooks.py
 
 nightly: export OMP_NUM_THREADS ?= 1
 nightly: $(VENV)/.for-developers ## Thousands of random networks, all of the zoo, a cluster

@@ -31,6 +31,7 @@ METHODS = ("mipp", "l2", "obs", "random")
 N_TRAIN, N_TEST, N_CALIBRATION, BATCH = 3000, 500, 256, 32
 EPOCHS, RETRAINING = 12, 2
 RATE = 2e-3
+TUNE = mipp.Tune(loss="categorical", batch_size=BATCH)
 KINDS = ("bare", "refit", "tuned", "retrained")
 
 
@@ -78,14 +79,13 @@ def measure(key: Key, _settings: Settings) -> dict[str, Any]:
     options: Any = {"method": key["method"], "loss": "categorical", "seed": key["draw"]}
     plans = mipp.plans(model, batches, BUDGETS, progress=False, **options)
     found: dict[str, Any] = {"unpruned": dice(model, *test)}
-    settings = mipp.Tune(loss="categorical", batch_size=BATCH)
     for budget, plan in zip(BUDGETS, plans, strict=True):
         small = plan.apply(progress=False)
         reached = {
             "bare": dice(plan.apply(refit=False), *test),
             "refit": dice(small, *test),
         }
-        tuned = plan.apply(progress=False, tune=settings)
+        tuned = plan.apply(progress=False, tune=TUNE)
         reached["tuned"] = dice(tuned, *test)
         train(small, images, classes, RETRAINING, RATE / 5)
         reached["retrained"] = dice(small, *test)

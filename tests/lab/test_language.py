@@ -1,6 +1,7 @@
 """Causal language models: their text, their quality, blocks that go, and one small measurement."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -225,6 +226,7 @@ def test_one_net_is_measured_and_shown(monkeypatch):
     small = nets.Subject.of("llama", llama(), windows(16, seed=1), {"python": "3"})
     monkeypatch.setattr(nets.Subject, "calibration", lambda self, seed: data)
     monkeypatch.setattr(language, "subject", lambda name: small)
+    monkeypatch.setattr(language, "TUNE", replace(language.TUNE, passes=1))
     keys = [
         {"work": "unpruned", "net": "llama"},
         {"work": "pruned", "net": "llama", "method": "mipp", "seed": 0},

@@ -1,5 +1,7 @@
 """Made scenes and their U-Net."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -64,6 +66,7 @@ def test_a_small_u_net_is_measured_at_all_budgets(monkeypatch):
     for name, value in {"N_TRAIN": 32, "N_TEST": 20, "N_CALIBRATION": 32, "EPOCHS": 1}.items():
         monkeypatch.setattr(segmentation, name, value)
     monkeypatch.setattr(segmentation, "UNet", lambda: UNet(4, 2))
+    monkeypatch.setattr(segmentation, "TUNE", replace(segmentation.TUNE, passes=2))
     found = segmentation.measure({"method": "l2", "draw": 0}, {})
     for budget, share in zip(segmentation.BUDGETS, (0.5, 0.25, 0.1), strict=True):
         assert found[budget]["macs"] <= share
