@@ -98,8 +98,8 @@ def _spent(
     """Weights that each row keeps, by parameter."""
     pattern, spread = problem.options.pattern, problem.options.spread
     if pattern is not None:
-        return {n: np.full(len(c.rank), pattern.quota(c.rank.shape[1]))
-                for n, c in curves.items()}  # fmt: skip
+        width = {layer.name: layer.block[1] for layer in problem.layers}
+        return {n: np.full(len(c.kept), pattern.quota(width[n])) for n, c in curves.items()}
     assert spread != "global"
     return spend(choices, target.most, target.information, spread)
 

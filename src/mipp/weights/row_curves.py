@@ -59,13 +59,14 @@ class RowCurves:
     Attributes:
         kept: Weights that a row has left, falling to 0, shape ``(n, t)``.
         nats: Nats lost per example by then, rising, shape ``(n, t)``.
-        rank: Place of each weight in the order of removal, shape ``(n, d)``.
+        rank: Place of each weight in the order of removal, shape ``(n, d)``; None where what stays
+            is found otherwise.
         exact: Whether that is the order of the exact elimination.
     """
 
     kept: Int[Tensor, "n t"]
     nats: Float[Tensor, "n t"]
-    rank: Int[Tensor, "n d"]
+    rank: Int[Tensor, "n d"] | None
     exact: bool
 
     @property
@@ -157,11 +158,13 @@ def curves_of(
             sizes, errors = _to_nothing(rows, path, slice(None))
         nats.append(rows.nats(errors).double())
         kept.append(torch.minimum(sizes.to(live.device), live.sum(1, keepdim=True)))
-        ranks.append(path.rank)
+        if exact or pattern is not None:
+            ranks.append(path.rank)
     # blocks with copied inputs have other sizes
     longest = max(curve.shape[1] for curve in kept)
     kept, nats = ([_extended(c, longest) for c in curves] for curves in (kept, nats))
-    return RowCurves(torch.cat(kept), torch.cat(nats), torch.cat(ranks), exact)
+    rank = torch.cat(ranks) if ranks else None
+    return RowCurves(torch.cat(kept), torch.cat(nats), rank, exact)
 
 
 def _to_nothing(
@@ -222,20 +225,21 @@ def chosen(
     masks = []
     m, d = blocks[0].shape
     for block, (rows, live) in enumerate(zip(blocks, allowed, strict=True)):
-        rank = curves.rank[block * m : (block + 1) * m]
-        wanted = keep[block * m : (block + 1) * m].to(rank.device)
+        mine = slice(block * m, (block + 1) * m)
+        wanted = keep[mine].to(live.device)
         first = torch.clamp((AHEAD * wanted).ceil().long(), max=d)
         # a start from fewer than all weights needs an inverse for each row: twice the time
         if curves.exact or 3 * len(blocks) * _operations(first) > EXACT:
             first = wanted
-        if curves.exact or pattern is not None:
-            mask = (rank >= d - first.unsqueeze(1)) & live
-        else:
+        if curves.rank is None:
             mask = alternating(_single(rows), first, live)
+        else:
+            mask = (curves.rank[mine] >= d - first.unsqueeze(1)) & live
         if pattern is not None:
-            wanted = (mask & ~pattern.removable(mask, rank.double())).sum(1)
+            assert curves.rank is not None
+            wanted = (mask & ~pattern.removable(mask, curves.rank[mine].double())).sum(1)
         mask = eliminate(rows, mask, wanted, pattern)
-        if curves.exact or pattern is not None:
+        if curves.rank is not None:
             mask = improved(_single(rows), mask, pattern, live)
         elif d <= LARGE:
             mask = improved(_single(rows), mask, None, live, rounds=3, steps=3)

@@ -15,10 +15,11 @@ Regression, section 3.7, has the sequential replacement of one variable at a tim
 
 import itertools
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 from mipp.weights.regression.least_squares import Pattern, Rows, fitted
@@ -42,15 +43,23 @@ class Path:
     """Nested sets of weights for every row, and their costs.
 
     Attributes:
-        rank: Place of each weight in the order of removal of its row, 0 for the first removed,
-            shape ``(m, d)``.
+        order: Number of each weight that rises in the order of removal of its row, shape
+            ``(m, d)``.
         sizes: Weights that a row keeps after each round, falling from all of them, shape ``(t,)``.
         errors: Variance of each output that those weights cannot explain, shape ``(m, t)``.
     """
 
-    rank: Int[Tensor, "m d"]
+    order: Shaped[Tensor, "m d"]
     sizes: Int[Tensor, " t"]
     errors: Float[Tensor, "m t"]
+
+    @cached_property
+    def rank(self) -> Int[Tensor, "m d"]:
+        """Place of each weight in the order of removal of its row, 0 for the first removed."""
+        places = torch.arange(self.order.shape[1], device=self.order.device)
+        rank = torch.empty_like(self.order, dtype=torch.int64)
+        first = self.order.argsort(dim=1, stable=True)
+        return rank.scatter_(1, first, places.expand_as(rank))
 
     def mask(self, keep: Int[Tensor, " m"]) -> Bool[Tensor, "m d"]:
         """The last ``keep`` weights of every row's order."""
@@ -109,28 +118,28 @@ def follow(
     sizes += _sizes(d - copies, fewest, pace)
     errors = [torch.zeros_like(whole)]
     for number, (before, after) in enumerate(itertools.pairwise(sizes)):
-        size = weight.abs() * own_share(rows, mask & free_to_move).sqrt()
-        if before == d:
+        size = weight.abs().mul_(own_share(rows, mask & free_to_move).sqrt())
+        if before == d and copies:
             size[spare] = -1
+        most = 2 * size.max()
         free = mask if pattern is None else pattern.removable(mask, size)
-        last = torch.where(free, size, torch.full_like(size, torch.inf))
-        gone = last.topk(before - after, 1, largest=False, sorted=False).indices
-        order.scatter_(1, gone, number + _below_one(size).gather(1, gone))
+        if before < d or pattern is not None:
+            size.masked_fill_(~free, torch.inf)
+        lost, gone = size.topk(before - after, 1, largest=False, sorted=False)
+        order.scatter_(1, gone, number + _below_one(lost, most))
         mask.scatter_(1, gone, torch.zeros_like(gone, dtype=torch.bool))
         weight, left = fitted(rows, weight, target, mask & free_to_move, pace.steps, pace.coarse)
         # target'w is explained at the optimum; this formula also holds on the way there
-        explained = (target + left).mul(weight).sum(1)
+        explained = left.add_(target).mul_(weight).sum(1)
         errors.append((whole - explained).clamp_min(0))
-    order = torch.where(mask, len(sizes) + _below_one(weight.abs()), order)
-    rank = torch.empty_like(order, dtype=torch.int64)
-    places = torch.arange(d, device=rank.device).expand_as(rank)
-    rank.scatter_(1, order.argsort(dim=1, stable=True), places)
-    return Path(rank, torch.tensor(sizes), torch.stack(errors, 1).cummax(1).values)
+    size = weight.abs()
+    order = torch.where(mask, len(sizes) + _below_one(size, 2 * size.max()), order)
+    return Path(order, torch.tensor(sizes), torch.stack(errors, 1).cummax(1).values)
 
 
-def _below_one(size: Float[Tensor, "m d"]) -> Float[Tensor, "m d"]:
-    """Sizes in the same order, at most 1/2."""
-    return size / (2 * size.max()).clamp_min(torch.finfo(size.dtype).tiny)
+def _below_one(size: Float[Tensor, "m n"], most: Float[Tensor, ""]) -> Float[Tensor, "m n"]:
+    """Sizes in the same order, over ``most``."""
+    return size / most.clamp_min(torch.finfo(size.dtype).tiny)
 
 
 def take_over(

@@ -75,12 +75,19 @@ class Directions:
         return (values @ self.along).mul_(self.strength) @ self.along.T
 
     def within(
-        self, mask: Bool[Tensor, "m d"]
+        self, inside: Float[Tensor, "m d"]
     ) -> Callable[[Float[Tensor, "m d"]], Float[Tensor, "m d"]]:
-        """The inverse of ``diag(beside) + directions``, restricted to each row's inputs."""
+        """The inverse of ``diag(beside) + directions``, restricted to each row's inputs.
+
+        Args:
+            inside: 1 for the inputs of a row, 0 elsewhere.
+
+        Returns:
+            A function that changes its argument in place, and gives it back.
+        """
         n = len(self.strength)
-        system = self.pairs.new_zeros(len(mask), n, n)
-        flat = mask.to(self.pairs.dtype) @ self.pairs.T
+        system = self.pairs.new_zeros(len(inside), n, n)
+        flat = inside @ self.pairs.T
         system[:, self.first, self.second] = flat
         system[:, self.second, self.first] = flat
         system.diagonal(dim1=1, dim2=2).add_(1 / self.strength)
@@ -88,7 +95,7 @@ class Directions:
 
         def applied(values: Float[Tensor, "m d"]) -> Float[Tensor, "m d"]:
             small = torch.cholesky_solve((values @ self.across).unsqueeze(2), root).squeeze(2)
-            return torch.addmm(values / self.beside, small, self.across.T, alpha=-1).mul_(mask)
+            return values.div_(self.beside).addmm_(small, self.across.T, alpha=-1).mul_(inside)
 
         return applied
 
@@ -124,31 +131,49 @@ def descent(
         The new weights, and the covariance of all inputs, in the mask or not, with what these leave
         unexplained.
     """
-    inverse = directions.within(mask)
-    taken = inverse(directions.shared(weight * ~mask).mul_(mask))
-    weight = (weight * mask).add_(taken)
-    left = target - _product(weight, correlation, torch.empty_like(weight))
-    turned = inverse(left * mask)
-    along, norm = turned, (left * turned).sum(1)
-    # tensors of this size are changed in place: making new ones takes as long as the arithmetic
-    across, changed = torch.empty_like(left), torch.empty_like(left)
-    for _ in range(steps):
-        _product(along, correlation, across)
-        curve = torch.mul(along, across, out=changed).sum(1)
+    # products with masks of numbers take an eighth of the time of those with booleans, and tensors
+    # of this size are changed in place: making new ones takes as long as the arithmetic
+    inside = mask.to(weight.dtype)
+    inverse, product = directions.within(inside), Product(correlation, weight)
+    spare = weight * inside
+    taken = inverse(directions.shared(weight - spare).mul_(inside))
+    weight = spare.add_(taken)
+    left, across = target - product(weight, taken), taken
+    if not steps:
+        return weight, left
+    along, spare = inverse(left * inside), torch.empty_like(left)
+    norm = torch.mul(left, along, out=spare).sum(1)
+    for step in range(steps):
+        product(along, across)
+        curve = torch.mul(along, across, out=spare).sum(1)
         stride = torch.where(curve > 0, norm / curve, torch.zeros_like(norm)).unsqueeze(1)
         weight.addcmul_(stride, along)
         left.addcmul_(stride, across, value=-1)
-        turned = inverse(torch.mul(left, mask, out=changed))
-        fresh = torch.mul(left, turned, out=changed).sum(1)
-        turn = torch.where(norm > 0, fresh / norm, torch.zeros_like(norm)).unsqueeze(1)
-        along, norm = turned.addcmul_(turn, along), fresh
+        if step < steps - 1:
+            turned = inverse(torch.mul(left, inside, out=spare))
+            fresh = torch.mul(left, turned, out=across).sum(1)
+            turn = torch.where(norm > 0, fresh / norm, torch.zeros_like(norm)).unsqueeze(1)
+            along, spare, norm = turned.addcmul_(turn, along), along, fresh
     return weight, left
 
 
-def _product(
-    values: Float[Tensor, "m d"], correlation: Float[Tensor, "d d"], out: Float[Tensor, "m d"]
-) -> Float[Tensor, "m d"]:
-    """Into ``out``, by way of the correlations' number type."""
-    if correlation.dtype == values.dtype:
-        return torch.mm(values, correlation, out=out)
-    return out.copy_(values.to(correlation.dtype) @ correlation)
+class Product:
+    """Products with one square matrix, by way of its number type.
+
+    Args:
+        matrix: In the number type of the other factors or a coarser one.
+        like: A tensor of the shape and number type of the other factors.
+    """
+
+    def __init__(self, matrix: Float[Tensor, "d d"], like: Float[Tensor, "m d"]) -> None:
+        self._matrix, coarse = matrix, matrix.dtype != like.dtype
+        self._coarse = [torch.empty_like(like, dtype=matrix.dtype) for _ in range(2 * coarse)]
+
+    def __call__(
+        self, values: Float[Tensor, "m d"], out: Float[Tensor, "m d"]
+    ) -> Float[Tensor, "m d"]:
+        """``values @ matrix``, into ``out``."""
+        if not self._coarse:
+            return torch.mm(values, self._matrix, out=out)
+        given, made = self._coarse
+        return out.copy_(torch.mm(given.copy_(values), self._matrix, out=made))

@@ -130,7 +130,7 @@ class Rows:
     @property
     def standardised(self) -> Float[Tensor, "m d"]:
         """Weights of the inputs in units of their deviations; 0 for inputs that never vary."""
-        return self.weight.to(self.correlation.dtype) * self.deviation * self.varies
+        return self.weight.to(self.correlation.dtype) * (self.deviation * self.varies)
 
     @cached_property
     def directions(self) -> Directions:

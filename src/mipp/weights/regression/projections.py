@@ -18,7 +18,7 @@ from torch import Tensor
 
 from mipp.covariance import inverse_from
 from mipp.weights.regression.approximate import take_over
-from mipp.weights.regression.conjugate_gradient import coarse_type
+from mipp.weights.regression.conjugate_gradient import Product, coarse_type
 from mipp.weights.regression.least_squares import Rows
 
 PENALTIES = (0.25, 0.35, 0.5)
@@ -48,37 +48,71 @@ def alternating(
     start = rows.standardised.clone()
     free = torch.ones_like(start, dtype=torch.bool) if allowed is None else allowed
     spare = take_over(rows, start, free)
-    keep = torch.minimum(keep, free.sum(1))
-    both = start.clone()
+    largest = _Largest(start, torch.minimum(keep, free.sum(1)), free, spare)
     # an error of 0.4 % decides between weights of equal worth at most; later turns correct it
     coarse = coarse_type(start)
+    start = start[largest.order]
+    # changed in place: making new tensors of this size takes as long as the arithmetic
+    both, apart, moved = start.clone(), torch.empty_like(start), torch.empty_like(start)
     for stage, penalty in enumerate(PENALTIES):
         nearer = rows.correlation.clone()
         nearer.diagonal().add_(penalty)
         nearer = inverse_from(torch.linalg.cholesky(nearer)).mul_(penalty).to(coarse)
+        product = Product(nearer, both)
         for turn in range(turns):
-            stays = _largest(both, keep, free, spare)
-            apart = both.masked_fill(stays, 0)
+            torch.mul(both, largest.of(both), out=apart)
+            torch.sub(both, apart, out=apart)
             # z - u - w: where a weight stays it is v + u, elsewhere the negative of that
-            pull = both.addcmul_(apart, apart.new_tensor(-2.0)).sub_(start)
+            pull = both.sub_(apart, alpha=2).sub_(start)
             if turn == turns - 1 and stage < len(PENALTIES) - 1:
                 apart.mul_(penalty / PENALTIES[stage + 1])  # u is in units of rho
             apart.add_(start)
-            both = apart.add_(pull.to(coarse) @ nearer)
-    return _largest(both, keep, free, spare)
+            both, moved = product(pull, moved).add_(apart), both
+    return largest.mask(both)
 
 
-def _largest(
-    values: Float[Tensor, "m d"],
-    keep: Int[Tensor, " m"],
-    free: Bool[Tensor, "m d"],
-    spare: Bool[Tensor, "m d"],
-) -> Bool[Tensor, "m d"]:
-    """The ``keep[j]`` largest values of row j by size, spare ones last and only free ones."""
-    size = values.abs().masked_fill_(spare, -1).masked_fill_(~free, -2)
-    mask = torch.zeros_like(free)
-    for count in keep.unique().tolist():
-        mine = torch.nonzero(keep == count).flatten()
-        top = size[mine].topk(count, 1, sorted=False).indices
-        mask[mine.unsqueeze(1), top] = True
-    return mask
+class _Largest:
+    """The ``keep[j]`` largest values of row j by size, spare ones last and only free ones.
+
+    Args:
+        like: A tensor of the shape and number type of the values.
+        keep: Number of values of each row.
+        free: Those that may be chosen.
+        spare: Those that are chosen where nothing else is left.
+
+    Attributes:
+        order: Of the rows, so that those that keep equally many follow each other, shape ``(m,)``.
+    """
+
+    def __init__(
+        self,
+        like: Float[Tensor, "m d"],
+        keep: Int[Tensor, " m"],
+        free: Bool[Tensor, "m d"],
+        spare: Bool[Tensor, "m d"],
+    ) -> None:
+        counts, self.order = keep.sort(stable=True)
+        found, sizes = counts.unique_consecutive(return_counts=True)
+        ends = sizes.cumsum(0)
+        self._parts = list(zip((ends - sizes).tolist(), ends.tolist(), found.tolist(), strict=True))
+        self._spare = spare[self.order] if bool(spare.any()) else None
+        self._barred = None if bool(free.all()) else ~free[self.order]
+        self._size, self._stays = torch.empty_like(like), torch.empty_like(like)
+
+    def of(self, values: Float[Tensor, "m d"]) -> Float[Tensor, "m d"]:
+        """1 for these and 0 elsewhere, until the next call; rows come and go in `order`."""
+        torch.abs(values, out=self._size)
+        for fill, mask in ((-1, self._spare), (-2, self._barred)):
+            if mask is not None:
+                self._size.masked_fill_(mask, fill)
+        self._stays.zero_()
+        for start, end, count in self._parts:
+            top = self._size[start:end].topk(count, 1, sorted=False).indices
+            self._stays[start:end].scatter_(1, top, 1.0)
+        return self._stays
+
+    def mask(self, values: Float[Tensor, "m d"]) -> Bool[Tensor, "m d"]:
+        """The same as a mask, with rows in the order that they have in the layer."""
+        found = torch.empty_like(values, dtype=torch.bool)
+        found[self.order] = self.of(values).bool()
+        return found
