@@ -195,5 +195,6 @@ EXPERIMENT = Experiment(
     items=items,
     measure=measure,
     tables=tables,
+    threads=1,
     isolated=True,
 )

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.docs.long_runs import with_integrations
+
 ROOT = Path(__file__).parents[2]
 GUIDE = ROOT / "docs" / "guides" / "command-line.md"
 SECTION = re.compile(r"^## (?P<title>.*?)$(?P<text>.*?)(?=^## |\Z)", re.M | re.S)
@@ -22,9 +24,7 @@ def sections():
     return {match["title"]: match["text"] for match in SECTION.finditer(GUIDE.read_text())}
 
 
-@pytest.mark.skipif(
-    not os.environ.get("MIPP_GUIDES"), reason="takes three minutes: make integrations"
-)
+@with_integrations
 @pytest.mark.slow
 @pytest.mark.parametrize("title", NEEDED)
 def test_the_commands_run_as_written(title, tmp_path):

@@ -1,11 +1,11 @@
 """Notebooks run, print what their pages say, and are what Jupyter reads."""
 
 import json
-import os
 import re
 
 import pytest
 
+from tests.docs.long_runs import with_integrations
 from tests.docs.notebook_runs import differences, notebooks, run
 
 NEEDED = {"bert": "transformers", "language_model": "transformers"}
@@ -30,9 +30,7 @@ def test_every_figure_is_on_a_page_and_every_page_is_listed():
     assert all(f"({name}.md)" in pages["index.md"] for name in notebooks.names())
 
 
-@pytest.mark.skipif(
-    not os.environ.get("MIPP_GUIDES"), reason="takes three minutes: make integrations"
-)
+@with_integrations
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in notebooks.names() if name != "yolo"])
 def test_a_notebook_prints_what_its_page_says(name, tmp_path):

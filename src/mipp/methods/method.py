@@ -246,6 +246,8 @@ class Method(ABC):
             need.
         slices_between_rounds: Whether each round measures the model that the round before has left,
             sliced and refitted. Otherwise removed units are zeros in a model of full size.
+        reads_only: Whether it leaves the model as it is, at any precision, and needs no derivatives
+            through it. Then no copy of the model is made for it.
         weight_allocations: The values of ``allocation=`` for single weights; the default is
             `weight_allocation`.
         rounds: Number of steps of scoring and removal, each on what the step before has left.
@@ -260,6 +262,7 @@ class Method(ABC):
     update: ClassVar[Refit | None] = None
     measures_information: ClassVar[bool] = False
     slices_between_rounds: ClassVar[bool] = False
+    reads_only: ClassVar[bool] = False
     weight_allocations: ClassVar[tuple[WeightAllocation, ...]] = ("global", "uniform", "rows")
 
     rounds: int = 1
@@ -311,14 +314,7 @@ class Method(ABC):
 
 @dataclass(frozen=True, kw_only=True)
 class ScoringMethod(Method):
-    """A method that ranks the units of the net as it is.
-
-    Attributes:
-        reads_only: Whether it leaves the model as it is and needs no derivatives through it, at any
-            precision. Then no copy of the model is made for it.
-    """
-
-    reads_only: ClassVar[bool] = False
+    """A method that ranks the units of the net as it is."""
 
     @abstractmethod
     def score(self, question: Question) -> Scores:

@@ -1,6 +1,6 @@
 """Scoring and removal in rounds: a masked copy, its scores, fewer units, and again."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, replace
 from typing import Any
@@ -122,11 +122,14 @@ def ask(method: ScoringMethod, question: Question) -> Scores:
 def _own_scores(method: ScoringMethod, question: Question) -> Scores:
     """From the examples of this process alone."""
     check_labels(method, question)
-    with undisturbed(question, derivatives=not method.reads_only):
-        if not (method.reads_only and all(mask.all() for mask in question.keep.values())):
-            copied = surgery.mask_model(question.model, question.graph, question.keep)
-            question = replace(question, model=copied, live=live_entries(question, copied))
-        own = method.score(question if method.reads_only else workable(question))
+
+    def masked() -> Question:
+        copied = surgery.mask_model(question.model, question.graph, question.keep)
+        return replace(question, model=copied, live=live_entries(question, copied))
+
+    whole = all(mask.all() for mask in question.keep.values())
+    with as_asked(method, question, masked, whole=whole) as asked:
+        own = method.score(asked)
     for group in question.graph.groups:
         if group.index not in own:
             continue
@@ -205,6 +208,26 @@ def check_labels(method: Method, question: Question) -> None:
                 f"method={method.name!r} needs labels, and batch {number} has none. Give "
                 "(input, target) pairs, or a loss= that makes do without."
             )
+
+
+@contextmanager
+def as_asked(
+    method: Method, question: Question, masked: Callable[[], Question], *, whole: bool
+) -> Iterator[Question]:
+    """The question as it is put to a method, which is undisturbed inside of the block.
+
+    Args:
+        method: Gets the caller's own model where it only reads and nothing is removed, and
+            otherwise a copy, which is made workable unless it only reads.
+        question: About the caller's own model.
+        masked: Makes the question about a copy without what is removed.
+        whole: Whether nothing is removed.
+    """
+    with undisturbed(question, derivatives=not method.reads_only):
+        if method.reads_only:
+            yield question if whole else masked()
+        else:
+            yield workable(masked())
 
 
 @contextmanager

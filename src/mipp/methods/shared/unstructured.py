@@ -11,16 +11,9 @@ from torch import Tensor, nn
 
 from mipp import out_of_memory, weights
 from mipp.errors import CalibrationError, InputError
-from mipp.methods.method import (
-    NOT_MEASURED,
-    Method,
-    Question,
-    ScoringMethod,
-    WeightChoice,
-    WeightTarget,
-)
+from mipp.methods.method import NOT_MEASURED, Method, Question, WeightChoice, WeightTarget
 from mipp.methods.shared.gradients import prunable_weights
-from mipp.methods.shared.iterative import check_labels, mean_over_ranks, undisturbed, workable
+from mipp.methods.shared.iterative import as_asked, check_labels, mean_over_ranks
 from mipp.problem import WeightProblem, less_memory
 from mipp.records import ChannelGraph
 from mipp.selection.spend_weights import Spread
@@ -81,16 +74,17 @@ def weight_masks(
     data = noting_shift(model, read_batches(batches), 4)
     first = Question(model, nothing, data, loss, seed, rounds=method.rounds)
     check_labels(method, first)
-    reads_only = isinstance(method, ScoringMethod) and method.reads_only
     named = dict(model.named_parameters())
     names = prunable_weights(model) if names is None else names
     masks = {n: torch.ones_like(named[n], dtype=torch.bool) for n in names}
     for number in range(1, method.rounds + 1):
         question = replace(first, round=number)
-        if not (reads_only and number == 1):
-            question = replace(question, model=_masked(model, masks), live=masks)
-        with undisturbed(question, derivatives=not reads_only):
-            scores = method.weight_scores(question if reads_only else workable(question))
+
+        def masked(question: Question = question, live: dict[str, Tensor] = masks) -> Question:
+            return replace(question, model=_masked(model, live), live=live)
+
+        with as_asked(method, question, masked, whole=number == 1) as asked:
+            scores = method.weight_scores(asked)
         for name, mask in masks.items():
             if not torch.isfinite(scores[name][mask]).all():
                 raise CalibrationError(

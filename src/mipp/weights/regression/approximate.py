@@ -138,7 +138,7 @@ def follow(
 
 
 def _below_one(size: Float[Tensor, "m n"], most: Float[Tensor, ""]) -> Float[Tensor, "m n"]:
-    """Sizes in the same order, over ``most``."""
+    """Sizes over ``most``, which is twice the largest, or more: in the same order."""
     return size / most.clamp_min(torch.finfo(size.dtype).tiny)
 
 

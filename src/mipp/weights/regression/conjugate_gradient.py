@@ -135,25 +135,26 @@ def descent(
     # of this size are changed in place: making new ones takes as long as the arithmetic
     inside = mask.to(weight.dtype)
     inverse, product = directions.within(inside), Product(correlation, weight)
-    spare = weight * inside
-    taken = inverse(directions.shared(weight - spare).mul_(inside))
-    weight = spare.add_(taken)
-    left, across = target - product(weight, taken), taken
+    kept = weight * inside
+    taken = inverse(directions.shared(weight - kept).mul_(inside))
+    weight = kept.add_(taken)
+    across = taken  # its memory, which nothing else needs from here on
+    left = target - product(weight, across)
     if not steps:
         return weight, left
-    along, spare = inverse(left * inside), torch.empty_like(left)
-    norm = torch.mul(left, along, out=spare).sum(1)
+    along, scratch = inverse(left * inside), torch.empty_like(left)
+    norm = torch.mul(left, along, out=scratch).sum(1)
     for step in range(steps):
         product(along, across)
-        curve = torch.mul(along, across, out=spare).sum(1)
+        curve = torch.mul(along, across, out=scratch).sum(1)
         stride = torch.where(curve > 0, norm / curve, torch.zeros_like(norm)).unsqueeze(1)
         weight.addcmul_(stride, along)
         left.addcmul_(stride, across, value=-1)
         if step < steps - 1:
-            turned = inverse(torch.mul(left, inside, out=spare))
+            turned = inverse(torch.mul(left, inside, out=scratch))
             fresh = torch.mul(left, turned, out=across).sum(1)
             turn = torch.where(norm > 0, fresh / norm, torch.zeros_like(norm)).unsqueeze(1)
-            along, spare, norm = turned.addcmul_(turn, along), along, fresh
+            along, scratch, norm = turned.addcmul_(turn, along), along, fresh
     return weight, left
 
 
@@ -166,14 +167,16 @@ class Product:
     """
 
     def __init__(self, matrix: Float[Tensor, "d d"], like: Float[Tensor, "m d"]) -> None:
-        self._matrix, coarse = matrix, matrix.dtype != like.dtype
-        self._coarse = [torch.empty_like(like, dtype=matrix.dtype) for _ in range(2 * coarse)]
+        self._matrix = matrix
+        self._given = self._made = None
+        if matrix.dtype != like.dtype:
+            self._given = torch.empty_like(like, dtype=matrix.dtype)
+            self._made = torch.empty_like(self._given)
 
     def __call__(
         self, values: Float[Tensor, "m d"], out: Float[Tensor, "m d"]
     ) -> Float[Tensor, "m d"]:
-        """``values @ matrix``, into ``out``."""
-        if not self._coarse:
+        """``values @ matrix``, into ``out``, which shares no memory with ``values``."""
+        if self._given is None:
             return torch.mm(values, self._matrix, out=out)
-        given, made = self._coarse
-        return out.copy_(torch.mm(given.copy_(values), self._matrix, out=made))
+        return out.copy_(torch.mm(self._given.copy_(values), self._matrix, out=self._made))
