@@ -20,8 +20,10 @@ from filelock import FileLock
 from torch import Tensor, nn
 
 from lab import parents
+from lab.deepened import deepen
 from mipp import data, models, retrain, surgery
 from mipp.data.dataset import Dataset, balanced_indices
+from mipp.models.resnet import ResNet
 from mipp.options import Progress
 
 TRAINED = Path(__file__).parent / "trained"
@@ -39,12 +41,14 @@ class WideNet:
         data: Of the data set.
         recipe: Of the training.
         small_first: How many epochs have images of which side; those after them have all pixels.
+        deepens: The net whose parent it starts as, with blocks between that change nothing.
     """
 
     name: str
     data: str
     recipe: retrain.Recipe
     small_first: tuple[tuple[int, int], ...] = ()
+    deepens: str = ""
 
     @property
     def label(self) -> str:
@@ -58,7 +62,9 @@ NETS = {
     "resnet20": WideNet(
         "resnet20", "cifar10", replace(_PLAIN, epochs=44, peak_lr=0.15), ((14, 16), (22, 24))
     ),
-    "resnet56": WideNet("resnet56", "cifar10", replace(_PLAIN, epochs=24), ((8, 24),)),
+    "resnet56": WideNet(
+        "resnet56", "cifar10", replace(_PLAIN, epochs=30, warmup=0.1), ((12, 24),), "resnet20"
+    ),
     "vgg16": WideNet("vgg16", "cifar10", replace(_RECIPE, epochs=12)),
     "resnet18": WideNet("resnet18", "cifar10", replace(_RECIPE, epochs=16), ((5, 24),)),
     "vgg19": WideNet("vgg19", "cifar100", replace(_RECIPE, epochs=20)),
@@ -114,6 +120,17 @@ def fresh(net: WideNet, seed: int) -> nn.Module:
     return models.build(net.name, num_classes=classes, seed=seed)
 
 
+def untrained(net: WideNet, seed: int) -> nn.Module:
+    """What the parent's training starts from."""
+    model = fresh(net, seed)
+    if not net.deepens:
+        return model
+    shallow = parent(NETS[net.deepens], seed, progress=False)
+    assert isinstance(shallow, ResNet)
+    assert isinstance(model, ResNet)
+    return deepen(shallow, model)
+
+
 def path_of(net: WideNet, seed: int) -> Path:
     """Where the parent lies."""
     name = f"{net.name}-{net.data}-full-e{net.recipe.epochs}-seed{seed}.safetensors"
@@ -132,6 +149,7 @@ def parent(net: WideNet, seed: int, progress: Progress | bool | None = None) -> 
     with FileLock(path.with_suffix(".lock")):
         if path.exists():
             return surgery.load(model, path).eval()
+        model = untrained(net, seed).train()
         checkpoint = path.with_suffix(".run")
         retrain.train(
             model,
