@@ -5,14 +5,13 @@ A block whose last BatchNorm has a weight of zero hands on its input (Chen et al
 identities for shortcuts, and a ReLU before every block.
 """
 
-import torch
-from torch import nn
+from torch import Tensor, nn
 
 from mipp.models.resnet import ResNet
 
 
 def deepen(shallow: ResNet, deep: ResNet) -> ResNet:
-    """``deep`` with the blocks of ``shallow``, spread over each stage, and blocks that change nothing.
+    """``deep`` with the blocks of ``shallow``, and between them blocks that change nothing.
 
     Args:
         shallow: Trained; it stays as it is.
@@ -21,7 +20,7 @@ def deepen(shallow: ResNet, deep: ResNet) -> ResNet:
     Raises:
         ValueError: Where a stage has not a multiple of the shallow net's blocks.
     """
-    state = {}
+    state: dict[str, Tensor] = {}
     for name, module in shallow.named_children():
         if not isinstance(module, nn.Sequential):
             state |= {f"{name}.{key}": value for key, value in module.state_dict().items()}
@@ -36,7 +35,7 @@ def deepen(shallow: ResNet, deep: ResNet) -> ResNet:
             )
         for index, block in enumerate(stage):
             if index % each:
-                nn.init.zeros_(block.bn2.weight)
+                nn.init.zeros_(block.get_parameter("bn2.weight"))
             else:
                 taken = module[index // each].state_dict()
                 state |= {f"{name}.{index}.{key}": value for key, value in taken.items()}
