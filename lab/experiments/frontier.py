@@ -1,13 +1,14 @@
 """Accuracy at once against the time of a pass: PyTorch and ONNX Runtime, batches of 1 and 32.
 
-    python -m lab run frontier                       # after `python -m lab run full-width`
+    python -m lab run frontier --only part=times     # from the records of full-width alone
+    python -m lab run frontier                       # trains parents for plans of half the latency
     python -m lab run frontier --set clock=wall      # real time, also of two threads: alone on it
     python -m lab show frontier --picture            # docs/img/latency.svg
 
-Widths and accuracies are those of the records of ``full-width`` (draw 0). All pruned nets of one
-item and the whole one are timed in turns, by the processor's time of one thread unless the clock is
-``wall``; times are ratios to the whole net's. ``budget`` has a plan for ``latency=50%``, timed
-again after it was made.
+Widths and accuracies are those of the records of ``full-width`` (draw 0); the nets that are timed
+have these widths and new weights. All pruned nets of one item and the whole one are timed in turns,
+by the processor's time of one thread unless the clock is ``wall``; times are ratios to the whole
+net's. ``budget`` has a plan for ``latency=50%``, timed again after it was made.
 """
 
 import json
@@ -63,7 +64,7 @@ def _records(net: str) -> dict[str, dict[str, Any]]:
         for row in rows
         if row["net"] == net and row["part"] == "at once" and row["draw"] == 0
     }
-    if missing := [method for method in METHODS if method not in found]:
+    if missing := [method for method in ("mipp", "l2") if method not in found]:
         raise InputError(
             f"There are no records of {', '.join(missing)} for {net}. Run first: "
             f"python -m lab run full-width --nets {net.partition('/')[0]}"
@@ -76,12 +77,13 @@ def measure(key: Key, settings: Settings) -> dict[str, Any]:
     torch.set_num_threads(key["threads"])
     stopwatch: latency.Stopwatch = processor_time if key["clock"] == "cpu" else latency.take_turns
     net = NETS[key["net"].partition("/")[0]]
-    whole = wide_nets.parent(net, 0, progress=False).eval()
-    x = torch.randn(key["batch"], 3, 32, 32, generator=torch.Generator().manual_seed(0))
     if key["part"] == "budget":
+        whole = wide_nets.parent(net, 0, progress=False).eval()
         return _budget(net, whole, key, stopwatch)
+    x = torch.randn(key["batch"], 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    whole = wide_nets.fresh(net, 0).eval()  # what the weights are does not change its time
     nets = {"whole": whole}
-    for method, budget in _pairs():
+    for method, budget in _pairs(net.label):
         widths = _records(net.label)[method][budget]["widths"]
         nets[f"{method}, {budget}"] = _of_widths(whole, widths, x)
     with tempfile.TemporaryDirectory() as folder:
@@ -92,8 +94,10 @@ def measure(key: Key, settings: Settings) -> dict[str, Any]:
     return {"whole_ms": float(np.median(times["whole"])), "turns": len(laps[0]), "ratios": ratios}
 
 
-def _pairs() -> list[tuple[str, str]]:
-    return [(method, budget) for method in METHODS for budget in SHARES]
+def _pairs(net: str) -> list[tuple[str, str]]:
+    """Methods that were measured on the net, and budgets."""
+    known = _records(net)
+    return [(method, budget) for method in METHODS if method in known for budget in SHARES]
 
 
 def _of_widths(whole: nn.Module, widths: Mapping[str, int], x: torch.Tensor) -> nn.Module:
@@ -120,7 +124,7 @@ def _budget(
     net: wide_nets.WideNet, whole: nn.Module, key: Key, stopwatch: latency.Stopwatch
 ) -> dict[str, Any]:
     """A plan for half the latency, and what it comes to when it is timed once more."""
-    settings = mipp.Latency(batch=key["batch"], stopwatch=stopwatch)
+    settings = mipp.Latency(batch=key["batch"], runtime=key["runtime"], stopwatch=stopwatch)
     batches = batches_for(net, "mipp", 1024, 0)
     try:
         plan = mipp.plan(whole, batches, "latency=50%", latency=settings, seed=0, progress=False)
@@ -129,7 +133,9 @@ def _budget(
     small = plan.apply(progress=False).eval()
     x = batches[0][: key["batch"]]
     device = torch.device("cpu")
-    laps = stopwatch([lambda: whole(x), lambda: small(x)], seconds=5, fewest=5, device=device)
+    with tempfile.TemporaryDirectory() as folder:
+        works = [_work(model, x, key["runtime"], Path(folder)) for model in (whole, small)]
+    laps = stopwatch(works, seconds=5, fewest=5, device=device)
     test = wide_nets.test_batches(net)
     return {
         "again": _ratio(laps[1], laps[0]),
@@ -145,7 +151,7 @@ def tables(rows: Rows) -> Iterator[TextTable]:
     for net in dict.fromkeys(row["net"] for row in timed):
         here = [row for row in timed if row["net"] == net]
         lines = []
-        for method, budget in _pairs():
+        for method, budget in _pairs(net):
             cells = [f"{row['ratios'][f'{method}, {budget}']:.2f}" for row in here]
             accuracy = 100 * _records(net)[method][budget]["refit"]["test"]
             lines.append([f"{method}, {budget}", f"{accuracy:.1f}", *cells])
@@ -190,10 +196,9 @@ def items(settings: Settings) -> Iterator[Key]:
         for threads, batch in PLACES[settings["clock"]]:
             place = {"threads": threads, "batch": batch, "clock": settings["clock"]}
             common = {"net": NETS[name].label, **place}
-            for runtime in RUNTIMES:
-                yield common | {"part": "times", "runtime": runtime}
-            if threads == 1:
-                yield common | {"part": "budget", "runtime": "torch"}
+            for part in ("times", "budget") if threads == 1 else ("times",):
+                for runtime in RUNTIMES:
+                    yield common | {"part": part, "runtime": runtime}
 
 
 def picture(rows: Rows) -> Path:
@@ -204,7 +209,7 @@ def picture(rows: Rows) -> Path:
         raise InputError(f"There is no record of {json.dumps(DRAWN)}. Run it first.")
     row, known = mine[-1], _records(DRAWN["net"])
     curves: dict[str, dict[float, list[float]]] = {}
-    for method, budget in _pairs():
+    for method, budget in _pairs(DRAWN["net"]):
         curve = curves.setdefault(METHODS[method], {})
         ratio = row["ratios"][f"{method}, {budget}"]
         curve[ratio] = [known[method][budget]["refit"]["test"]]

@@ -11,6 +11,7 @@ from typing import (
     Any,
     Literal,
     ParamSpec,
+    Protocol,
     TypeVar,
     Union,
     get_args,
@@ -165,7 +166,10 @@ def _words(hint: Any) -> list[str]:
         return [f"a tuple, each of it {' or '.join(_words(inner[0]))}"]
     if origin is Mapping:
         return [f"a mapping to {' or '.join(_words(inner[1]))}"]
-    if origin is Callable:
+    # a protocol of `__call__` alone is a function with names for its arguments
+    if origin is Callable or (
+        Protocol in getattr(hint, "__bases__", ()) and "__call__" in vars(hint)
+    ):
         return ["a function"]
     if isinstance(hint, TypeVar):
         return _words(hint.__bound__)

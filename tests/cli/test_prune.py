@@ -10,7 +10,8 @@ import pytest
 import torch
 
 import mipp as library
-from mipp.cli import names, plan_options
+from mipp import selection
+from mipp.cli import names, plan_options, prune_options
 from mipp.cli.prune import prune as command
 from mipp.cli.tasks import TASKS
 from mipp.options import help_of
@@ -20,7 +21,7 @@ PAIR = {"before", "after"}
 NOT_ON_THE_COMMAND_LINE = {
     "calibration": "a record of several fields",
     "granularity": "an option of the command, which chooses between the two records",
-    "latency": "a record of several fields",
+    "latency": "made from --latency-runtime and --latency-batch",
     "loss": "all models of the command line are classifiers, for which `auto` is right",
     "seed": "an option of all commands, also for data and retraining",
     "stop": "a record; `--confidence` makes the one that there is",
@@ -311,6 +312,17 @@ def test_weights_are_not_replaced_by_what_is_left_of_them(mipp, small_cnn, weigh
     assert done.code == 1
     assert "would replace them" in done.err
     assert weights.read_bytes() == before
+
+
+def test_where_a_budget_of_latency_is_measured(mipp, small_cnn, weights):
+    done = mipp("prune", *small_cnn, "-w", weights, "-b", "macs=50%", "--latency-batch", "8")
+    assert done.code == 2
+    assert "--latency-batch need --budget latency=" in done.err
+    budget = selection.parse_budget("latency=50%")
+    found = prune_options.latency_of(budget, "onnxruntime", None)
+    assert found == {"latency": library.Latency(runtime="onnxruntime")}
+    assert prune_options.latency_of(budget, None, 8)["latency"].batch == 8
+    assert prune_options.latency_of(budget, None, None) == {}
 
 
 def test_each_option_of_the_library_is_one_of_the_command_or_there_is_a_reason():

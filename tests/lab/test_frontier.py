@@ -14,7 +14,7 @@ KEY = {"net": "resnet20/cifar10", "threads": 1, "batch": 1, "clock": "cpu"}
 @pytest.fixture
 def recorded(monkeypatch):
     net = models.build("resnet20", width=0.5, seed=0).eval()
-    monkeypatch.setattr(wide_nets, "parent", lambda *_args, **_options: net)
+    monkeypatch.setattr(wide_nets, "fresh", lambda *_args: net)
     monkeypatch.setattr(frontier, "METHODS", {"mipp": "MIPP", "l2": "L2"})
     monkeypatch.setattr(frontier, "SHARES", ("macs=50%", "macs=15%"))
     options = {"method": "l2", "progress": False}

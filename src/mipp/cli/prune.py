@@ -30,9 +30,23 @@ def prune(
         typer.Option(
             "--budget", "-b", rich_help_panel=names.PLANNING,
             show_default="as --confidence or --preset say",
-            help="What may be left: macs=50%, params=300k, units=20%, latency=50% or 3ms (one "
-            "example, measured now), information=99% (of what every consumer takes in), or "
+            help="What may be left: macs=50%, params=300k, units=20%, latency=50% or 3ms "
+            "(measured now), information=99% (of what every consumer takes in), or "
             "several of them, separated by commas.",
+        ),
+    ] = None,
+    latency_runtime: Annotated[
+        Literal["torch", "onnxruntime"] | None,
+        typer.Option(
+            metavar="WHERE", rich_help_panel=names.PLANNING, show_default="torch",
+            help="Where --budget latency= is measured: torch, or onnxruntime (on the CPU).",
+        ),
+    ] = None,
+    latency_batch: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N", min=1, rich_help_panel=names.PLANNING, show_default="1",
+            help="Examples in a pass that is measured for --budget latency=.",
         ),
     ] = None,
     granularity: Annotated[
@@ -184,6 +198,7 @@ def prune(
             fine_tuning(network.recipe, retraining, retrain_lr, distill) if retraining else None
         )
         wanted = None if budget is None else selection.parse_budget(budget)
+        given |= prune_options.latency_of(wanted, latency_runtime, latency_batch)
         training = train_by if granularity == "unit" else None
         work = Task(
             wanted, given, retrain_by, seed, training, granularity,

@@ -10,7 +10,7 @@ from mipp.cli import names
 from mipp.errors import InputError
 
 if TYPE_CHECKING:
-    from mipp import retrain, tuning
+    from mipp import latency, retrain, selection, tuning
     from mipp.cli.model_names import Network
     from mipp.cli.opening import Subject
 
@@ -52,6 +52,24 @@ def tuning_of(
     if not wanted and (minutes is not None or augment is not None):
         raise InputError("--tune-minutes and --tune-augment need --tune.")
     return tuning.Tune(minutes=minutes, augment=augment) if wanted else None
+
+
+def latency_of(
+    budget: "selection.Budget | None",
+    runtime: 'Literal["torch", "onnxruntime"] | None',
+    batch: int | None,
+) -> "dict[str, latency.Latency]":
+    """How a budget of latency is measured, as an option; none where that was left open."""
+    from mipp import latency
+
+    given = {"runtime": runtime, "batch": batch}
+    said: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    if said and (budget is None or "latency" not in budget.bounds):
+        raise InputError(
+            f"{' and '.join(f'--latency-{name}' for name in said)} need --budget latency=, such "
+            "as --budget latency=50%."
+        )
+    return {"latency": latency.Latency(**said)} if said else {}
 
 
 def check_preset(preset: str | None, granularity: str) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from mipp import graph, statistics, surgery
 from mipp.atomic_files import replacing
-from mipp.checks import checked
+from mipp.checks import checked, shown
 from mipp.errors import FileError, InputError, SurgeryError, how_to_install
 from mipp.export.flat import (
     Flat,
@@ -69,7 +69,7 @@ class OnnxSession(nn.Module):
     It is called with tensors in the order of the file's inputs, and returns a tuple of tensors.
 
     Args:
-        path: of the file.
+        path: of the file, or what it holds.
 
     Raises:
         InputError: if onnxruntime is not installed.
@@ -79,7 +79,7 @@ class OnnxSession(nn.Module):
         >>> OnnxSession("small.onnx")(torch.zeros(1, 1, 8, 8))  # doctest: +SKIP
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path | bytes) -> None:
         super().__init__()
         runtime = needed("onnxruntime")
         options = runtime.SessionOptions()
@@ -87,12 +87,14 @@ class OnnxSession(nn.Module):
         options.log_severity_level = 3
         try:
             self._session = runtime.InferenceSession(
-                str(path), options, providers=["CPUExecutionProvider"]
+                path if isinstance(path, bytes) else str(path),
+                options,
+                providers=["CPUExecutionProvider"],
             )
         except Exception as error:
             raise FileError(
-                f"onnxruntime cannot read {path}: {type(error).__name__}: {error}. Export the "
-                "model again, or with another version of onnxruntime."
+                f"onnxruntime cannot read {shown(path)}: {type(error).__name__}: {error}. Export "
+                "the model again, or with another version of onnxruntime."
             ) from error
         self._names = [item.name for item in self._session.get_inputs()]
 

@@ -1,6 +1,16 @@
 """Running times on this machine: whole models in turns, and layers at several widths."""
 
-from mipp.latency.layer_times import never_falling, time_layers
-from mipp.latency.timing import Latency, Stopwatch, Work, scatter, take_turns
+from mipp.latency.layer_times import LayerRun, never_falling, time_layers
+from mipp.latency.timing import Latency, Runtime, Stopwatch, Work, scatter, take_turns
 
-__all__ = ["Latency", "Stopwatch", "Work", "never_falling", "scatter", "take_turns", "time_layers"]
+__all__ = [
+    "Latency",
+    "LayerRun",
+    "Runtime",
+    "Stopwatch",
+    "Work",
+    "never_falling",
+    "scatter",
+    "take_turns",
+    "time_layers",
+]

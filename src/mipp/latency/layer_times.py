@@ -4,8 +4,8 @@ Each call is run as the model runs it (number type, memory format, stride, devic
 own input and weight. Calls of the same shapes and settings are timed once.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -31,46 +31,74 @@ _CALLS: dict[Any, tuple[str, int, int]] = {
 
 
 @dataclass(frozen=True, eq=False)
-class _Call:
-    """One call at full width: ``run(input, weight, bias, groups)``."""
+class LayerRun:
+    """What a convolution or linear layer does with its input; calling it does so in PyTorch.
 
-    name: str
-    weight_name: str
+    Attributes:
+        function: such as `torch.conv2d`.
+        input: of the call, with as many channels as the weight takes.
+        weight: of the layer.
+        bias: of the layer, if it has one.
+        groups: of a convolution.
+        settings: keywords of a convolution, such as ``stride``; those left out have torch's
+            defaults.
+    """
+
+    function: Callable[..., Tensor]
     input: Tensor
     weight: Tensor
     bias: Tensor | None
+    groups: int = 1
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    def __call__(self) -> Tensor:
+        """The layer's output."""
+        if self.function is torch.nn.functional.linear:
+            return self.function(self.input, self.weight, self.bias)
+        return self.function(
+            self.input, self.weight, self.bias, **self.settings, groups=self.groups
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class _Call:
+    """One call at full width."""
+
+    name: str
+    weight_name: str
+    whole: LayerRun
     channel_dim: int
     in_dim: int
     out_dim: int
-    groups: int
     outputs: int
     look: tuple[Any, ...]
-    run: Callable[[Tensor, Tensor, Tensor | None, int], Tensor]
 
     @property
     def depthwise(self) -> bool:
         """Whether every channel has its own filters, so that one axis determines all sizes."""
-        return self.groups > 1 and self.groups == self.input.shape[self.channel_dim]
+        groups = self.whole.groups
+        return groups > 1 and groups == self.whole.input.shape[self.channel_dim]
 
     def axes(self, prunable: Callable[[AxisKey], bool]) -> tuple[AxisKey, ...]:
         """The axes of the weight that may get smaller, that of the input first."""
         if self.depthwise:
             # the weight of a depthwise convolution has all its channels along dimension 0
             dims: tuple[int, ...] = (0,)
-        elif self.groups > 1:
+        elif self.whole.groups > 1:
             dims = ()
         else:
             dims = (self.in_dim, self.out_dim)
         keys = (AxisKey(self.weight_name, dim) for dim in dims)
         return tuple(key for key in keys if prunable(key))
 
-    def work(self, sizes: Mapping[AxisKey, int]) -> Work:
+    def at(self, sizes: Mapping[AxisKey, int]) -> LayerRun:
         """The call at these sizes."""
-        taken, weight, bias, groups = self.input, self.weight, self.bias, self.groups
+        whole = self.whole
+        taken, weight, bias, groups = whole.input, whole.weight, whole.bias, whole.groups
         for key, size in sizes.items():
             weight = weight.narrow(key.dim, 0, size)
             if self.depthwise:
-                groups = max(1, self.groups * size // self.weight.shape[0])
+                groups = max(1, whole.groups * size // whole.weight.shape[0])
                 weight = weight.narrow(0, 0, size - size % groups)
                 taken = taken.narrow(self.channel_dim, 0, groups)
             elif key.dim == self.in_dim:
@@ -81,8 +109,8 @@ class _Call:
                 weight.shape[0] * weight.shape[1] if self.depthwise else weight.shape[self.out_dim]
             )
             bias = bias[:makes].clone()
-        taken, weight = _compact(taken, self.input), _compact(weight, self.weight)
-        return lambda: self.run(taken, weight, bias, groups)
+        taken, weight = _compact(taken, whole.input), _compact(weight, whole.weight)
+        return replace(whole, input=taken, weight=weight, bias=bias, groups=groups)
 
 
 class _Recorder(FunctionMode):
@@ -113,27 +141,26 @@ class _Recorder(FunctionMode):
         taken, weight, bias = given.pop("input"), given.pop("weight"), given.pop("bias", None)
         groups = given.pop("groups", 1)
         more = dict(given) if kind == "conv" else {}
-
-        def run(x: Tensor, w: Tensor, b: Tensor | None, n: int) -> Tensor:
-            return func(x, w, b, **more, groups=n) if kind == "conv" else func(x, w, b)
-
         self.calls.append(
             _Call(
                 name=name.rpartition(".")[0] + (f"#{count}" if count else ""),
                 weight_name=name,
-                input=taken.detach(),
-                weight=weight.detach(),
-                bias=None if bias is None else bias.detach(),
+                whole=LayerRun(
+                    function=func,
+                    input=taken.detach(),
+                    weight=weight.detach(),
+                    bias=None if bias is None else bias.detach(),
+                    groups=groups,
+                    settings=more,
+                ),
                 channel_dim=taken.dim() - 1 if kind == "linear" else taken.dim() - weight.dim() + 1,
                 in_dim=in_dim,
                 out_dim=out_dim,
-                groups=groups,
                 outputs=output.numel(),
                 look=(
                     func, taken.shape, taken.stride(), taken.dtype, weight.shape, weight.stride(),
                     bias is None, groups, str(sorted(more.items())),
                 ),
-                run=run,
             )
         )  # fmt: skip
 
@@ -157,6 +184,7 @@ def time_layers(
     *,
     shares: Sequence[float | int],
     seconds: float | int,
+    ready: Callable[[LayerRun], Work] = lambda layer: layer,
 ) -> tuple[LatencyTable, LatencyTable]:
     """Time every call of a layer at several widths.
 
@@ -170,6 +198,7 @@ def time_layers(
         device: of the model.
         shares: of the full sizes that are timed, rising, the last one 1.
         seconds: for each call and choice of sizes.
+        ready: makes of a layer what is timed; in PyTorch, itself.
 
     Returns:
         Milliseconds of every call, and how many numbers it outputs.
@@ -190,10 +219,13 @@ def time_layers(
     times, outputs = [], []
     for call in recorder.calls:
         axes = call.axes(prunable)
-        sizes = tuple(_sizes(call.weight.shape[key.dim], shares) for key in axes)
+        sizes = tuple(_sizes(call.whole.weight.shape[key.dim], shares) for key in axes)
         look = (call.look, tuple(key.dim for key in axes))
         if look not in seen:
-            seen[look] = _timed(call, axes, sizes, stopwatch, device, seconds)
+            works = [ready(one) for one in _runs(call, axes, sizes)]
+            runs = stopwatch(works, seconds=seconds * len(works), fewest=5, device=device)
+            medians = np.array([np.median(mine) for mine in runs])
+            seen[look] = never_falling(medians.reshape([len(some) for some in sizes]))
         times.append(LayerTable(call.name, axes, sizes, seen[look]))
         outputs.append(LayerTable(call.name, axes, sizes, _outputs(call, axes, sizes)))
     return LatencyTable(0.0, tuple(times)), LatencyTable(0.0, tuple(outputs))
@@ -203,20 +235,12 @@ def _sizes(full: int, shares: Sequence[float | int]) -> tuple[int, ...]:
     return tuple(sorted({max(1, round(share * full)) for share in shares}))
 
 
-def _timed(
-    call: _Call,
-    axes: Sequence[AxisKey],
-    sizes: Sequence[Sequence[int]],
-    stopwatch: Stopwatch,
-    device: torch.device,
-    seconds: float | int,
-) -> FloatArray:
-    shape = tuple(len(some) for some in sizes)
-    works = [
-        call.work({key: sizes[n][at[n]] for n, key in enumerate(axes)}) for at in np.ndindex(shape)
-    ]
-    runs = stopwatch(works, seconds=seconds * len(works), fewest=5, device=device)
-    return never_falling(np.array([np.median(mine) for mine in runs]).reshape(shape))
+def _runs(
+    call: _Call, axes: Sequence[AxisKey], sizes: Sequence[Sequence[int]]
+) -> Iterator[LayerRun]:
+    """The call at every choice of sizes."""
+    for at in np.ndindex(*(len(some) for some in sizes)):
+        yield call.at({key: sizes[n][at[n]] for n, key in enumerate(axes)})
 
 
 def never_falling(values: FloatArray) -> FloatArray:
@@ -240,5 +264,7 @@ def _outputs(call: _Call, axes: Sequence[AxisKey], sizes: Sequence[Sequence[int]
         if key.dim == makes:
             shape = [1] * values.ndim
             shape[place] = -1
-            values = values * (np.array(sizes[place]) / call.weight.shape[makes]).reshape(shape)
+            values = values * (np.array(sizes[place]) / call.whole.weight.shape[makes]).reshape(
+                shape
+            )
     return values

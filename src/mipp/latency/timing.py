@@ -4,10 +4,11 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 import torch
+from torch import nn
 
 from mipp.checks import check_fields
 from mipp.errors import InputError
@@ -31,6 +32,15 @@ class Stopwatch(Protocol):
         self, works: Sequence[Work], *, seconds: float | int, fewest: int, device: torch.device
     ) -> list[FloatArray]:
         """Milliseconds of every run of each function, all of shape ``(n_runs,)``."""
+        ...
+
+
+@runtime_checkable
+class Runtime(Protocol):
+    """Makes a model ready to run where it will be in use, such as compiled or converted."""
+
+    def __call__(self, model: nn.Module, *args: Any, **kwargs: Any) -> Work:
+        """A function that runs the model, which is in eval mode, on these arguments."""
         ...
 
 
@@ -116,6 +126,10 @@ class Latency:
 
     Attributes:
         batch: number of examples per pass.
+        runtime: in which whole models are timed. ``torch`` runs them as they are. ``onnxruntime``
+            exports each and runs that on the CPU, and needs the extra ``onnx``. A function takes a
+            model and the arguments of a pass, and returns what to time, see
+            `mipp.latency.Runtime`.
         shares: of its full widths at which each layer is timed; below an eighth, a layer counts as
             at an eighth.
         layer_seconds: for each layer and choice of widths.
@@ -133,6 +147,7 @@ class Latency:
     """
 
     batch: int = 1
+    runtime: Literal["torch", "onnxruntime"] | Runtime = "torch"
     shares: tuple[float | int, ...] = (0.125, 0.25, 0.5, 0.75, 1)
     layer_seconds: float | int = 0.02
     model_seconds: float | int = 1.0

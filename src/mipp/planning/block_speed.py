@@ -1,6 +1,6 @@
 """How long a model takes with and without blocks."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from mipp import latency, statistics
+from mipp.planning import runtimes
 from mipp.planning.latency_budget import FEWEST, Timed
 from mipp.removable import Block
 from mipp.surgery import RemovedBlock, without_blocks
@@ -36,7 +37,8 @@ class BlockSpeed:
         self._example = batches[0].part(0, settings.batch).to(self._device)
         small = [without_blocks(model, [block.gone], shared=True) for block in blocks]
         with measuring(model):
-            runs = self._time([model, *(one.eval() for one in small)])
+            self._whole = self._ready(model)
+            runs = self._time([self._whole, *(self._ready(one.eval()) for one in small)])
         whole, *without = (float(np.median(mine)) for mine in runs)
         self.full = Timed(whole, latency.scatter(runs[0]))
         self.saved = {b.name: max(whole - ms, 0.0) for b, ms in zip(blocks, without, strict=True)}
@@ -45,7 +47,7 @@ class BlockSpeed:
         """The time of the model without the blocks, in turns with the whole one."""
         small = without_blocks(self._model, blocks, shared=True)
         with measuring(self._model):
-            full, mine = self._time([self._model, small.eval()])
+            full, mine = self._time([self._whole, self._ready(small.eval())])
         ratio = float(np.median(mine) / np.median(full))
         return Timed(ratio * self.full.ms, latency.scatter(mine, full) * self.full.ms)
 
@@ -55,16 +57,14 @@ class BlockSpeed:
             "batch": self._settings.batch,
             "threads": torch.get_num_threads(),
             "device": str(self._device),
+            "runtime": runtimes.name_of(self._settings),
             "scatter_ms": [self.full.scatter, checked.scatter],
         }
 
-    def _time(self, models: Sequence[nn.Module]) -> list[Any]:
-        args, kwargs = self._example.args, dict(self._example.kwargs)
-        works = [_call(model, args, kwargs) for model in models]
+    def _ready(self, model: nn.Module) -> latency.Work:
+        return runtimes.ready(model, self._example, self._settings)
+
+    def _time(self, works: Sequence[latency.Work]) -> list[Any]:
         return self._settings.stopwatch(
             works, seconds=self._settings.model_seconds, fewest=FEWEST, device=self._device
         )
-
-
-def _call(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> latency.Work:
-    return lambda: model(*args, **kwargs)

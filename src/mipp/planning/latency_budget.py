@@ -11,6 +11,7 @@ from torch import nn
 
 from mipp import graph, latency, selection, statistics, surgery
 from mipp.errors import BudgetError
+from mipp.planning import runtimes
 from mipp.problem import Problem
 from mipp.records import BoolArray, ChannelGraph, Cost, Keep, LatencyTable, LayerTable
 from mipp.tracing.guards import measuring
@@ -81,9 +82,9 @@ class _Search:
 class Speed:
     """How fast a model is, on its device and as many threads as torch has.
 
-    Every layer was timed on its own. What lies between the layers is fitted to the times of the
-    whole model at full and at three smaller widths: a constant, and a part in proportion to the
-    number of outputs of the layers (norms, activations).
+    Every layer was timed on its own, in the runtime or in PyTorch. What lies between the layers
+    is fitted to the times of the whole model at full and at three smaller widths: a constant, and a
+    part in proportion to the number of outputs of the layers (norms, activations).
 
     Attributes:
         table: milliseconds of any choice of widths; at full widths the measured time.
@@ -102,18 +103,20 @@ class Speed:
         self._device = next((p.device for p in model.parameters()), torch.device("cpu"))
         self._example = data[0].part(0, settings.batch).to(self._device)
         with measuring(model):
+            self._whole = self._ready(model)
             layers, outputs = latency.time_layers(
                 model,
-                self._pass(model),
+                lambda: model(*self._example.args, **self._example.kwargs),
                 lambda key: key in traced.axes,
                 settings.stopwatch,
                 self._device,
                 shares=settings.shares,
                 seconds=settings.layer_seconds,
+                ready=lambda layer: runtimes.ready_layer(layer, settings),
             )
             choices = [_part(traced, share) for share in SHARES]
             models = [sliced(model, traced, choice) for choice in choices]
-            runs = self._time([model, *models])
+            runs = self._time([self._whole, *map(self._ready, models)])
         medians = np.array([np.median(mine) for mine in runs])
         self.full = Timed(float(medians[0]), latency.scatter(runs[0]))
         features = np.array(
@@ -141,7 +144,7 @@ class Speed:
     def time(self, small: nn.Module) -> Timed:
         """The time of a smaller model, measured in turns with the full one."""
         with measuring(self._model), measuring(small):
-            full, mine = self._time([self._model, small])
+            full, mine = self._time([self._whole, self._ready(small)])
         ratio = float(np.median(mine) / np.median(full))
         return Timed(ratio * self.full.ms, latency.scatter(mine, full) * self.full.ms)
 
@@ -242,6 +245,7 @@ class Speed:
             "batch": self.settings.batch,
             "threads": torch.get_num_threads(),
             "device": str(self._device),
+            "runtime": runtimes.name_of(self.settings),
             "scatter_ms": [self.full.scatter, checked.scatter],
         }
 
@@ -267,12 +271,10 @@ class Speed:
             "min_units, round_to or protect, or allow more tries: mipp.Latency(tries=...)."
         )
 
-    def _pass(self, model: nn.Module) -> latency.Work:
-        example = self._example
-        return lambda: model(*example.args, **example.kwargs)
+    def _ready(self, model: nn.Module) -> latency.Work:
+        return runtimes.ready(model, self._example, self.settings)
 
-    def _time(self, models: Sequence[nn.Module]) -> list[Any]:
-        works = [self._pass(model) for model in models]
+    def _time(self, works: Sequence[latency.Work]) -> list[Any]:
         seconds = self.settings.model_seconds * len(works)
         return self.settings.stopwatch(works, seconds=seconds, fewest=FEWEST, device=self._device)
 

@@ -189,6 +189,7 @@ def latency(before: float | None, after: float | None, how: object) -> list[str]
     if isinstance(how, Mapping):
         scatter = how.get("scatter_ms") or [None, None]
         line += f", measured on {how.get('device')} at batch size {how.get('batch')}"
+        line += f" in {how['runtime']}" if how.get("runtime", "torch") != "torch" else ""
         line += f", threads: {how.get('threads')}"
         line += f", ± {scatter[1]:.2g} ms" if scatter[1] is not None else ""
         if "allocation" in how:
