@@ -23,6 +23,11 @@ def onnx_layer(layer: LayerRun) -> Work:
     Raises:
         InputError: If the extra ``onnx`` is not installed.
         FileError: If onnxruntime cannot run it.
+
+    Examples:
+        >>> layer = LayerRun(torch.conv2d, torch.ones(1, 2, 4, 4), torch.ones(3, 2, 1, 1), None)
+        >>> onnx_layer(layer)()[0].shape  # doctest: +SKIP
+        (1, 3, 4, 4)
     """
     onnx = needed("onnx")
     make, arrays = onnx.helper, onnx.numpy_helper
