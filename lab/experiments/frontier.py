@@ -48,7 +48,7 @@ SECONDS = 20
 """Of the turns of all nets."""
 PICTURE = Path(__file__).resolve().parents[2] / "docs" / "img" / "latency.svg"
 DRAWN: dict[str, Any] = {
-    "net": "resnet20/cifar10",
+    "net": "vgg16/cifar10",
     "runtime": "onnxruntime",
     "threads": 1,
     "batch": 1,
@@ -202,7 +202,7 @@ def items(settings: Settings) -> Iterator[Key]:
 
 
 def picture(rows: Rows) -> Path:
-    """Draws accuracy at once against the time of ResNet-20 in ONNX Runtime."""
+    """Draws accuracy at once against the time of VGG16 in ONNX Runtime."""
     wanted = DRAWN | {"part": "times"}
     mine = [row for row in rows if {name: row.get(name) for name in wanted} == wanted]
     if not mine:
@@ -214,7 +214,7 @@ def picture(rows: Rows) -> Path:
         ratio = row["ratios"][f"{method}, {budget}"]
         curve[ratio] = [known[method][budget]["refit"]["test"]]
     whole = known["mipp"]["unpruned"]["test"]
-    title = "ResNet-20, CIFAR-10: pruned, not retrained, ONNX Runtime, one image"
+    title = "VGG16, CIFAR-10: pruned, not retrained, ONNX Runtime, one image"
     left = "time of a pass that is left"
     PICTURE.write_text(draw(title, curves, whole, left=left, ticks=(0.25, 0.5, 0.75)))
     return PICTURE
