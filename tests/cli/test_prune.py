@@ -317,7 +317,7 @@ def test_weights_are_not_replaced_by_what_is_left_of_them(mipp, small_cnn, weigh
 def test_where_a_budget_of_latency_is_measured(mipp, small_cnn, weights):
     done = mipp("prune", *small_cnn, "-w", weights, "-b", "macs=50%", "--latency-batch", "8")
     assert done.code == 2
-    assert "--latency-batch need --budget latency=" in done.err
+    assert "--latency-batch can only be given with a budget of latency" in done.err
     budget = selection.parse_budget("latency=50%")
     found = prune_options.latency_of(budget, "onnxruntime", None)
     assert found == {"latency": library.Latency(runtime="onnxruntime")}

@@ -66,8 +66,8 @@ def latency_of(
     said: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     if said and (budget is None or "latency" not in budget.bounds):
         raise InputError(
-            f"{' and '.join(f'--latency-{name}' for name in said)} need --budget latency=, such "
-            "as --budget latency=50%."
+            f"{' and '.join(f'--latency-{name}' for name in said)} can only be given with a budget "
+            "of latency, such as --budget latency=50%."
         )
     return {"latency": latency.Latency(**said)} if said else {}
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from mipp import graph, statistics, surgery
 from mipp.atomic_files import replacing
-from mipp.checks import checked, shown
+from mipp.checks import checked
 from mipp.errors import FileError, InputError, SurgeryError, how_to_install
 from mipp.export.flat import (
     Flat,
@@ -93,8 +93,9 @@ class OnnxSession(nn.Module):
             )
         except Exception as error:
             raise FileError(
-                f"onnxruntime cannot read {shown(path)}: {type(error).__name__}: {error}. Export "
-                "the model again, or with another version of onnxruntime."
+                f"onnxruntime cannot read {'it' if isinstance(path, bytes) else path}: "
+                f"{type(error).__name__}: {error}. Export the model again, or with another version "
+                "of onnxruntime."
             ) from error
         self._names = [item.name for item in self._session.get_inputs()]
 

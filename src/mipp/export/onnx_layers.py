@@ -44,12 +44,12 @@ def onnx_layer(layer: LayerRun) -> Work:
         kind = "ConvTranspose" if layer.function in _TRANSPOSED else "Conv"
         nodes = [make.make_node(kind, ["x", *stored], ["y"], **_attributes(layer))]
     weights = [arrays.from_array(value.numpy(force=True), name) for name, value in stored.items()]
-    kind = weights[0].data_type
+    number = weights[0].data_type
     graph = make.make_graph(
         nodes,
         "layer",
-        [make.make_tensor_value_info("x", kind, list(_batched(layer).shape))],
-        [make.make_tensor_value_info("y", kind, None)],
+        [make.make_tensor_value_info("x", number, list(_batched(layer).shape))],
+        [make.make_tensor_value_info("y", number, None)],
         weights,
     )
     model = make.make_model(graph, opset_imports=[make.make_opsetid("", _OPSET)], ir_version=_IR)
