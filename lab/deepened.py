@@ -39,5 +39,7 @@ def deepen(shallow: ResNet, deep: ResNet) -> ResNet:
             else:
                 taken = module[index // each].state_dict()
                 state |= {f"{name}.{index}.{key}": value for key, value in taken.items()}
-    deep.load_state_dict(state, strict=False)
+    unknown = deep.load_state_dict(state, strict=False).unexpected_keys
+    if unknown:
+        raise ValueError(f"the deep net has no {', '.join(unknown)}: expected the same blocks")
     return deep

@@ -133,7 +133,8 @@ def untrained(net: WideNet, seed: int) -> nn.Module:
 
 def path_of(net: WideNet, seed: int) -> Path:
     """Where the parent lies."""
-    name = f"{net.name}-{net.data}-full-e{net.recipe.epochs}-seed{seed}.safetensors"
+    start = f"-from-{net.deepens}" if net.deepens else ""
+    name = f"{net.name}-{net.data}-full-e{net.recipe.epochs}{start}-seed{seed}.safetensors"
     return parents.cache() / name
 
 

@@ -6,6 +6,7 @@ import platform
 from dataclasses import fields
 from typing import Literal, get_args
 
+import numpy as np
 import pytest
 import torch
 
@@ -14,6 +15,7 @@ from mipp import selection
 from mipp.cli import names, plan_options, prune_options
 from mipp.cli.prune import prune as command
 from mipp.cli.tasks import TASKS
+from mipp.errors import InputError
 from mipp.options import help_of
 
 QUICK = ("--samples", "256")
@@ -319,10 +321,24 @@ def test_where_a_budget_of_latency_is_measured(mipp, small_cnn, weights):
     assert done.code == 2
     assert "--latency-batch can only be given with a budget of latency" in done.err
     budget = selection.parse_budget("latency=50%")
-    found = prune_options.latency_of(budget, "onnxruntime", None)
+    found = prune_options.latency_of(budget, "onnxruntime", None, "cpu")
     assert found == {"latency": library.Latency(runtime="onnxruntime")}
-    assert prune_options.latency_of(budget, None, 8)["latency"].batch == 8
-    assert prune_options.latency_of(budget, None, None) == {}
+    assert prune_options.latency_of(budget, None, 8, "cuda")["latency"].batch == 8
+    assert prune_options.latency_of(budget, None, None, "cuda") == {}
+    with pytest.raises(InputError, match="--device cuda was given"):
+        prune_options.latency_of(budget, "onnxruntime", None, "cuda")
+
+
+def test_the_figures_of_a_budget_of_latency_are_shown(mipp, small_cnn, weights, monkeypatch):
+    def halves(works, *, seconds, fewest, device):
+        return [np.full(fewest, 2.0**-n) for n, _ in enumerate(works)]
+
+    settings = library.Latency(batch=2, stopwatch=halves)
+    monkeypatch.setattr(prune_options, "latency_of", lambda *_given: {"latency": settings})
+    done = mipp("prune", *small_cnn, "-w", weights, "-b", "latency=60%", *QUICK, "--json")
+    found = {"before": 1.0, "after": 0.5, "runtime": "torch", "batch": 2}
+    assert done.json["budget_latency_ms"] == found
+    assert "ms of the budget: batch 2, torch" in " ".join(done.err.split())
 
 
 def test_each_option_of_the_library_is_one_of_the_command_or_there_is_a_reason():

@@ -1,5 +1,7 @@
 """Deeper nets that start as a shallower one."""
 
+import os
+
 import pytest
 import torch
 
@@ -26,6 +28,7 @@ def test_stages_that_do_not_divide_are_refused():
         deepen(shallow, deep)
 
 
+@pytest.mark.skipif("MIPP_DATA" not in os.environ, reason="CIFAR-10 is not here")
 def test_resnet56_starts_as_the_trained_resnet20():
     net = NETS["resnet56"]
     shallow = wide_nets.parent(NETS[net.deepens], 0, progress=False)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from mipp.export import onnx_layer
+from mipp.export.onnx_layers import onnx_layer
 from mipp.latency import take_turns, time_layers
 
 

@@ -1,5 +1,7 @@
 """Budgets of latency that are measured elsewhere than in PyTorch itself."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -61,7 +63,8 @@ def test_a_function_of_the_caller_makes_what_is_timed(options):
     assert plan.before.latency == made[0].ms == 2 * plan.before.macs
     assert plan.after.latency == pytest.approx(2 * plan.after.macs)
     assert plan.after.latency <= 0.9 * plan.before.latency
-    assert "at batch size 2 in convert" in str(plan)
+    assert "convert at batch size 2" in str(plan)
+    assert "threads" not in plan.record.options["latency"]  # where it runs is not known
 
 
 class Residual(nn.Module):
@@ -78,6 +81,75 @@ def test_onnxruntime_runs_what_the_model_computes():
     example = statistics.read_batch(X[:3])
     (found,) = runtimes.ready(model, example, Latency(runtime="onnxruntime"))()
     torch.testing.assert_close(torch.from_numpy(found), model(X[:3]), rtol=1e-4, atol=1e-5)
+
+
+class Several(nn.Module):
+    """Tokens, a mask by keyword, and an input that nobody reads; the positions are broadcast."""
+
+    def __init__(self):
+        super().__init__()
+        self.table, self.out = nn.Embedding(10, 8), nn.Linear(8, 3)
+
+    def forward(self, positions, tokens, unread, mask=None):
+        x = self.table(tokens) + self.table(positions)
+        return self.out(nn.functional.dropout(x, 0.5, self.training)) * mask[..., None]
+
+
+def test_onnxruntime_takes_several_inputs_and_a_model_in_training():
+    torch.manual_seed(0)
+    tokens = torch.randint(10, (4, 5))
+    inputs = {
+        "positions": torch.arange(5)[None], "tokens": tokens, "unread": torch.zeros(4, 2),
+        "mask": (tokens > 2).float(),
+    }  # fmt: skip
+    model = Several().train()
+    settings = Latency(batch=3, runtime="onnxruntime")
+    example = runtimes.example_for(statistics.read_batch(inputs), settings, torch.device("cpu"))
+    found = torch.from_numpy(runtimes.ready(model, example, settings)()[0])
+    assert model.training
+    expected = model.eval()(**{n: x if len(x) == 1 else x[:3] for n, x in inputs.items()})
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_pass_has_as_many_examples_as_asked_for():
+    cpu, given = torch.device("cpu"), statistics.read_batch(torch.arange(3.0)[:, None])
+    found = runtimes.example_for(given, Latency(batch=5), cpu)
+    assert found.args[0][:, 0].tolist() == [0, 1, 2, 0, 1]
+    assert len(runtimes.example_for(given, Latency(batch=2), cpu)) == 2
+    whole = replace(given, whole=True)
+    with pytest.raises(InputError, match=r"Latency\(batch=5\) was asked for.*has 3 examples"):
+        runtimes.example_for(whole, Latency(batch=5), cpu)
+
+
+def test_a_function_may_change_what_it_gets():
+    model = net().eval()
+    runtimes.ready(model, statistics.read_batch(X[:1]), Latency(runtime=halved))
+    assert model[0].weight.dtype == torch.float32
+
+
+def halved(model, x):
+    small = model.half()
+    return lambda: small(x.half())
+
+
+def test_blocks_are_timed_in_onnxruntime():
+    same = [Residual(nn.Sequential(nn.Linear(6, 6), nn.ReLU())) for _ in range(6)]
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 6), *same, nn.Linear(6, 2)).eval()
+    outputs = []
+
+    def shrinking(works, *, seconds, fewest, device):
+        """Half of the time for whatever is timed beside the whole net."""
+        assert len(works) <= 5
+        outputs.extend(work()[0] for work in works)
+        return [np.full(fewest, 0.5 if n else 1.0) for n in range(len(works))]
+
+    settings = Latency(runtime="onnxruntime", stopwatch=shrinking)
+    x = torch.randn(64, 4, generator=torch.Generator().manual_seed(0))
+    plan = mipp.plan(model, [x], "latency=60%", latency=settings, granularity="block")
+    assert (plan.before.latency, plan.after.latency) == (1.0, 0.5)
+    assert len(plan.record.removed) == 1
+    assert all(isinstance(found, np.ndarray) for found in outputs)
 
 
 def test_a_budget_is_met_in_onnxruntime():

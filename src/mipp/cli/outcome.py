@@ -2,7 +2,7 @@
 
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -85,11 +85,11 @@ class Outcome:
             style = SHRANK if after < before else ""
             rows.append((words, text_tables.exact(before), text_tables.exact(after), left, style))
         if self.latency_ms is not None:
-            first, second = self.latency_ms
-            words = f"ms for one example, {self.threads} CPU thread{'s' * (self.threads > 1)}"
-            speed = f"{first / second:.2f}x as fast"
-            style = SHRANK if second < 0.95 * first else ""
-            rows.append((words, f"{first:.3f}", f"{second:.3f}", speed, style))
+            threads = f"{self.threads} CPU thread{'s' * (self.threads > 1)}"
+            rows.append(_times(f"ms for one example, {threads}", *self.latency_ms))
+        if (asked := self._budget_ms()) is not None:
+            words = f"ms of the budget: batch {asked['batch']}, {asked['runtime']}"
+            rows.append(_times(words, asked["before"], asked["after"]))
         if self.tuned is not None:
             nats = self.tuned.unit == "nats"
             words = "nats from the unpruned model" if nats else "error, of the variance"
@@ -146,6 +146,8 @@ class Outcome:
         made |= {key: _pair(before, after) for key, _, before, after in self._counts()}
         if self.latency_ms is not None:
             made["latency_ms"] = _pair(*self.latency_ms)
+        if (asked := self._budget_ms()) is not None:
+            made["budget_latency_ms"] = asked
         made["seconds"] = {
             "capture": seconds.get("capture"),
             "plan": seconds.get("plan"),
@@ -162,6 +164,17 @@ class Outcome:
             "notes": plan.record.notes(),
             "seed": self.seed,
         }  # fmt: skip
+
+    def _budget_ms(self) -> dict[str, Any] | None:
+        """What was measured for a budget of latency: milliseconds, where, and of how many."""
+        plan = self.plan
+        if isinstance(plan, planning.WeightPlan):
+            return None
+        how, before, after = plan.record.options.get("latency"), plan.before, plan.after
+        if before.latency is None or after.latency is None or not isinstance(how, Mapping):
+            return None
+        times: dict[str, Any] = dict(_pair(before.latency, after.latency))
+        return times | {name: how[name] for name in ("runtime", "batch")}
 
     def _counts(self) -> list[tuple[str, str, float | int, float | int]]:
         """Key, words, and number before and after, of all that the plan counts."""
@@ -256,6 +269,12 @@ def _tuning_content(tuned: tuning.Tuned) -> dict[str, Any]:
         "stopped": tuned.stopped,
         "examples": {"trained": trained, "held_out": held_out},
     }
+
+
+def _times(words: str, before: float, after: float) -> tuple[str, str, str, str, str]:
+    """A row of milliseconds among the totals."""
+    style = SHRANK if after < 0.95 * before else ""
+    return words, f"{before:.3f}", f"{after:.3f}", f"{before / after:.2f}x as fast", style
 
 
 def _pair(before: float | int, after: float | int) -> dict[str, float | int]:

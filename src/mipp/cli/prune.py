@@ -198,7 +198,7 @@ def prune(
             fine_tuning(network.recipe, retraining, retrain_lr, distill) if retraining else None
         )
         wanted = None if budget is None else selection.parse_budget(budget)
-        given |= prune_options.latency_of(wanted, latency_runtime, latency_batch)
+        given |= prune_options.latency_of(wanted, latency_runtime, latency_batch, device)
         training = train_by if granularity == "unit" else None
         work = Task(
             wanted, given, retrain_by, seed, training, granularity,

@@ -58,6 +58,7 @@ def latency_of(
     budget: "selection.Budget | None",
     runtime: 'Literal["torch", "onnxruntime"] | None',
     batch: int | None,
+    device: str,
 ) -> "dict[str, latency.Latency]":
     """How a budget of latency is measured, as an option; none where that was left open."""
     from mipp import latency
@@ -69,6 +70,16 @@ def latency_of(
             f"{' and '.join(f'--latency-{name}' for name in said)} can only be given with a budget "
             "of latency, such as --budget latency=50%."
         )
+    if runtime == "onnxruntime":
+        from mipp.export.onnx_file import PACKAGES, needed
+
+        for package in PACKAGES:
+            needed(package)
+        if device != "cpu":
+            raise InputError(
+                f"--latency-runtime onnxruntime runs on the CPU, and --device {device} was given. "
+                "Leave one of them out."
+            )
     return {"latency": latency.Latency(**said)} if said else {}
 
 

@@ -1,14 +1,12 @@
 """Models in the formats for deployment: ONNX files, and 2:4 semi-structured sparse tensors."""
 
 from mipp.export.onnx_file import OnnxFile, OnnxSession, export_onnx
-from mipp.export.onnx_layers import onnx_layer
 from mipp.export.semi_structured import semi_structured_layers, to_semi_structured
 
 __all__ = [
     "OnnxFile",
     "OnnxSession",
     "export_onnx",
-    "onnx_layer",
     "semi_structured_layers",
     "to_semi_structured",
 ]

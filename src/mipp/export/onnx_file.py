@@ -2,6 +2,7 @@
 
 import importlib
 import logging
+import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -9,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Shaped
 from torch import Tensor, nn
@@ -69,7 +71,7 @@ class OnnxSession(nn.Module):
     It is called with tensors in the order of the file's inputs, and returns a tuple of tensors.
 
     Args:
-        path: of the file, or what it holds.
+        path: of the file.
 
     Raises:
         InputError: if onnxruntime is not installed.
@@ -79,23 +81,22 @@ class OnnxSession(nn.Module):
         >>> OnnxSession("small.onnx")(torch.zeros(1, 1, 8, 8))  # doctest: +SKIP
     """
 
-    def __init__(self, path: str | Path | bytes) -> None:
+    def __init__(self, path: str | Path) -> None:
         super().__init__()
         runtime = needed("onnxruntime")
         options = runtime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
         options.log_severity_level = 3
+        # threads that wait for more work would slow down whatever takes turns with this session
+        options.add_session_config_entry("session.force_spinning_stop", "1")
         try:
             self._session = runtime.InferenceSession(
-                path if isinstance(path, bytes) else str(path),
-                options,
-                providers=["CPUExecutionProvider"],
+                str(path), options, providers=["CPUExecutionProvider"]
             )
         except Exception as error:
             raise FileError(
-                f"onnxruntime cannot read {'it' if isinstance(path, bytes) else path}: "
-                f"{type(error).__name__}: {error}. Export the model again, or with another version "
-                "of onnxruntime."
+                f"onnxruntime cannot read {path}: {type(error).__name__}: {error}. Export the "
+                "model again, or with another version of onnxruntime."
             ) from error
         self._names = [item.name for item in self._session.get_inputs()]
 
@@ -116,7 +117,8 @@ class OnnxSession(nn.Module):
                 f"{len(tensors)} were given. An input that the model does not use is not in the "
                 "file; leave it out."
             )
-        arrays = [tensor.detach().cpu().numpy() for tensor in tensors]
+        # onnxruntime would copy what lies in another order at every run
+        arrays = [np.ascontiguousarray(tensor.numpy(force=True)) for tensor in tensors]
         return dict(zip(self._names, arrays, strict=True))
 
 
@@ -183,7 +185,7 @@ def export_onnx(
     tensors = tensors_of(arguments)
     sizes = SIZES if dynamic_batch else (len(given),)
     with measuring(inner), torch.no_grad():
-        examples = [some_examples(tensors, size) for size in sizes]
+        examples = [some_examples(tensors, size) if dynamic_batch else tensors for size in sizes]
         if dynamic_length:
             examples += [shortened(tensors) for tensors in examples]
         traced = some_examples(tensors, TRACED) if dynamic_batch else tensors
@@ -198,6 +200,34 @@ def export_onnx(
                 f"{target} cannot be written: {error}. Check room and permissions."
             ) from error
     return OnnxFile(target, tuple(flat.names), tuple(outputs), sizes, difference, size)
+
+
+def onnx_work(model: nn.Module, batch: Any) -> Callable[[], object]:
+    """A function that runs the model on the batch in onnxruntime, to time it.
+
+    What it computes is not compared with PyTorch.
+
+    Args:
+        model: on the CPU.
+        batch: as for `export_onnx`; the file takes it alone.
+
+    Raises:
+        InputError: if the extra ``onnx`` is not installed, or the model is too large.
+        SurgeryError: if the model cannot be exported.
+        FileError: if onnxruntime cannot run it.
+    """
+    for name in PACKAGES:
+        needed(name)
+    inner = graph.unwrap(model)
+    _check_size(inner)
+    given = statistics.read_batch(batch)
+    arguments = (given.args, given.kwargs)
+    flat, tensors = Flat(inner, arguments), tensors_of(arguments)
+    with tempfile.TemporaryDirectory(prefix="mipp-latency-") as folder:
+        path = Path(folder) / "model.onnx"
+        with measuring(inner), torch.no_grad():
+            _write(flat, tensors, output_names(inner, arguments), path, False, False)
+        return OnnxSession(path).work(*tensors)
 
 
 def _check_size(model: nn.Module) -> None:

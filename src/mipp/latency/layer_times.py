@@ -1,7 +1,7 @@
 """Running times of every convolution and linear call on its own, at several widths.
 
-Each call is run as the model runs it (number type, memory format, stride, device) on slices of its
-own input and weight. Calls of the same shapes and settings are timed once.
+Each call is run as the model runs it (number type, memory format, stride, device), or elsewhere, on
+slices of its own input and weight. Calls of the same shapes and settings are timed once.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -224,6 +224,7 @@ def time_layers(
         if look not in seen:
             works = [ready(one) for one in _runs(call, axes, sizes)]
             runs = stopwatch(works, seconds=seconds * len(works), fewest=5, device=device)
+            del works  # which can hold a copy of the weights each
             medians = np.array([np.median(mine) for mine in runs])
             seen[look] = never_falling(medians.reshape([len(some) for some in sizes]))
         times.append(LayerTable(call.name, axes, sizes, seen[look]))

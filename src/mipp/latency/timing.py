@@ -40,7 +40,10 @@ class Runtime(Protocol):
     """Makes a model ready to run where it will be in use, such as compiled or converted."""
 
     def __call__(self, model: nn.Module, *args: Any, **kwargs: Any) -> Work:
-        """A function that runs the model, which is in eval mode, on these arguments."""
+        """A function that runs the model on these arguments and returns when the pass is done.
+
+        The model is a copy in eval mode, which may be changed.
+        """
         ...
 
 
@@ -126,10 +129,10 @@ class Latency:
 
     Attributes:
         batch: number of examples per pass.
-        runtime: in which whole models are timed. ``torch`` runs them as they are. ``onnxruntime``
-            exports each and runs that on the CPU, and needs the extra ``onnx``. A function takes a
-            model and the arguments of a pass, and returns what to time, see
-            `mipp.latency.Runtime`.
+        runtime: in which models are timed. ``torch`` runs them as they are. ``onnxruntime``
+            exports each, and each layer, to run them on the CPU; it needs the extra ``onnx``. A
+            function takes a model and the arguments of a pass, and returns what to time, see
+            `mipp.latency.Runtime`; layers are then timed in PyTorch.
         shares: of its full widths at which each layer is timed; below an eighth, a layer counts as
             at an eighth.
         layer_seconds: for each layer and choice of widths.

@@ -14,6 +14,9 @@ from mipp.removable import Block
 from mipp.surgery import RemovedBlock, without_blocks
 from mipp.tracing.guards import measuring
 
+FEW = 4
+"""Models beside the whole one that are ready at a time, where each has weights of its own."""
+
 
 class BlockSpeed:
     """How long the model takes, and how much of that each block.
@@ -34,14 +37,24 @@ class BlockSpeed:
     ) -> None:
         self._model, self._settings = model, settings
         self._device = next((p.device for p in model.parameters()), torch.device("cpu"))
-        self._example = batches[0].part(0, settings.batch).to(self._device)
+        self._example = runtimes.example_for(batches[0], settings, self._device)
         small = [without_blocks(model, [block.gone], shared=True) for block in blocks]
         with measuring(model):
             self._whole = self._ready(model)
-            runs = self._time([self._whole, *(self._ready(one.eval()) for one in small)])
-        whole, *without = (float(np.median(mine)) for mine in runs)
-        self.full = Timed(whole, latency.scatter(runs[0]))
-        self.saved = {b.name: max(whole - ms, 0.0) for b, ms in zip(blocks, without, strict=True)}
+            # elsewhere than in PyTorch each has weights of its own, so that few are ready at a time
+            at_once = len(small) if settings.runtime == "torch" else FEW
+            runs, ratios = [], []
+            for start in range(0, len(small), max(at_once, 1)):
+                works = [self._ready(one.eval()) for one in small[start : start + at_once]]
+                whole, *without = self._time([self._whole, *works])
+                runs.append(whole)
+                ratios += [float(np.median(mine) / np.median(whole)) for mine in without]
+        full = float(np.median(runs[0]))
+        self.full = Timed(full, latency.scatter(runs[0]))
+        self.saved = {
+            block.name: max(full * (1 - ratio), 0.0)
+            for block, ratio in zip(blocks, ratios, strict=True)
+        }
 
     def time(self, blocks: Sequence[RemovedBlock]) -> Timed:
         """The time of the model without the blocks, in turns with the whole one."""
@@ -54,10 +67,7 @@ class BlockSpeed:
     def describe(self, checked: Timed) -> dict[str, Any]:
         """How it was measured, as plain values."""
         return {
-            "batch": self._settings.batch,
-            "threads": torch.get_num_threads(),
-            "device": str(self._device),
-            "runtime": runtimes.name_of(self._settings),
+            **runtimes.described(self._settings, self._device),
             "scatter_ms": [self.full.scatter, checked.scatter],
         }
 

@@ -101,7 +101,7 @@ class Speed:
     ) -> None:
         self.settings, self._model, self._graph = settings, model, traced
         self._device = next((p.device for p in model.parameters()), torch.device("cpu"))
-        self._example = data[0].part(0, settings.batch).to(self._device)
+        self._example = runtimes.example_for(data[0], settings, self._device)
         with measuring(model):
             self._whole = self._ready(model)
             layers, outputs = latency.time_layers(
@@ -242,10 +242,7 @@ class Speed:
     def describe(self, checked: Timed) -> dict[str, Any]:
         """How it was measured, as plain values; ``checked`` is the time of the small model."""
         return {
-            "batch": self.settings.batch,
-            "threads": torch.get_num_threads(),
-            "device": str(self._device),
-            "runtime": runtimes.name_of(self.settings),
+            **runtimes.described(self.settings, self._device),
             "scatter_ms": [self.full.scatter, checked.scatter],
         }
 

@@ -188,9 +188,11 @@ def latency(before: float | None, after: float | None, how: object) -> list[str]
     line = f"latency: {before:.4g} -> {after:.4g} ms ({share(before, after)} left)"
     if isinstance(how, Mapping):
         scatter = how.get("scatter_ms") or [None, None]
-        line += f", measured on {how.get('device')} at batch size {how.get('batch')}"
-        line += f" in {how['runtime']}" if how.get("runtime", "torch") != "torch" else ""
-        line += f", threads: {how.get('threads')}"
+        runtime = how.get("runtime", "torch")
+        line += ", measured" + (f" on {how['device']}" if "device" in how else "")
+        line += f" in {runtime}" if runtime != "torch" else ""
+        line += f" at batch size {how.get('batch')}"
+        line += f", threads: {how['threads']}" if "threads" in how else ""
         line += f", ± {scatter[1]:.2g} ms" if scatter[1] is not None else ""
         if "allocation" in how:
             multiples = f", in multiples of {how['round_to']}" if how["round_to"] != 1 else ""
