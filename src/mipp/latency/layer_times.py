@@ -42,6 +42,11 @@ class LayerRun:
         groups: of a convolution.
         settings: keywords of a convolution, such as ``stride``; those left out have torch's
             defaults.
+
+    Examples:
+        >>> layer = LayerRun(torch.conv2d, torch.ones(1, 2, 4, 4), torch.ones(3, 2, 1, 1), None)
+        >>> layer().shape
+        torch.Size([1, 3, 4, 4])
     """
 
     function: Callable[..., Tensor]
