@@ -12,7 +12,6 @@ net's. ``budget`` has a plan for ``latency=50%``, timed again after it was made.
 """
 
 import json
-import tempfile
 import warnings
 from collections.abc import Iterator, Mapping
 from functools import cache
@@ -36,7 +35,8 @@ from lab.wide_nets import NETS
 from lab.wide_plans import SHARES, batches_for, of_widths
 from mipp import latency, retrain
 from mipp.errors import BudgetError, CalibrationWarning, InputError
-from mipp.export import OnnxSession, export_onnx
+from mipp.planning.runtimes import ready
+from mipp.statistics import read_batch
 
 TIMED = ("resnet20", "vgg16", "resnet18")
 METHODS = {"mipp": "MIPP", "mipp, uniform": "MIPP, uniform", "l2": "L2", "flap": "FLAP"}
@@ -86,8 +86,7 @@ def measure(key: Key, settings: Settings) -> dict[str, Any]:
     for method, budget in _pairs(net.label):
         widths = _records(net.label)[method][budget]["widths"]
         nets[f"{method}, {budget}"] = _of_widths(whole, widths, x)
-    with tempfile.TemporaryDirectory() as folder:
-        works = [_work(model, x, key["runtime"], Path(folder)) for model in nets.values()]
+    works = [_work(model, x, key["runtime"]) for model in nets.values()]
     laps = stopwatch(works, seconds=settings["seconds"], fewest=5, device=torch.device("cpu"))
     times = dict(zip(nets, laps, strict=True))
     ratios = {name: _ratio(mine, times["whole"]) for name, mine in times.items() if name != "whole"}
@@ -108,12 +107,8 @@ def _of_widths(whole: nn.Module, widths: Mapping[str, int], x: torch.Tensor) -> 
     return plan.apply(refit=False).eval()
 
 
-def _work(model: nn.Module, x: torch.Tensor, runtime: str, folder: Path) -> latency.Work:
-    if runtime == "torch":
-        return lambda: model(x)
-    path = folder / f"{id(model)}.onnx"
-    export_onnx(model, x, path, dynamic_batch=False)
-    return OnnxSession(path).work(x)
+def _work(model: nn.Module, x: torch.Tensor, runtime: Any) -> latency.Work:
+    return ready(model, read_batch(x), mipp.Latency(runtime=runtime))
 
 
 def _ratio(mine: np.ndarray[Any, Any], whole: np.ndarray[Any, Any]) -> float:
@@ -133,8 +128,7 @@ def _budget(
     small = plan.apply(progress=False).eval()
     x = batches[0][: key["batch"]]
     device = torch.device("cpu")
-    with tempfile.TemporaryDirectory() as folder:
-        works = [_work(model, x, key["runtime"], Path(folder)) for model in (whole, small)]
+    works = [_work(model, x, key["runtime"]) for model in (whole, small)]
     laps = stopwatch(works, seconds=5, fewest=5, device=device)
     test = wide_nets.test_batches(net)
     return {

@@ -15,7 +15,8 @@ from mipp import selection
 from mipp.errors import BudgetError, InputError
 from mipp.latency import Latency
 from mipp.planning import prunable_graph
-from mipp.planning.latency_budget import Speed, Timed
+from mipp.planning.latency_budget import Speed
+from mipp.planning.runtimes import Timed
 
 
 def counting(works, *, seconds, fewest, device):

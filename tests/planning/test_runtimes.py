@@ -13,6 +13,7 @@ from mipp import statistics
 from mipp.errors import InputError
 from mipp.latency import Latency
 from mipp.planning import runtimes
+from mipp.planning.runtimes import Clock, Timed
 
 X = torch.randn(64, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 
@@ -43,19 +44,18 @@ def stopwatch(works, *, seconds, fewest, device):
     return [np.full(fewest, getattr(work, "ms", 1.0)) for work in works]
 
 
-@pytest.mark.parametrize("options", [{}, {"granularity": "block", "blocks": ["2"]}])
-def test_a_function_of_the_caller_makes_what_is_timed(options):
+@pytest.mark.parametrize("granularity", ["unit", "block"])
+def test_a_function_of_the_caller_makes_what_is_timed(granularity):
     made = []
 
     def convert(model, *args):
         made.append(Converted(model, *args))
         return made[-1]
 
-    model = net()
-    model.append(nn.Identity())
-    if options:
+    model, options = net(), {}
+    if granularity == "block":
         same = nn.Sequential(nn.Conv2d(16, 16, 3, padding=1), nn.ReLU())
-        model[2], options["blocks"] = Residual(same), ["2"]
+        model[2], options = Residual(same), {"granularity": "block", "blocks": ["2"]}
     settings = Latency(batch=2, runtime=convert, stopwatch=stopwatch)
     plan = mipp.plan(model.train(), [X], "latency=90%", latency=settings, **options)
     assert model.training
@@ -104,7 +104,7 @@ def test_onnxruntime_takes_several_inputs_and_a_model_in_training():
     }  # fmt: skip
     model = Several().train()
     settings = Latency(batch=3, runtime="onnxruntime")
-    example = runtimes.example_for(statistics.read_batch(inputs), settings, torch.device("cpu"))
+    example = Clock(model, statistics.read_batch(inputs), settings).example
     found = torch.from_numpy(runtimes.ready(model, example, settings)()[0])
     assert model.training
     expected = model.eval()(**{n: x if len(x) == 1 else x[:3] for n, x in inputs.items()})
@@ -112,13 +112,16 @@ def test_onnxruntime_takes_several_inputs_and_a_model_in_training():
 
 
 def test_a_pass_has_as_many_examples_as_asked_for():
-    cpu, given = torch.device("cpu"), statistics.read_batch(torch.arange(3.0)[:, None])
-    found = runtimes.example_for(given, Latency(batch=5), cpu)
-    assert found.args[0][:, 0].tolist() == [0, 1, 2, 0, 1]
-    assert len(runtimes.example_for(given, Latency(batch=2), cpu)) == 2
-    whole = replace(given, whole=True)
-    with pytest.raises(InputError, match=r"Latency\(batch=5\) was asked for.*has 3 examples"):
-        runtimes.example_for(whole, Latency(batch=5), cpu)
+    given = statistics.read_batch(torch.arange(3.0)[:, None])
+    for wanted, whole, expected in (
+        (5, False, [0, 1, 2, 0, 1]),
+        (2, False, [0, 1]),
+        (2, True, [0, 1, 2]),
+    ):
+        clock = Clock(nn.Linear(1, 1), replace(given, whole=whole), Latency(batch=wanted))
+        clock.full = Timed(1.0, 0.0)
+        assert clock.example.args[0][:, 0].tolist() == expected
+        assert clock.describe(clock.full)["batch"] == len(expected)
 
 
 def test_a_function_may_change_what_it_gets():

@@ -71,10 +71,9 @@ def latency_of(
             "of latency, such as --budget latency=50%."
         )
     if runtime == "onnxruntime":
-        from mipp.export.onnx_file import PACKAGES, needed
+        from mipp.export.onnx_file import check_installed
 
-        for package in PACKAGES:
-            needed(package)
+        check_installed()
         if device != "cpu":
             raise InputError(
                 f"--latency-runtime onnxruntime runs on the CPU, and --device {device} was given. "

@@ -164,8 +164,7 @@ def export_onnx(
         >>> file.batch_sizes  # doctest: +SKIP
         (1, 3)
     """
-    for name in PACKAGES:
-        needed(name)
+    check_installed()
     target = Path(path)
     if target.suffix.lower() != ".onnx":
         raise InputError(
@@ -216,8 +215,7 @@ def onnx_work(model: nn.Module, batch: Any) -> Callable[[], object]:
         SurgeryError: if the model cannot be exported.
         FileError: if onnxruntime cannot run it.
     """
-    for name in PACKAGES:
-        needed(name)
+    check_installed()
     inner = graph.unwrap(model)
     _check_size(inner)
     given = statistics.read_batch(batch)
@@ -336,6 +334,12 @@ def _compared(
             )
         largest = max(largest, result.difference)
     return largest
+
+
+def check_installed() -> None:
+    """Raises `InputError` if a package of the extra ``onnx`` cannot be imported."""
+    for name in PACKAGES:
+        needed(name)
 
 
 def needed(name: str) -> Any:

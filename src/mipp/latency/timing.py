@@ -128,7 +128,7 @@ class Latency:
     The device is the model's, the number of threads torch's own (`torch.set_num_threads`).
 
     Attributes:
-        batch: number of examples per pass.
+        batch: number of examples per pass; a batch that cannot be divided is taken whole.
         runtime: in which models are timed. ``torch`` runs them as they are. ``onnxruntime``
             exports each, and each layer, to run them on the CPU; it needs the extra ``onnx``. A
             function takes a model and the arguments of a pass, and returns what to time, see

@@ -6,12 +6,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import torch
 from torch import nn
 
 from mipp import graph, latency, selection, statistics, surgery
 from mipp.errors import BudgetError
-from mipp.planning import runtimes
+from mipp.planning.runtimes import Clock, Timed, ready_layer
 from mipp.problem import Problem
 from mipp.records import BoolArray, ChannelGraph, Cost, Keep, LatencyTable, LayerTable
 from mipp.tracing.guards import measuring
@@ -19,23 +18,7 @@ from mipp.tracing.guards import measuring
 SHARES = (0.75, 0.5, 0.25)
 """Shares of the units with which whole models are timed, beside the full one."""
 
-FEWEST = 25
-"""Runs of a whole model at least: five for each part of `mipp.latency.scatter`."""
-
 Choice = dict[int, BoolArray]
-
-
-@dataclass(frozen=True)
-class Timed:
-    """How long a model takes.
-
-    Attributes:
-        ms: milliseconds.
-        scatter: how far repeated measurements lie apart (ms).
-    """
-
-    ms: float
-    scatter: float
 
 
 @dataclass(eq=False)
@@ -79,7 +62,7 @@ class _Search:
         return bound * float(self.target / found.ms) ** 1.5
 
 
-class Speed:
+class Speed(Clock):
     """How fast a model is, on its device and as many threads as torch has.
 
     Every layer was timed on its own, in the runtime or in PyTorch. What lies between the layers
@@ -99,24 +82,21 @@ class Speed:
         data: Sequence[statistics.Batch],
         settings: latency.Latency,
     ) -> None:
-        self.settings, self._model, self._graph = settings, model, traced
-        self._device = next((p.device for p in model.parameters()), torch.device("cpu"))
-        self._example = runtimes.example_for(data[0], settings, self._device)
+        super().__init__(model, data[0], settings)
+        self._graph = traced
         with measuring(model):
-            self._whole = self._ready(model)
             layers, outputs = latency.time_layers(
                 model,
-                lambda: model(*self._example.args, **self._example.kwargs),
+                lambda: model(*self.example.args, **self.example.kwargs),
                 lambda key: key in traced.axes,
                 settings.stopwatch,
-                self._device,
+                self.device,
                 shares=settings.shares,
                 seconds=settings.layer_seconds,
-                ready=lambda layer: runtimes.ready_layer(layer, settings),
+                ready=lambda layer: ready_layer(layer, settings),
             )
             choices = [_part(traced, share) for share in SHARES]
-            models = [sliced(model, traced, choice) for choice in choices]
-            runs = self._time([self._whole, *map(self._ready, models)])
+            runs = self.runs([sliced(model, traced, choice) for choice in choices])
         medians = np.array([np.median(mine) for mine in runs])
         self.full = Timed(float(medians[0]), latency.scatter(runs[0]))
         features = np.array(
@@ -140,13 +120,6 @@ class Speed:
     def predicted(self, keep: Keep) -> float:
         """Milliseconds by the table when only the units in ``keep`` stay."""
         return _predicted(self.table, self._graph, keep)
-
-    def time(self, small: nn.Module) -> Timed:
-        """The time of a smaller model, measured in turns with the full one."""
-        with measuring(self._model), measuring(small):
-            full, mine = self._time([self._whole, self._ready(small)])
-        ratio = float(np.median(mine) / np.median(full))
-        return Timed(ratio * self.full.ms, latency.scatter(mine, full) * self.full.ms)
 
     def meet(
         self,
@@ -239,13 +212,6 @@ class Speed:
             raise self._missed(search)
         return best
 
-    def describe(self, checked: Timed) -> dict[str, Any]:
-        """How it was measured, as plain values; ``checked`` is the time of the small model."""
-        return {
-            **runtimes.described(self.settings, self._device),
-            "scatter_ms": [self.full.scatter, checked.scatter],
-        }
-
     def _check_noise(self, target: float, seen: Timed) -> None:
         saved = self.full.ms - target
         if 0 < saved < seen.scatter:
@@ -267,13 +233,6 @@ class Speed:
             f"fastest model takes {found.ms:.4g} ± {found.scatter:.2g} ms. Ask for that, relax "
             "min_units, round_to or protect, or allow more tries: mipp.Latency(tries=...)."
         )
-
-    def _ready(self, model: nn.Module) -> latency.Work:
-        return runtimes.ready(model, self._example, self.settings)
-
-    def _time(self, works: Sequence[latency.Work]) -> list[Any]:
-        seconds = self.settings.model_seconds * len(works)
-        return self.settings.stopwatch(works, seconds=seconds, fewest=FEWEST, device=self._device)
 
 
 def timed(problem: Problem, budgets: Sequence[selection.Budget]) -> Speed | None:

@@ -11,8 +11,8 @@ from torch import nn
 from mipp import graph, information, methods, selection, statistics, surgery
 from mipp.errors import InputError
 from mipp.options import Options, WeightOptions
-from mipp.planning.latency_budget import Timed
 from mipp.planning.model_outputs import function_name
+from mipp.planning.runtimes import Timed
 from mipp.problem import WeightProblem, masks
 from mipp.records import ChannelGraph, GroupSummary
 from mipp.statistics.few_rows import Sampled, few_rows, of_consumers

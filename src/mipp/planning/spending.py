@@ -10,7 +10,8 @@ from mipp import graph, selection
 from mipp.errors import BudgetError, InputError
 from mipp.methods import Scores, curves_of_scores
 from mipp.options import Allocation, Options
-from mipp.planning.latency_budget import Speed, Timed, sliced
+from mipp.planning.latency_budget import Speed, sliced
+from mipp.planning.runtimes import Timed
 from mipp.problem import Problem, whole_masks
 from mipp.prunable import protected
 from mipp.records import BoolArray, ChannelGraph, Curve, Keep
