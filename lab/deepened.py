@@ -18,7 +18,8 @@ def deepen(shallow: ResNet, deep: ResNet) -> ResNet:
         deep: With new weights, which those of its other blocks keep; it is changed in place.
 
     Raises:
-        ValueError: Where a stage has not a multiple of the shallow net's blocks.
+        ValueError: Where a stage has not a multiple of the shallow net's blocks, or these have
+            parameters that the deep net's blocks lack.
     """
     state: dict[str, Tensor] = {}
     for name, module in shallow.named_children():
